@@ -1,0 +1,56 @@
+"""Image files, decoded into one tensor."""
+
+import io
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+from torch import Tensor
+
+NAMED = 10  # damaged files that an error names
+
+
+def decode(
+    files: Sequence[str], load: Callable[[str], bytes], size: int, channels: int
+) -> UInt8[Tensor, "examples channels {size} {size}"]:
+    """Decode files in parallel, each scaled and cropped about its centre to a square.
+
+    Args:
+        files: names that `load` knows.
+        load: reads the bytes of one file, in any thread.
+        size: width and height of the result in pixels.
+        channels: 1 for gray, 3 for colour; the other kind is converted.
+
+    Raises:
+        ValueError: files that are damaged, or hold more than 8 bits a channel, by name.
+    """
+    pixels = np.empty((len(files), size, size, channels), np.uint8)
+    failures: dict[str, Exception] = {}
+
+    def one(index: int) -> None:
+        try:
+            pixels[index] = _square(load(files[index]), size, channels)
+        except Exception as error:  # whatever a codec raises: all are named together below
+            failures[files[index]] = error
+
+    with ThreadPoolExecutor() as threads:  # Pillow decodes and scales without Python's lock
+        list(threads.map(one, range(len(files))))
+    if failures:
+        named = "; ".join(f"{file} ({failures[file]})" for file in sorted(failures)[:NAMED])
+        raise ValueError(
+            f"{len(failures)} of {len(files)} images cannot be read: {named}"
+            f"{'; ...' if len(failures) > NAMED else ''}. Replace or remove them."
+        )
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+
+def _square(encoded: bytes, size: int, channels: int) -> UInt8[np.ndarray, "size size channels"]:
+    with Image.open(io.BytesIO(encoded)) as image:
+        if image.mode.startswith(("I", "F")):  # Pillow would clip these at 255 in silence
+            raise ValueError(f"mode {image.mode} instead of 8 bits a channel")
+        upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+    square = ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR)
+    return np.asarray(square).reshape(size, size, channels)

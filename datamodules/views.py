@@ -1,0 +1,112 @@
+"""What is done to images: random augmentation, an attacker's fixed views, normalisation."""
+
+import re
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn.functional import pad
+
+
+def augment(
+    images: UInt8[Tensor, "batch channels height width"],
+    flip: bool,
+    crop: int,
+    generator: torch.Generator,
+) -> UInt8[Tensor, "batch channels height width"]:
+    """Mirror every other image and cut a random window out of each, for a whole batch at once.
+
+    Args:
+        images: the batch, on any device.
+        flip: mirror left and right with probability 1/2.
+        crop: width in pixels of the black frame that the window may reach into; 0 is no crop.
+        generator: on the CPU, so that every device makes the same choices.
+    """
+    batch, _, height, width = images.shape
+    device = images.device
+    top, left = torch.randint(2 * crop + 1, (2, batch, 1), generator=generator).to(device)
+    rows = top + torch.arange(height, device=device)
+    columns = left + torch.arange(width, device=device)
+    if flip:
+        mirrored = torch.rand(batch, 1, generator=generator) < 0.5
+        columns = torch.where(mirrored.to(device), columns.flip(1), columns)
+    image = torch.arange(batch, device=device)[:, None, None]
+    windows = pad(images, [crop] * 4)[image, :, rows[:, :, None], columns[:, None, :]]
+    return windows.permute(0, 3, 1, 2)
+
+
+def view(
+    images: UInt8[Tensor, "batch channels height width"], query: str
+) -> UInt8[Tensor, "batch channels height width"]:
+    """Show images as one query does: `identity`, `mirror`, or `shift+2-1` (2 down, 1 left).
+
+    A shift is what a crop whose window lies that far the other way would have cut out.
+
+    Raises:
+        ValueError: an unknown query, or a shift that leaves nothing of the image.
+    """
+    if query == "identity":
+        return images
+    if query == "mirror":
+        return images.flip(3)
+    down, right = _shift(query)
+    height, width = images.shape[2:]
+    if abs(down) >= height or abs(right) >= width:
+        raise ValueError(
+            f"`{query}` moves images of {height} x {width} pixels out of sight. Shift by less."
+        )
+    return pad(images, [right, -right, down, -down])  # a negative frame cuts off
+
+
+def default_queries(flip: bool, crop: int) -> list[str]:
+    """Name the views that training used, and that all models can be asked alike."""
+    step = max(1, crop // 2)
+    shifts = [(-step, 0), (step, 0), (0, -step), (0, step)] if crop else []
+    mirror = ["mirror"] if flip else []
+    return ["identity", *mirror, *(f"shift{down:+d}{right:+d}" for down, right in shifts)]
+
+
+def check_queries(queries: Sequence[str], flip: bool, crop: int) -> list[str]:
+    """Check the names of queries, and return those that training with these options never uses.
+
+    Raises:
+        ValueError: no query, one that does not exist, or one twice.
+    """
+    if not queries:
+        raise ValueError("An attack needs at least one query, got none. Try `identity`.")
+    if len(set(queries)) < len(queries):
+        raise ValueError(f"Every query counts once, got {list(queries)}. Drop the repeats.")
+    return [query for query in queries if not _trained(query, flip, crop)]
+
+
+def normalise(
+    images: UInt8[Tensor, "batch channels height width"],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Float[Tensor, "batch channels height width"]:
+    """Scale pixels to 0..1, then to the data set's zero mean and unit deviation per channel."""
+    centre = torch.tensor(mean, device=images.device)[:, None, None]
+    scale = torch.tensor(std, device=images.device)[:, None, None]
+    # channels last is the layout that convolutions are fastest in, on GPUs and CPUs alike
+    return ((images.float() / 255 - centre) / scale).contiguous(memory_format=torch.channels_last)
+
+
+def _trained(query: str, flip: bool, crop: int) -> bool:
+    if query == "identity":
+        return True
+    if query == "mirror":
+        return flip
+    return max(map(abs, _shift(query))) <= crop
+
+
+def _shift(query: str) -> tuple[int, int]:
+    match = re.fullmatch(r"shift([+-]\d+)([+-]\d+)", query)
+    down, right = map(int, match.groups()) if match else (0, 0)
+    # one spelling a view, so that repeats are seen; no shift at all is `identity`
+    if (down, right) == (0, 0) or query != f"shift{down:+d}{right:+d}":
+        raise ValueError(
+            f"A query is `identity`, `mirror` or a shift such as `shift+2-1` (2 pixels down, "
+            f"1 left), got `{query}`."
+        )
+    return down, right

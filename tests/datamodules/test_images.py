@@ -1,0 +1,167 @@
+import pytest
+import torch
+
+from datamodules.images import Images, fits
+from datamodules.membership import membership
+from datamodules.views import normalise, view
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_share_the_batches_of_one(data, world_size, in_process):
+    data.assign(membership(3, 2, 0, 100)[0], seed=5)
+
+    def served(rank, size, loader):
+        data.trainer = in_process(rank, size, epoch=1)
+        return list(getattr(data, loader)())
+
+    for loader in ("train_dataloader", "val_dataloader"):
+        shares = [served(rank, world_size, loader) for rank in range(world_size)]
+        for batch, *parts in zip(served(0, 1, loader), *shares, strict=True):
+            for tensor, *pieces in zip(batch, *parts, strict=True):
+                assert torch.equal(tensor, torch.cat(pieces))
+                assert max(map(len, pieces)) - min(map(len, pieces)) <= 1
+
+
+@pytest.mark.parametrize(("members", "sizes"), [(33, [11] * 3), (50, [13, 13, 12, 12]), (7, [7])])
+def test_batches_are_of_nearly_equal_size(data, members, sizes, in_process):
+    data.assign(torch.arange(100) < members, seed=0)
+    data.trainer = in_process(0, 1)
+    loader = data.train_dataloader()
+    assert [len(batch.labels) for batch in loader] == sizes
+    assert len(loader) == len(sizes)
+
+
+@pytest.mark.parametrize("query", ["identity", "mirror", "shift+1-2"])
+def test_pool_batches_serve_the_whole_pool_in_order(query, noise, in_process):
+    data = noise(pool_size=70)
+    data.setup("fit")
+    data.trainer = in_process(1, 2)  # signals are computed once, whatever trained the model
+    batches = list(data.pool_batches(query))
+    assert torch.cat([batch.indices for batch in batches]).tolist() == list(range(70))
+    images = torch.cat([batch.images for batch in batches])
+    assert torch.equal(images, normalise(view(data.pool.images, query), data.mean, data.std))
+    assert torch.equal(torch.cat([batch.labels for batch in batches]), data.pool.labels)
+
+
+def test_pool_is_a_seeded_subset_in_order(noise):
+    pools = []
+    for seed in (0, 1, 0):
+        data = noise(pool_size=40, pool_seed=seed)
+        data.setup("fit")
+        pools.append(data.pool.images)
+    train, _ = data.read()
+    where = [(train.images == image).all(dim=(1, 2, 3)).nonzero().item() for image in pools[0]]
+    assert where == sorted(set(where))
+    assert len(where) == 40
+    assert torch.equal(pools[0], pools[2])
+    assert not torch.equal(pools[0], pools[1])
+
+
+def test_setup_reads_once(data):
+    pool = data.pool
+    data.setup("validate")
+    assert data.pool is pool
+
+
+def test_fingerprint_changes_with_anything_a_network_is_shown(noise):
+    def fingerprint(change=lambda data: None, **options):
+        data = noise(**options)
+        data.setup("fit")
+        change(data)
+        return data.fingerprint()
+
+    def pixel(data):
+        data.pool.images[3, 1, 2, 2] ^= 1
+
+    def label(data):
+        data.test.labels[5] += 1
+
+    def scale(data):
+        data.std = (0.2, 0.3, 0.5)
+
+    different = [fingerprint(c) for c in (pixel, label, scale)] + [fingerprint(pool_size=99)]
+    assert len({fingerprint(), *different}) == 5
+    assert fingerprint() == fingerprint(batch_size=7, flip=True, crop=3)
+    assert len(fingerprint()) == 16
+
+
+def test_a_pool_moves_to_a_gpu_only_if_half_of_its_memory_is_enough(monkeypatch):
+    images = torch.zeros(1000, 1, 8, 8, dtype=torch.uint8)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (128_001, 10**9))
+    assert fits(images, torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (128_000, 10**9))
+    assert not fits(images, torch.device("cuda", 0))
+    assert not fits(images, torch.device("cpu"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("moves", [True, False])
+def test_a_gpu_is_served_what_the_cpu_is(data, monkeypatch, moves, in_process):
+    data.assign(membership(3, 2, 0, 100)[0], seed=5)
+    data.trainer = in_process(0, 1)
+    expected = list(data.train_dataloader())
+    data.trainer.strategy.root_device = torch.device("cuda", 0)
+    monkeypatch.setattr("datamodules.images.fits", lambda *_: moves)
+    batches = list(data.train_dataloader())
+    assert data.pool.images.is_cuda == moves
+    for batch, other in zip(batches, expected, strict=True):
+        assert all(tensor.is_cuda for tensor in batch)
+        assert torch.equal(batch.indices.cpu(), other.indices)
+        torch.testing.assert_close(batch.images.cpu(), other.images)  # division rounds otherwise
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pool_size": 1}, "`pool_size` must be 2 or more, or null for all, got 1"),
+        ({"batch_size": 1}, "`batch_size` must be 2 or more for BatchNorm, got 1"),
+        ({"crop": -1}, r"`crop` must be 0 \(none\) or more pixels, got -1"),
+        ({"pool_size": 101}, "`pool_size` must be 2 to 100, the training split, got 101"),
+        ({"crop": 8}, "`crop` must be less than the images' 8 x 8 pixels, got 8"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options, message, noise):
+    with pytest.raises(ValueError, match=message):
+        noise(**options).setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "attributes", "message"),
+    [
+        ((9, 3, 9), (0, 3, 0), {}, "2 images to train on and 1 to test, got 9 and 0"),
+        ((1, 3, 1), (2, 3, 2), {}, "2 images to train on and 1 to test, got 1 and 2"),
+        ((9, 3, 8), (2, 3, 2), {}, "needs a label, got 9 images and 8 labels"),
+        ((9, 3, 9), (2, 3, 3), {}, "needs a label, got 2 images and 3 labels"),
+        ((9, 1, 9), (2, 3, 2), {}, "images of 1 and 3 channels, 3 means"),
+        ((9, 3, 9), (2, 3, 2), {"std": (1.0,)}, "3 means and 1 stds. Give one a channel"),
+        ((9, 3, 9), (2, 3, 2), {"num_classes": 2}, "Labels must be 0 to 1, got 2 to 2"),
+    ],
+)
+def test_data_that_does_not_fit_together_is_refused(
+    monkeypatch, train, test, attributes, message, noise
+):
+    splits = tuple(
+        Images(torch.zeros(n, channels, 8, 8, dtype=torch.uint8), torch.full((labels,), 2))
+        for n, channels, labels in (train, test)
+    )
+    monkeypatch.setattr(noise, "read", lambda self: splits)
+    data = noise()
+    for name, value in attributes.items():
+        setattr(data, name, value)
+    with pytest.raises(ValueError, match=message):
+        data.setup("fit")
+
+
+def test_assign_refuses_other_pools_and_empty_splits(data):
+    with pytest.raises(ValueError, match="some of the 100 examples of the pool, got 50 of 99"):
+        data.assign(torch.arange(99) < 50, seed=0)
+    with pytest.raises(ValueError, match="some of the 100 examples of the pool, got 0 of 100"):
+        data.assign(torch.zeros(100, dtype=torch.bool), seed=0)
+
+
+def test_processes_with_too_few_examples_are_refused(data, in_process):
+    data.assign(torch.arange(100) < 50, seed=0)
+    data.trainer = in_process(0, 8)
+    with pytest.raises(ValueError, match="in each of 8 processes, got batches of 12"):
+        data.train_dataloader()
