@@ -1,0 +1,1 @@
+"""Post-training weight quantization: grids, rounding, packed storage."""

@@ -1,0 +1,99 @@
+"""A whole network, quantized in a copy: codes for its layers, everything else as it is."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor, nn
+
+from quantization.grid import Grid, dequantize, find_grid
+from quantization.nearest import nearest
+from quantization.variant import Bits, Variant
+
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+ROUNDERS: dict[str, Callable[[Tensor, Grid], Tensor]] = {"nearest": nearest}
+
+
+class QuantizedWeight(NamedTuple):
+    """One layer's weight.
+
+    Attributes:
+        codes: flattened to a row an output channel.
+        grid: what the codes stand for.
+        shape: of the weight in its network.
+    """
+
+    codes: UInt8[Tensor, "rows columns"]
+    grid: Grid
+    shape: tuple[int, ...]
+
+    def dequantize(self) -> Tensor:
+        """The float32 weight, in its own shape."""
+        return dequantize(self.codes, self.grid).reshape(self.shape)
+
+
+class QuantizedNetwork(NamedTuple):
+    """A network's state, split into what was quantized and what was not.
+
+    Attributes:
+        variant: how it was quantized.
+        weights: of convolutions and linear layers, by their key in the state dict.
+        rest: biases, normalisation and all else, unchanged.
+    """
+
+    variant: Variant
+    weights: dict[str, QuantizedWeight]
+    rest: dict[str, Tensor]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """For `load_state_dict` of the same architecture."""
+        return self.rest | {key: weight.dequantize() for key, weight in self.weights.items()}
+
+
+@torch.no_grad()
+def quantize_network(network: nn.Module, variant: Variant) -> QuantizedNetwork:
+    """Quantize every convolution and linear weight, and leave the network as it was.
+
+    Raises:
+        ValueError: the network has no such layer, or a layer's weight is not finite or not a plain
+            parameter; the message names it.
+    """
+    round_weight = ROUNDERS[variant.method]
+    rest = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    weights = {}
+    for key, bits in layer_bits(network, variant).items():
+        if key not in rest:
+            raise ValueError(
+                f"`{key}` is computed from other parameters, such as a weight norm's, and cannot"
+                " be stored as codes. Call `remove_parametrizations` on that layer first."
+            )
+        weight = rest.pop(key)
+        rows = weight.flatten(1).float()
+        try:
+            grid = find_grid(rows, bits, variant.is_symmetric(bits))
+        except ValueError as error:
+            raise ValueError(f"`{key}`: {error}") from error
+        weights[key] = QuantizedWeight(round_weight(rows, grid), grid, tuple(weight.shape))
+    return QuantizedNetwork(variant, weights, rest)
+
+
+def layer_bits(network: nn.Module, variant: Variant) -> dict[str, Bits]:
+    """Bits of every weight to quantize, by its state-dict key, in the order of registration.
+
+    Raises:
+        ValueError: there is no such weight.
+    """
+    # Duplicates stay: a layer used under two names has two keys in the state dict.
+    modules = network.named_modules(remove_duplicate=False)
+    names = [name for name, module in modules if isinstance(module, LAYERS)]
+    if not names:
+        kinds = ", ".join(layer.__name__ for layer in LAYERS)
+        raise ValueError(
+            f"Nothing to quantize: {type(network).__name__} has no layer of type {kinds}."
+        )
+    keys = [f"{name}.weight".removeprefix(".") for name in names]  # a bare layer's name is ""
+    bits = dict.fromkeys(keys, variant.bits)
+    if variant.last_bits is not None:
+        bits[keys[-1]] = variant.last_bits
+    return bits

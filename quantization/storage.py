@@ -1,0 +1,61 @@
+"""Quantized networks on disk: packed codes in safetensors, readable without the original weights.
+
+A weight `fc.weight` becomes `fc.weight.codes`, `.scale` and `.zero`; the metadata's one entry
+`quantized` (safetensors writes several in random order, and a file should be the same each time)
+holds the variant and, for each weight, its number of levels and its shape, as JSON.
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from quantization.grid import Grid
+from quantization.model import QuantizedNetwork, QuantizedWeight
+from quantization.pack import pack, unpack
+
+
+def save_quantized(path: Path, quantized: QuantizedNetwork) -> None:
+    """Write a quantized network; a file of that name is whole or not there at all."""
+    tensors, layout = dict(quantized.rest), {}
+    for key, (codes, grid, shape) in quantized.weights.items():
+        tensors[f"{key}.codes"] = pack(codes, grid.levels)
+        tensors[f"{key}.scale"], tensors[f"{key}.zero"] = grid.scale, grid.zero
+        layout[key] = {"levels": grid.levels, "shape": shape}
+    header = json.dumps({"variant": str(quantized.variant), "weights": layout})
+    content = save({key: t.cpu().contiguous() for key, t in tensors.items()}, {"quantized": header})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_bytes(content)  # `save_file` would make it unreadable to others
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict from a quantized or a full-precision file, bit for bit what was evaluated.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("quantized", '{"weights": {}}'))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({error}). Delete it and run the command that"
+            " wrote it again."
+        ) from error
+    for key, weight in header["weights"].items():
+        levels, shape = weight["levels"], tuple(weight["shape"])
+        codes = unpack(tensors.pop(f"{key}.codes"), math.prod(shape[1:]), levels)
+        grid = Grid(tensors.pop(f"{key}.scale"), tensors.pop(f"{key}.zero"), levels)
+        tensors[key] = QuantizedWeight(codes, grid, shape).dequantize()
+    return tensors

@@ -1,0 +1,127 @@
+import hashlib
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import TensorDataset
+
+from quantization.callback import Quantize, save_variants
+from quantization.model import quantize_network
+from quantization.storage import load_weights
+from quantization.variant import Variant
+
+VARIANTS = [Variant.parse(name) for name in ("nearest-w2", "nearest-w1.58-last8")]
+
+
+class Users(nn.Module):
+    """A network that is none of ours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
+        self.head = nn.LazyLinear(3)
+
+    def forward(self, images):
+        return self.head(self.body(images))
+
+
+class Module(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = Users()
+        self.network(torch.zeros(2, 1, 8, 8))
+
+    def training_step(self, batch, batch_idx):
+        images, labels = batch
+        return cross_entropy(self.network(images), labels)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Witness(Callback):
+    """Remembers weights and checkpoint as they are when training ends."""
+
+    def __init__(self, model_dir) -> None:
+        self.model_dir = model_dir
+
+    def on_fit_end(self, trainer, pl_module):  # placed before Quantize, so it runs first
+        self.weights = {key: value.clone() for key, value in pl_module.state_dict().items()}
+        self.checkpoint = hashlib.sha256((self.model_dir / "last.ckpt").read_bytes()).digest()
+
+
+def fit(model_dir, variants):
+    torch.manual_seed(0)
+    module, witness = Module(), Witness(model_dir)
+    batches = TensorDataset(torch.randn(2, 8, 1, 8, 8), torch.randint(3, (2, 8)))
+    trainer = Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[
+            witness,
+            Quantize(model_dir, variants),
+            ModelCheckpoint(model_dir, save_last=True, save_top_k=0),
+        ],
+    )
+    trainer.fit(module, batches)
+    return module, witness
+
+
+def test_a_real_fit_is_untouched_and_its_files_are_the_network_quantized(tmp_path):
+    module, witness = fit(tmp_path, VARIANTS)
+    weights = module.state_dict()
+    assert all(torch.equal(weights[key], witness.weights[key]) for key in weights)
+    last = tmp_path / "last.ckpt"
+    assert hashlib.sha256(last.read_bytes()).digest() == witness.checkpoint
+    saved = torch.load(last, weights_only=True)["state_dict"]
+    assert all(torch.equal(weights[key], saved[key]) for key in weights)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "last.ckpt",
+        "nearest-w2.safetensors",
+        "nearest-w1.58-last8.safetensors",
+    }
+    for variant in VARIANTS:
+        expected = quantize_network(module.network, variant).state_dict()
+        loaded = load_weights(tmp_path / f"{variant}.safetensors")
+        assert loaded.keys() == expected.keys()
+        assert all(torch.equal(loaded[key], expected[key]) for key in loaded)
+
+
+def test_training_is_the_same_with_and_without(tmp_path):
+    with_callback, _ = fit(tmp_path / "a", VARIANTS)
+    without, _ = fit(tmp_path / "b", [])
+    ours, theirs = with_callback.state_dict(), without.state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_files_that_exist_are_kept_and_missing_ones_written(tmp_path):
+    kept = tmp_path / "nearest-w2.safetensors"
+    kept.write_bytes(b"as it was")
+    module, _ = fit(tmp_path, VARIANTS)
+    assert kept.read_bytes() == b"as it was"
+    added = tmp_path / "nearest-w1.58-last8.safetensors"
+    before = added.stat().st_mtime_ns
+    save_variants(module.network, tmp_path, [*VARIANTS, Variant.parse("nearest-w4")])
+    assert added.stat().st_mtime_ns == before
+    assert load_weights(tmp_path / "nearest-w4.safetensors").keys() == (
+        module.network.state_dict().keys()
+    )
+
+
+def test_only_rank_zero_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning.fabric.utilities.rank_zero.rank_zero_only.rank", 1)
+    Quantize(tmp_path, VARIANTS).on_fit_end(Trainer(logger=False, accelerator="cpu"), Module())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_module_without_a_network_is_an_error(tmp_path):
+    with pytest.raises(AttributeError, match="network"):
+        Quantize(tmp_path, VARIANTS).on_fit_end(
+            Trainer(logger=False, accelerator="cpu"), LightningModule()
+        )

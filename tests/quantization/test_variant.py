@@ -1,0 +1,83 @@
+import pytest
+
+from quantization.model import ROUNDERS
+from quantization.variant import FULL, LEVELS, METHODS, Variant, levels
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        ("nearest-w8", Variant("nearest", 8)),
+        ("nearest-w4", Variant("nearest", 4, None, None)),
+        ("nearest-w3-sym", Variant("nearest", 3, symmetric=True)),
+        ("nearest-w2-last8", Variant("nearest", 2, last_bits=8)),
+        ("nearest-w2-sym-last8", Variant("nearest", 2, 8, True)),
+        ("nearest-w2-last1.58", Variant("nearest", 2, 1.58)),
+        ("nearest-w1.58", Variant("nearest", 1.58)),
+        ("nearest-w1.58-asym", Variant("nearest", 1.58, symmetric=False)),
+        ("nearest-w1.58-asym-last4", Variant("nearest", 1.58, 4, False)),
+    ],
+)
+def test_names_and_variants_are_one_to_one(name, variant):
+    assert Variant.parse(name) == variant
+    assert str(variant) == name
+
+
+def test_every_variant_round_trips_under_a_name_of_its_own():
+    variants = [
+        Variant(method, bits, last, symmetric)
+        for method in METHODS
+        for bits in LEVELS
+        for last in [None, *LEVELS]
+        for symmetric in (None, bits != 1.58)
+        if last != bits
+    ]
+    assert [Variant.parse(str(variant)) for variant in variants] == variants
+    assert len({str(variant) for variant in variants}) == len(variants) == 5 * 5 * 2
+
+
+def test_numbers_are_printed_in_one_way():
+    assert str(Variant.parse("nearest-w2.0-last08")) == "nearest-w2-last8"
+
+
+def test_levels_by_hand():
+    assert [levels(bits) for bits in (8, 4, 3, 2, 1.58)] == [256, 16, 8, 4, 3]
+    assert levels(2.0) == 4
+
+
+def test_layers_get_the_default_grid_of_their_own_bits_unless_told():
+    ternary = Variant.parse("nearest-w1.58-last8")
+    assert ternary.is_symmetric(1.58)
+    assert not ternary.is_symmetric(8)
+    assert Variant.parse("nearest-w2-sym-last8").is_symmetric(8)
+    assert not Variant.parse("nearest-w1.58-asym").is_symmetric(1.58)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "is named METHOD-wBITS.* got ``"),
+        (FULL, "such as `nearest-w2-last8`, got `full`"),
+        ("nearest", "is named METHOD-wBITS"),
+        ("nearest-2", "is named METHOD-wBITS"),
+        ("nearest-w2-last", "is named METHOD-wBITS"),
+        ("nearest-w2-last8-sym", "is named METHOD-wBITS"),
+        ("nearest-w2 ", "is named METHOD-wBITS"),
+        ("nearest-w-2", "is named METHOD-wBITS"),
+        ("bogus-w2", "method must be one of nearest, got `bogus`"),
+        ("nearest-w5", "Bits must be one of 8, 4, 3, 2, 1.58, got 5."),
+        ("nearest-w1.6", "Bits must be one of .* got 1.6."),
+        ("nearest-w2-last16", "Bits must be one of .* got 16."),
+        ("nearest-w2-last2", "the last layer has 2 bits anyway, so leave `-last2` out"),
+        ("nearest-w1.58-last1.58", "leave `-last1.58` out"),
+        ("nearest-w2-asym", "`nearest-w2-asym`: asym is the default at 2 bits, .* `-asym` out"),
+        ("nearest-w1.58-sym", "sym is the default at 1.58 bits, so leave `-sym` out"),
+    ],
+)
+def test_names_that_mean_nothing_say_so(name, message):
+    with pytest.raises(ValueError, match=message):
+        Variant.parse(name)
+
+
+def test_every_method_that_can_be_named_exists():
+    assert set(METHODS) == set(ROUNDERS)
