@@ -1,0 +1,43 @@
+"""Which models failed, so that none of them is averaged in."""
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def failures(
+    phi: Float[Tensor, "models queries examples"],
+    correct: Bool[Tensor, "models queries examples"],
+    members: Bool[Tensor, "models examples"],
+) -> dict[int, str]:
+    """Name the models whose signals are not finite or whose training accuracy is far below.
+
+    Far below is under the median of the other finite models by more than 0.1 and by more than 6
+    robust standard deviations (1.4826 median absolute deviations each) of theirs.
+
+    Args:
+        phi: signals of one variant, in nats.
+        correct: whether each model classified each view correctly; query 0 is the identity.
+        members: who trained on what.
+
+    Returns:
+        Model index -> reason, to be shown; empty if all is well.
+    """
+    broken = (~phi.isfinite()).flatten(1).sum(1)
+    accuracy = (correct[:, 0] & members).sum(1) / members.sum(1).double()
+    found = {}
+    for model in range(len(phi)):
+        if broken[model]:
+            found[model] = f"{broken[model]} of {phi[0].numel()} signals are not finite"
+            continue
+        peers = broken == 0
+        peers[model] = False
+        if not peers.any():
+            continue
+        # quantile, because `torch.median` of an even number is the lower middle value
+        median = accuracy[peers].quantile(0.5)
+        mad = (accuracy[peers] - median).abs().quantile(0.5)
+        if accuracy[model] < median - max(0.1, 6 * 1.4826 * mad.item()):
+            found[model] = (
+                f"training accuracy {accuracy[model]:.3f}, its peers' median {median:.3f}"
+            )
+    return found

@@ -1,0 +1,60 @@
+"""Failed models, worked by hand."""
+
+import torch
+
+from attacks.health import failures
+
+
+def fleet(accuracies, examples=1000):
+    """Models that classify that share of their members correctly, and no non-member."""
+    models = len(accuracies)
+    members = (torch.arange(models)[:, None] + torch.arange(examples)) % 2 == 0
+    correct = torch.zeros(models, 2, examples, dtype=torch.bool)
+    for model, accuracy in enumerate(accuracies):
+        own = members[model].nonzero().flatten()
+        correct[model, 0, own[: round(accuracy * len(own))]] = True
+    return torch.zeros(models, 2, examples), correct, members
+
+
+def test_a_healthy_fleet_is_left_alone():
+    assert failures(*fleet([0.99, 0.998, 1.0, 0.996, 0.95])) == {}
+    assert failures(*fleet([0.1])) == {}  # nobody to compare with
+
+
+def test_not_finite():
+    phi, correct, members = fleet([0.99, 0.998, 1.0, 0.996])
+    phi[1, 0, :12] = torch.nan
+    phi[3, 1, 7] = -torch.inf
+    assert failures(phi, correct, members) == {
+        1: "12 of 2000 signals are not finite",
+        3: "1 of 2000 signals are not finite",
+    }
+
+
+def test_training_accuracy_far_below_its_peers():
+    expected = {2: "training accuracy 0.112, its peers' median 0.998"}
+    assert failures(*fleet([0.998, 0.998, 0.112, 1.0, 0.99])) == expected
+    assert list(failures(*fleet([0.2, 1.0]))) == [0]
+    assert list(failures(*fleet([1.0, 0.2, 1.0, 0.2]))) == [1, 3]
+
+
+def test_how_far_is_far():
+    """Peers .80 to .88: median .84, MAD .02, so the limit is .84 - 6 x 1.4826 x .02 = .662."""
+    peers = [0.80, 0.82, 0.84, 0.86, 0.88]
+    assert failures(*fleet([*peers, 0.67])) == {}
+    assert list(failures(*fleet([*peers, 0.65]))) == [5]
+    assert failures(*fleet([0.9] * 5 + [0.81])) == {}  # peers agree, yet 0.09 is not far
+    assert list(failures(*fleet([0.9] * 5 + [0.79]))) == [5]
+
+
+def test_a_broken_model_is_nobodys_peer():
+    phi, correct, members = fleet([0.1, 0.1, 0.1, 0.99, 0.98])
+    phi[:3] = torch.nan
+    assert list(failures(phi, correct, members)) == [0, 1, 2]
+
+
+def test_only_members_under_the_identity_view_count():
+    phi, correct, members = fleet([1.0, 1.0, 1.0])
+    correct[0, 1] = False
+    correct[1] |= ~members[1]
+    assert failures(phi, correct, members) == {}

@@ -1,0 +1,231 @@
+"""LiRA against a slow loop over examples with SciPy, and against theory where there is some."""
+
+import functools
+import sys
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+
+from attacks.lira import lira, lira_carlini, lira_offline
+from attacks.metrics import auc, roc, tpr_at
+
+
+def awkward(kind: str, seed: int = 0):
+    """Bernoulli splits of an odd number of models: every example has its own counts."""
+    rng = np.random.default_rng(seed)
+    models, queries, examples = 13, 2, 40
+    included = rng.random((models, examples)) < 0.5
+    included[:3], included[3:6] = True, False  # at least three a side
+    shadows = rng.normal(size=(models, queries, examples)) + 2 * included[:, None]
+    target = rng.normal(size=(queries, examples))
+    if kind == "ties":
+        shadows, target = shadows.round(), target.round()
+    elif kind == "saturated":
+        shadows[:, :, ::3] *= 1e4
+        target[:, ::2] *= 1e4
+    elif kind == "zero spread":
+        shadows[:, :, ::2] = 1.5
+        shadows[:, 0] = -0.25
+    return tuple(torch.from_numpy(a) for a in (target, shadows, included))
+
+
+def slow_fit(shadows, side, spread, location):
+    """Mean and spread [queries, examples] of one side, as the definitions read."""
+    _, queries, examples = shadows.shape
+    mu, sd = np.zeros((queries, examples)), np.zeros((queries, examples))
+    for a in range(queries):
+        residuals = []
+        for j in range(examples):
+            mine = [x for x, has in zip(shadows[:, a, j], side[:, j], strict=True) if has]
+            mu[a, j] = np.median(mine) if location == "median" else np.mean(mine)
+            sd[a, j] = np.std(mine)
+            residuals += [x - mu[a, j] for x in mine]
+        pooled = np.sqrt(np.mean(np.square(residuals)))
+        for j in range(examples):
+            sd[a, j] = max(pooled if spread == "fixed" else sd[a, j], 0.05 * pooled, 1e-3)
+    return mu, sd
+
+
+def slow_score(target, shadows, included, attack, spread, location):
+    target, shadows, included = (t.numpy() for t in (target, shadows, included))
+    mu_out, sd_out = slow_fit(shadows, ~included, spread, location)
+    if attack == "offline":
+        return norm.logcdf(target, mu_out, sd_out).mean(0)
+    log_out = norm.logpdf(target, mu_out, sd_out)
+    if attack == "two-sided":
+        return -log_out.mean(0)
+    mu_in, sd_in = slow_fit(shadows, included, spread, location)
+    return (norm.logpdf(target, mu_in, sd_in) - log_out).mean(0)
+
+
+FAST = {
+    "online": lira,
+    "offline": lira_offline,
+    "two-sided": functools.partial(lira_offline, two_sided=True),
+}
+
+
+@pytest.mark.parametrize("kind", ["ordinary", "ties", "saturated", "zero spread"])
+@pytest.mark.parametrize("attack", FAST)
+@pytest.mark.parametrize("spread", ["example", "fixed"])
+@pytest.mark.parametrize("location", ["median", "mean"])
+def test_matches_slow_loop(kind, attack, spread, location):
+    signals = awkward(kind)
+    expected = slow_score(*signals, attack, spread, location)
+    found = FAST[attack](*signals, spread=spread, location=location)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_float32_signals_are_fitted_in_float64():
+    target, shadows, included = awkward("saturated")
+    singles = target.float(), shadows.float(), included
+    found = lira(*singles, spread="example")
+    expected = slow_score(
+        singles[0].double(), singles[1].double(), included, "online", "example", "median"
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_slices_do_not_matter(monkeypatch):
+    signals = awkward("ordinary")
+    whole = lira(*signals)
+    # `attacks.lira` is the function that the package exports, hence the long way to the module
+    monkeypatch.setattr(sys.modules[lira.__module__], "_SLICE", 7)
+    assert torch.equal(lira(*signals), whole)
+
+
+@pytest.mark.parametrize("attack", [lira, lira_offline])
+@pytest.mark.parametrize(("a_side", "meaning"), [(31, "fixed"), (32, "example")])
+def test_auto_spread_is_fixed_below_32_models_a_side(rng, attack, a_side, meaning):
+    included = (torch.arange(2 * a_side) < a_side)[:, None].expand(-1, 20)
+    shadows, target = (
+        torch.randn(2 * a_side, 1, 20, generator=rng),
+        torch.randn(1, 20, generator=rng),
+    )
+    auto, explicit = (attack(target, shadows, included, spread=s) for s in ("auto", meaning))
+    assert torch.equal(auto, explicit)
+    assert not torch.equal(
+        attack(target, shadows, included, spread="example"),
+        attack(target, shadows, included, spread="fixed"),
+    )
+
+
+def test_a_query_without_spread_does_not_dominate(rng):
+    """A low-bit head gives all "in" shadows one value, and the target is near it in any case."""
+    included = (torch.arange(8) % 2 == 0)[:, None].expand(-1, 400)
+    members = torch.arange(400) % 2 == 0
+    shadows = torch.randn(8, 2, 400, generator=rng) + 2 * included[:, None]
+    target = torch.randn(2, 400, generator=rng) + 2 * members
+    shadows[::2, 1, :200] = 0.0
+    target[1, :200] = 0.01 * torch.randn(200, generator=rng)
+    ours = lira(target, shadows, included, spread="example")
+    theirs = lira_carlini(target, shadows, included, online=True, fixed=False)
+    assert auc(roc(ours, members)) > auc(roc(theirs, members)) + 0.1
+
+
+def test_offline_ranks_beyond_the_last_float(rng):
+    included = (torch.arange(4) < 2)[:, None].expand(-1, 3000)
+    shadows = torch.tensor([-1.0, 1.0, -1.0, 1.0]).double()[:, None, None].expand(-1, 1, 3000)
+    target = torch.linspace(-50, 1e4, 3000).double()[None]
+    score = lira_offline(target, shadows, included)  # mu_out 0, sd_out 1
+    assert norm.logcdf(target[0, -1]) == norm.logcdf(target[0, -2]) == 0
+    assert (score.diff() > 0).all()
+    ordinary = target[0] < 35
+    np.testing.assert_allclose(score[ordinary], norm.logcdf(target[0, ordinary]), rtol=1e-12)
+
+
+def numpy_carlini(target, shadows, included, online, fixed):
+    """Follow the description of the authors' code, one example at a time, without our package."""
+    target, shadows, included = (t.numpy() for t in (target, shadows, included))
+    examples = shadows.shape[2]
+
+    def truncated(side):
+        shortest = min(int(side[:, j].sum()) for j in range(examples))
+        return np.stack([shadows[side[:, j], :, j][:shortest] for j in range(examples)])
+
+    inside, outside = truncated(included), truncated(~included)  # [examples, shadows, queries]
+
+    def log_density(values, std):
+        std = (std if fixed else values.std(axis=1)) + 1e-30
+        return norm.logpdf(target.T, np.median(values, axis=1), std)
+
+    if not online:
+        return -log_density(outside, outside.std()).mean(axis=1)
+    return (log_density(inside, inside.std()) - log_density(outside, inside.std())).mean(axis=1)
+
+
+@pytest.mark.parametrize("kind", ["ordinary", "ties", "saturated", "zero spread"])
+@pytest.mark.parametrize("online", [True, False])
+@pytest.mark.parametrize("fixed", [True, False])
+def test_carlini_matches_numpy(kind, online, fixed):
+    signals = awkward(kind)
+    expected = numpy_carlini(*signals, online, fixed)
+    np.testing.assert_allclose(lira_carlini(*signals, online, fixed), expected, rtol=1e-9)
+
+
+def test_carlini_is_ours_where_nothing_is_truncated_or_floored():
+    target, shadows, _ = awkward("ordinary")
+    included = (torch.arange(12) % 2 == 0)[:, None].expand(-1, 40)
+    signals = target, shadows[:12], included
+    torch.testing.assert_close(lira_carlini(*signals, True, False), lira(*signals, "example"))
+    torch.testing.assert_close(
+        lira_carlini(*signals, False, False), lira_offline(*signals, "example", two_sided=True)
+    )
+
+
+@pytest.mark.parametrize("spread", ["example", "fixed"])
+def test_gaussian_signals_reach_the_neyman_pearson_curve(rng, spread):
+    """In: N(mu_j + 1.5, 1), out: N(mu_j, 1); the best test has TPR = Phi(Phi^-1(FPR) + 1.5)."""
+    models, examples, shift = 400, 10_000, 1.5
+    centres = 3 * torch.randn(examples, generator=rng)
+    included = (torch.arange(models) % 2 == 0)[:, None].expand(-1, examples)
+    members = torch.rand(examples, generator=rng) < 0.5
+    shadows = torch.randn(models, 1, examples, generator=rng) + centres + shift * included[:, None]
+    target = torch.randn(1, examples, generator=rng) + centres + shift * members
+    ideal = roc((target[0] - centres).double(), members)
+    assert auc(ideal).item() == pytest.approx(norm.cdf(shift / np.sqrt(2)), abs=0.015)
+    found = roc(lira(target, shadows, included, spread), members)
+    assert auc(found).item() == pytest.approx(auc(ideal).item(), abs=0.003)
+    for fpr in (0.01, 0.1, 0.5):
+        best = norm.cdf(norm.ppf(fpr) + shift)
+        assert tpr_at(ideal, fpr).item() == pytest.approx(best, abs=0.04)  # 5,000 a side
+        assert tpr_at(found, fpr).item() == pytest.approx(tpr_at(ideal, fpr).item(), abs=0.015)
+
+
+def test_unequal_spreads_reach_the_likelihood_ratio(rng):
+    """In: N(mu_j + 1, 1/2), out: N(mu_j, 2): a quadratic score that no threshold on phi reaches."""
+    models, examples = 400, 10_000
+    centres = torch.randn(examples, generator=rng).double()
+    included = (torch.arange(models) % 2 == 0)[:, None].expand(-1, examples)
+    members = torch.rand(examples, generator=rng) < 0.5
+
+    def draw(side, *shape):
+        noise = torch.randn(*shape, examples, generator=rng).double()
+        return centres + noise * torch.where(side, 0.5, 2.0) + side.double()
+
+    shadows, target = draw(included[:, None], models, 1), draw(members, 1)
+    x = (target[0] - centres).numpy()
+    ideal = torch.from_numpy(norm.logpdf(x, 1, 0.5) - norm.logpdf(x, 0, 2))
+    best = auc(roc(ideal, members)).item()
+    found = auc(roc(lira(target, shadows, included, "example"), members)).item()
+    assert found == pytest.approx(best, abs=0.01)
+    assert found > auc(roc(target[0] - centres, members)).item() + 0.1
+
+
+@pytest.mark.parametrize(
+    "attack", [lira, lira_offline, functools.partial(lira_carlini, online=True, fixed=True)]
+)
+def test_too_few_shadows(attack):
+    included = torch.tensor([[True, False], [False, True], [True, True]])
+    with pytest.raises(ValueError, match=r"2 shadow models or more .* got 1 for some example"):
+        attack(torch.zeros(1, 2), torch.zeros(3, 1, 2), included)
+
+
+def test_one_diverged_shadow_is_not_silently_averaged_in(rng):
+    included = (torch.arange(8) % 2 == 0)[:, None].expand(-1, 30)
+    shadows, target = torch.randn(8, 1, 30, generator=rng), torch.randn(1, 30, generator=rng)
+    shadows[3, 0, 5] = torch.nan
+    with pytest.raises(ValueError, match="NaN of 30"):
+        roc(lira(target, shadows, included, "fixed"), torch.arange(30) % 2 == 0)
