@@ -1,0 +1,1 @@
+"""Networks, the classifier, and the fleet with its checkpoints."""

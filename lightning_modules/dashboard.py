@@ -1,0 +1,131 @@
+"""Weights & Biases, so that its absence or failure never costs a model."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import wandb
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from matplotlib.figure import Figure
+
+from lightning_modules.fleet import ModelName
+
+WandbMode = Literal["disabled", "offline", "online"]
+PROJECT = "bitleak"
+METRICS = ("auc", "balanced_accuracy", "tpr_1pct", "tpr_01pct")
+
+
+def check_key(mode: WandbMode) -> None:
+    """Raise before anything is trained if W&B could not be reached for want of a key.
+
+    Raises:
+        ValueError: `online` without an API key.
+    """
+    if mode == "online" and not wandb.login(prompt=False):
+        raise ValueError(
+            "`--wandb online` needs an API key and found none. Run `wandb login`, or set "
+            "WANDB_API_KEY, or pass `--wandb offline` and `wandb sync` the run folder later."
+        )
+
+
+class FleetLogger(WandbLogger):
+    """One W&B run a model, grouped by experiment, resumed where it stopped.
+
+    Args:
+        run_dir: the experiment's folder; W&B writes below it, so that experiments never collide.
+        name: the model, also the run's name.
+        experiment: the resolved experiment; becomes the run's config.
+        mode: `offline` or `online`.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        name: ModelName,
+        experiment: dict[str, Any],
+        mode: WandbMode,
+    ) -> None:
+        super().__init__(
+            name=str(name),
+            id=f"{experiment['id']}-{name}",
+            project=PROJECT,
+            save_dir=run_dir,
+            group=run_dir.name,
+            job_type=name.role,
+            config=experiment,
+            mode=mode,
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+        self.failed = False
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._carefully(lambda: super(FleetLogger, self).log_metrics(metrics, step))
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        if self._experiment is not None:
+            self._carefully(lambda: wandb.finish(exit_code=0 if status == "success" else 1))
+
+    def _carefully(self, call: Callable[[], None]) -> None:
+        if self.failed:
+            return
+        try:
+            call()
+        except Exception as error:
+            self.failed = True
+            warnings.warn(f"W&B failed, training goes on without it: {error!r}", stacklevel=2)
+
+
+def log_audit(
+    run_dir: Path,
+    mode: WandbMode,
+    results: dict[str, Any],
+    figures: Mapping[str, Figure],
+) -> None:
+    """Log one audit as one W&B run: its table, ROC curves, planes, figures and summary.
+
+    Args:
+        run_dir: the experiment's folder.
+        mode: `offline` or `online`.
+        results: what results.json holds; summary keys are `knowledge/attack/variant/metric`.
+        figures: by name.
+    """
+    experiment, rows = results["experiment"], results["rows"]
+    columns = [key for key in rows[0] if key != "tpr"]
+    table = wandb.Table(columns=columns, data=[[row[key] for key in columns] for row in rows])
+    charts: dict[str, Any] = {"audit/table": table}
+    charts |= {f"figures/{name}": wandb.Image(figure) for name, figure in figures.items()}
+    for metric in METRICS:
+        title = f"test accuracy against {metric}"
+        charts[f"plane/{metric}"] = wandb.plot.scatter(table, "accuracy", metric, title)
+    summary = {f"accuracy/{row['variant']}": row["accuracy"] for row in rows}
+    curves: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        attack = f"{row['knowledge']}/{row['attack']}"
+        curves.setdefault(attack, {})[row["variant"]] = row["tpr"]
+        summary |= {f"{attack}/{row['variant']}/{metric}": row[metric] for metric in METRICS}
+    for attack, by_variant in curves.items():
+        charts[f"roc/{attack}"] = wandb.plot.line_series(
+            xs=results["fpr"],
+            ys=list(by_variant.values()),
+            keys=list(by_variant),
+            title=f"ROC of {attack}",
+            xname="false positive rate",
+        )
+    with wandb.init(
+        project=PROJECT,
+        name="audit",
+        id=f"{experiment['id']}-audit",
+        resume="allow",
+        dir=run_dir,
+        group=run_dir.name,
+        job_type="audit",
+        config=experiment,
+        mode=mode,
+        settings=wandb.Settings(silent=True, console="off"),
+    ) as run:
+        run.log(charts)
+        run.summary.update(summary)

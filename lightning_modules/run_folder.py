@@ -1,0 +1,180 @@
+"""One folder an experiment: where each file lies, and whether the folder is the one asked for."""
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from filelock import FileLock
+from jaxtyping import Bool
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from lightning_modules.fleet import ModelName, fleet_names
+
+Experiment = dict[str, Any]
+
+# What may be raised: it adds models and leaves the others as they are.
+GROWING = ("fleet.shadows", "fleet.targets")
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename: a file that exists is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        write(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save_whole(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write safetensors, whole, and with the permissions of any other file."""
+    content = save({key: tensor.cpu().contiguous() for key, tensor in tensors.items()})
+    write_whole(path, lambda partial: partial.write_bytes(content))
+
+
+class RunFolder:
+    """The files of one experiment, by name.
+
+    Args:
+        path: the folder; its layout is in the README.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def experiment_file(self) -> Path:
+        return self.path / "experiment.yaml"
+
+    def model(self, name: ModelName) -> Path:
+        """The folder of one model."""
+        return self.path / "models" / str(name)
+
+    def checkpoint(self, name: ModelName) -> Path:
+        """What an interrupted fit goes on from."""
+        return self.model(name) / "last.ckpt"
+
+    def weights(self, name: ModelName, variant: str) -> Path:
+        """Weights of one variant; `full` for those that were trained."""
+        return self.model(name) / f"{variant}.safetensors"
+
+    def signals(self, name: ModelName, variant: str) -> Path:
+        """Signals of one variant."""
+        return self.model(name) / "signals" / f"{variant}.safetensors"
+
+    def missing(self, name: ModelName, variants: Iterable[str]) -> list[str]:
+        """Those of `variants` whose weights or signals the model still lacks."""
+        return [
+            variant
+            for variant in variants
+            if not (self.weights(name, variant).exists() and self.signals(name, variant).exists())
+        ]
+
+    def attempt(self, name: ModelName) -> int:
+        """How many trainings of this model failed and were set aside."""
+        count = 0
+        while self._set_aside(name, count).exists():
+            count += 1
+        return count
+
+    def set_aside(self, name: ModelName) -> Path:
+        """Rename a failed model's folder, so that it is trained again; nothing is deleted."""
+        aside = self._set_aside(name, self.attempt(name))
+        self.model(name).rename(aside)
+        return aside
+
+    def _set_aside(self, name: ModelName, count: int) -> Path:
+        return self.path / "models" / f"{name}.failed-{count}"
+
+    def read(self) -> Experiment:
+        """The experiment as it was last asked for.
+
+        Raises:
+            FileNotFoundError: there is no experiment in this folder.
+        """
+        if not self.experiment_file.exists():
+            raise FileNotFoundError(
+                f"No experiment in {self.path}: no {self.experiment_file.name} there. Train one by "
+                f"`python train.py --config recipes/digits.yaml --run_dir {self.path}`."
+            )
+        experiment: Experiment = yaml.safe_load(self.experiment_file.read_text())
+        return experiment
+
+    def open(self, asked: Experiment, members: Bool[Tensor, "models examples"]) -> Experiment:
+        """Create the folder, or go on with it if it holds the experiment that is asked for.
+
+        Args:
+            asked: `config`, every option that makes a difference to a number; `fingerprint`, the
+                data's; `versions`.
+            members: the membership matrix, shadows first.
+
+        Returns:
+            The stored experiment, grown by what `asked` adds (models, precisions).
+
+        Raises:
+            ValueError: the folder holds another experiment; the message names each field, both
+                values and the ways out. Nothing is changed then.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path / ".lock"):  # two slices of one fleet may start at the same time
+            experiment = asked | {"id": uuid.uuid4().hex[:8]}
+            if self.experiment_file.exists():
+                stored = self.read()
+                _check_same(self.path, stored, asked)
+                both = [*stored["config"]["quantize"], *asked["config"]["quantize"]]
+                union = asked["config"] | {"quantize": list(dict.fromkeys(both))}
+                experiment = stored | {"config": union}
+            shadows = asked["config"]["fleet"]["shadows"]
+            matrix = {"shadows": members[:shadows].clone(), "targets": members[shadows:].clone()}
+            save_whole(self.path / "membership.safetensors", matrix)
+            text = yaml.safe_dump(experiment, sort_keys=False)
+            write_whole(self.experiment_file, lambda path: path.write_text(text))
+        return experiment
+
+    def membership(self) -> Bool[Tensor, "models examples"]:
+        """Which model trained on which pool example, a row each of `names`."""
+        matrix = load_file(self.path / "membership.safetensors")
+        return torch.cat([matrix["shadows"], matrix["targets"]])
+
+    def names(self) -> list[ModelName]:
+        """Every model of the fleet, shadows first."""
+        fleet = self.read()["config"]["fleet"]
+        return fleet_names(fleet["shadows"], fleet["targets"])
+
+
+def _flatten(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in options.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _compared(experiment: Experiment) -> dict[str, Any]:
+    """What makes two experiments the same one: not the precisions, whose files just add up."""
+    config = {key: value for key, value in experiment["config"].items() if key != "quantize"}
+    return _flatten(config) | {"data's fingerprint": experiment["fingerprint"]}
+
+
+def _check_same(path: Path, stored: Experiment, asked: Experiment) -> None:
+    """Raise if `asked` is not the stored experiment, or one that it can grow into."""
+    before, after = _compared(stored), _compared(asked)
+    differences = [
+        f"  {field}: {before.get(field)!r} in the folder, {after.get(field)!r} asked"
+        for field in dict.fromkeys([*before, *after])
+        if before.get(field) != after.get(field)
+        and not (field in GROWING and after[field] > before[field])
+    ]
+    if differences:
+        raise ValueError(
+            f"{path} holds another experiment:\n" + "\n".join(differences) + "\n"
+            "Ask for what is in the folder, or train into a new one with `--run_dir`. Shadows and "
+            "targets can be raised, not lowered. Nothing was changed."
+        )
