@@ -1,0 +1,173 @@
+"""The report as one HTML page that needs no network: rows and figures in, text out."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+from jinja2 import Environment
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from attacks.evaluate import Row, strongest
+from attacks.intervals import Estimate
+
+COLUMNS = ("shadows", "attack", "AUC", "balanced acc.", "TPR at 1% FPR", "TPR at 0.1% FPR")
+FEW = 10  # false positives under which a TPR is marked
+BEST, MARK = "★", "†"
+NOTES = (
+    f"95% intervals in brackets. {BEST} is the strongest attack on a variant, by AUC: the "
+    f"variant's risk. {MARK} rests on fewer than {FEW} false positives and proves little.",
+    "Shadows: matched are quantized like the target; full are not quantized, as in the paper's "
+    "code, which can understate the risk. Balanced accuracy is the best over all thresholds, so "
+    "that guessing exceeds 0.5 by 0.43 sqrt(1 / members + 1 / non-members).",
+)
+
+
+def show(estimate: Estimate, percent: bool = False) -> str:
+    """An estimate with its interval: 0.692 (0.671-0.713), or 12.0% (9.1-15.2)."""
+    if percent:
+        value, low, high = (100 * number for number in estimate[:3])
+        return f"{value:.1f}% ({low:.1f}-{high:.1f})"
+    return f"{estimate.value:.3f} ({estimate.low:.3f}-{estimate.high:.3f})"
+
+
+def cells(row: Row, best: bool) -> tuple[str, ...]:
+    """One row of the table, under `COLUMNS`."""
+    summary = row.summary
+    mark_1pct = MARK if summary.false_positives_1pct < FEW else ""
+    mark_01pct = MARK if summary.false_positives_01pct < FEW else ""
+    return (
+        "-" if row.knowledge == "none" else row.knowledge,
+        f"{row.attack} {BEST}" if best else row.attack,
+        show(summary.auc),
+        show(summary.balanced_accuracy),
+        show(summary.tpr_1pct, percent=True) + mark_1pct,
+        show(summary.tpr_01pct, percent=True) + mark_01pct,
+    )
+
+
+def sections(rows: Sequence[Row]) -> dict[str, list[tuple[str, ...]]]:
+    """The cells of the table, by variant; the strongest attack on each is marked."""
+    table: dict[str, list[tuple[str, ...]]] = {}
+    for row in rows:
+        best = row is strongest(rows, row.variant)
+        table.setdefault(row.variant, []).append(cells(row, best))
+    return table
+
+
+def as_svg(figure: Figure) -> Markup:
+    """A figure to put straight into a page, as wide as the page."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    svg = buffer.getvalue()
+    return Markup(svg[svg.index("<svg") :])
+
+
+def render(
+    title: str,
+    findings: Sequence[str],
+    headings: Mapping[str, str],
+    rows: Sequence[Row],
+    figures: Mapping[str, Figure],
+    basis: Mapping[str, str],
+    recipe: str,
+) -> str:
+    """Fill the page.
+
+    Args:
+        title: the experiment's name.
+        findings: what was found, a sentence each.
+        headings: of each variant's part of the table (accuracy, size), by variant.
+        rows: of the table.
+        figures: by caption.
+        basis: what the numbers rest on, by label.
+        recipe: the options that make them again, as YAML.
+    """
+    return PAGE.render(
+        title=title,
+        findings=findings,
+        columns=COLUMNS,
+        notes=NOTES,
+        headings=headings,
+        sections=sections(rows),
+        figures={caption: as_svg(figure) for caption, figure in figures.items()},
+        basis=basis,
+        recipe=recipe,
+        best=BEST,
+    )
+
+
+PAGE = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>BitLeak: {{ title }}</title>
+<style>
+:root { --line: #ddd; --soft: #f5f5f7; --ink: #1d1d1f; --dim: #595959; --risk: #b00020; }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: #fff;
+       margin: 0 auto; padding: 1rem; max-width: 68rem; }
+h1 { font-size: 1.6rem; margin: .5rem 0; }
+h2 { font-size: 1.2rem; margin-top: 2rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .75rem .25rem .4rem; text-align: left; white-space: nowrap; }
+thead th { border-bottom: 2px solid var(--ink); }
+tbody th { background: var(--soft); border-top: 1px solid var(--line); }
+tr.best td { font-weight: 600; color: var(--risk); }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1rem; }
+dt { color: var(--dim); }
+dd { margin: 0; overflow-wrap: anywhere; }
+pre { background: var(--soft); padding: .75rem; overflow-x: auto; font-size: .8rem; }
+figure { margin: 1rem 0; }
+figure svg { width: 100%; min-width: 40rem; height: auto; }
+figcaption, .note { color: var(--dim); font-size: .875rem; }
+@media (max-width: 40rem) {
+  dl { grid-template-columns: 1fr; gap: 0; }
+  dd { margin-bottom: .5rem; }
+}
+</style>
+</head>
+<body>
+<h1>{{ title }}: what an attacker can still tell</h1>
+<ul>
+{% for sentence in findings %}
+<li>{{ sentence }}</li>
+{% endfor %}
+</ul>
+<h2>Leakage and accuracy</h2>
+<div class="scroll"><table>
+<thead><tr>{% for column in columns %}<th scope="col">{{ column }}</th>{% endfor %}</tr></thead>
+{% for variant, lines in sections.items() %}
+<tbody>
+<tr><th colspan="{{ columns | length }}">{{ headings[variant] }}</th></tr>
+{% for line in lines %}
+<tr{% if best in line[1] %} class="best"{% endif %}>
+{% for cell in line %}<td>{{ cell }}</td>{% endfor %}
+</tr>
+{% endfor %}
+</tbody>
+{% endfor %}
+</table></div>
+{% for note in notes %}
+<p class="note">{{ note }}</p>
+{% endfor %}
+<h2>Figures</h2>
+{% for caption, svg in figures.items() %}
+<figure><div class="scroll">{{ svg }}</div><figcaption>{{ caption }}</figcaption></figure>
+{% endfor %}
+<h2>What the numbers rest on</h2>
+<dl>
+{% for label, text in basis.items() %}
+<dt>{{ label }}</dt><dd>{{ text }}</dd>
+{% endfor %}
+</dl>
+<h2>How to reproduce it</h2>
+<p>Save the options below as recipe.yaml (add <code>data.init_args.root</code> where your data is
+elsewhere) and run</p>
+<pre>python train.py --config recipe.yaml --run_dir runs/again
+python audit.py --run_dir runs/again</pre>
+<pre>{{ recipe }}</pre>
+</body>
+</html>
+""")

@@ -1,0 +1,292 @@
+"""Attack every precision of a fleet from its saved signals; report leakage beside accuracy.
+
+Prints a table and writes RUN_DIR/audit: table.txt, results.csv, results.json, figures, report.html.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import sys
+from collections.abc import Sequence
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from jaxtyping import Bool, Float
+from jsonargparse import ArgumentParser, Namespace
+from matplotlib.figure import Figure
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from attacks import ATTACKS, DEFAULT_ATTACKS
+from attacks.evaluate import FPR_GRID, Case, Row, evaluate, make_cases, strongest
+from attacks.figures import plane_figure, roc_figure
+from attacks.health import failures
+from attacks.intervals import Estimate, mean_accuracy
+from attacks.report import BEST, COLUMNS, NOTES, render, sections, show
+from lightning_modules.dashboard import WandbMode, check_key, log_audit
+from lightning_modules.fleet import ModelName
+from lightning_modules.run_folder import Experiment, RunFolder, write_whole
+from lightning_modules.signals import load_signals
+from quantization.variant import FULL
+
+CAPTIONS = {
+    "plane": "Test accuracy against leakage by the strongest attack, with 95% intervals.",
+    "roc": "ROC curves of the strongest attack on each variant, mean over targets.",
+}
+
+
+class Evidence(NamedTuple):
+    """What is known of a fleet; rows of tensors are models in the order of the membership."""
+
+    experiment: Experiment
+    phi: dict[str, Float[Tensor, "models queries examples"]]  # by variant
+    members: Bool[Tensor, "models examples"]
+    cases: list[Case]
+    accuracy: dict[str, Estimate]  # on test images, of the audited models, by variant
+    bytes: dict[str, int]  # of a weights file, by variant
+    left_out: dict[ModelName, str]  # why
+
+
+def make_parser() -> ArgumentParser:
+    """Every option."""
+    parser = ArgumentParser(prog="audit.py", description=__doc__)
+    parser.add_argument("--run_dir", type=Path, required=True, help="folder that train.py filled")
+    parser.add_argument(
+        "--attacks", nargs="*", choices=list(ATTACKS), default=list(DEFAULT_ATTACKS), help="which"
+    )
+    parser.add_argument(
+        "--partial", type=bool, default=False, help="audit without the models that are unfinished"
+    )
+    parser.add_argument(
+        "--wandb", type=WandbMode, default="disabled", help="Weights & Biases, one run an audit"
+    )
+    return parser
+
+
+def gather(run: RunFolder, allow_partial: bool) -> Evidence:
+    """Read the signals of every finished model, and leave failed ones out.
+
+    Raises:
+        FileNotFoundError: there is no experiment in the folder.
+        ValueError: models are unfinished and may not be left out, or too few are left to audit.
+    """
+    experiment, names, members = run.read(), run.names(), run.membership()
+    variants = [FULL, *experiment["config"]["quantize"]]
+    left_out = {name: "unfinished" for name in names if run.missing(name, variants)}
+    if left_out and not allow_partial:
+        raise ValueError(
+            f"{len(left_out)} of {len(names)} models are unfinished: "
+            f"{', '.join(map(str, left_out))}. Run train.py again to finish them, or pass "
+            "`--partial true` to audit the others."
+        )
+    kept = [position for position, name in enumerate(names) if name not in left_out]
+    if not kept:
+        raise ValueError(f"No model in {run.path} is finished. Run train.py again.")
+
+    def read(variant: str, key: str) -> Tensor:
+        return load_signals([run.signals(names[position], variant) for position in kept], key)
+
+    reasons = failures(read(FULL, "phi"), read(FULL, "correct"), members[kept])
+    left_out |= {names[kept[index]]: reason for index, reason in reasons.items()}
+    fleet = experiment["config"]["fleet"]
+    out = [position for position, name in enumerate(names) if name in left_out]
+    cases = make_cases(fleet["shadows"], fleet["targets"], out)
+    against = len(cases[0].shadows) if cases else 0
+    if against < 4:
+        raise ValueError(
+            f"An audit needs a model to audit and 4 shadows against it, got {len(cases)} and "
+            f"{against}. Finish the fleet, or raise `--fleet.shadows` and `--fleet.targets`."
+        )
+    audited = [kept.index(case.target) for case in cases]
+    phi = {}
+    for variant in variants:
+        signals = read(variant, "phi")
+        phi[variant] = signals.new_full((len(names), *signals.shape[1:]), torch.nan)
+        phi[variant][kept] = signals
+    accuracy = {v: mean_accuracy(read(v, "test_correct")[audited]) for v in variants}
+    size = {v: run.weights(names[kept[0]], v).stat().st_size for v in variants}
+    return Evidence(experiment, phi, members, cases, accuracy, size, left_out)
+
+
+def flatten(row: Row, evidence: Evidence, best: bool) -> dict[str, Any]:
+    """One line of results.csv."""
+    summary = row.summary._asdict()
+    estimates = {"accuracy": evidence.accuracy[row.variant]}
+    estimates |= {key: value for key, value in summary.items() if isinstance(value, Estimate)}
+    numbers = {
+        f"{key}{'' if field == 'value' else f'_{field}'}": number
+        for key, estimate in estimates.items()
+        for field, number in estimate._asdict().items()
+    }
+    counts = {key: value for key, value in summary.items() if key not in estimates}
+    names = {"variant": row.variant, "knowledge": row.knowledge, "attack": row.attack}
+    size = {"bytes": evidence.bytes[row.variant]}
+    return names | {"strongest": best} | numbers | counts | {"shadows": row.shadows} | size
+
+
+def headings(evidence: Evidence) -> dict[str, str]:
+    """What stands above each variant's part of the table."""
+    return {
+        variant: f"{variant}: test accuracy {show(accuracy, percent=True)}, "
+        f"{evidence.bytes[variant]:,} bytes"
+        for variant, accuracy in evidence.accuracy.items()
+    }
+
+
+def make_table(rows: Sequence[Row], evidence: Evidence, title: str) -> Table:
+    """The table for the terminal."""
+    table = Table(title=title, caption="\n".join(NOTES), caption_justify="left", box=SIMPLE)
+    for column in ("variant", *COLUMNS):
+        table.add_column(column, no_wrap=column in ("variant", "shadows", "attack"))
+    for variant, lines in sections(rows).items():
+        table.add_section()
+        accuracy, size = evidence.accuracy[variant], evidence.bytes[variant]
+        heads = (variant, f"{show(accuracy, percent=True)} correct", f"{size:,} bytes")
+        for head, line in zip_longest(heads, lines, fillvalue=""):
+            best = bool(line) and BEST in line[1]
+            table.add_row(head, *line, style="bold red" if best else None)
+    return table
+
+
+def findings(evidence: Evidence, rows: Sequence[Row]) -> list[str]:
+    """The answer in a sentence a variant: the risk is that of the strongest attacker."""
+    sentences = []
+    for variant in evidence.phi:
+        best = strongest(rows, variant)
+        assert best is not None  # every variant has a row an attack
+        sentences.append(
+            f"{variant}: the strongest attack ({best.attack}) tells members from non-members with "
+            f"an AUC of {show(best.summary.auc)}, at a test accuracy of "
+            f"{show(evidence.accuracy[variant], percent=True)}."
+        )
+    return sentences
+
+
+def basis(evidence: Evidence, rows: Sequence[Row]) -> dict[str, str]:
+    """What the numbers rest on."""
+    experiment, summary = evidence.experiment, rows[0].summary
+    config = experiment["config"]
+    audited = f"{summary.targets}"
+    if not config["fleet"]["targets"]:
+        audited += " (each shadow, attacked by the others but its partner)"
+    out = [f"{name} ({reason})" for name, reason in evidence.left_out.items()]
+    return {
+        "data": f"{config['data']['class_path']}, {evidence.members.shape[1]} audited examples, "
+        f"fingerprint {experiment['fingerprint']}",
+        "network": config["model"]["network"],
+        "audited models": audited,
+        "shadow models": f"{len(evidence.cases[0].shadows)} against each of them",
+        "non-members": f"{summary.non_members} a target, so that a TPR at 1% FPR rests on "
+        f"{summary.false_positives_1pct} false positives and one at 0.1% on "
+        f"{summary.false_positives_01pct}",
+        "queries": ", ".join(config["queries"]),
+        "intervals": "95%, bootstrap over targets and examples; with a single target DeLong (AUC) "
+        "and Clopper-Pearson (TPR, accuracy)",
+        "left out": "; ".join(out) or "none",
+        "versions": ", ".join(f"{key} {value}" for key, value in experiment["versions"].items()),
+    }
+
+
+def write(folder: Path, evidence: Evidence, rows: Sequence[Row], digest: str) -> dict[str, Figure]:
+    """Write every file of the audit; results.json comes last, so that with it all are there."""
+    figures = {
+        "plane": plane_figure(rows, evidence.accuracy),
+        "roc": roc_figure(rows, rows[0].summary.non_members),
+    }
+    for name, figure in figures.items():
+        write_whole(folder / f"{name}.png", partial(figure.savefig, format="png", dpi=150))
+    lines = [flatten(row, evidence, row is strongest(rows, row.variant)) for row in rows]
+    write_whole(folder / "results.csv", partial(_write_csv, lines))
+    page = render(
+        folder.parent.name,
+        findings(evidence, rows),
+        headings(evidence),
+        rows,
+        {CAPTIONS[name]: figure for name, figure in figures.items()},
+        basis(evidence, rows),
+        yaml.safe_dump(evidence.experiment["config"], sort_keys=False),
+    )
+    write_whole(folder / "report.html", lambda path: path.write_text(page))
+    results = {
+        "inputs": digest,
+        "experiment": evidence.experiment,
+        "basis": basis(evidence, rows),
+        "fpr": FPR_GRID.tolist(),
+        "rows": [line | {"tpr": row.curve} for line, row in zip(lines, rows, strict=True)],
+    }
+    text = json.dumps(results, indent=1)
+    write_whole(folder / "results.json", lambda path: path.write_text(text))
+    return figures
+
+
+def _write_csv(lines: Sequence[dict[str, Any]], path: Path) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def digest_inputs(run: RunFolder, config: Namespace) -> str:
+    """Fingerprint of all that the results follow from: signals, options and the code itself."""
+    here = Path(__file__)
+    code = [here, *sorted(here.with_name("attacks").glob("*.py"))]
+    digest = hashlib.sha256(repr((config.attacks, config.partial)).encode())
+    for path in [*code, run.experiment_file, *sorted(run.path.glob("models/*/signals/*"))]:
+        state = path.stat()
+        digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def is_done(folder: Path, digest: str) -> bool:
+    """Whether the folder holds the audit of exactly these inputs."""
+    results = folder / "results.json"
+    return results.exists() and json.loads(results.read_text())["inputs"] == digest
+
+
+def audit(config: Namespace, run: RunFolder, evidence: Evidence, console: Console) -> None:
+    """Attack, write, print, log."""
+    folder, digest = run.path / "audit", digest_inputs(run, config)
+    if is_done(folder, digest):
+        console.print((folder / "table.txt").read_text(), highlight=False)
+        console.print(f"Nothing has changed since this audit. Report: {folder / 'report.html'}")
+        return
+    for name, reason in evidence.left_out.items():
+        console.print(f"[bold red]{name} is left out, with its partner[/]: {reason}")
+    with console.status("Attacking"):
+        rows = list(evaluate(evidence.phi, evidence.members, evidence.cases, config.attacks))
+    table = make_table(rows, evidence, run.path.name)
+    console.print(table)
+    plain = Console(width=console.width, record=True, file=io.StringIO())
+    plain.print(table)
+    write_whole(folder / "table.txt", lambda path: path.write_text(plain.export_text()))
+    figures = write(folder, evidence, rows, digest)
+    if config.wandb != "disabled":
+        results = json.loads((folder / "results.json").read_text())
+        log_audit(run.path, config.wandb, results, figures)
+    console.print(f"Report: {folder / 'report.html'}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    config = make_parser().parse_args(arguments)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 140)  # in a log, lines need not fit a screen
+    run = RunFolder(config.run_dir)
+    try:
+        check_key(config.wandb)
+        evidence = gather(run, config.partial)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"audit.py: {error}")
+    audit(config, run, evidence, console)
+
+
+if __name__ == "__main__":
+    main()
