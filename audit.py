@@ -21,13 +21,14 @@ from jsonargparse import ArgumentParser, Namespace
 from matplotlib.figure import Figure
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
 from attacks import ATTACKS, DEFAULT_ATTACKS
 from attacks.evaluate import FPR_GRID, Case, Row, evaluate, make_cases, strongest
 from attacks.figures import plane_figure, roc_figure
-from attacks.health import failures
+from attacks.health import find_failures
 from attacks.intervals import Estimate, mean_accuracy
 from attacks.report import BEST, COLUMNS, NOTES, render, sections, show
 from lightning_modules.dashboard import WandbMode, check_key, log_audit
@@ -36,6 +37,7 @@ from lightning_modules.run_folder import Experiment, RunFolder, write_whole
 from lightning_modules.signals import load_signals
 from quantization.variant import FULL
 
+FILES = ("table.txt", "results.csv", "results.json", "report.html", "plane.png", "roc.png")
 CAPTIONS = {
     "plane": "Test accuracy against leakage by the strongest attack, with 95% intervals.",
     "roc": "ROC curves of the strongest attack on each variant, mean over targets.",
@@ -59,7 +61,7 @@ def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="audit.py", description=__doc__)
     parser.add_argument("--run_dir", type=Path, required=True, help="folder that train.py filled")
     parser.add_argument(
-        "--attacks", nargs="*", choices=list(ATTACKS), default=list(DEFAULT_ATTACKS), help="which"
+        "--attacks", nargs="+", choices=list(ATTACKS), default=list(DEFAULT_ATTACKS), help="which"
     )
     parser.add_argument(
         "--partial", type=bool, default=False, help="audit without the models that are unfinished"
@@ -93,7 +95,8 @@ def gather(run: RunFolder, allow_partial: bool) -> Evidence:
     def read(variant: str, key: str) -> Tensor:
         return load_signals([run.signals(names[position], variant) for position in kept], key)
 
-    reasons = failures(read(FULL, "phi"), read(FULL, "correct"), members[kept])
+    signals = {variant: read(variant, "phi") for variant in variants}
+    reasons = find_failures(signals, read(FULL, "correct"), members[kept])
     left_out |= {names[kept[index]]: reason for index, reason in reasons.items()}
     fleet = experiment["config"]["fleet"]
     out = [position for position, name in enumerate(names) if name in left_out]
@@ -106,12 +109,11 @@ def gather(run: RunFolder, allow_partial: bool) -> Evidence:
         )
     audited = [kept.index(case.target) for case in cases]
     phi = {}
-    for variant in variants:
-        signals = read(variant, "phi")
-        phi[variant] = signals.new_full((len(names), *signals.shape[1:]), torch.nan)
-        phi[variant][kept] = signals
+    for variant, some in signals.items():
+        phi[variant] = some.new_full((len(names), *some.shape[1:]), torch.nan)
+        phi[variant][kept] = some
     accuracy = {v: mean_accuracy(read(v, "test_correct")[audited]) for v in variants}
-    size = {v: run.weights(names[kept[0]], v).stat().st_size for v in variants}
+    size = {v: run.weights(names[cases[0].target], v).stat().st_size for v in variants}
     return Evidence(experiment, phi, members, cases, accuracy, size, left_out)
 
 
@@ -131,18 +133,9 @@ def flatten(row: Row, evidence: Evidence, best: bool) -> dict[str, Any]:
     return names | {"strongest": best} | numbers | counts | {"shadows": row.shadows} | size
 
 
-def headings(evidence: Evidence) -> dict[str, str]:
-    """What stands above each variant's part of the table."""
-    return {
-        variant: f"{variant}: test accuracy {show(accuracy, percent=True)}, "
-        f"{evidence.bytes[variant]:,} bytes"
-        for variant, accuracy in evidence.accuracy.items()
-    }
-
-
 def make_table(rows: Sequence[Row], evidence: Evidence, title: str) -> Table:
     """The table for the terminal."""
-    table = Table(title=title, caption="\n".join(NOTES), caption_justify="left", box=SIMPLE)
+    table = Table(title=escape(title), caption="\n".join(NOTES), caption_justify="left", box=SIMPLE)
     for column in ("variant", *COLUMNS):
         table.add_column(column, no_wrap=column in ("variant", "shadows", "attack"))
     for variant, lines in sections(rows).items():
@@ -153,20 +146,6 @@ def make_table(rows: Sequence[Row], evidence: Evidence, title: str) -> Table:
             best = bool(line) and BEST in line[1]
             table.add_row(head, *line, style="bold red" if best else None)
     return table
-
-
-def findings(evidence: Evidence, rows: Sequence[Row]) -> list[str]:
-    """The answer in a sentence a variant: the risk is that of the strongest attacker."""
-    sentences = []
-    for variant in evidence.phi:
-        best = strongest(rows, variant)
-        assert best is not None  # every variant has a row an attack
-        sentences.append(
-            f"{variant}: the strongest attack ({best.attack}) tells members from non-members with "
-            f"an AUC of {show(best.summary.auc)}, at a test accuracy of "
-            f"{show(evidence.accuracy[variant], percent=True)}."
-        )
-    return sentences
 
 
 def basis(evidence: Evidence, rows: Sequence[Row]) -> dict[str, str]:
@@ -194,22 +173,24 @@ def basis(evidence: Evidence, rows: Sequence[Row]) -> dict[str, str]:
     }
 
 
-def write(folder: Path, evidence: Evidence, rows: Sequence[Row], digest: str) -> dict[str, Figure]:
+def write(
+    folder: Path, name: str, evidence: Evidence, rows: Sequence[Row], digest: str
+) -> dict[str, Figure]:
     """Write every file of the audit; results.json comes last, so that with it all are there."""
     figures = {
         "plane": plane_figure(rows, evidence.accuracy),
         "roc": roc_figure(rows, rows[0].summary.non_members),
     }
-    for name, figure in figures.items():
-        write_whole(folder / f"{name}.png", partial(figure.savefig, format="png", dpi=150))
+    for key, figure in figures.items():
+        write_whole(folder / f"{key}.png", partial(figure.savefig, format="png", dpi=150))
     lines = [flatten(row, evidence, row is strongest(rows, row.variant)) for row in rows]
     write_whole(folder / "results.csv", partial(_write_csv, lines))
     page = render(
-        folder.parent.name,
-        findings(evidence, rows),
-        headings(evidence),
+        name,
         rows,
-        {CAPTIONS[name]: figure for name, figure in figures.items()},
+        evidence.accuracy,
+        evidence.bytes,
+        {CAPTIONS[key]: figure for key, figure in figures.items()},
         basis(evidence, rows),
         yaml.safe_dump(evidence.experiment["config"], sort_keys=False),
     )
@@ -238,7 +219,8 @@ def digest_inputs(run: RunFolder, config: Namespace) -> str:
     here = Path(__file__)
     code = [here, *sorted(here.with_name("attacks").glob("*.py"))]
     digest = hashlib.sha256(repr((config.attacks, config.partial)).encode())
-    for path in [*code, run.experiment_file, *sorted(run.path.glob("models/*/signals/*"))]:
+    digest.update(run.experiment_file.read_bytes())  # not its time: train.py rewrites it
+    for path in [*code, *sorted(run.path.glob("models/*/signals/*"))]:
         state = path.stat()
         digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
     return digest.hexdigest()
@@ -246,31 +228,36 @@ def digest_inputs(run: RunFolder, config: Namespace) -> str:
 
 def is_done(folder: Path, digest: str) -> bool:
     """Whether the folder holds the audit of exactly these inputs."""
-    results = folder / "results.json"
-    return results.exists() and json.loads(results.read_text())["inputs"] == digest
+    if not all((folder / name).exists() for name in FILES):
+        return False
+    same: bool = json.loads((folder / "results.json").read_text())["inputs"] == digest
+    return same
 
 
 def audit(config: Namespace, run: RunFolder, evidence: Evidence, console: Console) -> None:
     """Attack, write, print, log."""
     folder, digest = run.path / "audit", digest_inputs(run, config)
-    if is_done(folder, digest):
-        console.print((folder / "table.txt").read_text(), highlight=False)
-        console.print(f"Nothing has changed since this audit. Report: {folder / 'report.html'}")
-        return
     for name, reason in evidence.left_out.items():
-        console.print(f"[bold red]{name} is left out, with its partner[/]: {reason}")
+        partner = ", with its partner" if name.role == "shadow" else ""
+        console.print(f"[bold red]{name} is left out{partner}[/]: {reason}")
+    report = escape(f"Report: {folder / 'report.html'}")
+    if config.wandb == "disabled" and is_done(folder, digest):
+        console.print((folder / "table.txt").read_text(), markup=False)
+        console.print(f"Nothing has changed since this audit. {report}", soft_wrap=True)
+        return
+    attacks = list(dict.fromkeys(config.attacks))
     with console.status("Attacking"):
-        rows = list(evaluate(evidence.phi, evidence.members, evidence.cases, config.attacks))
-    table = make_table(rows, evidence, run.path.name)
+        rows = list(evaluate(evidence.phi, evidence.members, evidence.cases, attacks))
+    table = make_table(rows, evidence, run.name)
     console.print(table)
     plain = Console(width=console.width, record=True, file=io.StringIO())
     plain.print(table)
     write_whole(folder / "table.txt", lambda path: path.write_text(plain.export_text()))
-    figures = write(folder, evidence, rows, digest)
+    figures = write(folder, run.name, evidence, rows, digest)
     if config.wandb != "disabled":
         results = json.loads((folder / "results.json").read_text())
         log_audit(run.path, config.wandb, results, figures)
-    console.print(f"Report: {folder / 'report.html'}")
+    console.print(report, soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

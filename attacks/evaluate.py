@@ -122,11 +122,7 @@ def mean_curve(
     return mean
 
 
-def strongest(rows: Sequence[Row], variant: str, knowledge: Knowledge | None = None) -> Row | None:
-    """The attack with the highest AUC against a variant, of one kind of knowledge or of any."""
-    eligible = [
-        row
-        for row in rows
-        if row.variant == variant and (knowledge is None or row.knowledge == knowledge)
-    ]
+def strongest(rows: Sequence[Row], variant: str) -> Row | None:
+    """The attack with the highest AUC against a variant."""
+    eligible = [row for row in rows if row.variant == variant]
     return max(eligible, key=lambda row: row.summary.auc.value, default=None)

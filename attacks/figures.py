@@ -28,8 +28,9 @@ def _colours(variants: Sequence[str]) -> dict[str, object]:
 
 
 def _of(rows: Sequence[Row], variant: str, knowledge: Knowledge) -> Row | None:
-    """The strongest attack of one kind of knowledge; against `full` the two kinds are one."""
-    return strongest(rows, variant, "matched" if variant == "full" else knowledge)
+    """The strongest attack with one kind of shadows or none; against `full` both kinds are one."""
+    kinds = ("none", "matched" if variant == "full" else knowledge)
+    return strongest([row for row in rows if row.knowledge in kinds], variant)
 
 
 def roc_figure(rows: Sequence[Row], non_members: int) -> Figure:

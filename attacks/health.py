@@ -1,7 +1,31 @@
 """Which models failed, so that none of them is averaged in."""
 
+from collections.abc import Mapping
+
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+
+def find_failures(
+    phi: Mapping[str, Float[Tensor, "models queries examples"]],
+    correct: Bool[Tensor, "models queries examples"],
+    members: Bool[Tensor, "models examples"],
+) -> dict[int, str]:
+    """Name the models that diverged, and those that a quantization broke.
+
+    Args:
+        phi: signals by variant, in nats; `full` among them.
+        correct: whether each model classified each view correctly at full precision.
+        members: who trained on what.
+
+    Returns:
+        Model index -> reason, to be shown; empty if all is well.
+    """
+    found = failures(phi["full"], correct, members)
+    for variant, signals in phi.items():
+        for model in (~signals.isfinite()).flatten(1).any(1).nonzero().flatten().tolist():
+            found.setdefault(model, f"signals of {variant} are not finite")
+    return found
 
 
 def failures(

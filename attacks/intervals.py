@@ -98,11 +98,13 @@ def summarise(
     area, accuracy, tpr_1pct, tpr_01pct = _bootstrap(
         values, _replicates(scores, members, draws), draws.targets
     )
+    trials = int(members.sum(1).min())
     if len(scores) == 1:
-        area, trials = delong(scores[0], members[0]), int(members.sum())
+        area = delong(scores[0], members[0])
         tpr_1pct, tpr_01pct = (
             clopper_pearson(round(tpr.value * trials), trials) for tpr in (tpr_1pct, tpr_01pct)
         )
+    tpr_1pct, tpr_01pct = _uncertain(tpr_1pct, trials), _uncertain(tpr_01pct, trials)
     non_members = (~members).sum(1)
     false_positives = (
         int((torch.stack([fpr_at(curve, fpr) for curve in curves]) * non_members).round().min())
@@ -128,7 +130,19 @@ def mean_accuracy(
     draws = _draw(len(correct), correct.shape[1], resamples, seed)
     hits = torch.cat([weights.float() @ correct.float().T for weights in _chunks(draws.examples)])
     values = correct.double().mean(1, keepdim=True)
-    return _bootstrap(values, hits[..., None].double() / correct.shape[1], draws.targets)[0]
+    accuracies = hits[..., None].double() / correct.shape[1]
+    return _uncertain(_bootstrap(values, accuracies, draws.targets)[0], correct.shape[1])
+
+
+def _uncertain(share: Estimate, trials: int) -> Estimate:
+    """Widen an interval of no width: a bootstrap of values that are all alike claims certainty.
+
+    The exact interval of a single target's examples then stands in, which is on the safe side.
+    """
+    if share.low < share.high:
+        return share
+    exact = clopper_pearson(round(share.value * trials), trials)
+    return share._replace(low=exact.low, high=exact.high)
 
 
 class _Draws(NamedTuple):

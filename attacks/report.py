@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from jinja2 import Environment
 from markupsafe import Markup
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from attacks.evaluate import Row, strongest
@@ -54,19 +55,40 @@ def sections(rows: Sequence[Row]) -> dict[str, list[tuple[str, ...]]]:
     return table
 
 
-def as_svg(figure: Figure) -> Markup:
-    """A figure to put straight into a page, as wide as the page."""
+def as_svg(figure: Figure, caption: str) -> Markup:
+    """A figure to put straight into a page; `caption` keeps its ids apart from other figures'."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    with rc_context({"svg.hashsalt": caption}):  # random otherwise: a new file every time
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()
     return Markup(svg[svg.index("<svg") :])
 
 
+def headings(accuracy: Mapping[str, Estimate], size: Mapping[str, int]) -> dict[str, str]:
+    """What stands above each variant's part of the table."""
+    return {
+        variant: f"{variant}: test accuracy {show(share, percent=True)}, {size[variant]:,} bytes"
+        for variant, share in accuracy.items()
+    }
+
+
+def findings(rows: Sequence[Row], accuracy: Mapping[str, Estimate]) -> list[str]:
+    """The answer in a sentence a variant: its risk is that of the strongest attacker."""
+    best = {variant: strongest(rows, variant) for variant in accuracy}
+    return [
+        f"{variant}: the strongest attack ({row.attack}) tells members from non-members with an "
+        f"AUC of {show(row.summary.auc)}, at a test accuracy of "
+        f"{show(accuracy[variant], percent=True)}."
+        for variant, row in best.items()
+        if row is not None
+    ]
+
+
 def render(
     title: str,
-    findings: Sequence[str],
-    headings: Mapping[str, str],
     rows: Sequence[Row],
+    accuracy: Mapping[str, Estimate],
+    size: Mapping[str, int],
     figures: Mapping[str, Figure],
     basis: Mapping[str, str],
     recipe: str,
@@ -75,21 +97,21 @@ def render(
 
     Args:
         title: the experiment's name.
-        findings: what was found, a sentence each.
-        headings: of each variant's part of the table (accuracy, size), by variant.
         rows: of the table.
+        accuracy: on test images, by variant.
+        size: bytes of a weights file, by variant.
         figures: by caption.
         basis: what the numbers rest on, by label.
         recipe: the options that make them again, as YAML.
     """
     return PAGE.render(
         title=title,
-        findings=findings,
+        findings=findings(rows, accuracy),
         columns=COLUMNS,
         notes=NOTES,
-        headings=headings,
+        headings=headings(accuracy, size),
         sections=sections(rows),
-        figures={caption: as_svg(figure) for caption, figure in figures.items()},
+        figures={caption: as_svg(figure, caption) for caption, figure in figures.items()},
         basis=basis,
         recipe=recipe,
         best=BEST,

@@ -2,7 +2,7 @@
 
 import torch
 
-from attacks.health import failures
+from attacks.health import failures, find_failures
 
 
 def fleet(accuracies, examples=1000):
@@ -58,3 +58,13 @@ def test_only_members_under_the_identity_view_count():
     correct[0, 1] = False
     correct[1] |= ~members[1]
     assert failures(phi, correct, members) == {}
+
+
+def test_a_model_that_only_a_quantization_broke_is_named_too():
+    phi, correct, members = fleet([0.99, 0.2, 1.0, 0.98])
+    broken = phi.clone()
+    broken[3, 0, 1] = torch.nan
+    assert find_failures({"full": phi, "nearest-w2": broken}, correct, members) == {
+        1: "training accuracy 0.200, its peers' median 0.990",
+        3: "signals of nearest-w2 are not finite",
+    }

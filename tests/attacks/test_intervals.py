@@ -193,3 +193,13 @@ def test_scores_that_are_not_numbers_are_refused():
         summarise(torch.full((1, 20), torch.nan), members[None])
     with pytest.raises(ValueError, match="got 0 members of 20"):
         summarise(torch.zeros(1, 20), torch.zeros(1, 20, dtype=torch.bool))
+
+
+def test_values_that_are_all_alike_claim_no_certainty():
+    """No target finds a member before the first non-member: 0 of 100, at most 3.6% (exact)."""
+    members = (torch.arange(200) % 2 == 0).expand(3, 200)
+    scores = torch.where(members, 0.0, 1.0) + torch.linspace(0, 0.5, 200)
+    summary = summarise(scores, members)
+    assert summary.tpr_01pct[:3] == pytest.approx((0, 0, 0.0362), abs=1e-4)
+    always = mean_accuracy(torch.ones(3, 100, dtype=torch.bool))
+    assert always[:3] == pytest.approx((1, 0.9638, 1), abs=1e-4)

@@ -1,0 +1,233 @@
+"""Who attacks whom, and rows of a table, on signals whose answer is known."""
+
+import math
+
+import pytest
+import torch
+from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
+
+from attacks import ATTACKS, DEFAULT_ATTACKS, SHADOW_FREE
+from attacks.evaluate import FPR_GRID, Case, evaluate, make_cases, mean_curve, score, strongest
+from attacks.intervals import Estimate, delong, summarise
+
+W2, W4 = "nearest-w2", "nearest-w4"
+LIRA = [name for name in DEFAULT_ATTACKS if name not in SHADOW_FREE]
+NAMES = ["variant", "knowledge", "attack"]
+
+
+def by_name(rows):
+    """Rows by their first three fields, no two of which may be alike."""
+    rows = list(rows)
+    found = {row[:3]: row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def test_cases_by_hand():
+    assert make_cases(4, 2) == [Case(4, [0, 1, 2, 3]), Case(5, [0, 1, 2, 3])]
+    assert make_cases(4, 2, [1, 4]) == [Case(5, [2, 3])]
+    assert make_cases(4, 2, [0, 1]) == make_cases(4, 2, [1]) == make_cases(4, 2, iter([0]))
+    assert make_cases(6, 0) == [
+        *(Case(0, [2, 3, 4, 5]), Case(1, [2, 3, 4, 5])),
+        *(Case(2, [0, 1, 4, 5]), Case(3, [0, 1, 4, 5])),
+        *(Case(4, [0, 1, 2, 3]), Case(5, [0, 1, 2, 3])),
+    ]
+    assert make_cases(6, 0, [3]) == [
+        *(Case(0, [4, 5]), Case(1, [4, 5])),
+        *(Case(4, [0, 1]), Case(5, [0, 1])),
+    ]
+    assert make_cases(4, 1, [4]) == make_cases(0, 0) == []
+    assert make_cases(0, 2) == [Case(0, []), Case(1, [])]
+
+
+@pytest.mark.parametrize("failed", [[], [3], [2, 3], [0, 7], [10]], ids=str)
+@pytest.mark.parametrize("targets", [0, 3])
+def test_every_example_is_in_exactly_half_of_the_shadows(synthetic_fleet, targets, failed):
+    _, members = synthetic_fleet(shadows=10, targets=targets, examples=50)
+    cases = make_cases(10, targets, failed)
+    gone = {f ^ 1 for f in failed if f < 10} | set(failed)
+    wanted = set(range(10, 13)) if targets else set(range(10))
+    assert {case.target for case in cases} == wanted - gone
+    for target, shadows in cases:
+        partners = {target, target ^ 1} if not targets else set()
+        assert set(shadows) == set(range(10)) - gone - partners
+        assert len(set(shadows)) == len(shadows)
+        assert (members[shadows].sum(0) * 2 == len(shadows)).all()
+
+
+def test_a_row_for_each_variant_knowledge_and_attack(synthetic_fleet):
+    phi, members = synthetic_fleet(shadows=6, examples=60)
+    variants = {"full": phi, W4: phi, W2: phi}
+    rows = list(evaluate(variants, members, make_cases(6, 2), DEFAULT_ATTACKS))
+    wanted = [(variant, "none", "global_threshold") for variant in variants]
+    wanted += [(variant, "matched", attack) for variant in variants for attack in LIRA]
+    wanted += [(variant, "full", attack) for variant in (W4, W2) for attack in LIRA]
+    assert sorted(row[:3] for row in rows) == sorted(wanted)
+    assert {(row.attack in SHADOW_FREE, row.shadows) for row in rows} == {(True, 0), (False, 6)}
+    order = [row.variant for row in rows]
+    assert order == sorted(order, key=list(variants).index)  # a section a variant
+    assert all(row.summary.targets == 2 and row.summary.non_members == 30 for row in rows)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("targets", [0, 3], ids=["leave-one-out", "targets"])
+def test_a_row_is_the_attack_on_each_target_averaged(synthetic_fleet, attack, targets):
+    full, members = synthetic_fleet(shadows=8, targets=targets, examples=80)
+    noise = torch.randn(full.shape, generator=torch.Generator().manual_seed(1))
+    phi = {"full": full, W2: 0.5 * full + noise}
+    cases = make_cases(8, targets)
+    rows = by_name(evaluate(phi, members, cases, [attack]))
+    for (variant, knowledge, _), row in rows.items():
+        shadow_phi = phi["full"] if knowledge == "full" else phi[variant]
+        aucs = []
+        for target, shadows in cases:
+            scores = ATTACKS[attack](phi[variant][target], shadow_phi[shadows], members[shadows])
+            aucs.append(roc_auc_score(members[target], scores))
+        assert row.summary.auc.value == pytest.approx(sum(aucs) / len(aucs), abs=1e-12)
+        assert row.summary.targets == len(cases)
+
+
+def test_a_model_that_is_left_out_is_never_read(synthetic_fleet):
+    phi, members = synthetic_fleet(shadows=8, targets=2, examples=60)
+    kept = [0, 1, 4, 5, 6, 7, 9]
+    alone = by_name(evaluate({"full": phi[kept]}, members[kept], make_cases(6, 1), LIRA))
+    phi[[2, 3, 8]] = torch.nan
+    assert by_name(evaluate({"full": phi}, members, make_cases(8, 2, [3, 8]), LIRA)) == alone
+
+
+def test_a_shift_misleads_full_precision_shadows_only(synthetic_fleet):
+    """Quantization that takes 8 nats off every signal: matched shadows do not notice."""
+    phi, members = synthetic_fleet(shadows=8, targets=3, examples=400)
+    rows = by_name(evaluate({"full": phi, W2: phi - 8}, members, make_cases(8, 3), DEFAULT_ATTACKS))
+    for attack in LIRA:
+        before = rows["full", "matched", attack].summary
+        matched = rows[W2, "matched", attack].summary
+        misled = rows[W2, "full", attack].summary
+        for one, other in zip(before[:4], matched[:4], strict=True):
+            assert one == pytest.approx(other, abs=1e-9)
+        if attack == "lira_offline_fixed":  # its z falls by the same for everybody
+            assert misled.auc.value == pytest.approx(matched.auc.value, abs=0.01)
+        else:
+            assert misled.auc.high < matched.auc.low
+    threshold = (rows[variant, "none", "global_threshold"] for variant in ("full", W2))
+    assert len({row.summary.auc for row in threshold}) == 1
+
+
+def test_noise_of_quantization_is_learnt_by_matched_shadows(synthetic_fleet):
+    """The other direction: shadows that show more than the target are not what `matched` uses."""
+    phi, members = synthetic_fleet(shadows=8, targets=3, examples=400, leak=1.5)
+    blind, _ = synthetic_fleet(shadows=8, targets=3, examples=400, leak=0)
+    rows = by_name(evaluate({"full": blind, W2: phi}, members, make_cases(8, 3), ["lira_online"]))
+    assert rows["full", "matched", "lira_online"].summary.auc.high < 0.6
+    assert rows[W2, "matched", "lira_online"].summary.auc.low > 0.65
+    # shadows that never leaked cannot say which side is which
+    assert rows[W2, "full", "lira_online"].summary.auc.high < 0.6
+
+
+def test_known_gaussians_give_the_best_possible_auc():
+    """64 shadows of a leak of one standard deviation: Phi(1 / sqrt 2) = 0.760, as Neyman-Pearson.
+
+    Estimating two locations from 32 shadows each costs a little.
+    """
+    rng = torch.Generator().manual_seed(0)
+    half = torch.rand(33, 1000, generator=rng) < 0.5
+    members = torch.stack([half, ~half], 1).flatten(0, 1)
+    phi = torch.randn(66, 1, 1000, generator=rng) + members[:, None]
+    rows = evaluate({"full": phi}, members, make_cases(64, 2), ["lira_online_fixed"])
+    (auc,) = (row.summary.auc for row in rows)
+    assert auc.low <= norm.cdf(1 / math.sqrt(2)) <= auc.high
+    assert auc.value == pytest.approx(norm.cdf(1 / math.sqrt(2)), abs=0.02)
+
+
+@pytest.mark.parametrize("targets", [0, 1, 3])
+def test_no_leak_gives_half(synthetic_fleet, targets):
+    phi, members = synthetic_fleet(shadows=8, targets=targets, examples=300, leak=0)
+    variants = {"full": phi, W2: phi + 1}
+    for row in evaluate(variants, members, make_cases(8, targets), list(ATTACKS)):
+        assert row.summary.auc.low <= 0.5 <= row.summary.auc.high, row[:3]
+        assert row.summary.auc.high - row.summary.auc.low < 0.25  # says something
+
+
+def shuffle(members, shadows, seed):
+    """Membership of the same sizes that has nothing to do with the true one."""
+    order = torch.rand(members.shape, generator=torch.Generator().manual_seed(seed)).argsort(1)
+    shuffled = members.gather(1, order)
+    shuffled[1:shadows:2] = ~shuffled[:shadows:2]
+    return shuffled
+
+
+@pytest.mark.parametrize("targets", [0, 3])
+def test_random_membership_labels_give_half(synthetic_fleet, targets):
+    phi, members = synthetic_fleet(shadows=8, targets=targets, examples=300, leak=2)
+    cases = make_cases(8, targets)
+    (row,) = evaluate({"full": phi}, members, cases, ["lira_online_fixed"])
+    assert row.summary.auc.low > 0.7  # the true labels
+    for row in evaluate({"full": phi}, shuffle(members, 8, 5), cases, list(ATTACKS)):
+        assert row.summary.auc.low <= 0.5 <= row.summary.auc.high, row[:3]
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_random_labels_of_a_single_target_give_half_in_95_of_100(synthetic_fleet, attack):
+    phi, members = synthetic_fleet(shadows=8, targets=1, examples=200, leak=2)
+    held = 0
+    for seed in range(40):
+        shuffled = shuffle(members, 8, seed)
+        (scores,) = score(attack, phi, phi, shuffled, make_cases(8, 1))
+        _, low, high, _ = delong(scores, shuffled[-1])
+        held += low <= 0.5 <= high
+    assert held >= 34  # 38 expected, fewer than 34 in 3 of 1,000 tries
+
+
+def test_a_leak_is_a_leak_for_every_attack(synthetic_fleet):
+    phi, members = synthetic_fleet(shadows=8, targets=3, examples=400, leak=2)
+    for row in evaluate({"full": phi}, members, make_cases(8, 3), list(ATTACKS)):
+        assert row.summary.auc.low > 0.5, row[:3]
+
+
+@pytest.mark.parametrize("decimals", [0, 6], ids=["ties", "no-ties"])
+def test_mean_curve_matches_a_slow_loop(rng, decimals):
+    members = torch.rand(3, 50, generator=rng) < 0.4
+    scores = (torch.randn(3, 50, generator=rng) + members).round(decimals=decimals)
+    scores[0, :2] = torch.inf
+    scores[1] = 0  # a target of which nothing is known: one step from (0, 0) to (1, 1)
+    found = mean_curve(scores, members)
+    for x, y in zip(FPR_GRID.tolist(), found, strict=True):
+        best = []
+        for row, inside in zip(scores, members, strict=True):
+            rates = [(0.0, 0.0)]
+            for threshold in row:
+                guessed = row >= threshold
+                fpr = (guessed & ~inside).sum().item() / (~inside).sum().item()
+                rates.append((fpr, (guessed & inside).sum().item() / inside.sum().item()))
+            best.append(max(tpr for fpr, tpr in rates if fpr <= x + 1e-12))
+        assert y == pytest.approx(sum(best) / 3, abs=1e-12)
+
+
+def test_mean_curve_agrees_with_the_table(synthetic_fleet):
+    """A grid point at 1% and one at 0.1%, which the table reports as well."""
+    phi, members = synthetic_fleet(shadows=8, targets=3, examples=400)
+    for row in evaluate({"full": phi}, members, make_cases(8, 3), DEFAULT_ATTACKS):
+        at = dict(zip(FPR_GRID.log10().mul(40).round().int().tolist(), row.curve, strict=True))
+        assert at[-80] == pytest.approx(row.summary.tpr_1pct.value, abs=1e-12)
+        assert at[-120] == pytest.approx(row.summary.tpr_01pct.value, abs=1e-12)
+        assert at[0] == 1
+        assert row.curve == sorted(row.curve)
+
+
+def test_strongest_has_the_highest_auc_of_its_variant(synthetic_fleet):
+    phi, members = synthetic_fleet(shadows=6, examples=60)
+    variants = {"full": phi, W2: phi - 4}
+    rows = list(evaluate(variants, members, make_cases(6, 2), DEFAULT_ATTACKS))
+    for variant in variants:
+        best = strongest(rows, variant)
+        assert best in rows
+        aucs = [row.summary.auc.value for row in rows if row.variant == variant]
+        assert (best.variant, best.summary.auc.value) == (variant, max(aucs))
+        assert strongest(rows[::-1], variant).summary.auc == best.summary.auc
+    assert strongest(rows, "nearest-w8") is None
+    # by the value, not by the interval or the spread
+    doubtful = rows[0]._replace(
+        summary=summarise(torch.rand(2, 60), members[-2:])._replace(auc=Estimate(0.9, 0.1, 1, 0.4))
+    )
+    assert strongest([*rows, doubtful], rows[0].variant) is doubtful

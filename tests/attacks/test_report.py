@@ -1,0 +1,183 @@
+"""The page, parsed back, against the rows that it shows."""
+
+import io
+import re
+from html.parser import HTMLParser
+
+import pytest
+from matplotlib.figure import Figure
+
+from attacks.evaluate import strongest
+from attacks.figures import plane_figure, roc_figure
+from attacks.intervals import Estimate
+from attacks.report import COLUMNS, NOTES, cells, findings, render, sections, show
+
+SIZES = {"full": 98712, "nearest-w4": 16858, "nearest-w2": 1089}
+HEADINGS = {
+    "full": "full: test accuracy 95.0% (93.0-96.0), 98,712 bytes",
+    "nearest-w4": "nearest-w4: test accuracy 94.0% (91.0-96.0), 16,858 bytes",
+    "nearest-w2": "nearest-w2: test accuracy 70.0% (61.0-77.0), 1,089 bytes",
+}
+HOSTILE = """<script>alert("1")</script> & '</pre>' {{ title }}"""
+VOID = {"meta", "br", "link", "img", "hr", "input"}
+POINTERS = {"src", "href", "xlink:href", "srcset", "poster", "action", "data", "formaction"}
+
+
+class Page(HTMLParser):
+    """Elements, attributes and text of a page; an element that is not closed in order fails."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.attributes = [], [], []
+        self.table, self.texts = [], {}
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.table.append([])
+        if tag in ("td", "th"):
+            self.table[-1].append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open:
+            self.texts.setdefault(self.open[-1], []).append(data)
+            if self.open[-1] in ("td", "th"):
+                self.table[-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def page(rows, accuracy):
+    figures = {"Planes & more": plane_figure(rows, accuracy), "Curves": roc_figure(rows, 80)}
+    basis = {"data": "digits", "left out": "none"}
+    return render("demo", rows, accuracy, SIZES, figures, basis, "seed: 0\n")
+
+
+def test_show_by_hand():
+    estimate = Estimate(0.69249, 0.6705, 0.71251, 0.1)
+    assert show(estimate) == "0.692 (0.670-0.713)"
+    assert show(estimate, percent=True) == "69.2% (67.0-71.3)"
+
+
+@pytest.mark.parametrize("count", [0, 9, 10, 11])
+@pytest.mark.parametrize("column", ["tpr_1pct", "tpr_01pct"])
+def test_fewer_than_ten_false_positives_are_marked(rows, column, count):
+    field = column.replace("tpr", "false_positives")
+    plenty = dict.fromkeys(("false_positives_1pct", "false_positives_01pct"), 99) | {field: count}
+    row = rows[1]._replace(summary=rows[1].summary._replace(**plenty))
+    marked = ["†" in cell for cell in cells(row, best=False)]
+    position = {"tpr_1pct": 4, "tpr_01pct": 5}[column]
+    assert marked == [i == position and count < 10 for i in range(6)]
+    assert "fewer than 10 false positives" in NOTES[0]
+
+
+def test_the_table_has_every_row_under_its_variant(page, rows):
+    heads, *found = Page(page).table
+    assert heads == list(COLUMNS)
+    wanted = []
+    for variant in ("full", "nearest-w4", "nearest-w2"):
+        wanted.append([HEADINGS[variant]])
+        for row in (row for row in rows if row.variant == variant):
+            star = " ★" if row is strongest(rows, variant) else ""
+            shadows = {"none": "-"}.get(row.knowledge, row.knowledge)
+            line = [shadows, row.attack + star]
+            line += [
+                f"{e.value:.3f} ({e.low:.3f}-{e.high:.3f})"
+                for e in (row.summary.auc, row.summary.balanced_accuracy)
+            ]
+            line += [  # 80 non-members: never 10 false positives
+                f"{100 * e.value:.1f}% ({100 * e.low:.1f}-{100 * e.high:.1f})†"
+                for e in (row.summary.tpr_1pct, row.summary.tpr_01pct)
+            ]
+            wanted.append(line)
+    assert found == wanted
+    assert sum("★" in line[1] for line in wanted if len(line) > 1) == 3
+    marked = [line for line in page.splitlines() if 'class="best"' in line]
+    assert len(marked) == 3
+
+
+def test_sections_keep_the_order_of_the_rows(rows):
+    table = sections(rows)
+    assert list(table) == ["full", "nearest-w4", "nearest-w2"]
+    assert [len(lines) for lines in table.values()] == [5, 9, 9]
+
+
+def test_the_page_is_whole_and_needs_no_network(page):
+    parsed = Page(page)
+    assert page.startswith("<!doctype html>")
+    assert (parsed.tags.count("svg"), parsed.tags.count("figure")) == (2, 2)
+    assert not {"script", "link", "img", "iframe", "object", "base"} & set(parsed.tags)
+    for tag, name, value in parsed.attributes:
+        if name in POINTERS:
+            assert value.startswith("#"), (tag, name, value)
+        elif "//" in (value or ""):  # names in XML, which nobody fetches
+            assert name.startswith("xmlns") or name == "rdf:resource", (tag, name, value)
+    assert "@import" not in page
+    assert set(re.findall(r"url\((.)", page)) <= {"#"}
+
+
+def test_every_reference_within_a_figure_has_its_target(page):
+    parsed = Page(page)
+    ids = {value for _, name, value in parsed.attributes if name == "id"}
+    pointed = {value[1:] for _, name, value in parsed.attributes if name == "xlink:href"}
+    pointed |= set(re.findall(r"url\(#([^)]+)\)", page))
+    assert pointed
+    assert pointed <= ids
+
+
+def test_figures_show_their_own_data(rows, accuracy):
+    """The two figures share names of glyphs: the second must not be drawn with the first's."""
+    figures = {}
+    for text in ("abc", "xyz"):
+        figures[text] = Figure()
+        figures[text].subplots().set_title(text)
+    page = render("demo", rows, accuracy, SIZES, figures, {}, "")
+    for caption, figure in figures.items():
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        glyphs = dict(re.findall(r'<path id="(DejaVu[^"]+)" d="([^"]+)"', buffer.getvalue()))
+        assert glyphs
+        for name, outline in glyphs.items():
+            drawn = set(re.findall(rf'<path id="{name}" d="([^"]+)"', page))
+            assert drawn == {outline}, caption
+
+
+def test_hostile_text_stays_text(rows, accuracy):
+    named = [row._replace(variant=HOSTILE) for row in rows if row.variant == "full"]
+    share, figures = {HOSTILE: accuracy["full"]}, {HOSTILE: Figure()}
+    page = render(HOSTILE, named, share, {HOSTILE: 1}, figures, {HOSTILE: HOSTILE}, HOSTILE)
+    parsed = Page(page)
+    assert "script" not in parsed.tags
+    for tag in ("title", "h1", "li", "th", "figcaption", "dt", "dd", "pre"):
+        assert any(HOSTILE in text for text in parsed.texts[tag]), tag
+
+
+def test_what_it_rests_on_and_how_to_reproduce_it(page, rows, accuracy):
+    parsed = Page(page)
+    assert (parsed.texts["dt"], parsed.texts["dd"]) == (["data", "left out"], ["digits", "none"])
+    assert parsed.texts["li"] == findings(rows, accuracy)
+    assert parsed.texts["figcaption"] == ["Planes & more", "Curves"]
+    assert "seed: 0\n" in parsed.texts["pre"]
+    notes = [text for text in parsed.texts["p"] if text in NOTES]
+    assert notes == list(NOTES)
+
+
+def test_a_finding_is_the_strongest_attack_on_each_variant(rows, accuracy):
+    sentences = findings(rows, accuracy)
+    assert len(sentences) == len(accuracy)
+    for variant, sentence in zip(accuracy, sentences, strict=True):
+        best = max((r for r in rows if r.variant == variant), key=lambda r: r.summary.auc.value)
+        assert sentence.startswith(f"{variant}: the strongest attack ({best.attack})")
+        assert show(best.summary.auc) in sentence
+        assert show(accuracy[variant], percent=True) in sentence
