@@ -56,18 +56,12 @@ def quantize_network(network: nn.Module, variant: Variant) -> QuantizedNetwork:
     """Quantize every convolution and linear weight, and leave the network as it was.
 
     Raises:
-        ValueError: the network has no such layer, or a layer's weight is not finite or not a plain
-            parameter; the message names it.
+        ValueError: as `layer_bits`, or a layer's weight is not finite; the message names it.
     """
     round_weight = ROUNDERS[variant.method]
     rest = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     weights = {}
     for key, bits in layer_bits(network, variant).items():
-        if key not in rest:
-            raise ValueError(
-                f"`{key}` is computed from other parameters, such as a weight norm's, and cannot"
-                " be stored as codes. Call `remove_parametrizations` on that layer first."
-            )
         weight = rest.pop(key)
         rows = weight.flatten(1).float()
         try:
@@ -82,7 +76,7 @@ def layer_bits(network: nn.Module, variant: Variant) -> dict[str, Bits]:
     """Bits of every weight to quantize, by its state-dict key, in the order of registration.
 
     Raises:
-        ValueError: there is no such weight.
+        ValueError: there is no such weight, or one is not a plain parameter.
     """
     # Duplicates stay: a layer used under two names has two keys in the state dict.
     modules = network.named_modules(remove_duplicate=False)
@@ -93,6 +87,12 @@ def layer_bits(network: nn.Module, variant: Variant) -> dict[str, Bits]:
             f"Nothing to quantize: {type(network).__name__} has no layer of type {kinds}."
         )
     keys = [f"{name}.weight".removeprefix(".") for name in names]  # a bare layer's name is ""
+    for key in keys:
+        if key not in network.state_dict():
+            raise ValueError(
+                f"`{key}` is computed from other parameters, such as a weight norm's, and cannot"
+                " be stored as codes. Call `remove_parametrizations` on that layer first."
+            )
     bits = dict.fromkeys(keys, variant.bits)
     if variant.last_bits is not None:
         bits[keys[-1]] = variant.last_bits

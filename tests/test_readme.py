@@ -1,0 +1,94 @@
+"""Every command that the README shows runs, at toy size, in the order in which it shows them."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import audit
+import train
+from datamodules import CIFAR10
+from datamodules.images import Images
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def commands() -> list[list[str]]:
+    """The arguments behind `python` of every such line, also where a job is wrapped around it."""
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
+    lines = blocks.replace("\\\n", " ").replace("$SLURM_ARRAY_TASK_ID", "3").splitlines()
+    words = [shlex.split(line, comments=True) for line in lines]
+    words = [shlex.split(line[-1]) if line[:1] == ["sbatch"] else line for line in words]
+    return [line[1:] for line in words if line[:1] == ["python"]]
+
+
+COMMANDS = commands()
+TOY = shlex.split("--trainer.max_epochs 1 --fleet.shadows 4 --fleet.targets 1 --threads 1")
+ONE_CPU = shlex.split("--trainer.accelerator cpu --trainer.devices 1 --trainer.strategy auto")
+
+
+def photographs(self):
+    rng = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (100, 3, 32, 32), dtype=torch.uint8, generator=rng)
+    return Images(images, torch.arange(100) % 10), Images(images[:20], torch.arange(20) % 10)
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A folder as the README's reader has it: the recipes, some images, a network of one's own."""
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    (tmp_path / "my_networks.py").write_text(
+        re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
+    )
+    for kind, shade in (("cat", 40), ("dog", 200)):
+        folder = tmp_path / "path" / "to" / "images" / kind
+        folder.mkdir(parents=True)
+        for number in range(50):
+            Image.new("RGB", (20, 30), (shade, 5 * number, 0)).save(folder / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(CIFAR10, "fetch", lambda self: None)
+    monkeypatch.setattr(CIFAR10, "read", photographs)
+
+
+def toy(command: list[str]) -> list[str]:
+    """Shrink what the recipe says, and leave what the command itself says but for hardware."""
+    recipe = command.index("--config") + 2
+    options = [*command[1:recipe], *TOY, *command[recipe:], *ONE_CPU]
+    if "--data.pool_size" in options:
+        options[options.index("--data.pool_size") + 1] = "60"
+        return options
+    return [*options, "--data.pool_size", "60"]
+
+
+def test_every_command_of_the_readme(workplace, capsys):
+    assert len(COMMANDS) > 10
+    for script, *options in COMMANDS:
+        if script == "train.py":
+            train.main(toy([script, *options]))
+            assert "Next: python audit.py" in capsys.readouterr().out
+        else:
+            audit.main(options)
+            assert "report.html" in capsys.readouterr().out
+    runs = {path.name for path in Path("runs").iterdir()}
+    named = {option for command in COMMANDS for option in command if option.startswith("runs/")}
+    assert {f"runs/{name}" for name in runs} >= named  # every folder that the text speaks of
+    tree = re.search(r"\n    runs/digits/\n(.*?)\n\n", README, re.DOTALL)
+    written = {path.name for path in Path("runs/digits").rglob("*")}
+    assert (
+        set(re.findall(r"[\w.-]+\.(?:yaml|ckpt|safetensors|html|csv|json|txt)", tree[1])) <= written
+    )
+
+
+def test_make_demo_is_the_two_commands():
+    printed = subprocess.run(
+        ["make", "--dry-run", "demo", "VENV=.nowhere"], cwd=ROOT, capture_output=True, text=True
+    ).stdout
+    commands = [line.split("python ", 1)[1] for line in printed.splitlines() if ".py" in line]
+    assert commands == [" ".join(command) for command in COMMANDS[:2]]
+    assert "pip install" in printed
