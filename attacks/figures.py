@@ -23,7 +23,7 @@ def _colours(variants: Sequence[str]) -> dict[str, object]:
     """Black for full precision, then one colour a variant."""
     quantized = [variant for variant in variants if variant != "full"]
     shades = colormaps["plasma"]
-    step = 0.85 / max(1, len(quantized) - 1)
+    step = 0.78 / max(1, len(quantized) - 1)
     return {"full": "black"} | {v: shades(0.05 + i * step) for i, v in enumerate(quantized)}
 
 

@@ -1,5 +1,6 @@
 """The LightningModule that every model of a fleet is."""
 
+import copy
 from typing import Any, Literal
 
 import torch
@@ -8,6 +9,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.nn.parameter import UninitializedParameter
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from torchmetrics.classification import MulticlassAccuracy
@@ -31,6 +33,9 @@ class Classifier(LightningModule):
         momentum: momentum of SGD.
         weight_decay: L2 penalty of SGD on every parameter.
         schedule: learning rate over the whole fit, by step: `cosine` to zero, or `one-cycle`.
+
+    Raises:
+        ValueError: a network that cannot be built.
     """
 
     def __init__(
@@ -46,11 +51,16 @@ class Classifier(LightningModule):
         schedule: Literal["cosine", "one-cycle"] = "cosine",
     ) -> None:
         super().__init__()
-        self.seed, self.lr, self.momentum = seed, lr, momentum
+        self.num_classes, self.seed, self.lr, self.momentum = num_classes, seed, lr, momentum
         self.weight_decay, self.schedule = weight_decay, schedule
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "initialisation"))
             self.network = build_network(network, num_classes, channels, network_args or {})
+        if any(isinstance(p, UninitializedParameter) for p in self.network.parameters()):
+            raise ValueError(
+                f"{type(self.network).__name__} has lazy layers, whose weights no seed of ours "
+                "draws. Give them sizes."
+            )
         # NHWC convolutions are 1.1 to 1.6 times faster on CPU, and what tensor cores want.
         self.network.to(memory_format=torch.channels_last)
         self.train_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
@@ -63,6 +73,32 @@ class Classifier(LightningModule):
         logits: Tensor = self.network(images)
         return logits
 
+    @torch.inference_mode()
+    def check(self, images: Float[Tensor, "batch channels height width"]) -> None:
+        """Raise before any training if the network does not fit the data.
+
+        Raises:
+            ValueError: the network fails on these images, or does not give a logit a class, or SGD
+                does not take its options.
+        """
+        network = copy.deepcopy(self.network).eval()
+        name = type(self.network).__name__
+        self._optimizer()
+        expected = (len(images), self.num_classes)
+        try:
+            found = tuple(network(images).shape)
+        except RuntimeError as error:
+            shape = tuple(images.shape[1:])
+            raise ValueError(
+                f"{name} must take images of {shape}, got an error: {error}. Fit its sizes to the "
+                "data by `--model.network_args`, or the images by `--data.image_size`."
+            ) from error
+        if found != expected:
+            raise ValueError(
+                f"{name} must return logits of shape {expected}, got {found}. Let its constructor "
+                "take `num_classes`, or pass the number in `--model.network_args`."
+            )
+
     def on_train_epoch_start(self) -> None:
         # Never from global state: a resumed epoch drops out the same units as an uninterrupted one.
         torch.manual_seed(derive_seed(self.seed, "epoch", self.current_epoch, self.global_rank))
@@ -72,7 +108,7 @@ class Classifier(LightningModule):
         loss = cross_entropy(logits, batch.labels)  # nats
         if self.trainer.loggers:  # a third of a small network's step, so only if somebody looks
             self.train_accuracy(logits, batch.labels)
-            self.log("train/loss", loss)
+            self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True)
             self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True)
         return loss
 
@@ -83,10 +119,8 @@ class Classifier(LightningModule):
         self.log("val/accuracy", self.val_accuracy)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        optimizer = SGD(
-            self.network.parameters(), self.lr, self.momentum, weight_decay=self.weight_decay
-        )
-        steps = int(self.trainer.estimated_stepping_batches)
+        optimizer = self._optimizer()
+        steps = max(1, int(self.trainer.estimated_stepping_batches))  # 0 in a fit of no epoch
         scheduler: LRScheduler
         if self.schedule == "cosine":
             scheduler = CosineAnnealingLR(optimizer, steps)
@@ -96,3 +130,8 @@ class Classifier(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def _optimizer(self) -> SGD:
+        return SGD(
+            self.network.parameters(), self.lr, self.momentum, weight_decay=self.weight_decay
+        )

@@ -9,6 +9,7 @@ import wandb
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.figure import Figure
+from wandb.sdk.lib import RunDisabled
 
 from lightning_modules.fleet import ModelName
 
@@ -36,6 +37,7 @@ class FleetLogger(WandbLogger):
     Args:
         run_dir: the experiment's folder; W&B writes below it, so that experiments never collide.
         name: the model, also the run's name.
+        attempt: how many trainings of this model failed before; each is a run of its own.
         experiment: the resolved experiment; becomes the run's config.
         mode: `offline` or `online`.
     """
@@ -44,39 +46,51 @@ class FleetLogger(WandbLogger):
         self,
         run_dir: Path,
         name: ModelName,
+        attempt: int,
         experiment: dict[str, Any],
         mode: WandbMode,
     ) -> None:
         super().__init__(
             name=str(name),
-            id=f"{experiment['id']}-{name}",
+            id=f"{experiment['id']}-{name}" + (f"-{attempt}" if attempt else ""),
             project=PROJECT,
             save_dir=run_dir,
-            group=run_dir.name,
+            group=run_dir.resolve().name,
             job_type=name.role,
             config=experiment,
             mode=mode,
-            settings=wandb.Settings(silent=True, console="off"),
+            # no global run: if one model's cannot be closed, the next must not log into it
+            settings=wandb.Settings(silent=True, console="off", reinit="create_new"),
         )
         self.failed = False
 
+    @property
+    def experiment(self) -> wandb.Run | RunDisabled:
+        """The W&B run, or one that does nothing where none can be started."""
+        if self._experiment is None:
+            self._carefully(lambda: super(FleetLogger, self).experiment)
+        if self._experiment is None:
+            self._experiment = wandb.init(mode="disabled")
+        return self._experiment
+
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self._carefully(lambda: super(FleetLogger, self).log_metrics(metrics, step))
+        if not self.failed:
+            self._carefully(lambda: super(FleetLogger, self).log_metrics(metrics, step))
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        if self._experiment is not None:
-            self._carefully(lambda: wandb.finish(exit_code=0 if status == "success" else 1))
+        run: Any = self._experiment
+        if run is not None:
+            self._carefully(lambda: run.finish(exit_code=0 if status == "success" else 1))
 
-    def _carefully(self, call: Callable[[], None]) -> None:
-        if self.failed:
-            return
+    def _carefully(self, call: Callable[[], object]) -> None:
         try:
             call()
         except Exception as error:
+            if not self.failed:
+                warnings.warn(f"W&B failed, training goes on without it: {error!r}", stacklevel=2)
             self.failed = True
-            warnings.warn(f"W&B failed, training goes on without it: {error!r}", stacklevel=2)
 
 
 def log_audit(
@@ -121,7 +135,7 @@ def log_audit(
         id=f"{experiment['id']}-audit",
         resume="allow",
         dir=run_dir,
-        group=run_dir.name,
+        group=run_dir.resolve().name,
         job_type="audit",
         config=experiment,
         mode=mode,

@@ -10,7 +10,7 @@ import yaml
 from filelock import FileLock
 from jaxtyping import Bool
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, contiguous_format
 
 from lightning_modules.fleet import ModelName, fleet_names
 
@@ -33,7 +33,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 def save_whole(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write safetensors, whole, and with the permissions of any other file."""
-    content = save({key: tensor.cpu().contiguous() for key, tensor in tensors.items()})
+    # copies, for tied weights share memory, which the format refuses
+    content = save({k: t.cpu().clone(memory_format=contiguous_format) for k, t in tensors.items()})
     write_whole(path, lambda partial: partial.write_bytes(content))
 
 
@@ -46,6 +47,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.name = path.resolve().name
 
     @property
     def experiment_file(self) -> Path:

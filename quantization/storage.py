@@ -12,7 +12,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, contiguous_format
 
 from quantization.grid import Grid
 from quantization.model import QuantizedNetwork, QuantizedWeight
@@ -27,7 +27,9 @@ def save_quantized(path: Path, quantized: QuantizedNetwork) -> None:
         tensors[f"{key}.scale"], tensors[f"{key}.zero"] = grid.scale, grid.zero
         layout[key] = {"levels": grid.levels, "shape": shape}
     header = json.dumps({"variant": str(quantized.variant), "weights": layout})
-    content = save({key: t.cpu().contiguous() for key, t in tensors.items()}, {"quantized": header})
+    # copies, for tied weights share memory, which the format refuses
+    copies = {k: t.cpu().clone(memory_format=contiguous_format) for k, t in tensors.items()}
+    content = save(copies, {"quantized": header})
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     try:

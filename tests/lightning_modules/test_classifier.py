@@ -1,0 +1,177 @@
+from math import cos, pi
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import nn
+
+from datamodules import Digits
+from lightning_modules.classifier import Classifier
+from lightning_modules.networks import build_network
+
+STEPS, EPOCHS = 3, 4  # 40 members in batches of 14, 13, 13
+
+
+class Spy(Classifier):
+    """A classifier that remembers its optimizer and what it was trained on, step by step."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.groups, self.batches, self.losses = [], [], []
+
+    def training_step(self, batch, batch_idx):
+        (group,) = self.optimizers().param_groups
+        self.groups.append({key: value for key, value in group.items() if key != "params"})
+        loss = super().training_step(batch, batch_idx)
+        self.batches.append(batch)
+        self.losses.append(loss.item())
+        return loss
+
+
+@pytest.fixture
+def digits():
+    data = Digits(pool_size=80, batch_size=16)
+    data.setup("fit")
+    data.assign(torch.arange(80) % 2 == 0, seed=5)
+    return data
+
+
+def fit(model, data, tmp_path, **options):
+    trainer = Trainer(
+        **{"max_epochs": EPOCHS} | options,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(model, datamodule=data)
+    return model
+
+
+def half_cosine(start, end, share):
+    return end + (start - end) * (1 + cos(pi * share)) / 2
+
+
+def one_cycle(step, total, lr):
+    """Smith's one cycle as PyTorch fixes it: lr/25, up to lr at 30%, down to lr/25e4."""
+    peak = 0.3 * total - 1
+    if step <= peak:
+        return half_cosine(lr / 25, lr, step / peak)
+    return half_cosine(lr, lr / 25e4, (step - peak) / (total - 1 - peak))
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "one-cycle"])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_learning_rate_follows_the_closed_formula(digits, tmp_path, schedule, accumulate):
+    model = Spy(10, 1, 0, "convnet", lr=0.3, schedule=schedule)
+    fit(model, digits, tmp_path, accumulate_grad_batches=accumulate, max_epochs=8)
+    total = 8 * STEPS // accumulate
+    steps = [t // accumulate for t in range(8 * STEPS)]
+    if schedule == "cosine":
+        expected = [half_cosine(0.3, 0, t / total) for t in steps]
+    else:
+        expected = [one_cycle(t, total, 0.3) for t in steps]
+    assert [group["lr"] for group in model.groups] == pytest.approx(expected, rel=1e-6)
+
+
+def test_sgd_by_hand(digits, tmp_path):
+    """Two steps of v = 0.8 v + g + 0.03 w, w = w - lr v; momentum and decay reach every weight."""
+    options = {"lr": 0.2, "momentum": 0.8, "weight_decay": 0.03}
+    path = "torchvision.ops.MLP"
+    args = {"in_channels": 8, "hidden_channels": [5, 10]}
+
+    class Flat(Spy):
+        def forward(self, images):
+            return self.network(images.mean((1, 2)))
+
+    model = Flat(10, 1, 3, path, args, **options)
+    weights = {key: value.clone() for key, value in model.network.named_parameters()}
+    digits.batch_size = 20
+    fit(model, digits, tmp_path, max_epochs=1)
+    velocity = {key: torch.zeros_like(value) for key, value in weights.items()}
+    for step, (images, labels, _) in enumerate(model.batches):
+        leaves = {key: value.detach().requires_grad_() for key, value in weights.items()}
+        logits = torch.func.functional_call(model.network, leaves, (images.mean((1, 2)),))
+        chosen = logits.log_softmax(1)[torch.arange(len(labels)), labels]
+        gradients = torch.autograd.grad(-chosen.mean(), list(leaves.values()))
+        assert -chosen.mean().item() == pytest.approx(model.losses[step], abs=1e-6)
+        for (key, value), gradient in zip(weights.items(), gradients, strict=True):
+            velocity[key] = 0.8 * velocity[key] + gradient + 0.03 * value
+            weights[key] = value - half_cosine(0.2, 0, step / 2) * velocity[key]
+    assert len(model.batches) == 2
+    for key, value in model.network.named_parameters():
+        torch.testing.assert_close(value.detach(), weights[key].detach())
+
+
+def test_a_seed_is_a_network_whatever_the_global_state():
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = Classifier(10, 1, 7, "convnet")
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    second, other = Classifier(10, 1, 7, "convnet"), Classifier(10, 1, 8, "convnet")
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert not torch.equal(first.network.fc.weight, other.network.fc.weight)
+    names = build_network("convnet", 10, 1, {}).state_dict().keys()
+    assert first.network.state_dict().keys() == names
+
+
+def test_dropout_follows_the_seed_and_the_epoch(digits, tmp_path, own_networks):
+    fits = []
+    for seed, state in ((1, 10), (1, 11), (2, 10)):
+        torch.manual_seed(state)  # must not matter
+        fits.append(fit(Spy(10, 1, seed, "own_networks.Perceptron"), digits, tmp_path).losses)
+    assert fits[0] == fits[1]
+    assert fits[0] != fits[2]
+
+
+def test_validation_is_accuracy_on_the_test_split(digits, tmp_path):
+    model = Spy(10, 1, 0, "convnet")
+    fit(model, digits, tmp_path)
+    logged = model.trainer.callback_metrics
+    right = wrong = 0
+    nats = 0.0
+    model.network.eval()
+    with torch.no_grad():
+        for batch in digits.test_batches():
+            logits = model.network(batch.images)
+            right += int((logits.argmax(1) == batch.labels).sum())
+            wrong += int((logits.argmax(1) != batch.labels).sum())
+            nats += float(nn.CrossEntropyLoss(reduction="sum")(logits, batch.labels))
+    assert right + wrong == 1797 - 80
+    assert logged["val/accuracy"].item() == pytest.approx(right / 1717)
+    assert logged["val/loss"].item() == pytest.approx(nats / 1717, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("network", "args", "options", "message"),
+    [
+        (
+            "own_networks.Perceptron",
+            {"channels": 3},
+            {},
+            r"must take images of \(1, 8, 8\), got an",
+        ),
+        ("own_networks.Perceptron", {"num_classes": 7}, {}, r"shape \(2, 10\), got \(2, 7\)"),
+        ("torch.nn.LazyLinear", {"out_features": 3}, {}, "has lazy layers"),
+        ("convnet", {}, {"lr": -0.1}, "Invalid learning rate: -0.1"),
+        ("convnet", {}, {"momentum": -0.1}, "Invalid momentum value: -0.1"),
+    ],
+)
+def test_what_cannot_be_trained_is_found_before_training(
+    own_networks, network, args, options, message
+):
+    with pytest.raises(ValueError, match=message):
+        Classifier(10, 1, 0, network, args, **options).check(torch.zeros(2, 1, 8, 8))
+
+
+def test_a_check_changes_nothing():
+    model = Classifier(10, 1, 0, "convnet")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    model.check(torch.ones(2, 1, 8, 8))
+    assert model.network.training
+    assert all(torch.equal(model.state_dict()[key], before[key]) for key in before)

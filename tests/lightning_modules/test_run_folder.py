@@ -1,0 +1,205 @@
+import copy
+import os
+import stat
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from datamodules.membership import membership
+from lightning_modules.fleet import ModelName
+from lightning_modules.run_folder import RunFolder, save_whole, write_whole
+
+SHADOW = ModelName("shadow", 3)
+ASKED = {
+    "config": {
+        "seed": 0,
+        "model": {"lr": 0.1, "network_args": None},
+        "fleet": {"shadows": 4, "targets": 1},
+        "queries": ["identity"],
+        "quantize": ["nearest-w4"],
+    },
+    "fingerprint": "0123456789abcdef",
+    "versions": {"torch": "2.6"},
+}
+
+
+def asked(**changes):
+    """ASKED with changes, by dotted names written with underscores: `fleet__shadows=6`."""
+    experiment = copy.deepcopy(ASKED)
+    for name, value in changes.items():
+        *parents, key = name.split("__")
+        place = experiment
+        for parent in parents:
+            place = place[parent]
+        place[key] = value
+    return experiment
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = RunFolder(tmp_path / "runs" / "x")
+    run.open(asked(), membership(0, 4, 1, 20))
+    return run
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path / "new" / "file"
+
+    def half(partial):
+        partial.write_bytes(b"half")
+        assert partial.parent == path.parent  # so that renaming is no copy
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, half)
+    assert list(path.parent.iterdir()) == []
+    written = []
+    write_whole(
+        path, lambda partial: written.append(partial.write_bytes(b"old") and partial.stat())
+    )
+    assert os.path.samestat(written[0], path.stat())  # renamed, not copied
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, half)
+    assert path.read_bytes() == b"old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # Python 3.12
+def test_a_kill_while_writing_leaves_what_was_there(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    if (child := os.fork()) == 0:
+        write_whole(path, lambda partial: partial.write_bytes(b"half") and os._exit(9))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.glob("*.partial")] == ["file.partial"]
+    write_whole(path, lambda partial: partial.write_bytes(b"new"))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"file": b"new"}
+
+
+def test_tensors_come_back_and_others_may_read_them(tmp_path, rng):
+    tensors = {
+        "strided": torch.randn(4, 6, generator=rng).t()[::2],
+        "empty": torch.empty(0, 3),
+        "bool": torch.tensor([True, False]),
+    }
+    path = tmp_path / "x.safetensors"
+    save_whole(path, tensors)
+    loaded = load_file(path)
+    assert loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[key], tensors[key]) for key in tensors)
+    (plain := tmp_path / "plain").touch()
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+
+
+def test_a_new_folder_holds_what_was_asked_and_who_trains_on_what(run):
+    stored = yaml.safe_load(run.experiment_file.read_text())
+    assert stored.pop("id")
+    assert stored == ASKED
+    assert torch.equal(run.membership(), membership(0, 4, 1, 20))
+    matrix = load_file(run.path / "membership.safetensors")
+    assert {key: tuple(rows.shape) for key, rows in matrix.items()} == {
+        "shadows": (4, 20),
+        "targets": (1, 20),
+    }
+    assert list(map(str, run.names())) == [*(f"shadow-00{i}" for i in range(4)), "target-000"]
+
+
+def test_two_folders_have_two_ids_and_one_folder_keeps_its_own(tmp_path, run):
+    other = RunFolder(tmp_path / "other").open(asked(), membership(0, 4, 1, 20))
+    again = run.open(asked(), membership(0, 4, 1, 20))
+    assert again == run.read()
+    assert again["id"] != other["id"]
+
+
+def test_a_grown_fleet_keeps_its_first_rows(run):
+    before = run.membership()
+    grown = run.open(
+        asked(config__fleet__shadows=8, config__fleet__targets=2), membership(0, 8, 2, 20)
+    )
+    assert grown["config"]["fleet"] == {"shadows": 8, "targets": 2}
+    assert torch.equal(run.membership()[:4], before[:4])
+    assert torch.equal(run.membership()[8], before[4])
+    assert len(run.names()) == len(run.membership()) == 10
+
+
+def test_precisions_add_up(run):
+    run.open(asked(config__quantize=["nearest-w2", "nearest-w4"]), membership(0, 4, 1, 20))
+    assert run.read()["config"]["quantize"] == ["nearest-w4", "nearest-w2"]
+    grown = run.open(asked(config__quantize=[]), membership(0, 4, 1, 20))
+    assert grown["config"]["quantize"] == ["nearest-w4", "nearest-w2"]
+
+
+def test_other_versions_may_go_on(run):
+    grown = run.open(asked(versions={"torch": "2.7"}), membership(0, 4, 1, 20))
+    assert grown["versions"] == {"torch": "2.6"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"config__seed": 1}, "seed: 0 in the folder, 1 asked"),
+        ({"config__model__lr": 0.2}, "model.lr: 0.1 in the folder, 0.2 asked"),
+        ({"config__model__network_args": {"width": 3}}, "model.network_args.width: None .*, 3 ask"),
+        ({"config__fleet__shadows": 2}, "fleet.shadows: 4 in the folder, 2 asked"),
+        ({"config__fleet__targets": 0}, "fleet.targets: 1 in the folder, 0 asked"),
+        ({"config__queries": ["mirror"]}, r"queries: \['identity'\] in the folder, \['mirror'\]"),
+        ({"config__new_option": True}, "new_option: None in the folder, True asked"),
+        ({"fingerprint": "f"}, "data's fingerprint: '0123456789abcdef' in the folder, 'f' asked"),
+    ],
+)
+def test_another_experiment_is_refused_and_nothing_changes(run, snapshot, change, message):
+    before = snapshot(run.path)
+    with pytest.raises(ValueError, match="(?s)x holds another experiment.*" + message) as error:
+        run.open(asked(**change), membership(0, 6, 1, 20))
+    assert "train into a new one with `--run_dir`" in str(error.value)
+    assert snapshot(run.path) == before
+
+
+def test_every_difference_is_named(run):
+    with pytest.raises(ValueError, match=r"(?s)seed: 0.*model.lr: 0.1") as error:
+        run.open(asked(config__seed=1, config__model__lr=1.0), membership(1, 4, 1, 20))
+    assert str(error.value).count("in the folder") == 3  # and once in the ways out
+
+
+def test_missing_needs_weights_and_signals(run):
+    variants = ["full", "nearest-w4"]
+    assert run.missing(SHADOW, variants) == variants
+    save_whole(run.weights(SHADOW, "full"), {})
+    assert run.missing(SHADOW, variants) == variants
+    save_whole(run.signals(SHADOW, "full"), {})
+    assert run.missing(SHADOW, variants) == ["nearest-w4"]
+    save_whole(run.signals(SHADOW, "nearest-w4"), {})
+    assert run.missing(SHADOW, variants) == ["nearest-w4"]
+    files = {str(p.relative_to(run.path)) for p in run.path.glob("models/**/*.safetensors")}
+    assert files == {
+        "models/shadow-003/full.safetensors",
+        "models/shadow-003/signals/full.safetensors",
+        "models/shadow-003/signals/nearest-w4.safetensors",
+    }
+
+
+def test_failed_models_are_numbered_and_kept(run):
+    for attempt in range(3):
+        assert run.attempt(SHADOW) == attempt
+        save_whole(run.weights(SHADOW, "full"), {"attempt": torch.tensor(attempt)})
+        assert run.set_aside(SHADOW).name == f"shadow-003.failed-{attempt}"
+        assert not run.model(SHADOW).exists()
+    kept = sorted(run.path.glob("models/*/full.safetensors"))
+    assert [load_file(path)["attempt"].item() for path in kept] == [0, 1, 2]
+    assert run.attempt(ModelName("shadow", 2)) == 0
+
+
+def test_a_folder_without_an_experiment_says_how_to_train_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no experiment.yaml there.*python train.py"):
+        RunFolder(tmp_path).read()
+
+
+def test_tied_weights_are_stored_under_both_names(tmp_path):
+    shared = torch.arange(6.0).reshape(2, 3)
+    save_whole(tmp_path / "tied", {"first": shared, "second": shared.T})
+    loaded = load_file(tmp_path / "tied")
+    assert torch.equal(loaded["first"], shared)
+    assert torch.equal(loaded["second"], shared.T)

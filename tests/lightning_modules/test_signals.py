@@ -1,0 +1,119 @@
+from math import exp, log
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from safetensors.torch import load_file
+from torch import Tensor
+
+import train
+from attacks.signals import signals
+from datamodules import Digits
+from lightning_modules.classifier import Classifier
+from lightning_modules.fleet import ModelName
+from lightning_modules.networks import build_network
+from lightning_modules.run_folder import RunFolder
+from lightning_modules.signals import RecordSignals, load_signals
+from quantization.storage import load_weights
+
+VARIANTS = ["full", "nearest-w2", "nearest-w1.58-last8"]
+QUERIES = ["identity", "mirror", "shift-1+0", "shift+1+0", "shift+0-1", "shift+0+1"]
+
+
+@pytest.fixture
+def data():
+    data = Digits(pool_size=64, batch_size=16, flip=True, crop=1)
+    data.setup("fit")
+    return data
+
+
+def shown(image: Tensor, query: str) -> Tensor:
+    """One 1 x 8 x 8 image of bytes as a query shows it, pixel by pixel, then normalised."""
+    out = torch.zeros(1, 8, 8, dtype=torch.float64)
+    for y in range(8):
+        for x in range(8):
+            from_y, from_x = y, x
+            if query == "mirror":
+                from_x = 7 - x
+            elif query != "identity":
+                from_y, from_x = y - int(query[5:7]), x - int(query[7:9])
+            if 0 <= from_y < 8 and 0 <= from_x < 8:
+                out[0, y, x] = int(image[0, from_y, from_x])
+    return (out / 255 - 0.3053) / 0.3759
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_signals_are_what_the_weights_file_says(toy_run, data, variant):
+    run = RunFolder(toy_run)
+    assert run.read()["config"]["queries"] == QUERIES
+    name = ModelName("shadow", 2)
+    network = build_network("convnet", 10, 1, {}).double().eval()
+    read = load_file if variant == "full" else load_weights
+    network.load_state_dict(read(run.weights(name, variant)))
+    stored = load_file(run.signals(name, variant))
+    assert stored["phi"].shape == (len(QUERIES), 64)
+    assert stored["phi"].dtype == stored["loss"].dtype == torch.float32
+    for row, query in enumerate(QUERIES):
+        views = torch.stack([shown(image, query) for image in data.pool.images])
+        with torch.no_grad():
+            logits = network(views).tolist()
+        for example, (z, label) in enumerate(zip(logits, data.pool.labels.tolist(), strict=True)):
+            others = [other for k, other in enumerate(z) if k != label]
+            log_p = z[label] - log(sum(exp(other) for other in z))
+            phi = log_p - (log(sum(map(exp, others))) - log(sum(map(exp, z))))
+            found = {key: stored[key][row, example].item() for key in ("phi", "loss", "hinge")}
+            assert found["phi"] == pytest.approx(phi, abs=1e-3)
+            assert found["loss"] == pytest.approx(-log_p, abs=1e-3)
+            assert found["hinge"] == pytest.approx(z[label] - max(others), abs=1e-3)
+            if abs(found["hinge"]) > 1e-3:
+                assert stored["correct"][row, example] == (z[label] > max(others))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_test_correct_is_accuracy_on_what_is_not_in_the_pool(toy_run, data, variant):
+    run, name = RunFolder(toy_run), ModelName("target", 0)
+    network = build_network("convnet", 10, 1, {}).double().eval()
+    network.load_state_dict(load_weights(run.weights(name, variant)))
+    with torch.no_grad():
+        logits = network((data.test.images.double() / 255 - 0.3053) / 0.3759)
+    best, second = logits.topk(2).values.unbind(1)
+    clear = best - second > 1e-3
+    correct = load_file(run.signals(name, variant))["test_correct"]
+    assert correct.shape == (1797 - 64,)
+    assert clear.double().mean() > 0.99
+    assert torch.equal(correct[clear], (logits.argmax(1) == data.test.labels)[clear])
+
+
+def test_the_views_differ_and_the_variants_differ(toy_run):
+    run, name = RunFolder(toy_run), ModelName("shadow", 0)
+    phi = torch.stack([load_file(run.signals(name, variant))["phi"] for variant in VARIANTS])
+    rows = phi.flatten(0, 1)
+    assert len(rows.unique(dim=0)) == len(VARIANTS) * len(QUERIES)
+
+
+def test_load_signals_stacks_models_in_the_given_order(toy_run):
+    run = RunFolder(toy_run)
+    names = [ModelName("target", 0), ModelName("shadow", 1)]
+    phi = load_signals([run.signals(name, "full") for name in names], "phi")
+    assert phi.shape == (2, len(QUERIES), 64)
+    for row, name in zip(phi, names, strict=True):
+        assert torch.equal(row, load_file(run.signals(name, "full"))["phi"])
+
+
+def test_queries_that_are_asked_for_are_recorded_in_that_order(toy, toy_run, tmp_path, capsys):
+    asked = "--queries shift+0+1 identity shift+0-2 --fleet.models 2"
+    train.main(toy(tmp_path / "run", asked))
+    assert "training never uses shift+0-2; such a query is weak" in capsys.readouterr().out
+    name = ModelName("shadow", 2)
+    phi = load_file(RunFolder(tmp_path / "run").signals(name, "nearest-w2"))["phi"]
+    before = load_file(RunFolder(toy_run).signals(name, "nearest-w2"))["phi"]
+    assert torch.equal(phi[:2], before[[5, 0]])
+    assert not torch.isclose(phi[2], before, atol=1e-3).all(1).any()
+
+
+def test_only_rank_zero_records(tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning.fabric.utilities.rank_zero.rank_zero_only.rank", 1)
+    record = RecordSignals(tmp_path, ["full"], ["identity"], signals, load_weights)
+    model = Classifier(10, 1, 0, "convnet")
+    record.on_fit_end(Trainer(logger=False, accelerator="cpu"), model)
+    assert list(tmp_path.iterdir()) == []
