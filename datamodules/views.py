@@ -23,6 +23,8 @@ def augment(
         crop: width in pixels of the black frame that the window may reach into; 0 is no crop.
         generator: on the CPU, so that every device makes the same choices.
     """
+    if not flip and not crop:
+        return images
     batch, _, height, width = images.shape
     device = images.device
     top, left = torch.randint(2 * crop + 1, (2, batch, 1), generator=generator).to(device)
