@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -64,7 +64,7 @@ def make_parser() -> ArgumentParser:
         "--attacks", nargs="+", choices=list(ATTACKS), default=list(DEFAULT_ATTACKS), help="which"
     )
     parser.add_argument(
-        "--partial", type=bool, default=False, help="audit without the models that are unfinished"
+        "--partial", action="store_true", help="audit without the models that are unfinished"
     )
     # more help only fleets of tens of thousands of examples, and spin where cores are shared:
     # the demo's audit took 4 s with one thread and 38 s with two beside another process
@@ -89,7 +89,7 @@ def gather(run: RunFolder, allow_partial: bool) -> Evidence:
         raise ValueError(
             f"{len(left_out)} of {len(names)} models are unfinished: "
             f"{', '.join(map(str, left_out))}. Run train.py again to finish them, or pass "
-            "`--partial true` to audit the others."
+            "`--partial` to audit the others."
         )
     kept = [position for position, name in enumerate(names) if name not in left_out]
     if not kept:
@@ -108,7 +108,8 @@ def gather(run: RunFolder, allow_partial: bool) -> Evidence:
     if against < 4:
         raise ValueError(
             f"An audit needs a model to audit and 4 shadows against it, got {len(cases)} and "
-            f"{against}. Finish the fleet, or raise `--fleet.shadows` and `--fleet.targets`."
+            f"{against}. Finish the fleet, or raise `--fleet.shadows` and `--fleet.targets`. "
+            f"Left out: {describe(left_out)}."
         )
     audited = [kept.index(case.target) for case in cases]
     phi = {}
@@ -118,6 +119,11 @@ def gather(run: RunFolder, allow_partial: bool) -> Evidence:
     accuracy = {v: mean_accuracy(read(v, "test_correct")[audited]) for v in variants}
     size = {v: run.weights(names[cases[0].target], v).stat().st_size for v in variants}
     return Evidence(experiment, phi, members, cases, accuracy, size, left_out)
+
+
+def describe(left_out: Mapping[ModelName, str]) -> str:
+    """Which models are not counted, and why."""
+    return "; ".join(f"{name} ({reason})" for name, reason in left_out.items()) or "none"
 
 
 def flatten(row: Row, evidence: Evidence, best: bool) -> dict[str, Any]:
@@ -158,10 +164,9 @@ def basis(evidence: Evidence, rows: Sequence[Row]) -> dict[str, str]:
     audited = f"{summary.targets}"
     if not config["fleet"]["targets"]:
         audited += " (each shadow, attacked by the others but its partner)"
-    out = [f"{name} ({reason})" for name, reason in evidence.left_out.items()]
     return {
         "data": f"{config['data']['class_path']}, {evidence.members.shape[1]} audited examples, "
-        f"fingerprint {experiment['fingerprint']}",
+        f"fingerprint {experiment['fingerprints']['data']}",
         "network": config["model"]["network"],
         "audited models": audited,
         "shadow models": f"{len(evidence.cases[0].shadows)} against each of them",
@@ -171,7 +176,7 @@ def basis(evidence: Evidence, rows: Sequence[Row]) -> dict[str, str]:
         "queries": ", ".join(config["queries"]),
         "intervals": "95%, bootstrap over targets and examples; with a single target DeLong (AUC) "
         "and Clopper-Pearson (TPR, accuracy)",
-        "left out": "; ".join(out) or "none",
+        "left out": describe(evidence.left_out),
         "versions": ", ".join(f"{key} {value}" for key, value in experiment["versions"].items()),
     }
 
@@ -222,7 +227,9 @@ def digest_inputs(run: RunFolder, config: Namespace) -> str:
     here = Path(__file__)
     code = [here, *sorted(here.with_name("attacks").glob("*.py"))]
     digest = hashlib.sha256(repr((config.attacks, config.partial)).encode())
-    digest.update(run.experiment_file.read_bytes())  # not its time: train.py rewrites it
+    run.read()  # for its error where there is no experiment
+    for path in (run.experiment_file, run.membership_file):
+        digest.update(path.read_bytes())  # not their times: train.py rewrites them
     for path in [*code, *sorted(run.path.glob("models/*/signals/*"))]:
         state = path.stat()
         digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
@@ -237,30 +244,39 @@ def is_done(folder: Path, digest: str) -> bool:
     return same
 
 
-def audit(config: Namespace, run: RunFolder, evidence: Evidence, console: Console) -> None:
-    """Attack, write, print, log."""
-    folder, digest = run.path / "audit", digest_inputs(run, config)
+def audit(config: Namespace, run: RunFolder, console: Console) -> None:
+    """Attack, print, write, log; or say that this was done.
+
+    Raises:
+        FileNotFoundError, ValueError: as `gather`, before anything is written.
+    """
+    digest = digest_inputs(run, config)  # first: what comes to be while this runs is not in it
+    evidence = gather(run, config.partial)
     for name, reason in evidence.left_out.items():
         partner = ", with its partner" if name.role == "shadow" else ""
         console.print(f"[bold red]{name} is left out{partner}[/]: {reason}")
+    folder = run.path / "audit"
     report = escape(f"Report: {folder / 'report.html'}")
     if config.wandb == "disabled" and is_done(folder, digest):
         console.print((folder / "table.txt").read_text(), markup=False)
         console.print(f"Nothing has changed since this audit. {report}", soft_wrap=True)
         return
+    rows: list[Row] = []
     attacks = list(dict.fromkeys(config.attacks))
-    with console.status("Attacking"):
-        rows = list(evaluate(evidence.phi, evidence.members, evidence.cases, attacks))
+    with console.status("Attacking") as status:
+        for row in evaluate(evidence.phi, evidence.members, evidence.cases, attacks):
+            rows.append(row)
+            status.update(f"Attacking: {row.variant}, {row.attack} done")
     table = make_table(rows, evidence, run.name)
     console.print(table)
     plain = Console(width=console.width, record=True, file=io.StringIO())
     plain.print(table)
     write_whole(folder / "table.txt", lambda path: path.write_text(plain.export_text()))
     figures = write(folder, run.name, evidence, rows, digest)
+    console.print(report, soft_wrap=True)
     if config.wandb != "disabled":
         results = json.loads((folder / "results.json").read_text())
         log_audit(run.path, config.wandb, results, figures)
-    console.print(report, soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -268,15 +284,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = make_parser().parse_args(arguments)
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = max(console.width, 150)  # in a log, lines need not fit a screen
+        console.width = max(console.width, 160)  # in a log, lines need not fit a screen
     torch.set_num_threads(config.threads)
-    run = RunFolder(config.run_dir)
     try:
         check_key(config.wandb)
-        evidence = gather(run, config.partial)
+        audit(config, RunFolder(config.run_dir), console)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"audit.py: {error}")
-    audit(config, run, evidence, console)
 
 
 if __name__ == "__main__":

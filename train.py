@@ -3,17 +3,21 @@
 The same command again goes on where it stopped; a finished fleet is left as it is.
 """
 
+import hashlib
 import inspect
 import logging
 import sys
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from filelock import FileLock, Timeout
+from jaxtyping import Bool
 from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
@@ -21,6 +25,7 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.markup import escape
+from torch import Tensor, nn
 
 from attacks.health import find_failures
 from attacks.signals import signals
@@ -58,6 +63,8 @@ class Job(NamedTuple):
     run: RunFolder
     experiment: Experiment
     variants: list[str]
+    names: list[ModelName]
+    members: Bool[Tensor, "models examples"]
     chosen: list[int]
 
 
@@ -93,14 +100,20 @@ def make_parser() -> ArgumentParser:
     return parser
 
 
-def describe(config: Namespace, data: ImageDataModule, queries: list[str]) -> Experiment:
+def describe(
+    config: Namespace, data: ImageDataModule, network: nn.Module, queries: list[str]
+) -> Experiment:
     """Every option that makes a difference to a number; a run folder belongs to one of these."""
     options = config.data.init_args.as_dict()
     kept = {
         "seed": config.seed,
         "data": {
             "class_path": f"{type(data).__module__}.{type(data).__qualname__}",
-            "init_args": {k: v for k, v in options.items() if k not in PLACES},
+            "init_args": {
+                key: str(value) if isinstance(value, Path) else value
+                for key, value in options.items()
+                if key not in PLACES
+            },
         },
         "model": config.model.as_dict(),
         "trainer": {k: v for k, v in config.trainer.as_dict().items() if k not in HARDWARE},
@@ -109,7 +122,12 @@ def describe(config: Namespace, data: ImageDataModule, queries: list[str]) -> Ex
         "quantize": list(dict.fromkeys(str(Variant.parse(name)) for name in config.quantize)),
     }
     versions = {package: version(package) for package in ("torch", "lightning", "bitleak")}
-    return {"config": kept, "fingerprint": data.fingerprint(), "versions": versions}
+    shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    fingerprints = {
+        "data": data.fingerprint(),
+        "network": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
+    }
+    return {"config": kept, "fingerprints": fingerprints, "versions": versions}
 
 
 def prepare(config: Namespace, data: ImageDataModule, console: Console) -> Job:
@@ -121,10 +139,16 @@ def prepare(config: Namespace, data: ImageDataModule, console: Console) -> Job:
     """
     if config.trainer.max_epochs is None:
         raise ValueError("How long to train is not said: pass `--trainer.max_epochs 30`, say.")
-    if config.trainer.max_epochs < 1:
-        raise ValueError(f"`max_epochs` must be 1 or more, got {config.trainer.max_epochs}.")
-    if config.threads is not None and config.threads < 1:
-        raise ValueError(f"`threads` must be 1 or more, got {config.threads}.")
+    counts = {"threads": config.threads, **config.trainer.as_dict()}
+    for name in ("threads", "max_epochs", "check_val_every_n_epoch", "accumulate_grad_batches"):
+        if counts[name] is not None and counts[name] < 1:
+            raise ValueError(f"`{name}` must be 1 or more, got {counts[name]}.")
+    if str(config.trainer.strategy).startswith(("fsdp", "deepspeed")):
+        raise ValueError(
+            f"`trainer.strategy` must keep a whole model on each device, as ddp does, got "
+            f"{config.trainer.strategy}: a fleet's models are small, and their weights are saved "
+            "by one process."
+        )
     check_key(config.wandb)
     data.prepare_data()
     data.setup("fit")
@@ -139,23 +163,30 @@ def prepare(config: Namespace, data: ImageDataModule, console: Console) -> Job:
     # Once for its errors: what cannot be trained or quantized must stop before there is a folder.
     classifier = Classifier(data.num_classes, len(data.mean), 0, **config.model.as_dict())
     classifier.check(next(data.test_batches()).images[:2])
-    for name in config.quantize:
-        layer_bits(classifier.get_submodule("network"), Variant.parse(name))
-    experiment = describe(config, data, queries)
+    network = classifier.get_submodule("network")
+    packed = [layer_bits(network, Variant.parse(name)) for name in config.quantize]
+    left = [k for k, t in network.state_dict().items() if packed and t.ndim > 1]
+    if left := [key for key in left if key not in packed[0]]:
+        console.print(f"Note: quantization leaves {', '.join(left)} at full precision.")
+    experiment = describe(config, data, network, queries)
     fleet = config.fleet
     members = membership(config.seed, fleet.shadows, fleet.targets, len(data.pool.labels))
     chosen = list(range(len(members)))
     if fleet.models is not None:
         chosen = parse_slice(fleet.models, len(members))
     run = RunFolder(config.run_dir)
-    experiment = run.open(experiment, members)
-    return Job(config, data, run, experiment, [FULL, *experiment["config"]["quantize"]], chosen)
+    now, experiment = experiment["versions"], run.open(experiment, members)
+    if now != experiment["versions"]:
+        console.print(f"Note: begun with {experiment['versions']}, going on with {now}.")
+    variants = [FULL, *experiment["config"]["quantize"]]
+    # Kept, not read again: a process that grows the fleet meanwhile moves the targets' rows.
+    return Job(config, data, run, experiment, variants, run.names(), run.membership(), chosen)
 
 
 def fit(job: Job, position: int, progress: FleetProgress) -> None:
     """Train one model, or go on with it, and write those of its files that are missing."""
     config, data, run = job.config, job.data, job.run
-    name, members = run.names()[position], run.membership()[position]
+    name, members = job.names[position], job.members[position]
     attempt = run.attempt(name)
     seed = derive_seed(config.seed, name.role, name.number, attempt)
     data.assign(members, seed)
@@ -202,7 +233,7 @@ def make_trainer(
 
 def failed_models(job: Job) -> dict[ModelName, str]:
     """Trained models that diverged or that a quantization broke, and why."""
-    run, names, members = job.run, job.run.names(), job.run.membership()
+    run, names = job.run, job.names
     trained = [i for i, name in enumerate(names) if run.signals(name, FULL).exists()]
     if not trained:
         return {}
@@ -212,45 +243,69 @@ def failed_models(job: Job) -> dict[ModelName, str]:
 
     whole = [v for v in job.variants if all(path.exists() for path in paths(v))]
     phi = {variant: load_signals(paths(variant), "phi") for variant in whole}
-    reasons = find_failures(phi, load_signals(paths(FULL), "correct"), members[trained])
+    reasons = find_failures(phi, load_signals(paths(FULL), "correct"), job.members[trained])
     return {names[trained[index]]: reason for index, reason in reasons.items()}
 
 
+def lock(run: RunFolder, name: ModelName) -> AbstractContextManager[Any]:
+    """One process a model; of those that train it together, the first holds the lock for all."""
+    if not is_first():
+        return nullcontext()
+    run.model(name).mkdir(parents=True, exist_ok=True)
+    return FileLock(run.model(name) / ".lock", timeout=0)
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes, of those that train a model together."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
 def train(job: Job, console: Console) -> None:
-    """Train what is not finished of the chosen slice, and say what was done."""
-    run, names, chosen = job.run, job.run.names(), job.chosen
+    """Train what is not finished of the chosen slice."""
+    run, names, started = job.run, job.names, time.monotonic()
     if job.config.fleet.retrain_failed:
         for name, reason in failed_models(job).items():
-            if names.index(name) in chosen:
+            if names.index(name) in job.chosen:
                 console.print(f"{name} failed ({reason}): kept in {run.set_aside(name).name}.")
-    todo = [position for position in chosen if run.missing(names[position], job.variants)]
-    started = time.monotonic()
+    todo = [position for position in job.chosen if run.missing(names[position], job.variants)]
     progress = FleetProgress(len(todo), job.config.trainer.max_epochs, console)
+    done = 0
     with progress.bar:
         for position in todo:
             progress.begin(names[position])
-            fit(job, position, progress)
+            try:
+                with lock(run, names[position]):
+                    fit(job, position, progress)
+            except Timeout:
+                console.print(f"{names[position]}: another process is at it, passed over.")
+                continue
             progress.end()
-    if console.quiet:
-        return  # another process writes the files, and may not be done
-    finished = len(chosen) - len(todo)
+            done += 1
+    before, where = len(job.chosen) - len(todo), escape(str(run.path))
     if todo:
         seconds = time.monotonic() - started
-        console.print(f"Finished {len(todo)} models in {seconds:.0f} s; {finished} were before.")
+        console.print(f"Finished {done} models in {seconds:.0f} s; {before} were before.")
     else:
-        where = escape(str(run.path))
-        console.print(f"All {finished} models in {where} are finished: nothing to train.")
+        console.print(f"All {before} models in {where} are finished: nothing to train.")
+    if is_first():  # the others do not wait for the files
+        report(job, console)
+
+
+def report(job: Job, console: Console) -> None:
+    """Say which models failed, how large their files are, and what comes next."""
     for name, reason in failed_models(job).items():
+        partner = " with its partner" if name.role == "shadow" else ""
         console.print(
-            f"[bold red]{name} failed[/]: {reason}. The audit leaves it out with its partner; "
+            f"[bold red]{name} failed[/]: {reason}. The audit leaves it out{partner}; "
             "`--fleet.retrain_failed true` trains it from another start."
         )
     sizes = []
     for variant in job.variants:  # the smallest: a model that diverged is not packed
-        paths = [run.weights(names[position], variant) for position in chosen]
-        sizes.append(f"{variant} {min(path.stat().st_size for path in paths):,}")
-    console.print(f"Bytes of a model on disk: {', '.join(sizes)}.")
-    console.print(escape(f"Next: python audit.py --run_dir {run.path}"), soft_wrap=True)
+        paths = [job.run.weights(job.names[position], variant) for position in job.chosen]
+        if found := [path.stat().st_size for path in paths if path.exists()]:
+            sizes.append(f"{variant} {min(found):,}")
+    console.print(f"Bytes of a model on disk: {', '.join(sizes)}.", soft_wrap=True)
+    console.print(escape(f"Next: python audit.py --run_dir {job.run.path}"), soft_wrap=True)
 
 
 def quieten() -> None:
@@ -263,14 +318,14 @@ def quieten() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     quieten()
-    console = Console(highlight=False, quiet=getattr(rank_zero_only, "rank", 0) != 0)
+    console = Console(highlight=False, quiet=not is_first())
     parser = make_parser()
     config = parser.parse_args(arguments)
     if config.data is None:  # a default in the parser would hand its pool size to any other data
         config = parser.parse_args([*(arguments or sys.argv[1:]), "--data", "datamodules.Digits"])
     try:
         job = prepare(config, parser.instantiate(config).data, console)
-    except (ValueError, FileNotFoundError, MisconfigurationException) as error:
+    except (ValueError, OSError, MisconfigurationException) as error:
         sys.exit(f"train.py: {error}")  # nothing ran yet, so the message is all there is to say
     if config.threads is not None:
         torch.set_num_threads(config.threads)

@@ -8,10 +8,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from attacks import ATTACKS, SHADOW_FREE
-from attacks.intervals import Summary, summarise
+from attacks.intervals import Estimate, Summary, summarise
 from attacks.metrics import roc
 
 Knowledge = Literal["matched", "full", "none"]
+Metric = Literal["auc", "balanced_accuracy", "tpr_1pct", "tpr_01pct"]
 FPR_GRID = torch.logspace(-4, 0, 161, dtype=torch.float64)
 
 
@@ -122,7 +123,11 @@ def mean_curve(
     return mean
 
 
-def strongest(rows: Sequence[Row], variant: str) -> Row | None:
-    """The attack with the highest AUC against a variant."""
-    eligible = [row for row in rows if row.variant == variant]
-    return max(eligible, key=lambda row: row.summary.auc.value, default=None)
+def strongest(rows: Sequence[Row], variant: str, metric: Metric = "auc") -> Row | None:
+    """The attack on a variant that is best by one metric."""
+
+    def value(row: Row) -> float:
+        estimate: Estimate = getattr(row.summary, metric)
+        return estimate.value
+
+    return max((row for row in rows if row.variant == variant), key=value, default=None)

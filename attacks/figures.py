@@ -7,7 +7,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from attacks.evaluate import FPR_GRID, Knowledge, Row, strongest
+from attacks.evaluate import FPR_GRID, Knowledge, Metric, Row, strongest
 from attacks.intervals import Estimate
 
 TITLES: dict[Knowledge, str] = {
@@ -16,6 +16,8 @@ TITLES: dict[Knowledge, str] = {
 }
 
 
+FEW = 10  # false positives under which a TPR is marked
+MARK = "†"
 FILLS: dict[Knowledge, Literal["full", "none"]] = {"matched": "full", "full": "none"}
 
 
@@ -27,10 +29,12 @@ def _colours(variants: Sequence[str]) -> dict[str, object]:
     return {"full": "black"} | {v: shades(0.05 + i * step) for i, v in enumerate(quantized)}
 
 
-def _of(rows: Sequence[Row], variant: str, knowledge: Knowledge) -> Row | None:
+def _of(
+    rows: Sequence[Row], variant: str, knowledge: Knowledge, metric: Metric = "auc"
+) -> Row | None:
     """The strongest attack with one kind of shadows or none; against `full` both kinds are one."""
     kinds = ("none", "matched" if variant == "full" else knowledge)
-    return strongest([row for row in rows if row.knowledge in kinds], variant)
+    return strongest([row for row in rows if row.knowledge in kinds], variant, metric)
 
 
 def roc_figure(rows: Sequence[Row], non_members: int) -> Figure:
@@ -58,7 +62,8 @@ def plane_figure(rows: Sequence[Row], accuracy: Mapping[str, Estimate]) -> Figur
     """Utility against leakage, as Fig. 1 of arXiv:2512.15335, for both kinds of attacker."""
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    _plane(left, rows, accuracy, "tpr_01pct", "TPR at 0.1% FPR")
+    few = min(row.summary.false_positives_01pct for row in rows) < FEW
+    _plane(left, rows, accuracy, "tpr_01pct", "TPR at 0.1% FPR" + (f" {MARK}" if few else ""))
     _plane(right, rows, accuracy, "auc", "AUC")
     right.axhline(0.5, color="gray", ls=":", lw=1)
     figure.suptitle("filled: shadows quantized like the target; hollow: full-precision shadows")
@@ -69,13 +74,13 @@ def _plane(
     axes: Axes,
     rows: Sequence[Row],
     accuracy: Mapping[str, Estimate],
-    metric: str,
+    metric: Metric,
     label: str,
 ) -> None:
     colours = _colours(list(accuracy))
     for variant, utility in accuracy.items():
         for knowledge, fill in FILLS.items():
-            row = _of(rows, variant, knowledge)
+            row = _of(rows, variant, knowledge, metric)
             if row is None or (variant == "full" and knowledge == "full"):
                 continue
             leak: Estimate = getattr(row.summary, metric)

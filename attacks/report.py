@@ -9,26 +9,29 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from attacks.evaluate import Row, strongest
+from attacks.figures import FEW, MARK
 from attacks.intervals import Estimate
 
 COLUMNS = ("shadows", "attack", "AUC", "balanced acc.", "TPR at 1% FPR", "TPR at 0.1% FPR")
-FEW = 10  # false positives under which a TPR is marked
-BEST, MARK = "★", "†"
+BEST = "★"
 NOTES = (
-    f"95% intervals in brackets. {BEST} is the strongest attack on a variant, by AUC: the "
-    f"variant's risk. {MARK} rests on fewer than {FEW} false positives and proves little.",
+    f"In brackets: 95% intervals; behind ±: the standard deviation over targets. {BEST} is the "
+    "strongest attack on a variant, by AUC: the variant's risk, and slightly too high, for it is "
+    f"the largest of several uncertain numbers. {MARK} rests on fewer than {FEW} false positives "
+    "and proves little.",
     "Shadows: matched are quantized like the target; full are not quantized, as in the paper's "
     "code, which can understate the risk. Balanced accuracy is the best over all thresholds, so "
     "that guessing exceeds 0.5 by 0.43 sqrt(1 / members + 1 / non-members).",
 )
 
 
-def show(estimate: Estimate, percent: bool = False) -> str:
-    """An estimate with its interval: 0.692 (0.671-0.713), or 12.0% (9.1-15.2)."""
+def show(estimate: Estimate, percent: bool = False, spread: bool = False) -> str:
+    """An estimate: 0.692 (0.671-0.713), with its spread 0.692±0.011 (...), or 12.0% (9.1-15.2)."""
     if percent:
         value, low, high = (100 * number for number in estimate[:3])
         return f"{value:.1f}% ({low:.1f}-{high:.1f})"
-    return f"{estimate.value:.3f} ({estimate.low:.3f}-{estimate.high:.3f})"
+    over_targets = f"±{estimate.spread:.3f}" if spread else ""
+    return f"{estimate.value:.3f}{over_targets} ({estimate.low:.3f}-{estimate.high:.3f})"
 
 
 def cells(row: Row, best: bool) -> tuple[str, ...]:
@@ -39,7 +42,7 @@ def cells(row: Row, best: bool) -> tuple[str, ...]:
     return (
         "-" if row.knowledge == "none" else row.knowledge,
         f"{row.attack} {BEST}" if best else row.attack,
-        show(summary.auc),
+        show(summary.auc, spread=summary.targets > 1),
         show(summary.balanced_accuracy),
         show(summary.tpr_1pct, percent=True) + mark_1pct,
         show(summary.tpr_01pct, percent=True) + mark_01pct,
@@ -185,8 +188,9 @@ figcaption, .note { color: var(--dim); font-size: .875rem; }
 {% endfor %}
 </dl>
 <h2>How to reproduce it</h2>
-<p>Save the options below as recipe.yaml (add <code>data.init_args.root</code> where your data is
-elsewhere) and run</p>
+<p>Save the options below as recipe.yaml and run the commands, with <code>--data.root</code> where
+your data is elsewhere. On the same hardware, accelerator and <code>--threads</code> every model is
+the same bit for bit.</p>
 <pre>python train.py --config recipe.yaml --run_dir runs/again
 python audit.py --run_dir runs/again</pre>
 <pre>{{ recipe }}</pre>

@@ -127,5 +127,7 @@ def _is_whole_idx(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         header = file.read(16).ljust(16, b"\0")  # 4 bytes, the last one the number of sizes
+    if header[3] > 3:
+        return False  # no idx of images or labels: a server's page, say
     sizes: tuple[int, ...] = struct.unpack(f">{header[3]}I", header[4 : 4 + 4 * header[3]])
     return path.stat().st_size == 4 + 4 * len(sizes) + prod(sizes)

@@ -1,6 +1,8 @@
 """What a fit leaves on disk: a checkpoint every epoch, and the final weights."""
 
+from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -23,6 +25,20 @@ class WholeCheckpointIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None
     ) -> None:
         write_whole(Path(path), lambda partial: torch.save(checkpoint, partial))
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Callable[..., Any] | None = None,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        try:
+            return super().load_checkpoint(path, map_location, weights_only)
+        except (RuntimeError, EOFError, UnpicklingError) as error:
+            raise ValueError(
+                f"{path} is not a whole checkpoint ({error}). Delete it to train this model from "
+                "its start."
+            ) from error
 
 
 class SaveCheckpoint(Checkpoint):

@@ -87,10 +87,10 @@ class Classifier(LightningModule):
         expected = (len(images), self.num_classes)
         try:
             found = tuple(network(images).shape)
-        except RuntimeError as error:
+        except Exception as error:
             shape = tuple(images.shape[1:])
             raise ValueError(
-                f"{name} must take images of {shape}, got an error: {error}. Fit its sizes to the "
+                f"{name} must take images of {shape}, got {error!r}. Fit its sizes to the "
                 "data by `--model.network_args`, or the images by `--data.image_size`."
             ) from error
         if found != expected:

@@ -15,6 +15,8 @@ from lightning_modules.fleet import ModelName
 
 WandbMode = Literal["disabled", "offline", "online"]
 PROJECT = "bitleak"
+# no global run: where one cannot be closed, the next must not log into it
+SETTINGS = wandb.Settings(silent=True, console="off", reinit="create_new")
 METRICS = ("auc", "balanced_accuracy", "tpr_1pct", "tpr_01pct")
 
 
@@ -59,8 +61,7 @@ class FleetLogger(WandbLogger):
             job_type=name.role,
             config=experiment,
             mode=mode,
-            # no global run: if one model's cannot be closed, the next must not log into it
-            settings=wandb.Settings(silent=True, console="off", reinit="create_new"),
+            settings=SETTINGS,
         )
         self.failed = False
 
@@ -70,7 +71,7 @@ class FleetLogger(WandbLogger):
         if self._experiment is None:
             self._carefully(lambda: super(FleetLogger, self).experiment)
         if self._experiment is None:
-            self._experiment = wandb.init(mode="disabled")
+            self._experiment = wandb.init(mode="disabled", settings=SETTINGS)
         return self._experiment
 
     @rank_zero_only
@@ -139,7 +140,7 @@ def log_audit(
         job_type="audit",
         config=experiment,
         mode=mode,
-        settings=wandb.Settings(silent=True, console="off"),
+        settings=SETTINGS,
     ) as run:
         run.log(charts)
         run.summary.update(summary)

@@ -53,6 +53,10 @@ class RunFolder:
     def experiment_file(self) -> Path:
         return self.path / "experiment.yaml"
 
+    @property
+    def membership_file(self) -> Path:
+        return self.path / "membership.safetensors"
+
     def model(self, name: ModelName) -> Path:
         """The folder of one model."""
         return self.path / "models" / str(name)
@@ -111,8 +115,8 @@ class RunFolder:
         """Create the folder, or go on with it if it holds the experiment that is asked for.
 
         Args:
-            asked: `config`, every option that makes a difference to a number; `fingerprint`, the
-                data's; `versions`.
+            asked: `config`, every option that makes a difference to a number; `fingerprints` of
+                what options only name (data, network); `versions`.
             members: the membership matrix, shadows first.
 
         Returns:
@@ -131,22 +135,44 @@ class RunFolder:
                 both = [*stored["config"]["quantize"], *asked["config"]["quantize"]]
                 union = asked["config"] | {"quantize": list(dict.fromkeys(both))}
                 experiment = stored | {"config": union}
+            text = yaml.safe_dump(experiment, sort_keys=False)  # fails before anything is written
             shadows = asked["config"]["fleet"]["shadows"]
-            matrix = {"shadows": members[:shadows].clone(), "targets": members[shadows:].clone()}
-            save_whole(self.path / "membership.safetensors", matrix)
-            text = yaml.safe_dump(experiment, sort_keys=False)
+            matrix = {"shadows": members[:shadows], "targets": members[shadows:]}
+            if self.membership_file.exists():
+                _check_rows(self.membership_file, matrix)
+            # First this, then the options: a kill in between leaves rows that nobody asks for.
+            save_whole(self.membership_file, matrix)
             write_whole(self.experiment_file, lambda path: path.write_text(text))
         return experiment
 
     def membership(self) -> Bool[Tensor, "models examples"]:
         """Which model trained on which pool example, a row each of `names`."""
-        matrix = load_file(self.path / "membership.safetensors")
-        return torch.cat([matrix["shadows"], matrix["targets"]])
+        fleet = self.read()["config"]["fleet"]
+        matrix = load_file(self.membership_file)
+        rows = matrix["shadows"][: fleet["shadows"]], matrix["targets"][: fleet["targets"]]
+        if (len(rows[0]), len(rows[1])) != (fleet["shadows"], fleet["targets"]):
+            raise ValueError(
+                f"{self.membership_file} has {len(rows[0])} shadows and {len(rows[1])} targets, "
+                f"the experiment {fleet['shadows']} and {fleet['targets']}. Run train.py again."
+            )
+        return torch.cat(rows)
 
     def names(self) -> list[ModelName]:
         """Every model of the fleet, shadows first."""
         fleet = self.read()["config"]["fleet"]
         return fleet_names(fleet["shadows"], fleet["targets"])
+
+
+def _check_rows(path: Path, drawn: Mapping[str, Tensor]) -> None:
+    """Raise if the stored membership, which models were trained by, is not what is drawn now."""
+    for role, stored in load_file(path).items():
+        shared = min(len(stored), len(drawn[role]))
+        if not torch.equal(stored[:shared], drawn[role][:shared]):
+            raise ValueError(
+                f"{path} differs from what this seed draws for its {role}. It was changed, or "
+                "another version of torch draws otherwise: use the version in experiment.yaml, or "
+                "train into a new folder with `--run_dir`. Nothing was changed."
+            )
 
 
 def _flatten(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -162,7 +188,8 @@ def _flatten(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _compared(experiment: Experiment) -> dict[str, Any]:
     """What makes two experiments the same one: not the precisions, whose files just add up."""
     config = {key: value for key, value in experiment["config"].items() if key != "quantize"}
-    return _flatten(config) | {"data's fingerprint": experiment["fingerprint"]}
+    facts = {f"{key}'s fingerprint": value for key, value in experiment["fingerprints"].items()}
+    return _flatten(config) | facts
 
 
 def _check_same(path: Path, stored: Experiment, asked: Experiment) -> None:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from datamodules.images import Batch, ImageDataModule
@@ -20,6 +20,8 @@ from lightning_modules.run_folder import save_whole
 class SignalsLike(Protocol):
     """A named tuple of tensors that end in `examples`."""
 
+    @property
+    def correct(self) -> Tensor: ...
     def _asdict(self) -> dict[str, Tensor]: ...
 
 
@@ -56,7 +58,8 @@ class RecordSignals(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         # By now Lightning has moved the module back to the CPU.
-        network = copy.deepcopy(pl_module.get_submodule("network")).to(trainer.strategy.root_device)
+        network = copy.deepcopy(pl_module.get_submodule("network")).float()
+        network = network.to(trainer.strategy.root_device)
         for variant in self.variants:
             path = self.folder / "signals" / f"{variant}.safetensors"
             if path.exists():
@@ -72,7 +75,7 @@ class RecordSignals(Callback):
         logits = torch.stack([_logits(network, data.pool_batches(query)) for query in self.queries])
         record = self.measure(logits, data.pool.labels.cpu())._asdict()
         test_logits = _logits(network, data.test_batches())
-        record["test_correct"] = test_logits.argmax(1) == data.test.labels.cpu()
+        record["test_correct"] = self.measure(test_logits, data.test.labels.cpu()).correct
         return record
 
 
@@ -84,5 +87,20 @@ def _logits(network: nn.Module, batches: Iterable[Batch]) -> Float[Tensor, "exam
 
 
 def load_signals(paths: Sequence[Path], key: str) -> Tensor:
-    """Stack one signal of several models, along a first axis `models`."""
-    return torch.stack([load_file(path)[key] for path in paths])
+    """Stack one signal of several models, along a first axis `models`.
+
+    Raises:
+        ValueError: a file is damaged.
+    """
+    return torch.stack([_read(path, key) for path in paths])
+
+
+def _read(path: Path, key: str) -> Tensor:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensor: Tensor = file.get_tensor(key)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a whole signals file ({error}). Delete it and run train.py again."
+        ) from error
+    return tensor

@@ -40,7 +40,11 @@ def describe(shadows, targets):
         "quantize": ["nearest-w4", "nearest-w2"],
     }
     versions = {"torch": "1", "lightning": "2", "bitleak": "3"}
-    return {"config": config, "fingerprint": "00ff", "versions": versions}
+    return {
+        "config": config,
+        "fingerprints": {"data": "00ff", "network": "ff00"},
+        "versions": versions,
+    }
 
 
 def fabricate(path, phi, members, targets):
@@ -216,7 +220,7 @@ def test_table_and_page_show_each_row_of_the_csv(audited):
     page = (run.path / "audit" / "report.html").read_text()
     lines = read_csv(run)
     for line in lines:
-        auc = f"{line['auc']:.3f}"
+        auc = f"{line['auc']:.3f}±{line['auc_spread']:.3f}"
         shadows = "-" if line["knowledge"] == "none" else line["knowledge"]
         star = " ★" if line["strongest"] == "True" else ""
         cells = f"<td>{shadows}</td><td>{line['attack']}{star}</td><td>{auc} ("
@@ -270,7 +274,7 @@ def test_unfinished_models_are_named(run):
     run.weights(names[13], "full").unlink()
     with pytest.raises(SystemExit, match="2 of 14 models are unfinished: shadow-005, target-001"):
         audit(run)
-    with pytest.raises(SystemExit, match="`--partial true`"):
+    with pytest.raises(SystemExit, match="`--partial`"):
         audit(run)
     assert not (run.path / "audit").exists()
 
@@ -284,7 +288,7 @@ def test_partial_audits_the_rest_without_their_partners(fabricated, tmp_path):
     }
     for path, elsewhere in lost.items():
         path.rename(elsewhere)
-    output = audit(run, "--partial", "true", *QUICK)
+    output = audit(run, "--partial", *QUICK)
     audit(alone, *QUICK)
     assert read_csv(run) == read_csv(alone)
     assert "shadow-005 is left out, with its partner: unfinished" in output
@@ -294,7 +298,7 @@ def test_partial_audits_the_rest_without_their_partners(fabricated, tmp_path):
     assert basis["shadow models"] == "8 against each of them"
     for path, elsewhere in lost.items():  # they come: the audit is of all models
         elsewhere.rename(path)
-    audit(run, "--partial", "true", *QUICK)
+    audit(run, "--partial", *QUICK)
     assert {line["targets"] for line in read_csv(run)} == {3}
     assert {line["shadows"] for line in read_csv(run)} == {0, 10}
 
@@ -304,7 +308,7 @@ def test_nothing_finished(run):
     with pytest.raises(SystemExit, match="14 of 14 models are unfinished"):
         audit(run)
     with pytest.raises(SystemExit, match=r"No model in .* is finished\. Run train.py again"):
-        audit(run, "--partial", "true")
+        audit(run, "--partial")
 
 
 @pytest.mark.parametrize("make", [False, True], ids=["no-folder", "empty-folder"])
@@ -331,7 +335,7 @@ def test_no_target_left(fabricated):
     for name in run.names()[10:]:
         run.signals(name, "full").unlink()
     with pytest.raises(SystemExit, match=r"got 0 and 0\. Finish the fleet"):
-        audit(run, "--partial", "true")
+        audit(run, "--partial")
 
 
 def test_a_bad_option_stops(audited, capsys):

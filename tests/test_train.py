@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -21,6 +22,7 @@ from datamodules.membership import membership
 from datamodules.seeds import derive_seed
 from lightning_modules.classifier import Classifier
 from lightning_modules.fleet import ModelName
+from lightning_modules.networks import NETWORKS
 from lightning_modules.run_folder import RunFolder
 from quantization.model import quantize_network
 from quantization.storage import load_weights
@@ -370,6 +372,9 @@ def test_the_same_data_elsewhere_is_the_same_and_other_data_is_not(toy, tmp_path
         ("--trainer.strategy fast", "invalid strategy name: `strategy='fast'`"),
         ("--trainer.accelerator abacus", "invalid accelerator name: `accelerator='abacus'`"),
         ("--trainer.devices 0", r"`Trainer\(devices='?0'?\)` value is not a valid input"),
+        ("--trainer.strategy fsdp", "must keep a whole model on each device.*got fsdp"),
+        ("--trainer.check_val_every_n_epoch 0", "`check_val_every_n_epoch` must be 1 or more"),
+        ("--trainer.accumulate_grad_batches 0", "`accumulate_grad_batches` must be 1 or more"),
         ("--threads 0", "`threads` must be 1 or more, got 0"),
         ("--data.pool_size 1797", "1 to test, got 1797 and 0"),
         ("--data.pool_size 9999", "`pool_size` must be 2 to"),
@@ -451,6 +456,80 @@ def test_a_new_precision_is_of_the_stored_weights_even_without_a_checkpoint(toy,
     for key in ("fc.weight", "layer1.0.weight"):
         step = (state[key].amax() - state[key].amin().clamp(max=0)) / 255
         assert (weights[key] - state[key]).abs().max() <= step
+
+
+def test_a_run_folder_that_is_a_file(toy, tmp_path):
+    (tmp_path / "run").write_text("no folder")
+    with pytest.raises(SystemExit, match=r"File exists.*run"):
+        train.main(toy(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("file", ["last.ckpt", "signals/full.safetensors"])
+def test_a_truncated_file_is_named_with_the_way_out(toy, finished, file):
+    path = finished / "models" / "shadow-001" / file
+    path.write_bytes(path.read_bytes()[:-100])
+    (finished / "models" / "shadow-001" / "full.safetensors").unlink()
+    with pytest.raises(ValueError, match=f"shadow-001/{file} is not a whole .*Delete it"):
+        train.main(toy(finished))
+
+
+# Several processes
+
+
+def test_a_fleet_that_grows_meanwhile_moves_no_row(toy, tmp_path, served, monkeypatch):
+    """The target is row 4 of 4 shadows and row 6 of 6: this process keeps what it began with."""
+    folder, real = tmp_path / "run", train.fit
+
+    def fit(job, position, progress):
+        if position == 1:
+            monkeypatch.setattr(train, "fit", real)
+            train.main(toy(folder, "--fleet.shadows 6 --fleet.models 5"))
+        real(job, position, progress)
+
+    monkeypatch.setattr(train, "fit", fit)
+    train.main(toy(folder, "--fleet.models 0,1,4"))
+    seeds = {derive_seed(0, "target", 0, 0), *(derive_seed(0, "shadow", i, 0) for i in (0, 1, 5))}
+    assert {seed for seed, _, _ in served} == seeds
+    drawn = membership(0, 6, 1, 64)
+    for name, row in zip(RunFolder(folder).names(), drawn, strict=True):
+        seed = derive_seed(0, name.role, name.number, 0)
+        indices = {index for own, _, batch in served if own == seed for index in batch}
+        assert indices in (set(), set(row.nonzero().flatten().tolist()))
+
+
+def test_a_model_in_another_hand_is_passed_over(toy, tmp_path, capsys):
+    folder = tmp_path / "run"
+    (folder / "models" / "shadow-002").mkdir(parents=True)
+    with FileLock(folder / "models" / "shadow-002" / ".lock"):
+        train.main(toy(folder))
+    output = words(capsys.readouterr().out)
+    assert "shadow-002: another process is at it, passed over." in output
+    assert "Finished 4 models" in output
+    assert not (folder / "models" / "shadow-002" / "full.safetensors").exists()
+    train.main(toy(folder))
+    assert "Finished 1 models" in words(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
+def test_every_precision_of_training_ends_in_float32_signals(toy, tmp_path, precision):
+    options = f"--trainer.precision {precision} --fleet.models 0 --trainer.max_epochs 1"
+    train.main(toy(tmp_path / "run", options))
+    signals = load_file(tmp_path / "run" / "models" / "shadow-000" / "signals/full.safetensors")
+    assert signals["phi"].dtype == torch.float32
+    assert signals["phi"].isfinite().all()
+
+
+def test_a_network_whose_code_changed_is_another_experiment(toy, finished, monkeypatch):
+    monkeypatch.setitem(NETWORKS, "convnet", NETWORKS["resnet8"])
+    with pytest.raises(SystemExit, match=r"network's fingerprint: '.{16}' in the folder"):
+        train.main(toy(finished, "--fleet.shadows 6"))
+
+
+def test_other_versions_are_told(toy, finished, capsys):
+    file = finished / "experiment.yaml"
+    file.write_text(re.sub("torch: .*", "torch: '1.0'", file.read_text()))
+    train.main(toy(finished))
+    assert "Note: begun with {'torch': '1.0'" in words(capsys.readouterr().out)
 
 
 # What was trained on is what is stored

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import beta, norm
+from scipy.stats import beta, norm, sem, t
 from sklearn.metrics import roc_auc_score
 
 import attacks.intervals
@@ -25,9 +25,15 @@ def draw(rng, targets, examples, shift=1.0, shared=0.0):
     return noise + shared * torch.randn(examples, generator=rng) + shift * members, members
 
 
+def student_margin(values):
+    """Half of SciPy's own 95% interval of a mean."""
+    low, high = t.interval(0.95, len(values) - 1, np.mean(values), sem(values))
+    return (high - low) / 2
+
+
 @pytest.mark.parametrize("decimals", [0, 6], ids=["ties", "no-ties"])
 def test_delong_matches_the_quadratic_definition(rng, decimals):
-    scores, members = (t[0] for t in draw(rng, 1, 90))
+    scores, members = (rows[0] for rows in draw(rng, 1, 90))
     scores = scores.round(decimals=decimals)
     inside, outside = scores[members].tolist(), scores[~members].tolist()
     wins = np.array([[(x > y) + (x == y) / 2 for y in outside] for x in inside])
@@ -83,9 +89,10 @@ def test_several_targets_match_literal_resampling(rng):
             means.append(
                 np.mean([metric(roc(scores[t, copies], members[t, copies])).item() for t in chosen])
             )
-        low, high = np.clip(2 * np.mean(own) - np.quantile(means, [0.975, 0.025]), 0, 1)
-        value = np.mean(own)
-        expected = value, min(low, value), max(high, value), np.std(own)
+        value, margin = np.mean(own), student_margin(own)
+        low, high = 2 * value - np.quantile(means, [0.975, 0.025])
+        low, high = max(0, min(low, value - margin)), min(1, max(high, value + margin))
+        expected = value, low, high, np.std(own)
         assert getattr(found, name) == pytest.approx(expected, abs=1e-12)
 
 
@@ -137,6 +144,18 @@ def test_bootstrap_covers_the_truth(rng, shared):
     assert min(held.values()) >= 90
 
 
+def test_targets_that_differ_are_covered_too(rng):
+    """Two targets whose shifts have a deviation of 0.2: a bootstrap alone holds the AUC in 65%."""
+    truth, held = norm.cdf(1 / np.sqrt(2 + 0.2**2)), 0
+    for _ in range(60):
+        members = torch.rand(2, 1000, generator=rng) < 0.5
+        shift = 1 + 0.2 * torch.randn(2, 1, generator=rng)
+        scores = torch.randn(2, 1000, generator=rng) + shift * members
+        _, low, high, _ = summarise(scores, members, resamples=50).auc
+        held += low <= truth <= high
+    assert held >= 54  # 95% of 60 is 57; fewer than 54 come in 2% of runs
+
+
 def test_no_leak_gives_half_within_the_interval(rng):
     scores, members = draw(rng, 5, 1000, shift=0.0)
     found = summarise(scores, members)
@@ -145,7 +164,7 @@ def test_no_leak_gives_half_within_the_interval(rng):
 
 
 def test_rows_are_resampled_alike(rng):
-    scores, members = draw(rng, 3, 200)
+    scores, members = draw(rng, 12, 200, shared=0.7)  # so many that resampling decides
     found = summarise(scores, members)
     assert summarise(2 * scores.double() - 7, members) == found  # same ranks, so the same digits
     torch.manual_seed(1)
@@ -181,9 +200,10 @@ def test_accuracy_matches_literal_resampling(rng):
         resampled = correct.repeat_interleave(held, 0).repeat_interleave(weights.int(), 1)
         means.append(resampled.double().mean().item())
     value = correct.double().mean().item()
+    own = correct.double().mean(1).tolist()
     low, high = 2 * value - np.quantile(means, [0.975, 0.025])
-    spread = correct.double().mean(1).std(correction=0).item()
-    assert found == pytest.approx((value, low, min(high, 1), spread), abs=1e-6)
+    low, high = min(low, value - student_margin(own)), max(high, value + student_margin(own))
+    assert found == pytest.approx((value, low, min(high, 1), np.std(own)), abs=1e-6)
     assert mean_accuracy(correct[:1]) == clopper_pearson(int(correct[0].sum()), 70)
 
 

@@ -67,6 +67,7 @@ def page(rows, accuracy):
 def test_show_by_hand():
     estimate = Estimate(0.69249, 0.6705, 0.71251, 0.1)
     assert show(estimate) == "0.692 (0.670-0.713)"
+    assert show(estimate, spread=True) == "0.692±0.100 (0.670-0.713)"
     assert show(estimate, percent=True) == "69.2% (67.0-71.3)"
 
 
@@ -92,9 +93,10 @@ def test_the_table_has_every_row_under_its_variant(page, rows):
             star = " ★" if row is strongest(rows, variant) else ""
             shadows = {"none": "-"}.get(row.knowledge, row.knowledge)
             line = [shadows, row.attack + star]
+            area, balanced = row.summary.auc, row.summary.balanced_accuracy
             line += [
-                f"{e.value:.3f} ({e.low:.3f}-{e.high:.3f})"
-                for e in (row.summary.auc, row.summary.balanced_accuracy)
+                f"{area.value:.3f}±{area.spread:.3f} ({area.low:.3f}-{area.high:.3f})",
+                f"{balanced.value:.3f} ({balanced.low:.3f}-{balanced.high:.3f})",
             ]
             line += [  # 80 non-members: never 10 false positives
                 f"{100 * e.value:.1f}% ({100 * e.low:.1f}-{100 * e.high:.1f})†"

@@ -154,7 +154,7 @@ def test_validation_is_accuracy_on_the_test_split(digits, tmp_path):
             "own_networks.Perceptron",
             {"channels": 3},
             {},
-            r"must take images of \(1, 8, 8\), got an",
+            r"must take images of \(1, 8, 8\), got RuntimeError",
         ),
         ("own_networks.Perceptron", {"num_classes": 7}, {}, r"shape \(2, 10\), got \(2, 7\)"),
         ("torch.nn.LazyLinear", {"out_features": 3}, {}, "has lazy layers"),

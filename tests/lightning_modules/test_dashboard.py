@@ -60,7 +60,7 @@ def test_an_offline_run_holds_the_training(toy, toy_run, tmp_path, read_wandb, s
         name = ModelName(role, int(number))
         assert (run.run.run_group, run.run.job_type) == ("experiment", role)
         assert (run.run.project, run.run.run_id) == ("bitleak", f"{experiment['id']}-{label}")
-        assert run.config["fingerprint"] == experiment["fingerprint"]
+        assert run.config["fingerprints"] == experiment["fingerprints"]
         assert run.config["config"] == experiment["config"]
         by_key = {
             key: [row[key] for row in run.history if key in row]

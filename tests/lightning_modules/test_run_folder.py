@@ -20,7 +20,7 @@ ASKED = {
         "queries": ["identity"],
         "quantize": ["nearest-w4"],
     },
-    "fingerprint": "0123456789abcdef",
+    "fingerprints": {"data": "0123456789abcdef", "network": "n"},
     "versions": {"torch": "2.6"},
 }
 
@@ -147,7 +147,10 @@ def test_other_versions_may_go_on(run):
         ({"config__fleet__targets": 0}, "fleet.targets: 1 in the folder, 0 asked"),
         ({"config__queries": ["mirror"]}, r"queries: \['identity'\] in the folder, \['mirror'\]"),
         ({"config__new_option": True}, "new_option: None in the folder, True asked"),
-        ({"fingerprint": "f"}, "data's fingerprint: '0123456789abcdef' in the folder, 'f' asked"),
+        (
+            {"fingerprints": {"data": "f", "network": "n"}},
+            "data's fingerprint: '0123456789abcdef' in the folder, 'f' asked",
+        ),
     ],
 )
 def test_another_experiment_is_refused_and_nothing_changes(run, snapshot, change, message):
@@ -203,3 +206,40 @@ def test_tied_weights_are_stored_under_both_names(tmp_path):
     loaded = load_file(tmp_path / "tied")
     assert torch.equal(loaded["first"], shared)
     assert torch.equal(loaded["second"], shared.T)
+
+
+def test_rows_that_were_trained_by_are_never_overwritten(run):
+    path = run.path / "membership.safetensors"
+    stored = load_file(path)
+    stored["targets"][0] = ~stored["targets"][0]
+    save_whole(path, stored)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="differs from what this seed draws for its targets"):
+        run.open(asked(), membership(0, 4, 1, 20))
+    assert path.read_bytes() == before
+
+
+def test_a_kill_between_the_rows_and_the_options_of_a_grown_fleet(run):
+    """The rows are there first: until the options follow, each model keeps its own."""
+    options = run.experiment_file.read_text()
+    run.open(asked(config__fleet={"shadows": 8, "targets": 2}), membership(0, 8, 2, 20))
+    run.experiment_file.write_text(options)
+    assert torch.equal(run.membership(), membership(0, 4, 1, 20))
+    assert len(run.names()) == len(run.membership())
+
+
+def test_rows_that_are_missing_are_noticed(run):
+    stored = load_file(run.path / "membership.safetensors")
+    save_whole(
+        run.path / "membership.safetensors",
+        {"shadows": stored["shadows"][:2], "targets": stored["targets"]},
+    )
+    with pytest.raises(ValueError, match=r"2 shadows and 1 targets, the experiment 4 and 1"):
+        run.membership()
+
+
+def test_options_that_yaml_cannot_hold_leave_no_half_made_folder(tmp_path):
+    run = RunFolder(tmp_path / "new")
+    with pytest.raises(yaml.YAMLError):
+        run.open(asked(config__option=object()), membership(0, 4, 1, 20))
+    assert not (run.path / "membership.safetensors").exists()
