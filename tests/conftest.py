@@ -4,6 +4,7 @@ import json
 import shlex
 import struct
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,11 +41,13 @@ def read_wandb():
 
     def records(content):
         at, whole = 7, b""
-        while at < len(content):
+        while at + 7 <= len(content):
             if (left := 32768 - at % 32768) < 7:
                 at += left
                 continue
             _, size, kind = struct.unpack_from("<IHB", content, at)
+            if at + 7 + size > len(content):
+                return  # being written
             whole += content[at + 7 : at + 7 + size]
             at += 7 + size
             if kind in (1, 4):
@@ -54,10 +57,20 @@ def read_wandb():
     def values(items):
         return {".".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items}
 
+    def finished(file):
+        """All records, once W&B's own process has written the last: `finish` does not wait."""
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            found = list(records(file.read_bytes()))
+            if found and found[-1].WhichOneof("record_type") == "exit":
+                return found
+            time.sleep(0.05)
+        raise TimeoutError(f"{file} has no last record.")
+
     def read(folder):
         (file,) = folder.glob("*.wandb")
         run, config, summary, history = None, {}, {}, []
-        for record in records(file.read_bytes()):
+        for record in finished(file):
             match record.WhichOneof("record_type"):
                 case "run":
                     run = record.run
