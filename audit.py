@@ -58,7 +58,7 @@ class Evidence(NamedTuple):
 
 def make_parser() -> ArgumentParser:
     """Every option."""
-    parser = ArgumentParser(prog="audit.py", description=__doc__)
+    parser = ArgumentParser(prog="audit.py", description=__doc__, allow_abbrev=False)
     parser.add_argument("--run_dir", type=Path, required=True, help="folder that train.py filled")
     parser.add_argument(
         "--attacks", nargs="+", choices=list(ATTACKS), default=list(DEFAULT_ATTACKS), help="which"
@@ -185,6 +185,8 @@ def write(
     folder: Path, name: str, evidence: Evidence, rows: Sequence[Row], digest: str
 ) -> dict[str, Figure]:
     """Write every file of the audit; results.json comes last, so that with it all are there."""
+    experiment = evidence.experiment
+    recipe = {"threads": experiment["versions"]["threads"], **experiment["config"]}
     figures = {
         "plane": plane_figure(rows, evidence.accuracy),
         "roc": roc_figure(rows, rows[0].summary.non_members),
@@ -200,12 +202,12 @@ def write(
         evidence.bytes,
         {CAPTIONS[key]: figure for key, figure in figures.items()},
         basis(evidence, rows),
-        yaml.safe_dump(evidence.experiment["config"], sort_keys=False),
+        yaml.safe_dump(recipe, sort_keys=False),
     )
     write_whole(folder / "report.html", lambda path: path.write_text(page))
     results = {
         "inputs": digest,
-        "experiment": evidence.experiment,
+        "experiment": experiment,
         "basis": basis(evidence, rows),
         "fpr": FPR_GRID.tolist(),
         "rows": [line | {"tpr": row.curve} for line, row in zip(lines, rows, strict=True)],
@@ -249,6 +251,7 @@ def audit(config: Namespace, run: RunFolder, console: Console) -> None:
 
     Raises:
         FileNotFoundError, ValueError: as `gather`, before anything is written.
+        OSError: the folder cannot be written to.
     """
     digest = digest_inputs(run, config)  # first: what comes to be while this runs is not in it
     evidence = gather(run, config.partial)
@@ -289,7 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         check_key(config.wandb)
         audit(config, RunFolder(config.run_dir), console)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"audit.py: {error}")
 
 

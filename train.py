@@ -70,7 +70,7 @@ class Job(NamedTuple):
 
 def make_parser() -> ArgumentParser:
     """Every option, straight from the signatures."""
-    parser = ArgumentParser(prog="train.py", description=__doc__)
+    parser = ArgumentParser(prog="train.py", description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="recipe (YAML) to read options from")
     parser.add_argument("--run_dir", type=Path, required=True, help="folder of the experiment")
     parser.add_argument("--seed", type=int, default=0, help="everything random derives from it")
@@ -121,7 +121,10 @@ def describe(
         "queries": queries,
         "quantize": list(dict.fromkeys(str(Variant.parse(name)) for name in config.quantize)),
     }
-    versions = {package: version(package) for package in ("torch", "lightning", "bitleak")}
+    versions: dict[str, str | int] = {
+        package: version(package) for package in ("torch", "lightning", "bitleak")
+    }
+    versions["threads"] = config.threads or torch.get_num_threads()
     shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
     fingerprints = {
         "data": data.fingerprint(),
@@ -150,8 +153,9 @@ def prepare(config: Namespace, data: ImageDataModule, console: Console) -> Job:
             "by one process."
         )
     check_key(config.wandb)
-    data.prepare_data()
-    data.setup("fit")
+    with console.status("Reading images"):
+        data.prepare_data()
+        data.setup("fit")
     queries = config.queries
     if queries is None:
         queries = default_queries(data.flip, data.crop)
@@ -305,7 +309,11 @@ def report(job: Job, console: Console) -> None:
         if found := [path.stat().st_size for path in paths if path.exists()]:
             sizes.append(f"{variant} {min(found):,}")
     console.print(f"Bytes of a model on disk: {', '.join(sizes)}.", soft_wrap=True)
-    console.print(escape(f"Next: python audit.py --run_dir {job.run.path}"), soft_wrap=True)
+    left = sum(bool(job.run.missing(name, job.variants)) for name in job.names)
+    if left:
+        console.print(f"{left} of the fleet's {len(job.names)} models are still to be finished.")
+    else:
+        console.print(escape(f"Next: python audit.py --run_dir {job.run.path}"), soft_wrap=True)
 
 
 def quieten() -> None:

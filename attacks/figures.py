@@ -63,9 +63,9 @@ def plane_figure(rows: Sequence[Row], accuracy: Mapping[str, Estimate]) -> Figur
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     few = min(row.summary.false_positives_01pct for row in rows) < FEW
-    _plane(left, rows, accuracy, "tpr_01pct", "TPR at 0.1% FPR" + (f" {MARK}" if few else ""))
-    _plane(right, rows, accuracy, "auc", "AUC")
-    right.axhline(0.5, color="gray", ls=":", lw=1)
+    _plane(left, rows, accuracy, "auc", "AUC")
+    _plane(right, rows, accuracy, "tpr_01pct", "TPR at 0.1% FPR" + (f" {MARK}" if few else ""))
+    left.axhline(0.5, color="gray", ls=":", lw=1)
     figure.suptitle("filled: shadows quantized like the target; hollow: full-precision shadows")
     return figure
 

@@ -14,7 +14,11 @@ from attacks.intervals import Estimate
 
 COLUMNS = ("shadows", "attack", "AUC", "balanced acc.", "TPR at 1% FPR", "TPR at 0.1% FPR")
 BEST = "★"
+SHADOWS = {"matched": "matched shadows", "full": "full shadows", "none": "no shadows"}
 NOTES = (
+    "AUC: the chance that a random member gets a higher score than a random non-member; 0.5 is "
+    "guessing. TPR at 1% FPR: the share of members found when 1% of the non-members are accused "
+    "wrongly.",
     f"In brackets: 95% intervals; behind ±: the standard deviation over targets. {BEST} is the "
     "strongest attack on a variant, by AUC: the variant's risk, and slightly too high, for it is "
     f"the largest of several uncertain numbers. {MARK} rests on fewer than {FEW} false positives "
@@ -79,8 +83,8 @@ def findings(rows: Sequence[Row], accuracy: Mapping[str, Estimate]) -> list[str]
     """The answer in a sentence a variant: its risk is that of the strongest attacker."""
     best = {variant: strongest(rows, variant) for variant in accuracy}
     return [
-        f"{variant}: the strongest attack ({row.attack}) tells members from non-members with an "
-        f"AUC of {show(row.summary.auc)}, at a test accuracy of "
+        f"{variant}: the strongest attack ({row.attack}, {SHADOWS[row.knowledge]}) tells members "
+        f"from non-members with an AUC of {show(row.summary.auc)}, at a test accuracy of "
         f"{show(accuracy[variant], percent=True)}."
         for variant, row in best.items()
         if row is not None

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 NAMED = 10  # damaged files that an error names
@@ -28,13 +28,15 @@ def decode(
         ValueError: files that are damaged, or hold more than 8 bits a channel, by name.
     """
     pixels = np.empty((len(files), size, size, channels), np.uint8)
-    failures: dict[str, Exception] = {}
+    failures: dict[str, str] = {}
 
     def one(index: int) -> None:
         try:
             pixels[index] = _square(load(files[index]), size, channels)
+        except UnidentifiedImageError:
+            failures[files[index]] = "not an image"  # its own message names a buffer of ours
         except Exception as error:  # whatever a codec raises: all are named together below
-            failures[files[index]] = error
+            failures[files[index]] = str(error)
 
     with ThreadPoolExecutor() as threads:  # Pillow decodes and scales without Python's lock
         list(threads.map(one, range(len(files))))

@@ -24,12 +24,22 @@ def check_key(mode: WandbMode) -> None:
     """Raise before anything is trained if W&B could not be reached for want of a key.
 
     Raises:
-        ValueError: `online` without an API key.
+        ValueError: `online` without an API key, or with one that is refused.
     """
-    if mode == "online" and not wandb.login(prompt=False):
+    if mode != "online":
+        return
+    try:
+        found = wandb.login(prompt=False)
+    except Exception as error:
+        raise ValueError(
+            f"`--wandb online` could not log in ({error}). Check the key and the network, or pass "
+            "`--wandb offline`."
+        ) from error
+    if not found:
         raise ValueError(
             "`--wandb online` needs an API key and found none. Run `wandb login`, or set "
-            "WANDB_API_KEY, or pass `--wandb offline` and `wandb sync` the run folder later."
+            "WANDB_API_KEY, or pass `--wandb offline` and later `wandb sync` "
+            "RUN_DIR/wandb/offline-run-*."
         )
 
 

@@ -1,12 +1,14 @@
 """The audit of run folders that the tests write, against attacks on the same files."""
 
 import csv
+import html
 import io
 import json
 import os
 import re
 import shutil
 from contextlib import redirect_stdout
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,7 +41,7 @@ def describe(shadows, targets):
         "queries": ["identity", "mirror"],
         "quantize": ["nearest-w4", "nearest-w2"],
     }
-    versions = {"torch": "1", "lightning": "2", "bitleak": "3"}
+    versions = {"torch": "1", "lightning": "2", "bitleak": "3", "threads": 1}
     return {
         "config": config,
         "fingerprints": {"data": "00ff", "network": "ff00"},
@@ -528,6 +530,18 @@ def test_wandb_offline_holds_the_audit(run, read_wandb):
     for name in ("roc", "plane"):
         image = folder / "files" / history[f"figures/{name}.path"]
         assert image.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_report_says_how_to_make_the_same_models(toy_run, tmp_path):
+    folder = Path(shutil.copytree(toy_run, tmp_path / "run"))
+    main(["--run_dir", str(folder), *QUICK])
+    page = (folder / "audit" / "report.html").read_text()
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(html.unescape(page.rsplit("<pre>", 1)[1].split("</pre>")[0]))
+    train.main(["--config", str(recipe), "--run_dir", str(tmp_path / "again")])
+    for path in folder.glob("models/*/full.safetensors"):
+        again = tmp_path / "again" / path.relative_to(folder)
+        assert again.read_bytes() == path.read_bytes()
 
 
 def test_wandb_online_without_a_key(run, monkeypatch, tmp_path):

@@ -749,8 +749,11 @@ def test_the_whole_output_away_from_a_terminal(toy, tmp_path, capsys, monkeypatc
         "Finished 2 models in T s; 0 were before.",
     ]
     assert lines[-2].startswith("Bytes of a model on disk: full ")
-    assert lines[-1] == f"Next: python audit.py --run_dir {folder}"
+    assert lines[-1] == "3 of the fleet's 5 models are still to be finished."
     assert captured.err == ""
+    train.main(toy(folder))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == f"Next: python audit.py --run_dir {folder}"
 
 
 def test_help_explains_every_option(capsys):

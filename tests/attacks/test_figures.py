@@ -67,7 +67,7 @@ def test_roc_axes_are_logarithmic_down_to_one_false_positive(rows, non_members, 
 
 def test_planes_show_accuracy_against_leakage_with_their_intervals(rows, accuracy):
     figure = plane_figure(rows, accuracy)
-    for axes, metric in zip(figure.axes, ("tpr_01pct", "auc"), strict=True):
+    for axes, metric in zip(figure.axes, ("auc", "tpr_01pct"), strict=True):
         points = list(bars(axes))
         shown = [("full", "matched")]
         shown += [(variant, kind) for variant in ("nearest-w4", "nearest-w2") for kind in PANELS]
@@ -83,7 +83,7 @@ def test_planes_show_accuracy_against_leakage_with_their_intervals(rows, accurac
             assert (label == variant) == (knowledge == "matched")
         texts = [text.get_text() for text in axes.get_legend().get_texts()]
         assert texts == list(accuracy)  # each variant once
-    assert [axes.get_ylabel() for axes in figure.axes] == ["TPR at 0.1% FPR †", "AUC"]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["AUC", "TPR at 0.1% FPR †"]
     assert {axes.get_xlabel() for axes in figure.axes} == {"test accuracy"}
 
 

@@ -80,7 +80,7 @@ def test_fewer_than_ten_false_positives_are_marked(rows, column, count):
     marked = ["†" in cell for cell in cells(row, best=False)]
     position = {"tpr_1pct": 4, "tpr_01pct": 5}[column]
     assert marked == [i == position and count < 10 for i in range(6)]
-    assert "fewer than 10 false positives" in NOTES[0]
+    assert "fewer than 10 false positives" in NOTES[1]
 
 
 def test_the_table_has_every_row_under_its_variant(page, rows):
@@ -180,6 +180,6 @@ def test_a_finding_is_the_strongest_attack_on_each_variant(rows, accuracy):
     assert len(sentences) == len(accuracy)
     for variant, sentence in zip(accuracy, sentences, strict=True):
         best = max((r for r in rows if r.variant == variant), key=lambda r: r.summary.auc.value)
-        assert sentence.startswith(f"{variant}: the strongest attack ({best.attack})")
+        assert sentence.startswith(f"{variant}: the strongest attack ({best.attack}, ")
         assert show(best.summary.auc) in sentence
         assert show(accuracy[variant], percent=True) in sentence
