@@ -556,11 +556,11 @@ def test_wandb_online_without_a_key(run, monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_real_digits_leak_and_random_labels_do_not(tmp_path):
-    """From images to the table; `lira_online` reached 0.655 (0.612 to 0.693) when written."""
+    """From images to the table; 8 targets, for Student's t makes little of 2."""
     run = RunFolder(tmp_path / "digits")
     options = "--data Digits --data.pool_size 600 --data.batch_size 32 --model.network convnet"
     options += " --model.lr 0.1 --trainer.accelerator cpu --trainer.max_epochs 15 --threads 1"
-    options += " --fleet.shadows 16 --fleet.targets 2"
+    options += " --fleet.shadows 16 --fleet.targets 8"
     train.main(["--run_dir", str(run.path), *options.split()])
     audit(run)
     lines = {(e["variant"], e["knowledge"], e["attack"]): e for e in read_csv(run)}
@@ -578,7 +578,7 @@ def test_real_digits_leak_and_random_labels_do_not(tmp_path):
     shuffled[1:16:2] = ~shuffled[:16:2]
     phi = torch.stack([load_file(run.signals(name, "full"))["phi"] for name in run.names()])
     for attack in DEFAULT_ATTACKS:
-        scores = [ATTACKS[attack](phi[t], phi[:16], shuffled[:16]) for t in (16, 17)]
+        scores = [ATTACKS[attack](phi[t], phi[:16], shuffled[:16]) for t in range(16, 24)]
         auc = summarise(torch.stack(scores), shuffled[16:]).auc
         assert auc.low <= 0.5 <= auc.high, attack
         assert delong(scores[0], shuffled[16]).value == pytest.approx(0.5, abs=0.08)
