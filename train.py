@@ -36,7 +36,7 @@ from datamodules.views import check_queries, default_queries, view
 from lightning_modules.checkpoints import SaveCheckpoint, SaveWeights, WholeCheckpointIO
 from lightning_modules.classifier import Classifier
 from lightning_modules.dashboard import FleetLogger, WandbMode, check_key
-from lightning_modules.fleet import Fleet, ModelName, parse_slice
+from lightning_modules.fleet import Fleet, ModelName, fleet_names, parse_slice
 from lightning_modules.progress import FleetProgress
 from lightning_modules.run_folder import Experiment, RunFolder
 from lightning_modules.signals import RecordSignals, load_signals
@@ -133,12 +133,11 @@ def describe(
     return {"config": kept, "fingerprints": fingerprints, "versions": versions}
 
 
-def prepare(config: Namespace, data: ImageDataModule, console: Console) -> Job:
-    """Check all that a user can get wrong, before anything is trained.
+def check_options(config: Namespace) -> None:
+    """Raise for what Lightning would accept and a fleet cannot do.
 
     Raises:
-        ValueError: an option is wrong, or the run folder holds another experiment.
-        FileNotFoundError: the data set is not there.
+        ValueError: a count below 1, no length of training, or weights spread over devices.
     """
     if config.trainer.max_epochs is None:
         raise ValueError("How long to train is not said: pass `--trainer.max_epochs 30`, say.")
@@ -149,42 +148,71 @@ def prepare(config: Namespace, data: ImageDataModule, console: Console) -> Job:
     if str(config.trainer.strategy).startswith(("fsdp", "deepspeed")):
         raise ValueError(
             f"`trainer.strategy` must keep a whole model on each device, as ddp does, got "
-            f"{config.trainer.strategy}: a fleet's models are small, and their weights are saved "
-            "by one process."
+            f"{config.trainer.strategy}: one process saves a model's weights."
         )
-    check_key(config.wandb)
-    with console.status("Reading images"):
-        data.prepare_data()
-        data.setup("fit")
-    queries = config.queries
+    Trainer(**config.trainer.as_dict(), logger=False, enable_progress_bar=False)
+
+
+def choose_queries(config: Namespace, data: ImageDataModule, console: Console) -> list[str]:
+    """The views that the attacker asks for: those asked for, or those that training uses.
+
+    Raises:
+        ValueError: no such view, or one that leaves nothing of these images.
+    """
+    queries: list[str] = config.queries
     if queries is None:
         queries = default_queries(data.flip, data.crop)
     elif unused := check_queries(queries, data.flip, data.crop):
         console.print(f"Note: training never uses {', '.join(unused)}; such a query is weak.")
     for query in queries:
-        view(data.pool.images[:1], query)  # once for its errors, as all that follows
-    Trainer(**config.trainer.as_dict(), logger=False, enable_progress_bar=False)
-    # Once for its errors: what cannot be trained or quantized must stop before there is a folder.
+        view(data.pool.images[:1], query)
+    return queries
+
+
+def try_network(config: Namespace, data: ImageDataModule, console: Console) -> nn.Module:
+    """Build the network once for its errors, which must come before there is a folder.
+
+    Raises:
+        ValueError: it cannot be built, trained on these images, or quantized as asked.
+    """
     classifier = Classifier(data.num_classes, len(data.mean), 0, **config.model.as_dict())
     classifier.check(next(data.test_batches()).images[:2])
     network = classifier.get_submodule("network")
-    packed = [layer_bits(network, Variant.parse(name)) for name in config.quantize]
-    left = [k for k, t in network.state_dict().items() if packed and t.ndim > 1]
-    if left := [key for key in left if key not in packed[0]]:
-        console.print(f"Note: quantization leaves {', '.join(left)} at full precision.")
-    experiment = describe(config, data, network, queries)
-    fleet = config.fleet
-    members = membership(config.seed, fleet.shadows, fleet.targets, len(data.pool.labels))
+    for packed in [layer_bits(network, Variant.parse(name)) for name in config.quantize][:1]:
+        left = [k for k, t in network.state_dict().items() if t.ndim > 1 and k not in packed]
+        if left:
+            console.print(f"Note: quantization leaves {', '.join(left)} at full precision.")
+    return network
+
+
+def prepare(config: Namespace, data: ImageDataModule, console: Console) -> Job:
+    """Check all that a user can get wrong, before anything is trained.
+
+    Raises:
+        ValueError: an option is wrong, or the run folder holds another experiment.
+        FileNotFoundError: the data set is not there.
+        OSError: the run folder cannot be written to.
+    """
+    check_options(config)
+    check_key(config.wandb)
+    with console.status("Reading images"):
+        data.prepare_data()
+        data.setup("fit")
+    queries = choose_queries(config, data, console)
+    asked = describe(config, data, try_network(config, data, console), queries)
+    shadows, targets = config.fleet.shadows, config.fleet.targets
+    members = membership(config.seed, shadows, targets, len(data.pool.labels))
     chosen = list(range(len(members)))
-    if fleet.models is not None:
-        chosen = parse_slice(fleet.models, len(members))
+    if config.fleet.models is not None:
+        chosen = parse_slice(config.fleet.models, len(members))
     run = RunFolder(config.run_dir)
-    now, experiment = experiment["versions"], run.open(experiment, members)
-    if now != experiment["versions"]:
-        console.print(f"Note: begun with {experiment['versions']}, going on with {now}.")
-    variants = [FULL, *experiment["config"]["quantize"]]
-    # Kept, not read again: a process that grows the fleet meanwhile moves the targets' rows.
-    return Job(config, data, run, experiment, variants, run.names(), run.membership(), chosen)
+    stored = run.open(asked, members)
+    if stored["versions"] != asked["versions"]:
+        console.print(f"Note: begun with {stored['versions']}, going on with {asked['versions']}.")
+    variants = [FULL, *stored["config"]["quantize"]]
+    # Names and rows are kept, not read again: a process that grows the fleet moves the targets'.
+    names = fleet_names(shadows, targets)
+    return Job(config, data, run, stored, variants, names, members, chosen)
 
 
 def fit(job: Job, position: int, progress: FleetProgress) -> None:
