@@ -174,8 +174,8 @@ def basis(evidence: Evidence, rows: Sequence[Row]) -> dict[str, str]:
         f"{summary.false_positives_1pct} false positives and one at 0.1% on "
         f"{summary.false_positives_01pct}",
         "queries": ", ".join(config["queries"]),
-        "intervals": "95%, bootstrap over targets and examples; with a single target DeLong (AUC) "
-        "and Clopper-Pearson (TPR, accuracy)",
+        "intervals": "95%, bootstrap over targets and examples, no narrower than Student's t over "
+        "the targets; with a single target DeLong (AUC) and Clopper-Pearson (TPR, accuracy)",
         "left out": describe(evidence.left_out),
         "versions": ", ".join(f"{key} {value}" for key, value in experiment["versions"].items()),
     }

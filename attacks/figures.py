@@ -14,8 +14,6 @@ TITLES: dict[Knowledge, str] = {
     "matched": "shadows quantized like the target",
     "full": "full-precision shadows",
 }
-
-
 FEW = 10  # false positives under which a TPR is marked
 MARK = "†"
 FILLS: dict[Knowledge, Literal["full", "none"]] = {"matched": "full", "full": "none"}

@@ -48,7 +48,7 @@ class SaveCheckpoint(Checkpoint):
         self.path = path
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.save_checkpoint(self.path)  # every rank: a sharded strategy gathers here
+        trainer.save_checkpoint(self.path)  # by every rank: Lightning waits for all
 
 
 class SaveWeights(Callback):

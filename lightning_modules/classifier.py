@@ -106,7 +106,7 @@ class Classifier(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         logits = self(batch.images)
         loss = cross_entropy(logits, batch.labels)  # nats
-        if self.trainer.loggers:  # a third of a small network's step, so only if somebody looks
+        if self.trainer.loggers:  # every step pays for these, so only if somebody looks
             self.train_accuracy(logits, batch.labels)
             self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True)
             self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True)
