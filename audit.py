@@ -10,7 +10,6 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,28 +18,32 @@ import yaml
 from jaxtyping import Bool, Float
 from jsonargparse import ArgumentParser, Namespace
 from matplotlib.figure import Figure
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 from torch import Tensor
 
 from attacks import ATTACKS, DEFAULT_ATTACKS
 from attacks.evaluate import FPR_GRID, Case, Row, evaluate, make_cases, strongest
-from attacks.figures import plane_figure, roc_figure
+from attacks.figures import layers_figure, plane_figure, roc_figure
 from attacks.health import find_failures
-from attacks.intervals import Estimate, mean_accuracy
-from attacks.report import BEST, COLUMNS, NOTES, render, sections, show
+from attacks.intervals import mean_accuracy
+from attacks.making import Precision, average
+from attacks.report import render
+from attacks.table import flatten, make_table
 from lightning_modules.dashboard import WandbMode, check_key, log_audit
 from lightning_modules.fleet import ModelName
 from lightning_modules.run_folder import Experiment, RunFolder, write_whole
 from lightning_modules.signals import load_signals
 from quantization.variant import FULL
 
-FILES = ("table.txt", "results.csv", "results.json", "report.html", "plane.png", "roc.png")
 CAPTIONS = {
     "plane": "Test accuracy against leakage by the strongest attack, with 95% intervals.",
     "roc": "ROC curves of the strongest attack on each variant, mean over targets.",
+    "layers": "What became of each layer, in the network's order, mean over {models} audited "
+    "models. Left: the share of its weights that are not at the code nearest to the "
+    "trained weight. Right: the squared error of its output, or of the block's that it "
+    "was reconstructed with, over the squared full-precision output, on the calibration "
+    "images. Rounding to nearest, which moves no weight, is left out.",
 }
 
 
@@ -51,8 +54,7 @@ class Evidence(NamedTuple):
     phi: dict[str, Float[Tensor, "models queries examples"]]  # by variant
     members: Bool[Tensor, "models examples"]
     cases: list[Case]
-    accuracy: dict[str, Estimate]  # on test images, of the audited models, by variant
-    bytes: dict[str, int]  # of a weights file, by variant
+    precisions: dict[str, Precision]  # by variant
     left_out: dict[ModelName, str]  # why
 
 
@@ -111,50 +113,27 @@ def gather(run: RunFolder, allow_partial: bool) -> Evidence:
             f"{against}. Finish the fleet, or raise `--fleet.shadows` and `--fleet.targets`. "
             f"Left out: {describe(left_out)}."
         )
-    audited = [kept.index(case.target) for case in cases]
     phi = {}
     for variant, some in signals.items():
         phi[variant] = some.new_full((len(names), *some.shape[1:]), torch.nan)
         phi[variant][kept] = some
-    accuracy = {v: mean_accuracy(read(v, "test_correct")[audited]) for v in variants}
-    size = {v: run.weights(names[cases[0].target], v).stat().st_size for v in variants}
-    return Evidence(experiment, phi, members, cases, accuracy, size, left_out)
+    audited = [names[case.target] for case in cases]
+    precisions = {variant: know(run, variant, audited) for variant in variants}
+    return Evidence(experiment, phi, members, cases, precisions, left_out)
+
+
+def know(run: RunFolder, variant: str, audited: Sequence[ModelName]) -> Precision:
+    """Read what is known of a variant beside its leakage, of the audited models."""
+    correct = load_signals([run.signals(name, variant) for name in audited], "test_correct")
+    size = run.weights(audited[0], variant).stat().st_size
+    records = (run.read_record(name, variant) for name in audited)
+    made = average([record for record in records if record is not None])
+    return Precision(mean_accuracy(correct), size, made)
 
 
 def describe(left_out: Mapping[ModelName, str]) -> str:
     """Which models are not counted, and why."""
     return "; ".join(f"{name} ({reason})" for name, reason in left_out.items()) or "none"
-
-
-def flatten(row: Row, evidence: Evidence, best: bool) -> dict[str, Any]:
-    """One line of results.csv."""
-    summary = row.summary._asdict()
-    estimates = {"accuracy": evidence.accuracy[row.variant]}
-    estimates |= {key: value for key, value in summary.items() if isinstance(value, Estimate)}
-    numbers = {
-        f"{key}{'' if field == 'value' else f'_{field}'}": number
-        for key, estimate in estimates.items()
-        for field, number in estimate._asdict().items()
-    }
-    counts = {key: value for key, value in summary.items() if key not in estimates}
-    names = {"variant": row.variant, "knowledge": row.knowledge, "attack": row.attack}
-    size = {"bytes": evidence.bytes[row.variant]}
-    return names | {"strongest": best} | numbers | counts | {"shadows": row.shadows} | size
-
-
-def make_table(rows: Sequence[Row], evidence: Evidence, title: str) -> Table:
-    """The table for the terminal."""
-    table = Table(title=escape(title), caption="\n".join(NOTES), caption_justify="left", box=SIMPLE)
-    for column in ("variant", *COLUMNS):
-        table.add_column(column, no_wrap=column in ("variant", "shadows", "attack"))
-    for variant, lines in sections(rows).items():
-        table.add_section()
-        accuracy, size = evidence.accuracy[variant], evidence.bytes[variant]
-        heads = (variant, f"{show(accuracy, percent=True)} acc.", f"{size:,} bytes")
-        for head, line in zip_longest(heads, lines, fillvalue=""):
-            best = bool(line) and BEST in line[1]
-            table.add_row(head, *line, style="bold red" if best else None)
-    return table
 
 
 def basis(evidence: Evidence, rows: Sequence[Row]) -> dict[str, str]:
@@ -181,34 +160,46 @@ def basis(evidence: Evidence, rows: Sequence[Row]) -> dict[str, str]:
     }
 
 
+def draw(evidence: Evidence, rows: Sequence[Row]) -> tuple[dict[str, Figure], dict[str, str]]:
+    """Figures and their captions, by name."""
+    accuracy = {variant: known.accuracy for variant, known in evidence.precisions.items()}
+    figures = {
+        "plane": plane_figure(rows, accuracy),
+        "roc": roc_figure(rows, rows[0].summary.non_members),
+    }
+    made = {variant: known.made for variant, known in evidence.precisions.items()}
+    layers = layers_figure(made)
+    if layers is not None:
+        figures["layers"] = layers
+    counts = sorted({making.models for making in made.values() if making})
+    models = " to ".join(dict.fromkeys(map(str, counts[:1] + counts[-1:])))
+    return figures, {name: CAPTIONS[name].format(models=models) for name in figures}
+
+
 def write(
     folder: Path, name: str, evidence: Evidence, rows: Sequence[Row], digest: str
 ) -> dict[str, Figure]:
     """Write every file of the audit; results.json comes last, so that with it all are there."""
-    experiment = evidence.experiment
+    experiment, precisions = evidence.experiment, evidence.precisions
     recipe = {"threads": experiment["versions"]["threads"], **experiment["config"]}
-    figures = {
-        "plane": plane_figure(rows, evidence.accuracy),
-        "roc": roc_figure(rows, rows[0].summary.non_members),
-    }
+    figures, captions = draw(evidence, rows)
+    for key in CAPTIONS.keys() - figures.keys():
+        (folder / f"{key}.png").unlink(missing_ok=True)  # of an audit before, that had records
     for key, figure in figures.items():
         write_whole(folder / f"{key}.png", partial(figure.savefig, format="png", dpi=150))
-    lines = [flatten(row, evidence, row is strongest(rows, row.variant)) for row in rows]
+        figure.set_layout_engine("none")  # found once, for it takes as long as drawing
+    lines = [
+        flatten(row, precisions[row.variant], row is strongest(rows, row.variant)) for row in rows
+    ]
     write_whole(folder / "results.csv", partial(_write_csv, lines))
-    page = render(
-        name,
-        rows,
-        evidence.accuracy,
-        evidence.bytes,
-        {CAPTIONS[key]: figure for key, figure in figures.items()},
-        basis(evidence, rows),
-        yaml.safe_dump(recipe, sort_keys=False),
-    )
+    facts, shown = basis(evidence, rows), {captions[key]: figures[key] for key in figures}
+    page = render(name, rows, precisions, shown, facts, yaml.safe_dump(recipe, sort_keys=False))
     write_whole(folder / "report.html", lambda path: path.write_text(page))
     results = {
         "inputs": digest,
+        "files": ["table.txt", "results.csv", "report.html", *(f"{key}.png" for key in figures)],
         "experiment": experiment,
-        "basis": basis(evidence, rows),
+        "basis": facts,
         "fpr": FPR_GRID.tolist(),
         "rows": [line | {"tpr": row.curve} for line, row in zip(lines, rows, strict=True)],
     }
@@ -225,14 +216,15 @@ def _write_csv(lines: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def digest_inputs(run: RunFolder, config: Namespace) -> str:
-    """Fingerprint of all that the results follow from: signals, options and the code itself."""
+    """Fingerprint of all that the results follow from: signals, records, options and the code."""
     here = Path(__file__)
     code = [here, *sorted(here.with_name("attacks").glob("*.py"))]
     digest = hashlib.sha256(repr((config.attacks, config.partial)).encode())
     run.read()  # for its error where there is no experiment
     for path in (run.experiment_file, run.membership_file):
         digest.update(path.read_bytes())  # not their times: train.py rewrites them
-    for path in [*code, *sorted(run.path.glob("models/*/signals/*"))]:
+    files = [*run.path.glob("models/*/signals/*"), *run.path.glob("models/*/*.json")]
+    for path in [*code, *sorted(files)]:
         state = path.stat()
         digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
     return digest.hexdigest()
@@ -240,10 +232,11 @@ def digest_inputs(run: RunFolder, config: Namespace) -> str:
 
 def is_done(folder: Path, digest: str) -> bool:
     """Whether the folder holds the audit of exactly these inputs."""
-    if not all((folder / name).exists() for name in FILES):
+    if not (folder / "results.json").exists():
         return False
-    same: bool = json.loads((folder / "results.json").read_text())["inputs"] == digest
-    return same
+    results = json.loads((folder / "results.json").read_text())
+    same: bool = results["inputs"] == digest
+    return same and all((folder / name).exists() for name in results["files"])
 
 
 def audit(config: Namespace, run: RunFolder, console: Console) -> None:
@@ -270,7 +263,7 @@ def audit(config: Namespace, run: RunFolder, console: Console) -> None:
         for row in evaluate(evidence.phi, evidence.members, evidence.cases, attacks):
             rows.append(row)
             status.update(f"Attacking: {row.variant}, {row.attack} done")
-    table = make_table(rows, evidence, run.name)
+    table = make_table(rows, evidence.precisions, run.name)
     console.print(table)
     plain = Console(width=console.width, record=True, file=io.StringIO())
     plain.print(table)

@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 from attacks.health import find_failures
 from attacks.signals import signals
 from datamodules import ImageDataModule
+from datamodules.calibration import CalibrationOptions
 from datamodules.membership import membership
 from datamodules.seeds import derive_seed
 from datamodules.views import check_queries, default_queries, view
@@ -40,10 +42,12 @@ from lightning_modules.fleet import Fleet, ModelName, fleet_names, parse_slice
 from lightning_modules.progress import FleetProgress
 from lightning_modules.run_folder import Experiment, RunFolder
 from lightning_modules.signals import RecordSignals, load_signals
+from quantization.calibration import Calibration, check_count, wanted
 from quantization.callback import Quantize
 from quantization.model import layer_bits
+from quantization.quantize import check_network
 from quantization.storage import load_weights
-from quantization.variant import FULL, Variant
+from quantization.variant import FULL, Bits, Variant
 
 TRAINER_OPTIONS = {  # the others are ours (callbacks, checkpoints) or would skip data
     "accelerator", "strategy", "devices", "num_nodes", "precision", "max_epochs",
@@ -80,8 +84,14 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         "--quantize",
         nargs="*",
-        default=["nearest-w4", "nearest-w2", "nearest-w1.58"],
-        help="precisions beside full, as in nearest-w2, nearest-w2-last8 or nearest-w1.58-asym",
+        default=["adaround-w4", "adaround-w2", "adaround-w1.58"],
+        help="precisions beside full, as in nearest-w4, adaround-w2-last8, brecq-w1.58-nonmembers",
+    )
+    parser.add_argument(
+        "--layer_bits",
+        type=dict[str, Bits],
+        default={},
+        help='bits of some layers in every precision, by name or pattern: {"fc": 8, "layer1.*": 4}',
     )
     parser.add_argument(
         "--queries",
@@ -91,6 +101,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         "--wandb", type=WandbMode, default="disabled", help="Weights & Biases, one run a model"
     )
+    parser.add_class_arguments(CalibrationOptions, "calibration")
     parser.add_class_arguments(Fleet, "fleet")
     parser.add_subclass_arguments(ImageDataModule, "data", required=False)
     ours = {"num_classes", "channels", "seed"}
@@ -119,6 +130,8 @@ def describe(
         "trainer": {k: v for k, v in config.trainer.as_dict().items() if k not in HARDWARE},
         "fleet": {"shadows": config.fleet.shadows, "targets": config.fleet.targets},
         "queries": queries,
+        "calibration": config.calibration.as_dict(),
+        "layer_bits": config.layer_bits,
         "quantize": list(dict.fromkeys(str(Variant.parse(name)) for name in config.quantize)),
     }
     versions: dict[str, str | int] = {
@@ -178,11 +191,47 @@ def try_network(config: Namespace, data: ImageDataModule, console: Console) -> n
     classifier = Classifier(data.num_classes, len(data.mean), 0, **config.model.as_dict())
     classifier.check(next(data.test_batches()).images[:2])
     network = classifier.get_submodule("network")
+    images = next(data.test_batches()).images[:2]
+    for variant in map(Variant.parse, config.quantize):
+        check_network(network, variant, images, config.layer_bits)
+        check_calibration(config, data, variant)
     for packed in [layer_bits(network, Variant.parse(name)) for name in config.quantize][:1]:
         left = [k for k, t in network.state_dict().items() if t.ndim > 1 and k not in packed]
         if left:
             console.print(f"Note: quantization leaves {', '.join(left)} at full precision.")
     return network
+
+
+def check_calibration(config: Namespace, data: ImageDataModule, variant: Variant) -> None:
+    """Raise before any training if a model will lack the images that a variant looks at.
+
+    Raises:
+        ValueError: there are none, or fewer than a batch.
+    """
+    if not variant.calibrates:
+        return
+    half = torch.arange(len(data.pool.labels)) < len(data.pool.labels) // 2  # as any model has
+    count, _ = wanted(variant, config.calibration.images, config.calibration.rounds)
+    try:
+        check_count(variant, len(data.draw_calibration(variant.calibration, half, count, 0)))
+    except ValueError as error:
+        raise ValueError(f"`{variant}`: {error}") from error
+
+
+def calibrate(
+    job: Job, members: Bool[Tensor, " examples"], seed: int, variant: Variant
+) -> Calibration:
+    """The images of one model that a variant looks at."""
+    options, data, source = job.config.calibration, job.data, variant.calibration
+    count, rounds = wanted(variant, options.images, options.rounds)
+    indices = data.draw_calibration(source, members, count, seed)
+
+    def augmented(number: int) -> Tensor:
+        augment_seed = derive_seed(seed, "calibration", source, number)
+        return data.calibration_images(source, indices, augment_seed)
+
+    images = augmented(0) if rounds else data.calibration_images(source, indices)
+    return Calibration(images, augmented, indices, source, seed, rounds)
 
 
 def prepare(config: Namespace, data: ImageDataModule, console: Console) -> Job:
@@ -229,22 +278,27 @@ def fit(job: Job, position: int, progress: FleetProgress) -> None:
         classifier.network.load_state_dict(load_weights(weights))
         options["max_epochs"] = 0
     resume = checkpoint if checkpoint.exists() and not weights.exists() else None
-    trainer = make_trainer(job, name, attempt, progress, options)
+    quantize = Quantize(
+        run.model(name),
+        [Variant.parse(text) for text in job.variants if text != FULL],
+        partial(calibrate, job, members, seed),
+        config.layer_bits,
+        progress.note,
+    )
+    trainer = make_trainer(job, name, attempt, [progress, quantize], options)
     trainer.fit(classifier, datamodule=data, ckpt_path=resume, weights_only=True)
 
 
 def make_trainer(
-    job: Job, name: ModelName, attempt: int, progress: FleetProgress, options: dict[str, Any]
+    job: Job, name: ModelName, attempt: int, ours: list[Callback], options: dict[str, Any]
 ) -> Trainer:
-    """A trainer whose callbacks leave every file of a model."""
-    run, stored = job.run, job.experiment["config"]
-    folder, variants = run.model(name), [Variant.parse(text) for text in stored["quantize"]]
-    callbacks: list[Callback] = [
-        progress,
+    """A trainer whose callbacks leave every file of a model; `ours` quantize it, and draw."""
+    run, queries = job.run, job.experiment["config"]["queries"]
+    callbacks = [
         SaveCheckpoint(run.checkpoint(name)),
         SaveWeights(run.weights(name, FULL)),
-        Quantize(folder, variants),
-        RecordSignals(folder, job.variants, stored["queries"], signals, load_weights),
+        *ours,
+        RecordSignals(run.model(name), job.variants, queries, signals, load_weights),
     ]
     logger: FleetLogger | Literal[False] = False
     if job.config.wandb != "disabled":

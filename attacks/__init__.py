@@ -2,7 +2,8 @@
 
 Every attack maps phi of the target `[queries, examples]`, phi of the shadows
 `[models, queries, examples]` and who trained on what `[models, examples]` to one score an example;
-larger is likelier a member.
+larger is likelier a member. Targets `[targets, queries, examples]` that share their shadows, which
+are then fitted once, get the same scores as alone.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,7 @@
 """How far a number can be trusted: 95% intervals within one target and over several."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -153,6 +154,7 @@ class _Draws(NamedTuple):
     examples: UInt8[Tensor, "resamples examples"]
 
 
+@lru_cache(maxsize=2)  # one for the pool and one for the test images: every row's are the same
 def _draw(targets: int, examples: int, resamples: int, seed: int) -> _Draws:
     """Draw targets and examples with replacement, one draw of examples for all targets."""
     generator = torch.Generator().manual_seed(seed)

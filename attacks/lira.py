@@ -29,16 +29,16 @@ class _Fit(NamedTuple):
 
 
 def lira(
-    target: Float[Tensor, "queries examples"],
+    target: Float[Tensor, "*targets queries examples"],
     shadows: Float[Tensor, "models queries examples"],
     included: Bool[Tensor, "models examples"],
     spread: Spread = "auto",
     location: Location = "median",
-) -> Float[Tensor, " examples"]:
+) -> Float[Tensor, "*targets examples"]:
     """Score membership by how much likelier the target's phi is under "in" than under "out".
 
     Args:
-        target: phi of the audited model, in nats.
+        target: phi of the audited model, or of several that share their shadows, in nats.
         shadows: phi of each shadow model; the target is none of them.
         included: whether that shadow model trained on that example.
         spread: `example` is the population std of an example's own shadows; `fixed` is the root
@@ -57,21 +57,21 @@ def lira(
     fewest = min(inside.fewest, outside.fewest)
     log_in = _log_normal(target, inside.location, _spread(inside, spread, fewest))
     log_out = _log_normal(target, outside.location, _spread(outside, spread, fewest))
-    return (log_in - log_out).mean(0)
+    return (log_in - log_out).mean(-2)
 
 
 def lira_offline(
-    target: Float[Tensor, "queries examples"],
+    target: Float[Tensor, "*targets queries examples"],
     shadows: Float[Tensor, "models queries examples"],
     included: Bool[Tensor, "models examples"],
     spread: Spread = "auto",
     location: Location = "median",
     two_sided: bool = False,
-) -> Float[Tensor, " examples"]:
+) -> Float[Tensor, "*targets examples"]:
     """Score membership by how unusually high the target's phi is for a model without the example.
 
     Args:
-        target: phi of the audited model, in nats.
+        target: phi of the audited model, or of several that share their shadows, in nats.
         shadows: phi of each shadow model; only those without the example count.
         included: whether that shadow model trained on that example.
         spread: as for `lira`, over the "out" shadows.
@@ -88,21 +88,21 @@ def lira_offline(
     outside = _fit(shadows, ~included, location)
     scale = _spread(outside, spread, outside.fewest)
     if two_sided:
-        return -_log_normal(target, outside.location, scale).mean(0)
+        return -_log_normal(target, outside.location, scale).mean(-2)
     z = (target.double() - outside.location) / scale
     # log Phi is -0.0 for every z above 38.5: there 1e-300 z is the whole score, and z still ranks.
     # Below 35 it is beyond -1e-268, which absorbs 1e-300 z exactly; in between both grow with z.
     log_phi: Tensor = torch.special.log_ndtr(z)
-    return log_phi.mean(0) + 1e-300 * z.mean(0)
+    return log_phi.mean(-2) + 1e-300 * z.mean(-2)
 
 
 def lira_carlini(
-    target: Float[Tensor, "queries examples"],
+    target: Float[Tensor, "*targets queries examples"],
     shadows: Float[Tensor, "models queries examples"],
     included: Bool[Tensor, "models examples"],
     online: bool,
     fixed: bool,
-) -> Float[Tensor, " examples"]:
+) -> Float[Tensor, "*targets examples"]:
     """Score as the authors' code does, flaws included, to compare with published numbers.
 
     Every example keeps only its first n shadows a side, n being the smallest count of any example
@@ -111,7 +111,7 @@ def lira_carlini(
     offline is two-sided.
 
     Args:
-        target: phi of the audited model, in nats.
+        target: phi of the audited model, or of several that share their shadows, in nats.
         shadows: phi of each shadow model.
         included: whether that shadow model trained on that example.
         online: `generate_ours`, else `generate_ours_offline`.
@@ -127,14 +127,14 @@ def lira_carlini(
     inside, outside = _first(included), _first(~included)
     overall = shadows.movedim(1, -1)[inside if online else outside].double().std(correction=0)
 
-    def log_normal(side: Bool[Tensor, "models examples"]) -> Float[Tensor, "queries examples"]:
+    def log_normal(side: Bool[Tensor, "models examples"]) -> Tensor:
         fit = _fit(shadows, side, "median")
         return _log_normal(target, fit.location, (overall if fixed else fit.std) + 1e-30)
 
     score = -log_normal(outside)
     if online:
         score = score + log_normal(inside)
-    return score.mean(0)
+    return score.mean(-2)
 
 
 def _first(side: Bool[Tensor, "models examples"]) -> Bool[Tensor, "models examples"]:
@@ -198,9 +198,9 @@ def _spread(fit: _Fit, spread: Spread, fewest: int) -> Float[Tensor, "queries #e
 
 
 def _log_normal(
-    target: Float[Tensor, "queries examples"],
+    target: Float[Tensor, "*targets queries examples"],
     location: Float[Tensor, "queries examples"],
     std: Float[Tensor, "..."],
-) -> Float[Tensor, "queries examples"]:
+) -> Float[Tensor, "*targets queries examples"]:
     z = (target.double() - location) / std
     return -(z.square() + math.log(2 * math.pi)) / 2 - std.log()

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from jinja2 import Environment
 from markupsafe import Markup
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from attacks.evaluate import Row, strongest
 from attacks.figures import FEW, MARK
 from attacks.intervals import Estimate
+from attacks.making import Precision, count_units
 
 COLUMNS = ("shadows", "attack", "AUC", "balanced acc.", "TPR at 1% FPR", "TPR at 0.1% FPR")
 BEST = "★"
@@ -71,31 +73,57 @@ def as_svg(figure: Figure, caption: str) -> Markup:
     return Markup(svg[svg.index("<svg") :])
 
 
-def headings(accuracy: Mapping[str, Estimate], size: Mapping[str, int]) -> dict[str, str]:
+def headings(precisions: Mapping[str, Precision]) -> dict[str, str]:
     """What stands above each variant's part of the table."""
     return {
-        variant: f"{variant}: test accuracy {show(share, percent=True)}, {size[variant]:,} bytes"
-        for variant, share in accuracy.items()
+        variant: f"{variant}: test accuracy {show(accuracy, percent=True)}, {size:,} bytes"
+        for variant, (accuracy, size, _) in precisions.items()
     }
 
 
-def findings(rows: Sequence[Row], accuracy: Mapping[str, Estimate]) -> list[str]:
+def findings(rows: Sequence[Row], precisions: Mapping[str, Precision]) -> list[str]:
     """The answer in a sentence a variant: its risk is that of the strongest attacker."""
-    best = {variant: strongest(rows, variant) for variant in accuracy}
+    best = {variant: strongest(rows, variant) for variant in precisions}
     return [
         f"{variant}: the strongest attack ({row.attack}, {SHADOWS[row.knowledge]}) tells members "
         f"from non-members with an AUC of {show(row.summary.auc)}, at a test accuracy of "
-        f"{show(accuracy[variant], percent=True)}."
+        f"{show(precisions[variant].accuracy, percent=True)}."
         for variant, row in best.items()
         if row is not None
+    ]
+
+
+class MakingCells(NamedTuple):
+    """One row of the table of how each precision was made."""
+
+    variant: str
+    objective: str
+    calibration: str
+    kinds: str
+    units: list[str]
+    seconds: str
+
+
+def makings(precisions: Mapping[str, Precision]) -> list[MakingCells]:
+    """How each precision was made, of those that left it on record."""
+    return [
+        MakingCells(
+            variant,
+            made.objective,
+            made.calibration or "-",
+            count_units(made),
+            made.units,
+            f"{made.seconds:.1f}" if made.seconds >= 1 else f"{made.seconds:.2g}",
+        )
+        for variant, (*_, made) in precisions.items()
+        if made is not None
     ]
 
 
 def render(
     title: str,
     rows: Sequence[Row],
-    accuracy: Mapping[str, Estimate],
-    size: Mapping[str, int],
+    precisions: Mapping[str, Precision],
     figures: Mapping[str, Figure],
     basis: Mapping[str, str],
     recipe: str,
@@ -105,23 +133,23 @@ def render(
     Args:
         title: the experiment's name.
         rows: of the table.
-        accuracy: on test images, by variant.
-        size: bytes of a weights file, by variant.
+        precisions: what else is known, by variant.
         figures: by caption.
         basis: what the numbers rest on, by label.
         recipe: the options that make them again, as YAML.
     """
     return PAGE.render(
         title=title,
-        findings=findings(rows, accuracy),
+        findings=findings(rows, precisions),
         columns=COLUMNS,
         notes=NOTES,
-        headings=headings(accuracy, size),
+        headings=headings(precisions),
         sections=sections(rows),
         figures={caption: as_svg(figure, caption) for caption, figure in figures.items()},
         basis=basis,
         recipe=recipe,
         best=BEST,
+        makings=makings(precisions),
     )
 
 
@@ -143,6 +171,8 @@ table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tab
 th, td { padding: .25rem .75rem .25rem .4rem; text-align: left; white-space: nowrap; }
 thead th { border-bottom: 2px solid var(--ink); }
 tbody th { background: var(--soft); border-top: 1px solid var(--line); }
+.made td, .made th { vertical-align: top; }
+.made td:nth-child(2), .made td:nth-child(4) { white-space: normal; min-width: 15rem; }
 tr.best td { font-weight: 600; color: var(--risk); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1rem; }
 dt { color: var(--dim); }
@@ -185,6 +215,28 @@ figcaption, .note { color: var(--dim); font-size: .875rem; }
 {% for caption, svg in figures.items() %}
 <figure><div class="scroll">{{ svg }}</div><figcaption>{{ caption }}</figcaption></figure>
 {% endfor %}
+{% if makings %}
+<h2>How each precision was made</h2>
+<div class="scroll"><table class="made">
+<thead><tr><th scope="col">variant</th><th scope="col">what was minimised</th>
+<th scope="col">calibration</th><th scope="col">units reconstructed</th>
+<th scope="col">seconds a model</th></tr></thead>
+<tbody>
+{% for made in makings %}
+<tr><th scope="row">{{ made.variant }}</th><td>{{ made.objective }}</td>
+<td>{{ made.calibration }}</td>
+<td>
+{% if made.units | length > 4 %}
+<details><summary>{{ made.kinds }}</summary>{{ made.units | join(", ") }}</details>
+{% else %}
+{{ made.units | join(", ") or "-" }}
+{% endif %}
+</td><td>{{ made.seconds }}</td></tr>
+{% endfor %}
+</tbody>
+</table></div>
+<p class="note">Mean seconds over the audited models, of wall time while they were made.</p>
+{% endif %}
 <h2>What the numbers rest on</h2>
 <dl>
 {% for label, text in basis.items() %}

@@ -5,10 +5,10 @@ from torch import Tensor
 
 
 def global_threshold(
-    target: Float[Tensor, "queries examples"],
+    target: Float[Tensor, "*targets queries examples"],
     shadows: Float[Tensor, "models queries examples"],
     included: Bool[Tensor, "models examples"],
-) -> Float[Tensor, " examples"]:
+) -> Float[Tensor, "*targets examples"]:
     """Score membership by the target's confidence alone, averaged over queries.
 
     Args:
@@ -21,4 +21,4 @@ def global_threshold(
 
     Source: Yeom et al. 2018, arXiv:1709.01604 (loss threshold; phi is decreasing in the loss).
     """
-    return target.double().mean(0)
+    return target.double().mean(-2)

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 
+from datamodules.calibration import Source, draw
 from datamodules.seeds import derive_seed
 from datamodules.views import augment, normalise, view
 
@@ -64,7 +65,8 @@ class ImageDataModule(LightningDataModule, ABC):
     """A pool whose membership is audited, and a test split that only measures accuracy.
 
     A subclass says where the images come from (`read`); `assign` says which of the pool the next
-    fit trains on. Both splits stay in memory as bytes and are handled a batch at a time.
+    fit trains on. Both splits stay in memory as bytes and are handled a batch at a time, and so
+    does what the pool leaves of the training split (`held_out`), for quantizers to look at.
 
     Args:
         root: folder that holds the data sets.
@@ -80,6 +82,7 @@ class ImageDataModule(LightningDataModule, ABC):
     mean: tuple[float, ...]  # per channel, of pixels in 0..1
     std: tuple[float, ...]
     pool: Images
+    held_out: Images
     test: Images
 
     def __init__(
@@ -125,9 +128,11 @@ class ImageDataModule(LightningDataModule, ABC):
             return
         train, test = self.read()
         self._check(train, test)
-        if self.pool_size is not None:
-            train, _ = train.split(self.pool_size, derive_seed(self.pool_seed, "pool"))
-        self.pool, self.test = train, test
+        if self.pool_size is None:
+            held_out = train.take(torch.arange(0))
+        else:
+            train, held_out = train.split(self.pool_size, derive_seed(self.pool_seed, "pool"))
+        self.pool, self.held_out, self.test = train, held_out, test
 
     def _check(self, train: Images, test: Images) -> None:
         size, name = len(train.labels), type(self).__name__
@@ -227,6 +232,37 @@ class ImageDataModule(LightningDataModule, ABC):
     def test_batches(self) -> Iterator[Batch]:
         """Serve the whole test split in order as it is, to one process."""
         yield from self._in_order(self.test, "identity")
+
+    def draw_calibration(
+        self, source: Source, members: Bool[Tensor, " examples"], count: int, seed: int
+    ) -> Int64[Tensor, " images"]:
+        """Draw at most `count` images for the quantization of a model that trained on `members`.
+
+        Returns:
+            Positions in `held_out` if that is the source, else in the pool; see `calibration.draw`.
+
+        Raises:
+            ValueError: no image to draw, less than one asked for, or a row of another pool.
+        """
+        return draw(source, members, len(self.pool.labels), len(self.held_out.labels), count, seed)
+
+    def calibration_images(
+        self, source: Source, indices: Int64[Tensor, " images"], augment_seed: int | None = None
+    ) -> Float[Tensor, "images channels height width"]:
+        """Show the images that were drawn, to one process.
+
+        Args:
+            source: what they were drawn from.
+            indices: their positions, from `draw_calibration`.
+            augment_seed: of an augmentation like training's, of all of them as one batch; without
+                it they are shown as they are.
+        """
+        change = partial(view, query="identity")
+        if augment_seed is not None:
+            generator = torch.Generator().manual_seed(augment_seed)
+            change = partial(augment, flip=self.flip, crop=self.crop, generator=generator)
+        split = self.held_out if source == "heldout" else self.pool
+        return self._batch(split, indices, change).images
 
     def _in_order(self, split: Images, query: str) -> Iterator[Batch]:
         size = len(split.labels)

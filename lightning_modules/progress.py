@@ -47,6 +47,10 @@ class FleetProgress(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._show(self.max_epochs)
 
+    def note(self, text: str) -> None:
+        """Say what is being made of the model that was trained."""
+        self.bar.update(self.task, description=f"{self.label}, {text}")
+
     def end(self) -> None:
         """Note that all files of the model are written."""
         if not self.console.is_terminal:

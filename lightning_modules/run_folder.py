@@ -1,5 +1,6 @@
 """One folder an experiment: where each file lies, and whether the folder is the one asked for."""
 
+import json
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -68,6 +69,27 @@ class RunFolder:
     def weights(self, name: ModelName, variant: str) -> Path:
         """Weights of one variant; `full` for those that were trained."""
         return self.model(name) / f"{variant}.safetensors"
+
+    def record(self, name: ModelName, variant: str) -> Path:
+        """What the quantizer of one variant did, layer by layer."""
+        return self.model(name) / f"{variant}.json"
+
+    def read_record(self, name: ModelName, variant: str) -> dict[str, Any] | None:
+        """What `record` holds, or None where there is none: `full`, and in older folders.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        path = self.record(name, variant)
+        if not path.exists():
+            return None
+        try:
+            record: dict[str, Any] = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(
+                f"{path} is not a whole record ({error}). Delete it, and the audit does without."
+            ) from error
+        return record
 
     def signals(self, name: ModelName, variant: str) -> Path:
         """Signals of one variant."""

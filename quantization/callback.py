@@ -1,43 +1,83 @@
 """When a network is quantized: once, after its training has ended."""
 
-from collections.abc import Sequence
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
-from quantization.model import QuantizedNetwork, layer_bits, quantize_network
+from quantization.calibration import Calibration, DivergedError
+from quantization.model import QuantizedNetwork, layer_bits
+from quantization.quantize import quantize_network
 from quantization.storage import save_quantized
-from quantization.variant import Variant
+from quantization.variant import Bits, Variant
+
+Calibrate = Callable[[Variant], Calibration]
 
 
-def save_variants(network: nn.Module, model_dir: Path, variants: Sequence[Variant]) -> None:
-    """Write `model_dir/<variant>.safetensors` for each variant that has no file yet.
+def save_variant(
+    network: nn.Module,
+    path: Path,
+    variant: Variant,
+    calibrate: Calibrate,
+    patterns: Mapping[str, Bits],
+) -> None:
+    """Write one variant to `path`, and beside it, as JSON, what became of each layer.
 
     No grid fits weights that diverged. Such a network is written as it is: its signals, which are
     not finite either, then tell what became of it, and the rest of the fleet goes on.
     """
     state = network.state_dict()
-    for variant in variants:
-        path = model_dir / f"{variant}.safetensors"
-        if path.exists():
-            continue
-        if all(state[key].isfinite().all() for key in layer_bits(network, variant)):
-            save_quantized(path, quantize_network(network, variant))
-        else:
-            save_quantized(path, QuantizedNetwork(variant, {}, state))
+    calibration = calibrate(variant) if variant.calibrates else None
+    try:
+        if not all(state[key].isfinite().all() for key in layer_bits(network, variant, patterns)):
+            raise DivergedError
+        quantized, record = quantize_network(network, variant, calibration, patterns)
+    except DivergedError:
+        save_quantized(path, QuantizedNetwork(variant, {}, state))
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".json.partial")
+    partial.write_text(json.dumps(record.as_json(calibration)))
+    os.replace(partial, path.with_suffix(".json"))  # first, so that with the weights it is there
+    save_quantized(path, quantized)
 
 
 class Quantize(Callback):
-    """Save the quantized variants of `pl_module.network` after a fit.
+    """Save the quantized variants of `pl_module.network` after a fit, those that have no file yet.
 
     In `on_fit_end`, and never in place: a weight changed in `on_train_end` can reach `last.ckpt`.
+
+    Args:
+        model_dir: where the files go, `<variant>.safetensors` and `<variant>.json`.
+        variants: what to make.
+        calibrate: the images for a variant that looks at some.
+        patterns: bits of some layers by the pattern of their names.
+        note: told which variant is begun.
     """
 
-    def __init__(self, model_dir: Path, variants: Sequence[Variant]) -> None:
-        self.model_dir, self.variants = model_dir, variants
+    def __init__(
+        self,
+        model_dir: Path,
+        variants: Sequence[Variant],
+        calibrate: Calibrate,
+        patterns: Mapping[str, Bits],
+        note: Callable[[str], None],
+    ) -> None:
+        self.model_dir, self.variants, self.note = model_dir, variants, note
+        self.calibrate, self.patterns = calibrate, patterns
 
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        save_variants(pl_module.get_submodule("network"), self.model_dir, self.variants)
+        network = pl_module.get_submodule("network")
+        home = next(network.parameters()).device
+        network.to(trainer.strategy.root_device)  # Lightning has moved it back to the CPU by now
+        for variant in self.variants:
+            path = self.model_dir / f"{variant}.safetensors"
+            if not path.exists():
+                self.note(str(variant))
+                save_variant(network, path, variant, self.calibrate, self.patterns)
+        network.to(home)

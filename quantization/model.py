@@ -1,6 +1,7 @@
 """A whole network, quantized in a copy: codes for its layers, everything else as it is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import torch
@@ -9,9 +10,9 @@ from torch import Tensor, nn
 
 from quantization.grid import Grid, dequantize, find_grid
 from quantization.nearest import nearest
-from quantization.variant import Bits, Variant
+from quantization.trace import LAYERS
+from quantization.variant import UNQUANTIZED, Bits, Variant, levels
 
-LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 ROUNDERS: dict[str, Callable[[Tensor, Grid], Tensor]] = {"nearest": nearest}
 
 
@@ -72,11 +73,20 @@ def quantize_network(network: nn.Module, variant: Variant) -> QuantizedNetwork:
     return QuantizedNetwork(variant, weights, rest)
 
 
-def layer_bits(network: nn.Module, variant: Variant) -> dict[str, Bits]:
+def layer_bits(
+    network: nn.Module, variant: Variant, patterns: Mapping[str, Bits] | None = None
+) -> dict[str, Bits]:
     """Bits of every weight to quantize, by its state-dict key, in the order of registration.
 
+    Args:
+        network: whose layers are looked for.
+        variant: gives the bits of all of them, and of the last.
+        patterns: bits of the layers whose name matches, such as `layer1.*`; a later one overrides
+            an earlier one, and the variant's `-last` overrides both. 32 is full precision.
+
     Raises:
-        ValueError: there is no such weight, or one is not a plain parameter.
+        ValueError: there is no such weight, or one is not a plain parameter; no grid has so many
+            bits; a pattern matches no layer.
     """
     # Duplicates stay: a layer used under two names has two keys in the state dict.
     modules = network.named_modules(remove_duplicate=False)
@@ -86,14 +96,24 @@ def layer_bits(network: nn.Module, variant: Variant) -> dict[str, Bits]:
         raise ValueError(
             f"Nothing to quantize: {type(network).__name__} has no layer of type {kinds}."
         )
-    keys = [f"{name}.weight".removeprefix(".") for name in names]  # a bare layer's name is ""
-    for key in keys:
+    keys = {name: f"{name}.weight".removeprefix(".") for name in names}  # a bare layer's is ""
+    for key in keys.values():
         if key not in network.state_dict():
             raise ValueError(
                 f"`{key}` is computed from other parameters, such as a weight norm's, and cannot"
                 " be stored as codes. Call `remove_parametrizations` on that layer first."
             )
-    bits = dict.fromkeys(keys, variant.bits)
+    bits = dict.fromkeys(names, variant.bits)
+    for pattern, some in (patterns or {}).items():
+        if some != UNQUANTIZED:
+            levels(some)
+        matching = [name for name in names if fnmatchcase(name, pattern)]
+        if not matching:
+            raise ValueError(
+                f"`layer_bits` has `{pattern}`, which matches no layer of"
+                f" {type(network).__name__}. It has {', '.join(names)}."
+            )
+        bits |= dict.fromkeys(matching, some)
     if variant.last_bits is not None:
-        bits[keys[-1]] = variant.last_bits
-    return bits
+        bits[names[-1]] = variant.last_bits
+    return {keys[name]: some for name, some in bits.items()}

@@ -17,6 +17,7 @@ from torch import Tensor, contiguous_format
 from quantization.grid import Grid
 from quantization.model import QuantizedNetwork, QuantizedWeight
 from quantization.pack import pack, unpack
+from quantization.variant import Variant
 
 
 def save_quantized(path: Path, quantized: QuantizedNetwork) -> None:
@@ -46,18 +47,42 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged.
     """
+    _, weights, rest = _read(path)
+    return rest | {key: weight.dequantize() for key, weight in weights.items()}
+
+
+def load_quantized(path: Path) -> QuantizedNetwork:
+    """What `save_quantized` was given.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, holds full-precision weights, or names a variant that this
+            version does not know.
+    """
+    name, weights, rest = _read(path)
+    if name is None:
+        raise ValueError(
+            f"{path} must hold a quantized network, got one at full precision. Read it by"
+            " `load_weights`, or take another variant's file."
+        )
+    return QuantizedNetwork(Variant.parse(name), weights, rest)
+
+
+def _read(path: Path) -> tuple[str | None, dict[str, QuantizedWeight], dict[str, Tensor]]:
+    """The variant's name, which a full-precision file lacks, its weights and all else."""
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("quantized", '{"weights": {}}'))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            rest = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(
             f"{path} is not a whole safetensors file ({error}). Delete it and run the command that"
             " wrote it again."
         ) from error
-    for key, weight in header["weights"].items():
-        levels, shape = weight["levels"], tuple(weight["shape"])
-        codes = unpack(tensors.pop(f"{key}.codes"), math.prod(shape[1:]), levels)
-        grid = Grid(tensors.pop(f"{key}.scale"), tensors.pop(f"{key}.zero"), levels)
-        tensors[key] = QuantizedWeight(codes, grid, shape).dequantize()
-    return tensors
+    weights = {}
+    for key, layout in header["weights"].items():
+        levels, shape = layout["levels"], tuple(layout["shape"])
+        codes = unpack(rest.pop(f"{key}.codes"), math.prod(shape[1:]), levels)
+        grid = Grid(rest.pop(f"{key}.scale"), rest.pop(f"{key}.zero"), levels)
+        weights[key] = QuantizedWeight(codes, grid, shape)
+    return header.get("variant"), weights, rest

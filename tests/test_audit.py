@@ -19,6 +19,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 import train
 from attacks import ATTACKS, DEFAULT_ATTACKS
+from attacks.figures import layers_figure
 from attacks.intervals import delong, mean_accuracy, summarise
 from audit import main
 from datamodules import Digits, ImageDataModule
@@ -78,7 +79,29 @@ def read_csv(run):
     with (run.path / "audit" / "results.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     words = ("variant", "knowledge", "attack", "strongest")
-    return [{k: v if k in words else float(v) for k, v in line.items()} for line in lines]
+    return [
+        {k: v if k in words else float(v) if v else None for k, v in line.items()} for line in lines
+    ]
+
+
+UNITS = ["stem", "layer1.0", "layer1.1", "layer2.0", "layer2.1", "fc"]
+
+
+def write_records(run, variants=("nearest-w4", "nearest-w2"), **changes):
+    """Beside each model's weights what a quantizer would have left, different for each model."""
+    for number, name in enumerate(run.names()):
+        for variant in variants:
+            moved, cost = number * (variant != "nearest-w4"), 2.5 ** (number % 5)
+            error = 0.25 * number if moved else None
+            layers = [
+                {"name": layer, "unit": unit, "bits": 2, "weights": 9, "flipped": moved / 64}
+                | {"error_before": error, "error_after": error and error / 4, "seconds": cost / 2}
+                for layer, unit in (("stem", "stem"), ("layer1.0.conv", "layer1.0"), ("fc", "fc"))
+            ]
+            used = moved and {"source": "members", "images": 1024, "indices": [number]}
+            record = {"variant": variant, "objective": "squared error of blocks", "units": UNITS}
+            record |= {"calibration": used or None, "layers": layers, "seconds": cost}
+            run.record(name, variant).write_text(json.dumps(record | changes))
 
 
 def change(path, **tensors):
@@ -473,6 +496,129 @@ def test_an_interrupted_audit_is_finished(run):
     assert {file.name for file in (run.path / "audit").iterdir()} == FILES
 
 
+def layer_lines(run, monkeypatch):
+    """Audit, and read the figure of the layers back."""
+    drawn = []
+
+    def keep(made):
+        drawn.append(layers_figure(made))
+        return drawn[0]
+
+    monkeypatch.setattr("audit.layers_figure", keep)
+    audit(run, *QUICK)
+    return [[list(line.get_ydata()) for line in axes.get_lines()] for axes in drawn[0].axes]
+
+
+def test_records_are_averaged_over_the_audited_models(fabricated, monkeypatch):
+    run = fabricated(targets=3)
+    write_records(run)
+    records = {
+        variant: [json.loads(run.record(name, variant).read_text()) for name in run.names()[10:]]
+        for variant in ("nearest-w4", "nearest-w2")
+    }
+    left, right = layer_lines(run, monkeypatch)
+
+    def mean(key):
+        by_model = [[layer[key] for layer in one["layers"]] for one in records["nearest-w2"]]
+        return pytest.approx(np.mean(by_model, 0))
+
+    assert left == [mean("flipped")]  # `nearest-w4` moved nothing
+    assert right == [mean("error_before"), mean("error_after")]
+    seconds = {v: np.mean([one["seconds"] for one in some]) for v, some in records.items()}
+    for line in read_csv(run):
+        wanted = seconds.get(line["variant"])
+        assert line["seconds"] == (wanted and pytest.approx(wanted))
+    results = json.loads((run.path / "audit" / "results.json").read_text())
+    assert {row["variant"]: row["seconds"] for row in results["rows"]} == {
+        "full": None,
+        **{variant: pytest.approx(value) for variant, value in seconds.items()},
+    }
+    page = (run.path / "audit" / "report.html").read_text()
+    table = page[page.index("How each precision was made") :].split("</table>")[0]
+    for text in ("squared error of blocks", "members, 1,024 images", "4 blocks, 2 layers"):
+        assert f">{text}<" in table
+    assert table.count(", ".join(UNITS)) == 2
+    assert [f"<td>{value:.1f}</td>" in table for value in seconds.values()] == [True, True]
+    assert "mean over 3 audited models" in page
+
+
+def test_the_figure_of_layers_comes_and_goes_with_the_records(fabricated):
+    """As other figures it is whole, comes back, and makes a second call do nothing."""
+    run = fabricated()
+    audit(run, *QUICK)  # as in folders of older versions
+    folder = run.path / "audit"
+    assert {file.name for file in folder.iterdir()} == FILES
+    assert "How each precision was made" not in (folder / "report.html").read_text()
+    assert {line["seconds"] for line in read_csv(run)} == {None}
+    write_records(run)
+    assert "Nothing has changed" not in audit(run, *QUICK)
+    assert {file.name for file in folder.iterdir()} == FILES | {"layers.png"}
+    before, drawn = states(run), (folder / "layers.png").read_bytes()
+    assert drawn.endswith(b"IEND\xaeB`\x82")
+    assert "Nothing has changed" in audit(run, *QUICK)
+    assert states(run) == before
+    (folder / "layers.png").unlink()
+    assert "Nothing has changed" not in audit(run, *QUICK)
+    assert (folder / "layers.png").read_bytes() == drawn
+    write_records(run, seconds=77.0)
+    assert "Nothing has changed" not in audit(run, *QUICK)
+    assert {line["seconds"] for line in read_csv(run)} == {None, 77}
+    for path in run.path.glob("models/*/*.json"):
+        path.unlink()
+    audit(run, *QUICK)
+    assert {file.name for file in folder.iterdir()} == FILES
+    assert "Nothing has changed" in audit(run, *QUICK)
+
+
+def test_rounding_to_nearest_alone_has_a_table_and_no_figure(fabricated):
+    run = fabricated()
+    write_records(run, ["nearest-w4"])
+    audit(run, *QUICK)
+    assert not (run.path / "audit" / "layers.png").exists()
+    assert "How each precision was made" in (run.path / "audit" / "report.html").read_text()
+    assert "Nothing has changed" in audit(run, *QUICK)
+
+
+def test_models_without_a_record_or_left_out_do_not_count(fabricated):
+    run = fabricated(targets=4)
+    write_records(run)
+    names = run.names()
+    run.record(names[10], "nearest-w2").unlink()
+    path = run.signals(names[11], "full")
+    change(path, phi=load_file(path)["phi"] * torch.nan)
+    audit(run, *QUICK)
+    cost = {
+        variant: [2.5**i for i in which]
+        for variant, which in (("nearest-w4", (0, 2, 3)), ("nearest-w2", (2, 3)))
+    }
+    found = {line["variant"]: line["seconds"] for line in read_csv(run)}
+    assert found.pop("full") is None
+    assert found == {variant: pytest.approx(np.mean(some)) for variant, some in cost.items()}
+    page = (run.path / "audit" / "report.html").read_text()
+    assert "mean over 2 to 3 audited models" in page
+
+
+def test_a_damaged_record_is_named(fabricated):
+    run = fabricated()
+    write_records(run)
+    run.record(run.names()[11], "nearest-w2").write_text("{")
+    with pytest.raises(SystemExit, match=r"target-001/nearest-w2\.json is not a whole record"):
+        audit(run, *QUICK)
+    assert not (run.path / "audit").exists()
+
+
+def test_hostile_names_in_records(fabricated):
+    run = fabricated()
+    name = "<script>alert('1')</script> $x^{$"
+    layers = [{"name": name, "flipped": 0.5, "error_before": 1.0, "error_after": 0.5}]
+    write_records(run, objective=name, units=[name] * 7, layers=layers)
+    audit(run, *QUICK)
+    page = (run.path / "audit" / "report.html").read_text()
+    assert "<script" not in page
+    # a row a variant: the objective, and each unit
+    assert page.count("&lt;script&gt;alert(&#39;1&#39;)") == 2 * (1 + 7)
+
+
 @pytest.mark.parametrize("name", ["<script>", "a & 'b' \"c\"", "[red]brackets[bold]"])
 def test_hostile_names_of_experiments(fabricated, name):
     run = fabricated(name, shadows=4, targets=1)
@@ -485,6 +631,7 @@ def test_hostile_names_of_experiments(fabricated, name):
 
 
 def test_wandb_offline_holds_the_audit(run, read_wandb):
+    write_records(run, ["nearest-w2"])
     audit(run)  # an audit that is there does not keep W&B from getting it
     audit(run, "--wandb", "offline")
     (folder,) = (run.path / "wandb").glob("offline-run-*")
@@ -510,6 +657,7 @@ def test_wandb_offline_holds_the_audit(run, read_wandb):
         {k: line[k] for k in ESTIMATES} for line in lines
     ]
     assert [row["attack"] for row in found] == [line["attack"] for line in lines]
+    assert [row["seconds"] for row in found] == [line["seconds"] for line in lines]
     (history,) = offline.history
     results = json.loads((run.path / "audit" / "results.json").read_text())
     for attack in ("none/global_threshold", "matched/lira_online", "full/lira_online"):
@@ -527,7 +675,7 @@ def test_wandb_offline_holds_the_audit(run, read_wandb):
     for metric in ESTIMATES[1:]:
         chart = offline.config[f"_wandb.visualize.plane/{metric}"]
         assert chart["panel_config"]["fieldSettings"] == {"x": "accuracy", "y": metric}
-    for name in ("roc", "plane"):
+    for name in ("roc", "plane", "layers"):
         image = folder / "files" / history[f"figures/{name}.path"]
         assert image.read_bytes().startswith(b"\x89PNG")
 

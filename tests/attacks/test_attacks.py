@@ -83,6 +83,17 @@ def test_shadow_free_attacks_and_only_they_ignore_the_shadows(fleet, name):
     assert unchanged == (name in SHADOW_FREE)
 
 
+@pytest.mark.parametrize("name", ATTACKS)
+def test_several_targets_score_as_each_alone(fleet, name):
+    """To the last bit."""
+    logits, labels, members = fleet
+    phi = signals(logits, labels).phi
+    targets = torch.stack([phi[-1], phi[-1] - 3, phi[-1].roll(1, -1)])
+    together = ATTACKS[name](targets, phi[:-1], members[:-1])
+    for target, scores in zip(targets, together, strict=True):
+        assert torch.equal(ATTACKS[name](target, phi[:-1], members[:-1]), scores)
+
+
 def test_default_attacks():
     assert DEFAULT_ATTACKS == (
         "global_threshold",

@@ -88,6 +88,26 @@ def test_a_row_is_the_attack_on_each_target_averaged(synthetic_fleet, attack, ta
         assert row.summary.targets == len(cases)
 
 
+@pytest.mark.parametrize("chunk", [1, 200, 1 << 22])
+@pytest.mark.parametrize("targets", [0, 3], ids=["leave-one-out", "targets"])
+def test_targets_are_scored_together_as_alone(synthetic_fleet, monkeypatch, targets, chunk):
+    phi, members = synthetic_fleet(shadows=8, targets=targets, examples=80)
+    cases, fits = make_cases(8, targets)[::-1], []
+    monkeypatch.setattr("attacks.evaluate._CHUNK", chunk)
+    real = ATTACKS["lira_online"]
+
+    def attack(target, shadows, included):
+        fits.append(len(target))
+        return real(target, shadows, included)
+
+    monkeypatch.setitem(ATTACKS, "lira_online", attack)
+    scores = score("lira_online", phi, phi, members, cases)
+    for (target, shadows), found in zip(cases, scores, strict=True):
+        assert torch.equal(real(phi[target], phi[shadows], members[shadows]), found)
+    # pairs share their shadows, targets all of them; a target has 160 signals
+    assert fits == [1] * len(cases) if chunk < 320 else [2, 2, 2, 2] if not targets else [3]
+
+
 def test_a_model_that_is_left_out_is_never_read(synthetic_fleet):
     phi, members = synthetic_fleet(shadows=8, targets=2, examples=60)
     kept = [0, 1, 4, 5, 6, 7, 9]

@@ -7,7 +7,8 @@ import pytest
 from matplotlib.colors import to_rgba
 
 from attacks.evaluate import FPR_GRID
-from attacks.figures import plane_figure, roc_figure
+from attacks.figures import layers_figure, looks, plane_figure, roc_figure
+from attacks.making import LayerMeans, Making
 
 PANELS = ("matched", "full")
 
@@ -81,10 +82,11 @@ def test_planes_show_accuracy_against_leakage_with_their_intervals(rows, accurac
             assert tuple(up) == pytest.approx((leak.low, leak.high), abs=1e-12)
             assert fill == {"matched": "full", "full": "none"}[knowledge]
             assert (label == variant) == (knowledge == "matched")
-        texts = [text.get_text() for text in axes.get_legend().get_texts()]
-        assert texts == list(accuracy)  # each variant once
+        assert axes.get_legend() is None  # which would cover points
     assert [axes.get_ylabel() for axes in figure.axes] == ["AUC", "TPR at 0.1% FPR †"]
     assert {axes.get_xlabel() for axes in figure.axes} == {"test accuracy"}
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == ["full", "4 bits", "2 bits", "nearest"]
 
 
 def test_a_variant_has_one_colour_of_its_own_in_both_figures(rows, accuracy):
@@ -113,6 +115,135 @@ def test_an_attack_without_shadows_is_shown_for_both_attackers(rows, accuracy):
     strong = [row if row is not alone[2] else row._replace(summary=summary) for row in rows]
     for axes in roc_figure(strong, 80).axes:
         assert axes.get_lines()[2].get_label() == "nearest-w2 (global_threshold)"
+
+
+METHODS = ("nearest", "adaround", "brecq", "obc", "gptq")
+MANY = [f"{method}-w{bits}" for bits in ("1.58", "4", "2") for method in METHODS]
+
+
+@pytest.mark.parametrize(
+    "variants",
+    [
+        ["full", *MANY],
+        ["full", *(f"obc-w{w}{s}" for w in (8, 4, 3, 2) for s in ("", "-sym", "-last8", "-bn"))],
+        ["full", "nearest-w2-last8", "brecq-w2-last8", "brecq-w2-paper-nonmembers"],
+    ],
+    ids=["methods", "settings", "both"],
+)
+def test_no_two_variants_look_alike(variants):
+    shown = looks(variants)
+    assert list(shown) == variants
+    points = {(look.colour, look.marker) for look in shown.values()}
+    lines = {(look.method, look.colour, look.line) for look in shown.values()}
+    assert len(points) == len(lines) == len(variants)
+
+
+def test_colours_are_bits_and_markers_methods():
+    shown = looks(["full", *MANY])
+    for field, part in (("colour", 1), ("marker", 0)):
+        found = {}
+        for variant in MANY:
+            found.setdefault(variant.split("-w")[part], set()).add(getattr(shown[variant], field))
+        assert all(len(values) == 1 for values in found.values())
+        assert len(set.union(*found.values())) == len(found)
+    # the more bits, the darker, in whatever order they were asked for
+    colours = [shown[f"gptq-w{bits}"].colour for bits in ("4", "2", "1.58")]
+    assert [sum(colour[:3]) for colour in colours] == sorted(sum(c[:3]) for c in colours)
+
+
+def test_each_method_has_its_own_curves(rows):
+    """With many methods a row of panels each, and full precision again in every one."""
+    template = {row.variant: [r for r in rows if r.variant == row.variant] for row in rows}
+    many = list(template["full"])
+    for variant in MANY:
+        many += [row._replace(variant=variant) for row in template["nearest-w2"]]
+    panels = roc_figure(many, 80).axes
+    assert len(panels) == 2 * len(METHODS)
+    for number, axes in enumerate(panels):
+        labels = [line.get_label().split()[0] for line in axes.get_lines()]
+        method = METHODS[number // 2]
+        assert labels == ["full", *(v for v in MANY if v.startswith(method)), "guessing"]
+    assert [axes.get_ylabel() for axes in panels[::2]] == [f"{method}: TPR" for method in METHODS]
+
+
+def making(shift=0.0, images=True, names=("stem", "a.conv", "fc")):
+    """Numbers by hand; without images there are no errors."""
+    layers = [
+        LayerMeans(name, i / 10 + shift, (i + 1) / 2 if images else None, (i + 1) / 8 + shift)
+        for i, name in enumerate(names)
+    ]
+    if not images:
+        layers = [layer._replace(flipped=0.0, after=None) for layer in layers]
+    return Making("x", "members, 9 images" if images else None, list(names), layers, 1.0, 2)
+
+
+def test_layers_show_each_number_in_order():
+    made = {
+        "full": None,
+        "nearest-w4": making(images=False),
+        "brecq-w4": making(),
+        "obc-w4": making(0.25),
+        "brecq-w2": making(0.5),
+        "brecq-w2-sym": None,
+    }
+    figure = layers_figure(made)
+    shown = looks(list(made))
+    wanted = {"brecq": ["brecq-w4", "brecq-w2"], "obc": ["obc-w4"]}
+    panels = np.reshape(figure.axes, (2, 2))
+    for (recipe, variants), (left, right) in zip(wanted.items(), panels, strict=True):
+        assert left.get_ylabel() == recipe
+        assert right.get_yscale() == "log"
+        assert len(left.get_lines()) == len(variants)
+        assert len(right.get_lines()) == 2 * len(variants)
+        for number, variant in enumerate(variants):
+            layers, colour = made[variant].layers, shown[variant].colour
+            share = left.get_lines()[number]
+            before, after = right.get_lines()[2 * number : 2 * number + 2]
+            assert {line.get_color() for line in (share, before, after)} == {colour}
+            assert [list(line.get_xdata()) for line in (share, before, after)] == [[0, 1, 2]] * 3
+            assert list(share.get_ydata()) == [layer.flipped for layer in layers]
+            assert list(before.get_ydata()) == [layer.before for layer in layers]
+            assert list(after.get_ydata()) == [layer.after for layer in layers]
+            assert (before.get_fillstyle(), before.get_linestyle()) == ("none", "--")
+            assert (after.get_fillstyle(), after.get_linestyle()) == ("full", "-")
+    for axes in panels[-1]:
+        ticks = [text.get_text() for text in axes.get_xticklabels()]
+        assert ticks == ["stem", "a.conv", "fc"]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["4 bits", "2 bits"]
+
+
+def test_layers_that_one_variant_lacks_keep_their_places():
+    made = {"obc-w4": making(), "obc-w2": making(names=("stem", "fc"))}
+    left, right = layers_figure(made).axes
+    assert [list(line.get_xdata()) for line in left.get_lines()] == [[0, 1, 2], [0, 2]]
+    assert [list(line.get_xdata()) for line in right.get_lines()] == [[0, 1, 2]] * 2 + [[0, 2]] * 2
+
+
+def test_there_is_no_figure_of_layers_where_nothing_happened():
+    assert layers_figure({}) is None
+    assert layers_figure({"full": None, "nearest-w2": making(images=False)}) is None
+
+
+@pytest.mark.parametrize(
+    "errors", [(None, None), (0.0, 0.0), (1.0, 0.0), (np.nan, np.inf)], ids=str
+)
+def test_errors_that_have_no_logarithm_are_gaps(errors):
+    layers = [LayerMeans("stem", 0.5, *errors), LayerMeans("fc", 0.25, *errors)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = layers_figure({"obc-w2": making()._replace(layers=layers)})
+        figure.draw_without_rendering()
+    left, right = figure.axes
+    assert list(left.get_lines()[0].get_ydata()) == [0.5, 0.25]
+    assert len(right.get_lines()) == sum(1 for error in errors if error and error > 0)
+
+
+def test_names_of_layers_never_crowd():
+    names = [f"layer{i}.conv" for i in range(130)]
+    for axes in layers_figure({"obc-w2": making(names=names)}).axes:
+        ticks = [text.get_text() for text in axes.get_xticklabels()]
+        assert ticks == names[::4]
+        assert list(axes.get_xticks()) == list(range(0, 130, 4))
 
 
 def test_full_precision_alone(rows, accuracy):

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from attacks.evaluate import strongest
 from attacks.figures import plane_figure, roc_figure
 from attacks.intervals import Estimate
+from attacks.making import LayerMeans, Making, Precision
 from attacks.report import COLUMNS, NOTES, cells, findings, render, sections, show
 
 SIZES = {"full": 98712, "nearest-w4": 16858, "nearest-w2": 1089}
@@ -58,10 +59,16 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def page(rows, accuracy):
+def precisions(accuracy):
+    """What is known of each variant, but for records of how it was made."""
+    return {variant: Precision(share, SIZES[variant]) for variant, share in accuracy.items()}
+
+
+@pytest.fixture(scope="module")
+def page(rows, accuracy, precisions):
     figures = {"Planes & more": plane_figure(rows, accuracy), "Curves": roc_figure(rows, 80)}
     basis = {"data": "digits", "left out": "none"}
-    return render("demo", rows, accuracy, SIZES, figures, basis, "seed: 0\n")
+    return render("demo", rows, precisions, figures, basis, "seed: 0\n")
 
 
 def test_show_by_hand():
@@ -138,13 +145,13 @@ def test_every_reference_within_a_figure_has_its_target(page):
     assert pointed <= ids
 
 
-def test_figures_show_their_own_data(rows, accuracy):
+def test_figures_show_their_own_data(rows, precisions):
     """The two figures share names of glyphs: the second must not be drawn with the first's."""
     figures = {}
     for text in ("abc", "xyz"):
         figures[text] = Figure()
         figures[text].subplots().set_title(text)
-    page = render("demo", rows, accuracy, SIZES, figures, {}, "")
+    page = render("demo", rows, precisions, figures, {}, "")
     for caption, figure in figures.items():
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -155,28 +162,65 @@ def test_figures_show_their_own_data(rows, accuracy):
             assert drawn == {outline}, caption
 
 
-def test_hostile_text_stays_text(rows, accuracy):
+@pytest.mark.parametrize("units", [1, 9])
+def test_hostile_text_stays_text(rows, accuracy, units):
     named = [row._replace(variant=HOSTILE) for row in rows if row.variant == "full"]
-    share, figures = {HOSTILE: accuracy["full"]}, {HOSTILE: Figure()}
-    page = render(HOSTILE, named, share, {HOSTILE: 1}, figures, {HOSTILE: HOSTILE}, HOSTILE)
+    made = Making(HOSTILE, HOSTILE, [HOSTILE] * units, [], 1.0, 1)
+    known, figures = {HOSTILE: Precision(accuracy["full"], 1, made)}, {HOSTILE: Figure()}
+    page = render(HOSTILE, named, known, figures, {HOSTILE: HOSTILE}, HOSTILE)
     parsed = Page(page)
     assert "script" not in parsed.tags
     for tag in ("title", "h1", "li", "th", "figcaption", "dt", "dd", "pre"):
         assert any(HOSTILE in text for text in parsed.texts[tag]), tag
+    assert parsed.table[-1][:3] == [HOSTILE] * 3
+    assert (
+        parsed.table[-1][3].count(HOSTILE) + "".join(parsed.texts.get("details", [])).count(HOSTILE)
+        == units
+    )
 
 
-def test_what_it_rests_on_and_how_to_reproduce_it(page, rows, accuracy):
+def test_how_each_precision_was_made(page, rows, precisions):
+    """A long list of units is folded up, and still lists each."""
+    layers = [
+        LayerMeans(name, 0.1, 0.2, 0.1) for name in ("stem", "a.0", "a.1", "b.0", "b.1", "fc")
+    ]
+    names = [layer.name for layer in layers]
+    made = {
+        "nearest-w4": Making("nothing", None, [], layers, 0.0123, 2),
+        "nearest-w2": Making(
+            "each block", "members, 1,024 images", ["stem", "a", "fc"], layers, 3.21, 2
+        ),
+    }
+    known = {v: one._replace(made=made.get(v)) for v, one in precisions.items()}
+    parsed = Page(render("demo", rows, known, {}, {}, ""))
+    assert [[cell.strip() for cell in line] for line in parsed.table[-2:]] == [
+        ["nearest-w4", "nothing", "-", "-", "0.012"],
+        ["nearest-w2", "each block", "members, 1,024 images", "stem, a, fc", "3.2"],
+    ]
+    assert "details" not in parsed.tags
+    assert parsed.table[-3] == [
+        *("variant", "what was minimised", "calibration", "units reconstructed", "seconds a model")
+    ]
+    long = made["nearest-w2"]._replace(units=names)
+    known["nearest-w2"] = known["nearest-w2"]._replace(made=long)
+    parsed = Page(render("demo", rows, known, {}, {}, ""))
+    assert parsed.texts["summary"] == ["6 layers"]
+    assert "".join(parsed.texts["details"]).split(", ") == names
+    assert "How each precision was made" not in page  # where nothing is on record
+
+
+def test_what_it_rests_on_and_how_to_reproduce_it(page, rows, precisions):
     parsed = Page(page)
     assert (parsed.texts["dt"], parsed.texts["dd"]) == (["data", "left out"], ["digits", "none"])
-    assert parsed.texts["li"] == findings(rows, accuracy)
+    assert parsed.texts["li"] == findings(rows, precisions)
     assert parsed.texts["figcaption"] == ["Planes & more", "Curves"]
     assert "seed: 0\n" in parsed.texts["pre"]
     notes = [text for text in parsed.texts["p"] if text in NOTES]
     assert notes == list(NOTES)
 
 
-def test_a_finding_is_the_strongest_attack_on_each_variant(rows, accuracy):
-    sentences = findings(rows, accuracy)
+def test_a_finding_is_the_strongest_attack_on_each_variant(rows, accuracy, precisions):
+    sentences = findings(rows, precisions)
     assert len(sentences) == len(accuracy)
     for variant, sentence in zip(accuracy, sentences, strict=True):
         best = max((r for r in rows if r.variant == variant), key=lambda r: r.summary.auc.value)

@@ -52,6 +52,21 @@ def test_two_splits_stay_as_they_are(tmp_path, name):
     assert data.num_classes == 2
 
 
+@pytest.mark.parametrize("splits", [1, 2])
+def test_a_part_of_the_training_split_as_pool_holds_the_rest_out(tmp_path, splits):
+    write(tmp_path / "train" if splits == 2 else tmp_path, ["cat", "dog"], 10)
+    if splits == 2:
+        write(tmp_path / "test", ["cat", "dog"], 2, tone=100)
+    whole, data = ImageFolder(tmp_path), ImageFolder(tmp_path, pool_size=6)
+    for each in (whole, data):
+        each.setup("fit")
+    assert len(data.pool.labels) == 6
+    assert sorted(tones(data.pool) + tones(data.held_out)) == tones(whole.pool)
+    assert data.held_out.labels.tolist() == [tone // 20 for tone in tones(data.held_out)]
+    assert tones(data.test) == tones(whole.test)
+    assert tones(whole.held_out) == []
+
+
 def test_a_class_may_be_called_train(tmp_path):
     write(tmp_path, ["boat", "train"], 4)
     data = ImageFolder(tmp_path, image_size=8)

@@ -140,3 +140,6 @@ def test_pool_of_a_subset(tmp_path, files, monkeypatch):
     data.setup("fit")
     assert data.pool.images.shape == (5, 3, 64, 64)
     assert data.pool.images.dtype == torch.uint8
+    names = [f"train/{w}/images/{w}_{i}.JPEG" for w in sorted(WNIDS) for i in range(4)]
+    rows = torch.cat([data.pool.images, data.held_out.images]).flatten(1).tolist()
+    assert sorted(rows) == sorted(decoded(files[name]).ravel().tolist() for name in names)

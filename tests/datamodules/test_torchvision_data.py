@@ -160,6 +160,22 @@ def test_cifar_is_what_its_batches_hold(cifar, tmp_path):
         assert np.array_equal(split.labels, np.concatenate(labels))
 
 
+def test_what_a_pool_leaves_of_cifar_is_held_out(cifar, tmp_path):
+    _, source, module, truth = cifar
+    data = module(tmp_path / "data", pool_size=4, download=True)
+    data.prepare_data()
+    data.setup("fit")
+    pixels, labels = zip(*(truth[name] for name, _ in source.train_list), strict=True)
+    train = zip(np.concatenate(pixels).tolist(), np.concatenate(labels).tolist(), strict=True)
+    served = [
+        pair
+        for split in (data.pool, data.held_out)
+        for pair in zip(split.images.flatten(1).tolist(), split.labels.tolist(), strict=True)
+    ]
+    assert len(data.pool.labels) == 4
+    assert sorted(served) == sorted(train)
+
+
 def test_a_cifar_archive_copied_by_hand_is_unpacked(cifar, tmp_path):
     folder, source, module, _ = cifar
     root = tmp_path / "data"

@@ -44,6 +44,20 @@ def run(tmp_path):
     return run
 
 
+def test_a_record_lies_beside_its_weights(run):
+    path = run.record(SHADOW, "obc-w1.58-last8")
+    assert path == run.weights(SHADOW, "obc-w1.58-last8").with_name("obc-w1.58-last8.json")
+    assert run.read_record(SHADOW, "obc-w1.58-last8") is None
+    path.parent.mkdir(parents=True)
+    path.write_text('{"seconds": 1.5, "calibration": null}')
+    assert run.read_record(SHADOW, "obc-w1.58-last8") == {"seconds": 1.5, "calibration": None}
+    path.write_text('{"seconds": 1.5')
+    with pytest.raises(
+        ValueError, match=r"obc-w1\.58-last8\.json is not a whole record .*Delete it"
+    ):
+        run.read_record(SHADOW, "obc-w1.58-last8")
+
+
 def test_a_write_that_fails_leaves_what_was_there(tmp_path):
     path = tmp_path / "new" / "file"
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from lightning_modules.networks import build_network
 from quantization.model import quantize_network
-from quantization.storage import load_weights, save_quantized
+from quantization.storage import load_quantized, load_weights, save_quantized
 from quantization.variant import Variant
 
 VARIANTS = ["nearest-w8", "nearest-w4-sym", "nearest-w3", "nearest-w2-last8", "nearest-w1.58"]
@@ -27,6 +27,22 @@ def test_loaded_logits_are_bit_for_bit_those_in_memory(tmp_path, rng, architectu
     fresh = build_network(architecture, 10, 3, {}).eval()  # other weights, all replaced
     fresh.load_state_dict(load_weights(tmp_path / "file"))
     assert torch.equal(fresh(images), in_memory)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_what_is_read_is_what_was_written(tmp_path, name):
+    written = quantize_network(build_network("resnet8", 10, 1, {}), Variant.parse(name))
+    save_quantized(tmp_path / "file", written)
+    read = load_quantized(tmp_path / "file")
+    assert read.variant == written.variant
+    assert list(read.weights) == list(written.weights)
+    for key, (codes, grid, shape) in written.weights.items():
+        assert torch.equal(read.weights[key].codes, codes)
+        assert torch.equal(read.weights[key].grid.scale, grid.scale)
+        assert torch.equal(read.weights[key].grid.zero, grid.zero)
+        assert (read.weights[key].grid.levels, read.weights[key].shape) == (grid.levels, shape)
+    assert read.rest.keys() == written.rest.keys()
+    assert all(torch.equal(read.rest[key], tensor) for key, tensor in written.rest.items())
 
 
 def test_awkward_layers_survive(tmp_path):
@@ -80,6 +96,10 @@ def test_full_precision_files_load_as_they_are(tmp_path):
     loaded = load_weights(tmp_path / "full.safetensors")
     assert loaded.keys() == state.keys()
     assert all(torch.equal(loaded[key], state[key]) for key in state)
+    with pytest.raises(
+        ValueError, match=r"full.safetensors must hold a quantized .*`load_weights`"
+    ):
+        load_quantized(tmp_path / "full.safetensors")
 
 
 def test_a_crash_while_writing_leaves_no_file_and_an_old_one_whole(tmp_path, monkeypatch):
@@ -119,8 +139,9 @@ def test_a_damaged_file_is_named(tmp_path):
     path = tmp_path / "nearest-w2.safetensors"
     save_quantized(path, quantize_network(nn.Linear(3, 2), Variant.parse("nearest-w2")))
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"nearest-w2.safetensors is not a whole .* Delete it"):
-        load_weights(path)
+    for load in (load_weights, load_quantized):
+        with pytest.raises(ValueError, match=r"nearest-w2.safetensors is not a whole .* Delete it"):
+            load(path)
 
 
 def test_a_missing_file_is_named(tmp_path):

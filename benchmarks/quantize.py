@@ -1,0 +1,179 @@
+"""Our quantizers beside the published loops and other people's code: accuracy, size, CPU seconds.
+
+    python train.py --run_dir runs/resnet20 --threads 1 --data ImageFolder \
+        --data.root data/cifar10-jpeg --model.network resnet20 --model.schedule one-cycle \
+        --model.lr 0.4 --trainer.precision bf16-mixed --trainer.max_epochs 12 \
+        --fleet.shadows 0 --fleet.targets 3
+    python benchmarks/quantize.py runs/resnet20 data/cifar10-jpeg adaround-w2 adaround-w2-paper ...
+    python benchmarks/quantize.py runs/resnet20 data/cifar10-jpeg --table
+
+Each result is a line of RUN/benchmark.jsonl, and one that is there is not computed again. A variant
+with `-paper` runs `--iterations` of its 20,000 steps; the table says how long all would take, which
+is extrapolated from the CPU time of those that were run beyond the first 20.
+"""
+
+import argparse
+import copy
+import json
+import resource
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+
+from datamodules import ImageFolder
+from datamodules.seeds import derive_seed
+from lightning_modules.networks import build_network
+from lightning_modules.run_folder import RunFolder
+from quantization.calibration import Calibration
+from quantization.quantize import PAPER, quantize_network
+from quantization.storage import load_weights, save_quantized
+from quantization.variant import FULL, Variant
+
+IMAGES = 1024
+COLUMNS = {"bytes": ",.0f", "logits": ".4f", "cpu": ".1f", "extrapolated": ",.0f"}
+COUNTED_FROM = 20  # iterations that only warm up, and are taken off when extrapolating
+
+
+def accuracy(network: torch.nn.Module, data: ImageFolder) -> float:
+    """Share of the test images that are classified correctly, in percent."""
+    with torch.inference_mode():
+        right = [
+            (network(b.images).argmax(1) == b.labels).sum().item() for b in data.test_batches()
+        ]
+    return 100 * sum(right) / len(data.test.labels)
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process, all threads together."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def measure(
+    network: torch.nn.Module, variant: Variant, calibration: Calibration, iterations: int
+) -> dict[str, Any]:
+    """Quantize once, and twice where a loop's cost is extrapolated."""
+    settings = PAPER.get(variant.method) if variant.paper else None
+    row: dict[str, Any] = {}
+    if settings is not None:
+        started = cpu_seconds()
+        few = settings._replace(iterations=COUNTED_FROM)
+        quantize_network(network, variant, calibration, loop=few)
+        row["fixed"] = cpu_seconds() - started
+        settings = settings._replace(iterations=iterations)
+    started, clock = cpu_seconds(), time.perf_counter()
+    quantized, record = quantize_network(network, variant, calibration, loop=settings)
+    row |= {"cpu": cpu_seconds() - started, "wall": time.perf_counter() - clock}
+    if settings is not None:
+        each = (row["cpu"] - row["fixed"]) / (iterations - COUNTED_FROM)
+        full = PAPER[variant.method].iterations
+        row |= {"iterations": iterations, "each": each}
+        row["extrapolated"] = row["cpu"] + each * (full - iterations)
+    errors = [layer.error_after for layer in record.layers if layer.error_after is not None]
+    row["error"] = mean(errors) if errors else None
+    row["state"] = quantized
+    return row
+
+
+def calibration_for(run: RunFolder, data: ImageFolder, position: int) -> Calibration:
+    """What train.py calibrates this model with."""
+    name = run.names()[position]
+    seed = derive_seed(run.read()["config"]["seed"], name.role, name.number, 0)
+    indices = data.draw_calibration("members", run.membership()[position], IMAGES, seed)
+
+    def augmented(number: int) -> torch.Tensor:
+        return data.calibration_images("members", indices, derive_seed(seed, "calibration", number))
+
+    images = data.calibration_images("members", indices)
+    return Calibration(images, augmented, indices, "members", seed)
+
+
+def logits_error(network: torch.nn.Module, full: torch.nn.Module, images: torch.Tensor) -> float:
+    """Relative squared error of the logits: the one figure that all tools have alike."""
+    with torch.inference_mode():
+        expected = full(images)
+        return ((network(images) - expected).square().sum() / expected.square().sum()).item()
+
+
+def run_all(arguments: argparse.Namespace) -> None:
+    """Measure what is not measured yet."""
+    run, data = RunFolder(arguments.run_dir), ImageFolder(arguments.root)
+    data.setup("fit")
+    config = run.read()["config"]["model"]
+    results = arguments.run_dir / "benchmark.jsonl"
+    for position, name in enumerate(run.names()):
+        if arguments.models and position not in arguments.models:
+            continue
+        network = build_network(config["network"], data.num_classes, 3, {}).eval()
+        network.load_state_dict(load_weights(run.weights(name, FULL)))
+        network.to(memory_format=torch.channels_last)
+        calibration = calibration_for(run, data, position)
+        for text in [FULL, *arguments.variants]:
+            key = {"model": str(name), "variant": text}
+            if text.endswith("-paper"):
+                key["iterations"] = arguments.iterations
+            if any(key.items() <= line.items() for line in read(results)):
+                continue
+            row: dict[str, Any] = {}
+            other = network
+            if text != FULL:
+                row = measure(network, Variant.parse(text), calibration, arguments.iterations)
+                quantized = row.pop("state")
+                other = copy.deepcopy(network)
+                other.load_state_dict(quantized.state_dict())
+                with tempfile.TemporaryDirectory() as folder:
+                    save_quantized(Path(folder) / "x", quantized)
+                    row["bytes"] = (Path(folder) / "x").stat().st_size
+                row["logits"] = logits_error(other, network, calibration.images)
+            row = key | {"accuracy": accuracy(other, data)} | row
+            with results.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(row, flush=True)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All results so far."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def table(path: Path) -> None:
+    """A line a variant: means over models, and the accuracy of each."""
+    lines = defaultdict(list)
+    for row in read(path):
+        lines[(row["variant"], row.get("iterations"))].append(row)
+    print("| variant | accuracy % | each model | bytes | logit error | CPU s | at 20,000 |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for (variant, iterations), rows in lines.items():
+        label = f"{variant} ({iterations:,} steps)" if iterations else variant
+        each = ", ".join(f"{row['accuracy']:.2f}" for row in rows)
+        cells = [label, f"{mean(row['accuracy'] for row in rows):.2f}", each]
+        for key, show in COLUMNS.items():
+            values = [row[key] for row in rows if row.get(key) is not None]
+            cells.append(format(mean(values), show) if values else "")
+        print(f"| {' | '.join(cells)} |")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run_dir", type=Path, help="run folder of trained resnet20s")
+    parser.add_argument("root", type=Path, help="folder of CIFAR-10 images")
+    parser.add_argument("variants", nargs="*", help="variants as train.py names them")
+    parser.add_argument("--models", nargs="*", type=int, help="positions; default all")
+    parser.add_argument("--iterations", type=int, default=5000, help="steps of the published loops")
+    parser.add_argument("--table", action="store_true", help="print what was measured")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.table:
+        table(arguments.run_dir / "benchmark.jsonl")
+    else:
+        run_all(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""How a unit's layers are fitted: by the published loop, or by the quadratic error of one layer."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from quantization.adaround import Settings, learn_rounding
+from quantization.gram import (
+    Quadratic,
+    draw_positions,
+    make_quadratic,
+    outputs_at,
+    patches_at,
+    places_an_image,
+)
+from quantization.grid import Grid, dequantize
+from quantization.nearest import nearest
+from quantization.reconstruct import CHUNK, Codes, Fitted, Unit
+
+Solve = Callable[[Tensor, Grid, Quadratic], Codes]
+
+
+def fit_loop(
+    unit: Unit, streams: Sequence[Tensor], generator: torch.Generator, settings: Settings
+) -> dict[str, Fitted]:
+    """Learn the rounding of all layers of a unit together, by its output with what follows."""
+    rows = {name: plan.rows for name, plan in unit.plans.items()}
+    grids = {name: plan.grid for name, plan in unit.plans.items()}
+    targets = torch.cat([unit.forward_tail(rows, stream.chunk(2)[0]) for stream in streams])
+    inputs = torch.cat([stream.chunk(2)[1] for stream in streams])
+    codes = learn_rounding(
+        rows, grids, unit.forward_tail, inputs, targets, settings, generator, unit.importance
+    )
+
+    def error(some: Mapping[str, Codes]) -> float:
+        values = {name: dequantize(some[name], grids[name]) for name in some}
+        pairs = zip(torch.split(inputs, CHUNK), torch.split(targets, CHUNK), strict=True)
+        errors = [(unit.forward_tail(values, x) - t).square().sum() for x, t in pairs]
+        return (torch.stack(errors).sum() / targets.square().sum()).item()
+
+    before = error({name: nearest(rows[name], grids[name]) for name in rows})
+    after = error(codes)
+    return {name: Fitted(codes[name], before, after) for name in rows}
+
+
+def fit_quadratic(
+    unit: Unit, streams: Sequence[Tensor], generator: torch.Generator, solve: Solve
+) -> dict[str, Fitted]:
+    """Fit one layer after the other, each by the squared error of an output that is linear in it.
+
+    That is the layer's own output; but where that is added into a block's, it is the block's, so
+    that the layer makes up for all errors before it and beside it. No activation is in between.
+    """
+    rows = {name: plan.rows for name, plan in unit.plans.items()}
+    looked = _look(unit, rows, streams, generator)
+    fitted = {}
+    for name, plan in unit.plans.items():
+        quadratic = _quadratic(unit, name, rows, streams, looked)
+        codes = solve(plan.rows, plan.grid, quadratic)
+        plain = dequantize(nearest(plan.rows, plan.grid), plan.grid)
+        rows[name] = dequantize(codes, plan.grid)
+        before, after = (quadratic.error(some, unit.scales[name]) for some in (plain, rows[name]))
+        fitted[name] = Fitted(codes, before, after)
+    return fitted
+
+
+class _Seen(NamedTuple):
+    """What full precision gives at the places of one chunk that are looked at, by layer."""
+
+    positions: dict[str, Int64[Tensor, "images chosen"]]
+    outputs: dict[str, Float[Tensor, "chosen rows"]]
+    ends: dict[str, Float[Tensor, "chosen rows"]]  # the unit's output there
+    weights: dict[str, Float[Tensor, " chosen"]]  # of the error there
+
+
+def _look(
+    unit: Unit, rows: Mapping[str, Tensor], streams: Sequence[Tensor], generator: torch.Generator
+) -> list[_Seen]:
+    """Choose places of every layer's output, and note what should come out there."""
+    images, done, looked = sum(len(stream) for stream in streams) // 2, 0, []
+    for stream in streams:
+        with _watched(unit) as (_, outputs):
+            end = unit.forward(rows, stream.chunk(2)[0])
+        seen = _Seen({}, {}, {}, {})
+        for name, plan in unit.plans.items():
+            places = outputs[name][0].numel() // len(plan.rows)
+            chosen = places_an_image(images, places, plan.rows.shape[1])
+            at = draw_positions(len(end), places, chosen, generator)
+            seen.positions[name] = at
+            seen.outputs[name] = outputs_at(plan.layer, outputs[name], at)
+            if unit.scales[name] is not None:
+                seen.ends[name] = outputs_at(plan.layer, end, at)
+            if unit.importance is not None and outputs[name].shape[2:] == end.shape[2:]:
+                here = unit.importance[done : done + len(end)].mean(1, keepdim=True)
+                seen.weights[name] = outputs_at(plan.layer, here, at).flatten()
+        done += len(end)
+        looked.append(seen)
+    return looked
+
+
+def _quadratic(
+    unit: Unit,
+    name: str,
+    rows: Mapping[str, Tensor],
+    streams: Sequence[Tensor],
+    looked: list[_Seen],
+) -> Quadratic:
+    """The error of one layer, given the other layers' weights as they are now."""
+    plan, scale = unit.plans[name], unit.scales[name]
+    all_patches, all_targets = [], []
+    for stream, seen in zip(streams, looked, strict=True):
+        at = seen.positions[name]
+        with _watched(unit, until=name if scale is None else None) as (inputs, outputs):
+            end = unit.forward(rows, stream.chunk(2)[1])
+        target = seen.outputs[name]
+        if scale is not None:
+            missing = seen.ends[name] - outputs_at(plan.layer, end, at)
+            # a channel that is hardly passed on cannot make up for the others
+            passed = scale.abs() > 1e-2 * scale.abs().mean()
+            missing = missing / torch.where(passed, scale, torch.inf)
+            target = outputs_at(plan.layer, outputs[name], at) + missing
+        if plan.layer.bias is not None:
+            target = target - plan.layer.bias
+        patches = patches_at(plan.layer, inputs[name], at)
+        if name in seen.weights:
+            root = seen.weights[name].sqrt()[:, None]
+            patches, target = patches * root, target * root
+        all_patches.append(patches)
+        all_targets.append(target)
+    return make_quadratic(torch.cat(all_patches, 1), torch.cat(all_targets))
+
+
+class _Reached(Exception):
+    """The layer that a pass was made for has been given its inputs."""
+
+
+@contextmanager
+def _watched(
+    unit: Unit, until: str | None = None
+) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """Note what the unit's layers are given and what they give, and stop at `until`."""
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+
+    def before(name: str, module: nn.Module, args: tuple[Tensor]) -> None:
+        inputs[name] = args[0]
+        if name == until:
+            raise _Reached
+
+    def after(name: str, module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+        outputs[name] = output.clone()  # what follows may work in place
+
+    handles = []
+    for name, plan in unit.plans.items():
+        handles.append(plan.layer.register_forward_pre_hook(partial(before, name)))
+        handles.append(plan.layer.register_forward_hook(partial(after, name)))
+    try:
+        with suppress(_Reached):
+            yield inputs, outputs
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,225 @@
+"""What a network does with an image: which layers it calls, what follows each, where blocks are."""
+
+from collections.abc import Callable, Iterable, Iterator
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+ACTIVATIONS = {
+    functional.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, functional.relu6,
+    functional.hardtanh, functional.leaky_relu, functional.elu, functional.gelu, functional.silu,
+    functional.mish, functional.hardswish, functional.softplus, torch.sigmoid, Tensor.sigmoid,
+    torch.tanh, Tensor.tanh,
+}  # fmt: skip
+ADDITIONS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__, Tensor.__radd__}
+
+Value = tuple[int, int]  # a tensor, and how often it was changed in place
+
+
+class Operation(NamedTuple):
+    """One call of a torch function, made by the module `owner` itself."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    inputs: list[Value]
+    output: Value
+    owner: str
+
+    def __call__(self, first: Tensor) -> Tensor:
+        """Do the same to another tensor."""
+        result: Tensor = self.function(first, *self.args[1:], **self.kwargs)
+        return result
+
+
+class Call(NamedTuple):
+    """One call of a module that takes one tensor and gives one; their first axis is the batch."""
+
+    name: str
+    output: Value
+    shape: torch.Size  # of the output
+
+
+class Trace(TorchFunctionMode):
+    """All that one forward pass does.
+
+    Args:
+        network: in evaluation mode.
+        images: a few, whatever they show.
+    """
+
+    def __init__(
+        self, network: nn.Module, images: Float[Tensor, "images channels height width"]
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.modules = dict(network.named_modules())
+        self.operations: list[Operation] = []
+        self.calls: list[Call] = []
+        self._running: list[tuple[str, bool]] = []  # and whether it was given one tensor
+        self._kept: list[Any] = []  # no tensor is freed, so that no identity comes twice
+        images = images.clone()  # a network may work in place
+        handles = list(self._watch())
+        try:
+            with torch.no_grad(), self:
+                network(images)
+        finally:
+            for handle in handles:
+                handle.remove()
+        self.layers = list(
+            dict.fromkeys(c.name for c in self.calls if isinstance(self.modules[c.name], LAYERS))
+        )
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        """Note a call that makes a tensor."""
+        kwargs = kwargs or {}
+        inputs = [_value(t) for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
+        result = func(*args, **kwargs)
+        if isinstance(result, Tensor):
+            self._kept.append((args, kwargs, result))
+            owner, _ = self._running[-1]
+            self.operations.append(Operation(func, args, kwargs, inputs, _value(result), owner))
+        return result
+
+    def _watch(self) -> Iterator[RemovableHandle]:
+        for name, module in self.modules.items():
+            yield module.register_forward_pre_hook(partial(self._enter, name))
+            yield module.register_forward_hook(self._leave)
+
+    def _enter(self, name: str, module: nn.Module, args: tuple[object, ...]) -> None:
+        single = len(args) == 1 and isinstance(args[0], Tensor)
+        self._running.append((name, single))
+
+    def _leave(self, module: nn.Module, args: tuple[object, ...], output: object) -> None:
+        name, single = self._running.pop()
+        if single and isinstance(output, Tensor):
+            self._kept.append(output)
+            self.calls.append(Call(name, _value(output), output.shape))
+
+    def tail(self, layer: str) -> list[Operation]:
+        """BatchNorm and activation, or either, if all that is done with a layer's output is these.
+
+        A layer that is called more than once has none.
+        """
+        if self.count(layer) != 1:
+            return []
+        operations: list[Operation] = []
+        value = next(call.output for call in self.calls if call.name == layer)
+        for kind in ({functional.batch_norm}, ACTIVATIONS):
+            users = [operation for operation in self.operations if value in operation.inputs]
+            if len(users) == 1 and users[0].function in kind and not _uses_batch(users[0]):
+                operations.append(users[0])
+                value = users[0].output
+        return operations
+
+    def count(self, name: str) -> int:
+        """How often a module was called."""
+        return sum(call.name == name for call in self.calls)
+
+    def blocks(self) -> list[str]:
+        """Modules that add a branch to another, with two layers or more and no such module within.
+
+        Where one module adds, all of its class are blocks, as in BRECQ's own list of classes. A
+        network that knows better names its blocks itself, in an attribute `quantization_blocks`:
+        names of modules, or patterns such as `stage*`.
+
+        Raises:
+            ValueError: a pattern of the network's own names no module that can be a block.
+        """
+        fitting = [name for name in self.modules if self._fits(name)]
+        own = getattr(self.network, "quantization_blocks", None)
+        if own is not None:
+            return self._named(own, fitting)
+        owners = {self._owner(o.owner) for o in self.operations if _adds(o)}
+        classes = {type(self.modules[name]) for name in owners if name and name in fitting}
+        found = [name for name in fitting if name and type(self.modules[name]) in classes]
+        return [name for name in found if not any(o.startswith(f"{name}.") for o in found)]
+
+    def _named(self, patterns: Iterable[str], fitting: list[str]) -> list[str]:
+        found: list[str] = []
+        for pattern in patterns:
+            matching = [name for name in fitting if fnmatchcase(name, pattern)]
+            if not matching:
+                raise ValueError(
+                    f"`quantization_blocks` of {type(self.network).__name__} has `{pattern}`, which"
+                    " names no module with two layers or more that takes and gives one tensor. It"
+                    f" has {', '.join(name for name in fitting if name) or 'none'}."
+                )
+            found += matching
+        return [name for name in dict.fromkeys(found) if not _within(name, found)]
+
+    def _fits(self, name: str) -> bool:
+        """Whether a module can be a block: called once, and so are its two layers or more."""
+        layers = [layer for layer in self.layers if _within(layer, [name])]
+        return len(layers) > 1 and all(self.count(each) == 1 for each in (name, *layers))
+
+    def _owner(self, name: str) -> str:
+        """The module that an operation belongs to: the nearest one that has layers."""
+        while name and not any(_within(layer, [name]) for layer in self.layers):
+            name = name.rpartition(".")[0]
+        return name
+
+    def scale_into(self, layer: str, block: str) -> Float[Tensor, " channels"] | None:
+        """The factor at which a layer's output is added into its block's output.
+
+        That is BatchNorm's, or 1, where nothing else but additions and one activation at the end
+        lies in between. None where the output gets there in another way.
+        """
+        call = next(call for call in self.calls if call.name == layer)
+        end = next(call for call in self.calls if call.name == block)
+        value, scale, activated = call.output, torch.ones(()), False
+        while value != end.output:
+            users = [operation for operation in self.operations if value in operation.inputs]
+            if len(users) != 1 or activated:
+                return None
+            (user,) = users
+            if user.function is functional.batch_norm:
+                scale = scale * _slope(user)
+            elif user.function in ACTIVATIONS:
+                activated = True
+            elif not _adds(user):
+                return None
+            value = user.output
+        return scale.expand(call.shape[1]) if call.shape == end.shape else None
+
+
+def _value(tensor: Tensor) -> Value:
+    return id(tensor), tensor._version
+
+
+def _adds(operation: Operation) -> bool:
+    """Whether it is the plain sum of two tensors."""
+    two = len(operation.inputs) == 2 and not operation.kwargs
+    return operation.function in ADDITIONS and two
+
+
+def _slope(normalisation: Operation) -> Float[Tensor, " channels"]:
+    """What `batch_norm` multiplies its input by, when it uses the running statistics."""
+    _, _, variance = normalisation.args[:3]
+    kwargs = normalisation.kwargs
+    slope: Tensor = (variance + kwargs["eps"]).rsqrt()
+    return slope if kwargs["weight"] is None else slope * kwargs["weight"]
+
+
+def _uses_batch(operation: Operation) -> bool:
+    """Whether it is a BatchNorm that has no running statistics, and so is not linear."""
+    return operation.kwargs.get("training", False) is True
+
+
+def _within(name: str, others: Iterable[str]) -> bool:
+    """Whether a module lies within another of `others`; the network itself is named ''."""
+    return any(name != other and (not other or name.startswith(f"{other}.")) for other in others)
