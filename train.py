@@ -143,7 +143,13 @@ def describe(
         "data": data.fingerprint(),
         "network": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
     }
-    return {"config": kept, "fingerprints": fingerprints, "versions": versions}
+    if config.layer_bits:  # where two patterns match the later one holds, so their order counts
+        order = ", ".join(f"{pattern}: {bits:g}" for pattern, bits in config.layer_bits.items())
+        fingerprints["layer_bits"] = order
+    _, channels, height, width = data.pool.images.shape
+    sizes = {"num_classes": data.num_classes}
+    sizes |= {"channels": channels, "height": height, "width": width}
+    return {"config": kept, "input": sizes, "fingerprints": fingerprints, "versions": versions}
 
 
 def check_options(config: Namespace) -> None:
@@ -213,9 +219,10 @@ def check_calibration(config: Namespace, data: ImageDataModule, variant: Variant
     half = torch.arange(len(data.pool.labels)) < len(data.pool.labels) // 2  # as any model has
     count, _ = wanted(variant, config.calibration.images, config.calibration.rounds)
     try:
-        check_count(variant, len(data.draw_calibration(variant.calibration, half, count, 0)))
+        indices = data.draw_calibration(variant.calibration, half, count, 0)
     except ValueError as error:
         raise ValueError(f"`{variant}`: {error}") from error
+    check_count(variant, len(indices))
 
 
 def calibrate(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from quantization.calibration import DivergedError
 from quantization.trace import Trace
 
 BATCH = 128  # images whose statistics are averaged
@@ -29,8 +30,14 @@ def fold_batchnorm(network: nn.Module, images: Images) -> list[str]:
 
     Raises:
         ValueError: the logits changed, for a layer's output is used in a way that was not seen.
+        DivergedError: the logits are not finite.
     """
-    before = network(images[:BATCH])
+    before = network(images[:BATCH].clone())  # a network may work in place
+    if not before.isfinite().all():
+        raise DivergedError(
+            "The logits on the calibration images are not finite, so BatchNorm cannot be folded."
+            " The training diverged: lower the learning rate, or train the model from another start."
+        )
     trace = Trace(network, images[:2])
     folded = []
     for name in trace.layers:
@@ -41,7 +48,7 @@ def fold_batchnorm(network: nn.Module, images: Images) -> list[str]:
         if isinstance(norm, _BatchNorm) and trace.count(operation.owner) == 1:
             _fold(trace.modules[name], norm)
             folded.append(name)
-    change = (network(images[:BATCH]) - before).abs().max().item()
+    change = (network(images[:BATCH].clone()) - before).abs().max().item()
     if not change <= 1e-3 * max(1.0, before.abs().max().item()):
         raise ValueError(
             f"Folding BatchNorm into {', '.join(folded)} changed the logits by {change:.3g}, for a"
@@ -98,7 +105,7 @@ def estimate_batchnorm(network: nn.Module, images: Images) -> None:
         norm.momentum = None  # the plain mean over batches
         norm.train()
     for batch in images.tensor_split(math.ceil(len(images) / BATCH)):
-        network(batch)
+        network(batch.clone())
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()

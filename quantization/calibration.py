@@ -52,8 +52,8 @@ def check_count(variant: Variant, images: int) -> None:
         fewest, why = LOOP_BATCH, "for a batch of its loop"
     if images < fewest:
         raise ValueError(
-            f"`{variant}` needs {fewest} calibration images or more {why}, got {images}. Raise"
-            " `--calibration.images`, or enlarge the pool."
+            f"`{variant}` needs {fewest} calibration images or more {why}, got {images}. Enlarge"
+            " the pool" + ("." if variant.paper else ", or raise `--calibration.images`.")
         )
 
 

@@ -1,4 +1,4 @@
-"""AdaRound without a training loop: each weight is rounded up or down by steepest descent."""
+"""AdaRound's and BRECQ's problem without a training loop: codes by steepest descent."""
 
 from typing import NamedTuple
 
@@ -6,71 +6,101 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
+from quantization.gptq import gptq
 from quantization.gram import Quadratic, grouped_product
 from quantization.grid import Grid, dequantize
 from quantization.nearest import nearest
+from quantization.obc import check_hessian, factorize
 
+DAMPING = 0.1  # of the start; 0.01 was no better (resnet20, 2 bits and ternary)
 ROUND = 8  # steps between looking which rows are finished
 
 
 def descend(
     weight: Float[Tensor, "rows columns"], grid: Grid, quadratic: Quadratic
 ) -> UInt8[Tensor, "rows columns"]:
-    """Round every weight up or down so that no single other choice lowers the squared error.
+    """Choose codes so that moving no single weight by a step of its grid lowers the squared error.
 
-    Each row starts at its nearest codes. All rows at once, the one weight whose other rounding
-    lowers the row's error most is rounded the other way, until none does.
+    Starts from GPTQ's pass over the columns, towards the weights that would be best without a grid.
+    Then, in all rows at once, the one weight whose move lowers the row's error most is moved, until
+    none does. Unlike in the published relaxation, a weight may move more than one step from its
+    value: with up and down as the only choices, a ternary resnet20 lost 3.7 points of accuracy
+    (68.4% instead of 72.1%), another 0.9.
 
     Source: the problem is that of Nagel et al. 2020, arXiv:2004.10568, equation 20, with the
-    inputs of equation 25; steepest descent instead of a relaxation.
+    inputs of equation 25 and without its activation function.
     """
-    floor = (weight / grid.scale).floor() + grid.zero
-    down, up = (steps.clamp(0, grid.levels - 1) for steps in (floor, floor + 1))
-    codes = nearest(weight, grid)
-    state = _State.start(codes, (down + up - codes - codes) * grid.scale, grid, quadratic)
-    flips = torch.zeros_like(codes, dtype=torch.bool)
-    for _ in range(0, 2 * weight.shape[1], ROUND):  # rounding errors could go round in circles
+    return improve(_start(weight, grid, quadratic), grid, quadratic)
+
+
+def improve(
+    start: UInt8[Tensor, "rows columns"], grid: Grid, quadratic: Quadratic
+) -> UInt8[Tensor, "rows columns"]:
+    """Steepest descent from codes that are given."""
+    state = _State.start(start, grid, quadratic)
+    codes = state.codes.clone()
+    # rounding errors could go round in circles; at 8 bits 4 moves a weight were not enough
+    most = max(4, grid.levels) * start.shape[1]
+    for _ in range(0, most, ROUND):
         for _ in range(ROUND):
-            column, better = state.flip()
-            flips[state.rows[:, None], column] ^= better
-        state = state.only(better.flatten())
+            better = state.move(grid.levels)
+        codes[state.rows] = state.codes
+        state = state.only(better)
         if not len(state.rows):
             break
-    return torch.where(flips, down + up - codes, codes).byte()
+    return codes.byte()
+
+
+def _start(
+    weight: Float[Tensor, "rows columns"], grid: Grid, quadratic: Quadratic
+) -> UInt8[Tensor, "rows columns"]:
+    check_hessian(weight, quadratic.gram)
+    damped, factor = factorize(quadratic.gram, DAMPING)
+    added = (damped - quadratic.gram).diagonal(dim1=1, dim2=2)[:, None]
+    by_group = weight.double().view(len(damped), -1, weight.shape[1])
+    wanted = quadratic.cross.double().view_as(by_group) + by_group * added
+    best = torch.cholesky_solve(wanted.mT, factor).mT.reshape(weight.shape)
+    codes = gptq(best, grid, quadratic.gram, DAMPING)
+    dead = quadratic.gram.diagonal(dim1=1, dim2=2) == 0  # such inputs may come in other images
+    return torch.where(dead.repeat_interleave(by_group.shape[1], 0), nearest(weight, grid), codes)
 
 
 class _State(NamedTuple):
     """Rows that are not finished."""
 
     rows: Int64[Tensor, " rows"]  # which they are
-    step: Float[Tensor, "rows columns"]  # how far each weight moves when it is rounded otherwise
+    codes: Float[Tensor, "rows columns"]
     slope: Float[Tensor, "rows columns"]  # half the error's derivative
     curvature: Float[Tensor, "rows columns"]
-    tolerance: Float[Tensor, "rows 1"]
+    scale: Float[Tensor, "rows 1"]
     group: Int64[Tensor, "rows 1"]
     gram: Float[Tensor, "groups columns columns"]
 
     @classmethod
-    def start(cls, codes: Tensor, step: Tensor, grid: Grid, quadratic: Quadratic) -> "_State":
+    def start(
+        cls, codes: UInt8[Tensor, "rows columns"], grid: Grid, quadratic: Quadratic
+    ) -> "_State":
         gram = quadratic.gram
         rows = torch.arange(len(codes), device=codes.device)
         group = (rows // (len(codes) // len(gram)))[:, None]
         slope = grouped_product(dequantize(codes, grid), gram) - quadratic.cross
         curvature = gram.diagonal(dim1=1, dim2=2)[group.flatten()]
-        tolerance = 1e-6 * (step.square() * curvature).amax(1, keepdim=True)
-        return cls(rows, step, slope, curvature, tolerance, group, gram)
+        return cls(rows, codes.float(), slope, curvature, grid.scale, group, gram)
 
-    def flip(self) -> tuple[Int64[Tensor, "rows 1"], Bool[Tensor, "rows 1"]]:
-        """Round one weight of each row the other way, where that lowers the error."""
-        change = self.step * (2 * self.slope + self.step * self.curvature)
-        best, column = change.min(1, keepdim=True)
-        better = best < -self.tolerance
-        moved = self.step.gather(1, column) * better
-        self.slope.addcmul_(moved, self.gram[self.group, column].squeeze(1))
-        self.step.scatter_add_(1, column, -2 * moved)
-        return column, better
+    def move(self, levels: int) -> Bool[Tensor, " rows"]:
+        """Move one weight of each row by a step, where that lowers the error; return where."""
+        direction = -self.slope.sign()
+        change = self.scale * self.curvature - 2 * self.slope.abs()  # of the error, a step
+        moved = self.codes + direction
+        best, column = change.where((moved >= 0) & (moved < levels), 0).min(1, keepdim=True)
+        # less than this is float32's rounding
+        better = best < -1e-6 * self.scale * self.curvature.amax(1, keepdim=True)
+        step = direction.gather(1, column) * better
+        self.codes.scatter_add_(1, column, step)
+        self.slope.addcmul_(step * self.scale, self.gram[self.group, column].squeeze(1))
+        return better.flatten()
 
     def only(self, keep: Bool[Tensor, " rows"]) -> "_State":
         """Some of the rows."""
-        rows, step, slope, curvature, tolerance, group = (some[keep] for some in self[:-1])
-        return _State(rows, step, slope, curvature, tolerance, group, self.gram)
+        rows, codes, slope, curvature, scale, group = (some[keep] for some in self[:-1])
+        return _State(rows, codes, slope, curvature, scale, group, self.gram)

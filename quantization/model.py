@@ -1,19 +1,15 @@
 """A whole network, quantized in a copy: codes for its layers, everything else as it is."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from quantization.grid import Grid, dequantize, find_grid
-from quantization.nearest import nearest
+from quantization.grid import Grid, dequantize
 from quantization.trace import LAYERS
-from quantization.variant import UNQUANTIZED, Bits, Variant, levels
-
-ROUNDERS: dict[str, Callable[[Tensor, Grid], Tensor]] = {"nearest": nearest}
+from quantization.variant import LEVELS, UNQUANTIZED, Bits, Variant
 
 
 class QuantizedWeight(NamedTuple):
@@ -52,27 +48,6 @@ class QuantizedNetwork(NamedTuple):
         return self.rest | {key: weight.dequantize() for key, weight in self.weights.items()}
 
 
-@torch.no_grad()
-def quantize_network(network: nn.Module, variant: Variant) -> QuantizedNetwork:
-    """Quantize every convolution and linear weight, and leave the network as it was.
-
-    Raises:
-        ValueError: as `layer_bits`, or a layer's weight is not finite; the message names it.
-    """
-    round_weight = ROUNDERS[variant.method]
-    rest = {key: tensor.clone() for key, tensor in network.state_dict().items()}
-    weights = {}
-    for key, bits in layer_bits(network, variant).items():
-        weight = rest.pop(key)
-        rows = weight.flatten(1).float()
-        try:
-            grid = find_grid(rows, bits, variant.is_symmetric(bits))
-        except ValueError as error:
-            raise ValueError(f"`{key}`: {error}") from error
-        weights[key] = QuantizedWeight(round_weight(rows, grid), grid, tuple(weight.shape))
-    return QuantizedNetwork(variant, weights, rest)
-
-
 def layer_bits(
     network: nn.Module, variant: Variant, patterns: Mapping[str, Bits] | None = None
 ) -> dict[str, Bits]:
@@ -105,8 +80,11 @@ def layer_bits(
             )
     bits = dict.fromkeys(names, variant.bits)
     for pattern, some in (patterns or {}).items():
-        if some != UNQUANTIZED:
-            levels(some)
+        if some != UNQUANTIZED and some not in LEVELS:
+            raise ValueError(
+                f"`layer_bits` must give `{pattern}` one of {', '.join(map(str, LEVELS))} bits, or"
+                f" 32 for full precision, got {some:g}."
+            )
         matching = [name for name in names if fnmatchcase(name, pattern)]
         if not matching:
             raise ValueError(

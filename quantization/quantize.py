@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from quantization.adaround import Settings
 from quantization.batchnorm import batchnorms, estimate_batchnorm, fold_batchnorm
 from quantization.calibration import Calibration, LayerRecord, Record, check_count
-from quantization.descent import descend
 from quantization.fisher import fisher_diagonal
-from quantization.fit import Solve, fit_loop, fit_quadratic
+from quantization.fit import fit_descent, fit_loop, fit_quadratic
 from quantization.gptq import gptq
 from quantization.gram import Layer, Quadratic, draw_positions, patches_at, places_an_image
 from quantization.grid import dequantize, find_grid
@@ -40,17 +39,14 @@ from quantization.variant import UNQUANTIZED, Bits, Variant
 PAPER = {"adaround": Settings(regularisation=1e-3), "brecq": Settings(regularisation=1e-2)}
 OBJECTIVES = {
     "nearest": "each weight's own rounding error",
-    "adaround": "squared error of each layer's output, without the activation behind it",
-    "adaround-paper": "squared error of each layer's output behind BatchNorm and activation",
-    "brecq": "squared error of each block's output as a linear function of one layer at a time",
-    "brecq-paper": "squared error of each block's output behind its activation",
-    "obc": "squared error of each layer's output, on the inputs that full precision gives it",
-    "gptq": "squared error of each layer's output against its own full-precision weights",
-}
-SOLVERS: dict[str, Solve] = {
-    "adaround": descend,
-    "brecq": descend,
-    "gptq": lambda rows, grid, quadratic: gptq(rows, grid, quadratic.gram),
+    "adaround": "squared error of each layer's output behind BatchNorm and activation, by descent",
+    "adaround-paper": "squared error of each layer's output behind BatchNorm and activation, and a"
+    " regulariser that ends in up or down, by the published loop",
+    "brecq": "squared error of each block's output behind its activation, by descent",
+    "brecq-paper": "squared error of each block's output behind its activation, and a regulariser"
+    " that ends in up or down, by the published loop",
+    "obc": "squared error of each layer's output, without activation, on full-precision inputs",
+    "gptq": "squared error of each layer's output, without activation, on quantized inputs",
 }
 Solved = tuple[dict[str, Codes], list[LayerRecord]]
 
@@ -85,17 +81,23 @@ def quantize_network(
     if variant.calibrates:
         check_count(variant, 0 if calibration is None else len(calibration.images))
         work.float()
+    if (variant.folds or variant.fisher) and calibration is not None:
+        # other layers' values are looked at on the way
+        for chunk in torch.split(calibration.images, CHUNK):
+            check_finite(type(network).__name__, [work(chunk.clone())], "gives")
     if variant.folds and calibration is not None:
         fold_batchnorm(work, calibration.images)
-    plans = _make_plans(work, bits, variant)
+    trace = None
+    if variant.method != "nearest" and calibration is not None:
+        trace = _follow(work, bits, calibration.images)
+    plans = _make_plans(work, bits, variant, [] if trace is None else trace.layers)
     units = list(plans)
-    if variant.method == "nearest" or calibration is None:
+    if trace is None or calibration is None:
         codes, records = _round_all(plans)
     elif variant.method == "obc":
-        _follow(work, bits, calibration.images)
         codes, records = _run_obc(work, plans, variant, calibration)
     else:
-        made = _make_units(_follow(work, bits, calibration.images), plans, variant, calibration)
+        made = _make_units(trace, plans, variant, calibration)
         units = [unit.name for unit in made]
         codes, records = _run_units(work, made, variant, calibration, loop)
     for name, plan in plans.items():
@@ -130,14 +132,19 @@ def check_network(
         batchnorms(work)
 
 
-def _make_plans(network: nn.Module, bits: Mapping[str, Bits], variant: Variant) -> dict[str, Plan]:
-    """Every layer to quantize, by its name; one that has several, or a tied weight, comes once."""
+def _make_plans(
+    network: nn.Module, bits: Mapping[str, Bits], variant: Variant, called: Sequence[str]
+) -> dict[str, Plan]:
+    """Every layer to quantize, by its name; one that has several, or a tied weight, comes once.
+
+    That is under the name that the network calls it by.
+    """
     plans: dict[int, tuple[str, Plan]] = {}
-    for key, some in bits.items():
-        weight = network.get_parameter(key)
+    names = {key: key.removesuffix("weight").removesuffix(".") for key in bits}
+    for key in sorted(bits, key=lambda key: names[key] not in called):
+        weight, some, name = network.get_parameter(key), bits[key], names[key]
         if some == UNQUANTIZED or id(weight) in plans:
             continue
-        name = key.removesuffix("weight").removesuffix(".")
         rows = weight.flatten(1).float()
         try:
             grid = find_grid(rows, some, variant.is_symmetric(some))
@@ -268,7 +275,11 @@ def _make_units(
         members.setdefault(block, []).append(layer)
     importance: dict[str, Tensor] = {}
     if variant.fisher:
-        ends = {name: trace.modules[name] for name in members if not trace.tail(name)}
+        ends = {
+            name: trace.modules[name]
+            for name in members
+            if name not in plans or not trace.tail(name)  # a block's error is at its own end
+        }
         generator = _generator(calibration, variant)
         importance = fisher_diagonal(trace.network, ends, calibration.images, generator)
     return [
@@ -293,6 +304,8 @@ def _run_units(
 ) -> Solved:
     if variant.paper:
         fit: Fit = partial(fit_loop, settings=loop or PAPER[variant.method])
+    elif variant.method == "gptq":
+        fit = partial(fit_quadratic, solve=lambda rows, grid, error: gptq(rows, grid, error.gram))
     else:
-        fit = partial(fit_quadratic, solve=SOLVERS[variant.method])
+        fit = fit_descent
     return reconstruct(network, calibration.images, units, fit, _generator(calibration, variant))

@@ -18,6 +18,7 @@ from quantization.stream import lockstep
 from quantization.trace import Operation
 from quantization.variant import Bits
 
+LARGEST = 1e15  # sums of squares of more do not fit in float32
 CHUNK = 128  # images that a network is run on at a time
 
 Codes = UInt8[Tensor, "rows columns"]
@@ -100,7 +101,7 @@ def reconstruct(
         Codes by the names of layers, and what became of each.
 
     Raises:
-        ValueError: a unit's inputs are not finite; as `lockstep`.
+        ValueError: a unit's inputs or outputs are not finite; as `lockstep`.
     """
     by_name = {unit.name: unit for unit in units}
     rows: dict[str, dict[str, Tensor]] = {}
@@ -123,7 +124,9 @@ def reconstruct(
                 records.append(make_record(name, layer, unit.plans[layer], each, seconds))
         while streams:
             full, quantized = streams.pop(0).chunk(2)
-            yield torch.cat([unit.module(full), unit.forward(rows[name], quantized)])
+            outputs = unit.module(full)
+            check_finite(name, [outputs], "gives")
+            yield torch.cat([outputs, unit.forward(rows[name], quantized)])
 
     chunks = [chunk.repeat(2, 1, 1, 1) for chunk in torch.split(images, CHUNK)]
     with torch.no_grad():
@@ -131,12 +134,13 @@ def reconstruct(
     return codes, records
 
 
-def check_finite(name: str, inputs: Iterable[Tensor]) -> None:
-    """Raise `DivergedError` if full precision gives a layer or block such inputs."""
-    if not all(some.isfinite().all() for some in inputs):
+def check_finite(name: str, values: Iterable[Tensor], verb: str = "is given") -> None:
+    """Raise `DivergedError` if full precision gives a layer or block such values."""
+    if not all((some.abs() < LARGEST).all() for some in values):  # NaN is not less either
         raise DivergedError(
-            f"`{name}` is given values that are not finite on the calibration images. The training"
-            " diverged: lower the learning rate, or train the model from another start."
+            f"`{name}` {verb} values that are not finite, or beyond {LARGEST:g}, on the calibration"
+            " images. The training diverged: lower the learning rate, or train the model from"
+            " another start."
         )
 
 

@@ -22,6 +22,7 @@ ACTIVATIONS = {
 ADDITIONS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__, Tensor.__radd__}
 
 Value = tuple[int, int]  # a tensor, and how often it was changed in place
+Inputs = tuple[object, ...]
 
 
 class Operation(NamedTuple):
@@ -67,6 +68,8 @@ class Trace(TorchFunctionMode):
         self._running: list[tuple[str, bool]] = []  # and whether it was given one tensor
         self._kept: list[Any] = []  # no tensor is freed, so that no identity comes twice
         images = images.clone()  # a network may work in place
+        self._images = id(images)
+        self._kept.append(images)
         handles = list(self._watch())
         try:
             with torch.no_grad(), self:
@@ -85,26 +88,27 @@ class Trace(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
-        """Note a call that makes a tensor."""
+        """Note a call for each tensor that it makes, or writes to."""
         kwargs = kwargs or {}
-        inputs = [_value(t) for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
+        inputs = [_value(t) for t in _tensors((args, kwargs))]
         result = func(*args, **kwargs)
-        if isinstance(result, Tensor):
-            self._kept.append((args, kwargs, result))
-            owner, _ = self._running[-1]
-            self.operations.append(Operation(func, args, kwargs, inputs, _value(result), owner))
+        self._kept.append((args, kwargs, result))
+        owner = self._running[-1][0] if self._running else ""
+        for made in _tensors(args[:1] if func is Tensor.__setitem__ else result):
+            self.operations.append(Operation(func, args, kwargs, inputs, _value(made), owner))
         return result
 
     def _watch(self) -> Iterator[RemovableHandle]:
         for name, module in self.modules.items():
-            yield module.register_forward_pre_hook(partial(self._enter, name))
+            enter = partial(self._enter, name)
+            yield module.register_forward_pre_hook(enter, with_kwargs=True)
             yield module.register_forward_hook(self._leave)
 
-    def _enter(self, name: str, module: nn.Module, args: tuple[object, ...]) -> None:
-        single = len(args) == 1 and isinstance(args[0], Tensor)
+    def _enter(self, name: str, module: nn.Module, args: Inputs, kwargs: dict[str, Any]) -> None:
+        single = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
         self._running.append((name, single))
 
-    def _leave(self, module: nn.Module, args: tuple[object, ...], output: object) -> None:
+    def _leave(self, module: nn.Module, args: Inputs, output: object) -> None:
         name, single = self._running.pop()
         if single and isinstance(output, Tensor):
             self._kept.append(output)
@@ -121,7 +125,7 @@ class Trace(TorchFunctionMode):
         value = next(call.output for call in self.calls if call.name == layer)
         for kind in ({functional.batch_norm}, ACTIVATIONS):
             users = [operation for operation in self.operations if value in operation.inputs]
-            if len(users) == 1 and users[0].function in kind and not _uses_batch(users[0]):
+            if len(users) == 1 and users[0].function in kind and _replays(users[0], value):
                 operations.append(users[0])
                 value = users[0].output
         return operations
@@ -144,7 +148,9 @@ class Trace(TorchFunctionMode):
         own = getattr(self.network, "quantization_blocks", None)
         if own is not None:
             return self._named(own, fitting)
-        owners = {self._owner(o.owner) for o in self.operations if _adds(o)}
+        made = {self._images, *(operation.output[0] for operation in self.operations)}
+        sums = [o for o in self.operations if _adds(o) and {id(t) for t in o.args} <= made]
+        owners = {self._owner(o.owner) for o in sums}  # of branches: no parameter was made
         classes = {type(self.modules[name]) for name in owners if name and name in fitting}
         found = [name for name in fitting if name and type(self.modules[name]) in classes]
         return [name for name in found if not any(o.startswith(f"{name}.") for o in found)]
@@ -152,7 +158,7 @@ class Trace(TorchFunctionMode):
     def _named(self, patterns: Iterable[str], fitting: list[str]) -> list[str]:
         found: list[str] = []
         for pattern in patterns:
-            matching = [name for name in fitting if fnmatchcase(name, pattern)]
+            matching = [name for name in fitting if name and fnmatchcase(name, pattern)]
             if not matching:
                 raise ValueError(
                     f"`quantization_blocks` of {type(self.network).__name__} has `{pattern}`, which"
@@ -181,30 +187,55 @@ class Trace(TorchFunctionMode):
         """
         call = next(call for call in self.calls if call.name == layer)
         end = next(call for call in self.calls if call.name == block)
-        value, scale, activated = call.output, torch.ones(()), False
+        if call.shape != end.shape:
+            return None
+        weight = self.modules[layer].get_parameter("weight")
+        scale = torch.ones(len(weight), device=weight.device)
+        value, activated = call.output, False
         while value != end.output:
             users = [operation for operation in self.operations if value in operation.inputs]
             if len(users) != 1 or activated:
                 return None
             (user,) = users
             if user.function is functional.batch_norm:
+                if _uses_batch(user) or call.shape[1] != len(
+                    scale
+                ):  # or not a row's, but a place's
+                    return None
                 scale = scale * _slope(user)
             elif user.function in ACTIVATIONS:
                 activated = True
             elif not _adds(user):
                 return None
             value = user.output
-        return scale.expand(call.shape[1]) if call.shape == end.shape else None
+        return scale
 
 
 def _value(tensor: Tensor) -> Value:
     return id(tensor), tensor._version
 
 
+def _tensors(values: object) -> Iterator[Tensor]:
+    """All tensors in nested tuples, lists and dictionaries."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, dict):
+        yield from _tensors(list(values.values()))
+    elif isinstance(values, tuple | list):
+        for value in values:
+            yield from _tensors(value)
+
+
 def _adds(operation: Operation) -> bool:
-    """Whether it is the plain sum of two tensors."""
-    two = len(operation.inputs) == 2 and not operation.kwargs
-    return operation.function in ADDITIONS and two
+    """Whether it is the plain sum of two different tensors."""
+    two = len(operation.inputs) == 2 and operation.inputs[0] != operation.inputs[1]
+    return operation.function in ADDITIONS and two and not operation.kwargs
+
+
+def _replays(operation: Operation, value: Value) -> bool:
+    """Whether it does the same to each image by itself, given another first argument."""
+    first = operation.args[0] if operation.args else None
+    return id(first) == value[0] and not _uses_batch(operation)
 
 
 def _slope(normalisation: Operation) -> Float[Tensor, " channels"]:

@@ -111,12 +111,12 @@ def synthetic_fleet():
 
 @pytest.fixture(scope="session")
 def toy():
-    """Arguments of train.py: 4 shadows and a target, 3 epochs of 2 steps, a second in all."""
+    """Arguments of train.py: 4 shadows and a target, 3 epochs of 2 steps, seconds in all."""
     always = (
         "--threads 1 --data datamodules.Digits --data.pool_size 64 --data.batch_size 16 "
         "--data.flip true --data.crop 1 --model.network convnet --trainer.accelerator cpu "
         "--trainer.max_epochs 3 --fleet.shadows 4 --fleet.targets 1 "
-        "--quantize nearest-w2 nearest-w1.58-last8"
+        "--quantize nearest-w2 nearest-w1.58-last8 adaround-w1.58-last8"
     )
 
     def arguments(run_dir, options=""):
@@ -169,6 +169,14 @@ class Perceptron(nn.Module):
             step = len(list(folder.glob(f"{process}-*")))
             torch.save(images, folder / f"{process}-{step:03d}.pt")
         return self.second(self.dropout(self.first(images.flatten(1)).relu()))
+
+
+class Forgetful(Perceptron):
+    '''Has a layer that it never calls.'''
+
+    def __init__(self, num_classes: int, channels: int) -> None:
+        super().__init__(num_classes, channels)
+        self.spare = nn.Linear(16, 16)
 """
 
 

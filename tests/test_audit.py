@@ -718,7 +718,7 @@ def test_real_digits_leak_and_random_labels_do_not(tmp_path):
     assert lines["full", "matched", "lira_online"]["auc_low"] > 0.58
     assert lines["full", "none", "global_threshold"]["accuracy"] > 0.93
     sizes = {line["variant"]: line["bytes"] for line in lines.values()}
-    assert sizes["nearest-w1.58"] < sizes["nearest-w2"] < sizes["nearest-w4"] < sizes["full"]
+    assert sizes["adaround-w1.58"] < sizes["adaround-w2"] < sizes["adaround-w4"] < sizes["full"]
 
     members = run.membership()
     order = torch.rand(members.shape, generator=torch.Generator().manual_seed(1)).argsort(1)

@@ -13,6 +13,7 @@ import audit
 import train
 from datamodules import CIFAR10
 from datamodules.images import Images
+from quantization import export
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -72,7 +73,13 @@ def test_every_command_of_the_readme(workplace, capsys):
         if script == "train.py":
             train.main(toy([script, *options]))
             assert "Next: python audit.py" in capsys.readouterr().out
+        elif script == "-m":
+            module, *options = options
+            assert module == "quantization.export"
+            export.main(options)
+            assert re.search(r"[\d,]+ bytes, [\d,]+ at full precision", capsys.readouterr().out)
         else:
+            assert script == "audit.py"
             audit.main(options)
             assert "report.html" in capsys.readouterr().out
     runs = {path.name for path in Path("runs").iterdir()}

@@ -1,3 +1,4 @@
+import json
 import multiprocessing
 import os
 import random
@@ -20,23 +21,39 @@ from datamodules.digits import Digits
 from datamodules.images import ImageDataModule, Images
 from datamodules.membership import membership
 from datamodules.seeds import derive_seed
+from datamodules.views import augment, normalise
 from lightning_modules.classifier import Classifier
 from lightning_modules.fleet import ModelName
 from lightning_modules.networks import NETWORKS
 from lightning_modules.run_folder import RunFolder
-from quantization.model import quantize_network
-from quantization.storage import load_weights
+from quantization.calibration import Calibration
+from quantization.quantize import quantize_network
+from quantization.storage import load_quantized, load_weights
 from quantization.variant import Variant
 
 ROOT = Path(train.__file__).parent
 NAMES = [*(ModelName("shadow", number) for number in range(4)), ModelName("target", 0)]
-VARIANTS = ["full", "nearest-w2", "nearest-w1.58-last8"]
+VARIANTS = ["full", "nearest-w2", "nearest-w1.58-last8", "adaround-w1.58-last8"]
 
 
 def tensors(folder):
     """Every safetensors file of a run folder: name -> content."""
     paths = sorted(folder.rglob("*.safetensors"))
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def records(folder):
+    """Every record of a quantization but for the time that it took: name -> content."""
+
+    def without_seconds(record):
+        layers = [{k: v for k, v in layer.items() if k != "seconds"} for layer in record["layers"]]
+        return {k: v for k, v in record.items() if k != "seconds"} | {"layers": layers}
+
+    paths = folder.glob("models/*/*.json")
+    return {
+        str(path.relative_to(folder)): without_seconds(json.loads(path.read_text()))
+        for path in paths
+    }
 
 
 def of_model(files, *names):
@@ -125,6 +142,7 @@ def test_a_fleet_that_is_killed_again_and_again_ends_bit_for_bit_the_same(
     process.join(60)
     assert process.exitcode == 0
     assert tensors(folder) == tensors(toy_run)
+    assert records(folder) == records(toy_run)
     assert epochs(folder) == epochs(toy_run)
     names = {path.relative_to(folder) for path in folder.rglob("*")}
     assert names == {path.relative_to(toy_run) for path in toy_run.rglob("*")}
@@ -172,7 +190,7 @@ def test_only_the_epoch_in_progress_is_trained_again(toy, toy_run, tmp_path, ser
     assert tensors(folder) == tensors(toy_run)
 
 
-@pytest.mark.parametrize("left", [1, 4, 5, 6])
+@pytest.mark.parametrize("left", [1, 4, 5, 8])
 def test_what_a_kill_between_two_files_left_is_completed(toy, toy_run, finished, left, no_training):
     """All files of the last model but the first `left`, and halves of the others."""
     name = NAMES[-1]
@@ -197,7 +215,7 @@ def test_a_model_trained_alone_is_the_one_of_the_whole_fleet(toy, toy_run, tmp_p
     train.main(toy(tmp_path / "run", f"--fleet.models {position}"))
     alone = of_model(tensors(tmp_path / "run"), *NAMES)
     assert alone == of_model(tensors(toy_run), NAMES[position])
-    assert len(alone) == 6
+    assert len(alone) == 8
 
 
 def test_slices_in_two_processes_at_once_make_one_fleet(toy, toy_run, tmp_path, start):
@@ -250,13 +268,15 @@ def test_another_precision_adds_its_files_only(toy, finished, snapshot, no_train
     after = snapshot(finished / "models")
     assert {key: after[key] for key in before} == before
     assert after.keys() - before.keys() == {
-        f"{name}/{folder}nearest-w4.safetensors" for name in NAMES for folder in ("", "signals/")
+        f"{name}/{file}"
+        for name in NAMES
+        for file in ("nearest-w4.safetensors", "nearest-w4.json", "signals/nearest-w4.safetensors")
     }
     run = RunFolder(finished)
     assert run.read()["config"]["quantize"] == [*VARIANTS[1:], "nearest-w4"]
     network = Classifier(10, 1, 0, "convnet").network
     network.load_state_dict(load_file(run.weights(NAMES[1], "full")))
-    expected = quantize_network(network, Variant.parse("nearest-w4")).state_dict()
+    expected = quantize_network(network, Variant.parse("nearest-w4"))[0].state_dict()
     found = load_weights(run.weights(NAMES[1], "nearest-w4"))
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 
@@ -284,6 +304,9 @@ def test_a_precision_named_twice_is_one(toy, tmp_path, capsys):
         ("--trainer.precision bf16-true", "trainer.precision: None in .*, 'bf16-true' asked"),
         ("--fleet.shadows 2", "fleet.shadows: 4 in the folder, 2 asked"),
         ("--fleet.targets 0", "fleet.targets: 1 in the folder, 0 asked"),
+        ("--calibration.images 8", "calibration.images: 1024 in the folder, 8 asked"),
+        ("--calibration.rounds 2", "calibration.rounds: 0 in the folder, 2 asked"),
+        ("--layer_bits '{\"fc\": 4}'", "layer_bits.fc: None in the folder, 4 asked"),
         ("--queries identity", r"queries: \['identity', 'mirror'.* in .*, \['identity'\] asked"),
     ],
 )
@@ -353,6 +376,25 @@ def test_the_same_data_elsewhere_is_the_same_and_other_data_is_not(toy, tmp_path
         ("--quantize nearest-w5", r"Bits must be one of 8, 4, 3, 2, 1\.58, got 5"),
         ("--quantize full", "A variant is named METHOD-wBITS.*got `full`"),
         ("--quantize best-w4", "method must be one of nearest.*got `best`"),
+        ("--quantize adaround-w5", r"Bits must be one of 8, 4, 3, 2, 1\.58, got 5"),
+        ("--quantize brecq-w2-folded-bn", "`brecq-w2-folded-bn`: .*Leave `-bn` or `-folded` out"),
+        ("--quantize nearest-w2 obc-w2-heldout", "`obc-w2-heldout`: .* got 0 outside .*members or"),
+        ("--quantize nearest-w2-nonmembers", "looks at no images, so leave `-nonmembers` out"),
+        (
+            "--quantize adaround-w2-paper --data.pool_size 60",
+            "`adaround-w2-paper` needs 32 calibration images .*got 30.*enlarge the pool",
+        ),
+        (
+            "--quantize nearest-w2-bn --calibration.images 1",
+            "`nearest-w2-bn` needs 2 calibration images .*got 1. Raise `--calibration.images`",
+        ),
+        ("--calibration.images 0", "`calibration.images` must be 1 or more, got 0"),
+        ("--calibration.rounds -1", r"`calibration.rounds` must be 0 .*or more, got -1"),
+        (
+            "--layer_bits '{\"nothing*\": 4}'",
+            r"`layer_bits` has `nothing\*`, .*It has layer1.0, layer2.0, layer3.0, fc\.",
+        ),
+        ("--layer_bits '{\"fc\": 7}'", r"Bits must be one of 8, 4, 3, 2, 1\.58, got 7"),
         ("--queries sideways", "A query is `identity`, `mirror` or a shift.*got `sideways`"),
         ("--queries identity identity", "Every query counts once"),
         ("--queries", "at least one query, got none"),
@@ -396,6 +438,8 @@ def test_an_error_of_the_user_is_told_before_anything_is_made(toy, tmp_path, opt
         ("--data.batchsize 3", "batchsize"),
         ("--data NoSuchData", "NoSuchData"),
         ("--seed one", "seed"),
+        ("--calibration.images 1.5", "calibration.images"),
+        ("--layer_bits '{\"fc\": many}'", "layer_bits"),
         ("--wandb maybe", "wandb"),
         ("--model.schedule linear", "schedule"),
         ("--config missing.yaml", "missing.yaml"),
@@ -591,9 +635,124 @@ def test_own_networks_are_trained_resumed_and_quantized(toy, tmp_path, own_netwo
         stored = load_file(run.signals(NAMES[0], variant))
         torch.testing.assert_close(stored["loss"][0], loss, atol=1e-4, rtol=1e-4)
         values = [len(row.unique()) for row in weights["first.weight"]]
-        most = {"full": 64, "nearest-w2": 4, "nearest-w1.58-last8": 3}[variant]
+        most = {"full": 64, "nearest-w2": 4}.get(variant, 3)
         assert max(values) <= most
         assert max(values) > most / 2
+
+
+# What quantizers look at
+
+
+@pytest.fixture(scope="module")
+def adjusted(toy, tmp_path_factory):
+    """Two models, with bits of some layers and few images, augmented twice."""
+    folder = tmp_path_factory.mktemp("runs") / "adjusted"
+    options = "--fleet.models 1,4 --quantize gptq-w2 obc-w2-nonmembers --calibration.rounds 2"
+    bits = '{"fc": 8, "layer1.*": 4}'
+    train.main([*toy(folder, f"{options} --calibration.images 20"), "--layer_bits", bits])
+    return RunFolder(folder)
+
+
+@pytest.mark.parametrize("variant", ["gptq-w2", "obc-w2-nonmembers"])
+def test_layers_have_the_bits_that_were_asked_for(adjusted, variant):
+    path = adjusted.weights(NAMES[1], variant)
+    weights, record = load_quantized(path).weights, adjusted.read_record(NAMES[1], variant)
+    bits = {"layer1.0": 4, "layer2.0": 2, "layer3.0": 2, "fc": 8}
+    assert {layer["name"]: layer["bits"] for layer in record["layers"]} == bits
+    assert weights.keys() == {f"{name}.weight" for name in bits}
+    for name, some in bits.items():
+        codes, grid, _ = weights[f"{name}.weight"]
+        assert grid.levels == 2**some
+        # a layer of 9 or 64 columns does not use all levels of a row, but some row the ends
+        assert (codes.min(), codes.max()) == (0, 2**some - 1)
+    assert max(len(row.unique()) for row in weights["fc.weight"].codes) > 32
+    content, rows = load_file(path), {"layer1.0": 16, "layer2.0": 32, "layer3.0": 64, "fc": 10}
+    columns = {"layer1.0": 9, "layer2.0": 144, "layer3.0": 288, "fc": 64}
+    for name, some in bits.items():
+        (packed,) = (v for k, v in content.items() if name in k and k.endswith("codes"))
+        assert packed.numel() == rows[name] * -(-columns[name] * some // 8)
+
+
+@pytest.mark.parametrize(("variant", "member"), [("gptq-w2", True), ("obc-w2-nonmembers", False)])
+def test_the_images_on_record_are_of_that_model(adjusted, variant, member):
+    used = {}
+    for position in (1, 4):
+        name, row = NAMES[position], adjusted.membership()[position]
+        calibration = adjusted.read_record(name, variant)["calibration"]
+        used[position] = calibration["indices"]
+        assert len(set(used[position])) == len(used[position]) == calibration["images"] == 20
+        assert calibration["source"] == ("members" if member else "nonmembers")
+        assert (row[used[position]] == member).all()
+    assert set(used[1]) != set(used[4])
+
+
+@pytest.mark.parametrize("variant", ["gptq-w2", "obc-w2-nonmembers"])
+def test_images_are_augmented_in_rounds_as_in_training(adjusted, variant):
+    data, name = Digits(pool_size=64), NAMES[4]
+    data.setup("fit")
+    used = adjusted.read_record(name, variant)["calibration"]
+    seed, source = derive_seed(0, "target", 0, 0), used["source"]
+    indices = torch.tensor(used["indices"])
+
+    def augmented(number):
+        rng = torch.Generator().manual_seed(derive_seed(seed, "calibration", source, number))
+        changed = augment(data.pool.images[indices], flip=True, crop=1, generator=rng)
+        return normalise(changed, data.mean, data.std)
+
+    network = Classifier(10, 1, 0, "convnet").network
+    network.load_state_dict(load_file(adjusted.weights(name, "full")))
+    patterns, found = {"fc": 8, "layer1.*": 4}, load_weights(adjusted.weights(name, variant))
+    same = {}
+    for rounds in (1, 2):
+        images = Calibration(augmented(0), augmented, indices, source, seed, rounds)
+        made, _ = quantize_network(network, Variant.parse(variant), images, patterns)
+        expected = made.state_dict()
+        same[rounds] = all(torch.equal(found[key], expected[key]) for key in expected)
+    assert same == {1: variant == "gptq-w2", 2: True}  # which sees the first round alone
+
+
+def test_a_precision_added_later_is_the_one_made_with_the_others(toy, toy_run, tmp_path):
+    folder = tmp_path / "run"
+    train.main(toy(folder, "--fleet.models 1,4 --quantize nearest-w2"))
+    train.main(toy(folder, "--fleet.models 1,4 --quantize adaround-w1.58-last8"))
+    later, files = of_model(tensors(folder), *NAMES), of_model(tensors(toy_run), NAMES[1], NAMES[4])
+    assert later == {key: files[key] for key in files if "nearest-w1.58-last8" not in key}
+    whole = records(toy_run)
+    assert all(record == whole[key] for key, record in records(folder).items())
+    assert len(records(folder)) == 4
+
+
+@pytest.mark.parametrize(
+    ("network", "variant", "message"),
+    [
+        (
+            "Forgetful",
+            "adaround-w1.58-last8",
+            r"`spare`: .*Forgetful does not call.*`--layer_bits '{\"spare\": 32}'`",
+        ),
+        ("Perceptron", "nearest-w2-bn", "Perceptron has no BatchNorm .*Leave `-bn`"),
+        ("Perceptron", "brecq-w2-folded", "Perceptron has no BatchNorm .*`-folded` out"),
+    ],
+)
+def test_what_an_own_network_lacks_is_told_before_anything_is_made(
+    toy, tmp_path, own_networks, network, variant, message
+):
+    options = f"--model.network own_networks.{network} --quantize {variant}"
+    with pytest.raises(SystemExit) as stopped:
+        train.main(toy(tmp_path / "run", options))
+    assert re.search(f"^train.py: .*{message}", words(stopped.value.code))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_layer_that_is_never_called_can_be_left_as_it_is(toy, tmp_path, own_networks):
+    options = "--model.network own_networks.Forgetful --fleet.models 0 --quantize adaround-w2"
+    train.main([*toy(tmp_path / "run", options), "--layer_bits", '{"spare": 32}'])
+    run = RunFolder(tmp_path / "run")
+    found, full = (load_weights(run.weights(NAMES[0], name)) for name in ("adaround-w2", "full"))
+    assert torch.equal(found["spare.weight"], full["spare.weight"])
+    assert max(len(row.unique()) for row in found["first.weight"]) <= 4
+    record = run.read_record(NAMES[0], "adaround-w2")
+    assert [layer["name"] for layer in record["layers"]] == ["first", "second"]
 
 
 # Models that diverge
@@ -630,7 +789,7 @@ def test_failed_models_are_reported_and_trained_again_when_asked(
     assert "shadow-001 failed: 64 of 64 signals are not finite. The audit leaves" in output
     assert output.count("failed: ") == 2
     sizes = [run.weights(NAMES[2], variant).stat().st_size for variant in VARIANTS]
-    assert f"full {sizes[0]:,}, nearest-w2 {sizes[1]:,}, nearest-w1.58-last8 {sizes[2]:,}" in output
+    assert ", ".join(f"{v} {size:,}" for v, size in zip(VARIANTS, sizes, strict=True)) in output
     for variant in VARIANTS:
         assert load_file(run.signals(NAMES[1], variant))["phi"].isnan().all()
     train.main(toy(folder, options))

@@ -1,4 +1,5 @@
 import hashlib
+import json
 
 import pytest
 import torch
@@ -8,12 +9,22 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
-from quantization.callback import Quantize, save_variants
-from quantization.model import quantize_network
+from quantization.calibration import Calibration
+from quantization.callback import Quantize, save_variant
+from quantization.quantize import quantize_network
 from quantization.storage import load_weights
 from quantization.variant import Variant
 
-VARIANTS = [Variant.parse(name) for name in ("nearest-w2", "nearest-w1.58-last8")]
+VARIANTS = [Variant.parse(name) for name in ("nearest-w2", "adaround-w1.58-last8")]
+
+
+def calibrate(variant):
+    images = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    return Calibration(images, lambda number: images, torch.arange(40), variant.calibration, 0)
+
+
+def quantize(model_dir, variants, note=lambda text: None):
+    return Quantize(model_dir, variants, calibrate, {}, note)
 
 
 class Users(nn.Module):
@@ -65,7 +76,7 @@ def fit(model_dir, variants):
         enable_model_summary=False,
         callbacks=[
             witness,
-            Quantize(model_dir, variants),
+            quantize(model_dir, variants),
             ModelCheckpoint(model_dir, save_last=True, save_top_k=0),
         ],
     )
@@ -84,10 +95,13 @@ def test_a_real_fit_is_untouched_and_its_files_are_the_network_quantized(tmp_pat
     assert {path.name for path in tmp_path.iterdir()} == {
         "last.ckpt",
         "nearest-w2.safetensors",
-        "nearest-w1.58-last8.safetensors",
+        "nearest-w2.json",
+        "adaround-w1.58-last8.safetensors",
+        "adaround-w1.58-last8.json",
     }
     for variant in VARIANTS:
-        expected = quantize_network(module.network, variant).state_dict()
+        images = calibrate(variant) if variant.calibrates else None
+        expected = quantize_network(module.network, variant, images)[0].state_dict()
         loaded = load_weights(tmp_path / f"{variant}.safetensors")
         assert loaded.keys() == expected.keys()
         assert all(torch.equal(loaded[key], expected[key]) for key in loaded)
@@ -105,10 +119,14 @@ def test_files_that_exist_are_kept_and_missing_ones_written(tmp_path):
     kept.write_bytes(b"as it was")
     module, _ = fit(tmp_path, VARIANTS)
     assert kept.read_bytes() == b"as it was"
-    added = tmp_path / "nearest-w1.58-last8.safetensors"
+    added = tmp_path / "adaround-w1.58-last8.safetensors"
     before = added.stat().st_mtime_ns
-    save_variants(module.network, tmp_path, [*VARIANTS, Variant.parse("nearest-w4")])
+    noted = []
+    more = [*VARIANTS, Variant.parse("nearest-w4")]
+    callback = quantize(tmp_path, more, noted.append)
+    callback.on_fit_end(Trainer(logger=False, accelerator="cpu"), module)
     assert added.stat().st_mtime_ns == before
+    assert noted == ["nearest-w4"]
     assert load_weights(tmp_path / "nearest-w4.safetensors").keys() == (
         module.network.state_dict().keys()
     )
@@ -116,12 +134,41 @@ def test_files_that_exist_are_kept_and_missing_ones_written(tmp_path):
 
 def test_only_rank_zero_writes(tmp_path, monkeypatch):
     monkeypatch.setattr("lightning.fabric.utilities.rank_zero.rank_zero_only.rank", 1)
-    Quantize(tmp_path, VARIANTS).on_fit_end(Trainer(logger=False, accelerator="cpu"), Module())
+    quantize(tmp_path, VARIANTS).on_fit_end(Trainer(logger=False, accelerator="cpu"), Module())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_module_without_a_network_is_an_error(tmp_path):
     with pytest.raises(AttributeError, match="network"):
-        Quantize(tmp_path, VARIANTS).on_fit_end(
+        quantize(tmp_path, VARIANTS).on_fit_end(
             Trainer(logger=False, accelerator="cpu"), LightningModule()
         )
+
+
+@pytest.mark.parametrize("name", ["nearest-w2", "brecq-w2", "obc-w2"])
+@pytest.mark.parametrize("how", ["weights", "activations"])
+def test_a_network_that_diverged_is_written_as_it_is(tmp_path, name, how):
+    network = Module().network.eval()
+    with torch.no_grad():
+        network.body[0].weight.mul_(torch.nan if how == "weights" else 1e38)
+    if how == "activations" and name == "nearest-w2":
+        pytest.skip("looks at none")
+    path = tmp_path / f"{name}.safetensors"
+    save_variant(network, path, Variant.parse(name), calibrate, {})
+    state, saved = network.state_dict(), load_weights(path)
+    assert all(torch.equal(state[key], saved[key]) or state[key].isnan().any() for key in state)
+    assert not path.with_suffix(".json").exists()
+
+
+def test_the_record_is_there_before_the_weights(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(
+        "quantization.callback.save_quantized",
+        lambda path, quantized: written.append(path.with_suffix(".json").exists()),
+    )
+    path = tmp_path / "model" / "adaround-w2.safetensors"
+    save_variant(Module().network.eval(), path, Variant.parse("adaround-w2"), calibrate, {})
+    assert written == [True]
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert [layer["name"] for layer in record["layers"]] == ["body.0", "head"]
+    assert record["calibration"]["indices"] == list(range(40))

@@ -7,8 +7,9 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from lightning_modules.networks import build_network
 from quantization.grid import dequantize, find_grid
-from quantization.model import layer_bits, quantize_network
+from quantization.model import layer_bits
 from quantization.nearest import nearest
+from quantization.quantize import quantize_network
 from quantization.variant import LEVELS, Variant
 
 VARIANTS = ["nearest-w8", "nearest-w4", "nearest-w3-sym", "nearest-w2", "nearest-w1.58"]
@@ -31,7 +32,7 @@ class Mixed(nn.Module):
 def test_every_layer_has_at_most_so_many_values_a_channel(name):
     network = build_network("resnet8", 10, 3, {})
     variant = Variant.parse(name)
-    state = quantize_network(network, variant).state_dict()
+    state = quantize_network(network, variant)[0].state_dict()
     layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     assert len(layers) == 10  # stem, 3 blocks of 2, 2 shortcuts, head
     network.load_state_dict(state)
@@ -41,7 +42,7 @@ def test_every_layer_has_at_most_so_many_values_a_channel(name):
 
 def test_layers_match_the_functions_they_are_made_of():
     network = build_network("convnet", 10, 1, {})
-    state = quantize_network(network, Variant.parse("nearest-w2-last8")).state_dict()
+    state = quantize_network(network, Variant.parse("nearest-w2-last8"))[0].state_dict()
     for key, bits in {"layer2.0.weight": 2, "fc.weight": 8}.items():
         rows = network.state_dict()[key].flatten(1)
         grid = find_grid(rows, bits, symmetric=False)
@@ -52,7 +53,7 @@ def test_layers_match_the_functions_they_are_made_of():
 def test_network_and_everything_else_stay_as_they_are():
     network = build_network("resnet8", 10, 3, {})
     before = copy.deepcopy(network.state_dict())
-    quantized = quantize_network(network, Variant.parse("nearest-w2"))
+    quantized = quantize_network(network, Variant.parse("nearest-w2"))[0]
     after, state = network.state_dict(), quantized.state_dict()
     assert all(torch.equal(after[key], before[key]) for key in before)
     assert state.keys() == before.keys()
@@ -73,7 +74,7 @@ def test_layers_of_a_users_network_in_order_of_registration():
 
 def test_a_users_network_round_trips():
     network = Mixed()
-    quantized = quantize_network(network, Variant.parse("nearest-w2"))
+    quantized = quantize_network(network, Variant.parse("nearest-w2"))[0]
     network.load_state_dict(quantized.state_dict())
     assert torch.equal(network.shared.weight, quantized.weights["again.weight"].dequantize())
     assert "up.weight" in quantized.rest
@@ -82,14 +83,14 @@ def test_a_users_network_round_trips():
 
 def test_a_bare_layer_is_a_network_too():
     assert layer_bits(nn.Linear(3, 2), Variant.parse("nearest-w4")) == {"weight": 4}
-    assert quantize_network(nn.Linear(3, 2), Variant.parse("nearest-w4")).weights.keys() == {
+    assert quantize_network(nn.Linear(3, 2), Variant.parse("nearest-w4"))[0].weights.keys() == {
         "weight"
     }
 
 
 def test_last_layer_gets_its_own_bits_and_their_default_grid():
     network = build_network("convnet", 10, 1, {})
-    quantized = quantize_network(network, Variant.parse("nearest-w1.58-last4"))
+    quantized = quantize_network(network, Variant.parse("nearest-w1.58-last4"))[0]
     grids = [weight.grid for weight in quantized.weights.values()]
     assert [grid.levels for grid in grids] == [3, 3, 3, 16]
     assert all((grid.zero == 1).all() for grid in grids[:-1])
@@ -99,11 +100,44 @@ def test_last_layer_gets_its_own_bits_and_their_default_grid():
 def test_channels_last_and_half_precision_change_nothing_but_their_rounding():
     network = build_network("convnet", 10, 3, {})
     variant = Variant.parse("nearest-w2")
-    plain = quantize_network(network, variant).state_dict()
-    last = quantize_network(network.to(memory_format=torch.channels_last), variant).state_dict()
+    plain = quantize_network(network, variant)[0].state_dict()
+    last = quantize_network(network.to(memory_format=torch.channels_last), variant)[0].state_dict()
     assert all(torch.equal(plain[key], last[key]) for key in plain)
-    half = quantize_network(network.half(), variant).weights["fc.weight"].dequantize()
-    torch.testing.assert_close(half, plain["fc.weight"], rtol=0, atol=1e-3)
+    half = quantize_network(network.half(), variant)[0].weights
+    rounded = quantize_network(network.half().float(), variant)[0].weights
+    for key, weight in rounded.items():
+        assert torch.equal(half[key].dequantize(), weight.dequantize())
+
+
+def test_patterns_override_in_their_order_and_last_overrides_them():
+    network, variant = Mixed(), Variant.parse("nearest-w2-last8")
+    bits = layer_bits(network, variant, {"conv*": 4, "conv3d": 32, "*conv": 3, "again": 1.58})
+    assert list(bits.values()) == [4, 32, 2, 1.58, 8]
+    assert list(layer_bits(network, Variant.parse("nearest-w2"), {"*": 3}).values()) == [3] * 5
+
+
+def test_patterns_reach_the_grids_and_what_they_leave_out():
+    network = build_network("convnet", 10, 1, {})
+    patterns = {"*": 4, "layer1*": 32, "fc": 1.58}
+    quantized, record = quantize_network(network, Variant.parse("nearest-w2"), None, patterns)
+    levels = {key: weight.grid.levels for key, weight in quantized.weights.items()}
+    assert "layer1.0.weight" in quantized.rest
+    assert levels.pop("fc.weight") == 3
+    assert set(levels.values()) == {16}
+    assert {layer.name: layer.bits for layer in record.layers}["fc"] == 1.58
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        ({"layer9*": 4}, r"has `layer9\*`, which matches no layer of Sequential. It has conv1, layer1.0"),
+        ({"fc": 5}, "must give `fc` one of 8, 4, 3, 2, 1.58 bits, or 32 .* got 5"),
+        ({"fc": 16}, "one of .* got 16"),
+    ],
+)
+def test_patterns_that_mean_nothing_say_so(patterns, message):
+    with pytest.raises(ValueError, match=message):
+        layer_bits(build_network("resnet8", 10, 1, {}), Variant.parse("nearest-w2"), patterns)
 
 
 @pytest.mark.parametrize("network", [nn.Sequential(), nn.BatchNorm2d(3)])

@@ -1,6 +1,7 @@
+from itertools import product
+
 import pytest
 
-from quantization.model import ROUNDERS
 from quantization.variant import FULL, LEVELS, METHODS, Variant, levels
 
 
@@ -23,17 +24,36 @@ def test_names_and_variants_are_one_to_one(name, variant):
     assert str(variant) == name
 
 
+def valid(method, options, source):
+    """The rules in words: which options mean something, and which the paper's settings imply."""
+    paper, fisher, folded, bn = options
+    if (fisher and method != "brecq") or (folded and method not in ("adaround", "brecq")):
+        return False
+    if paper and method not in ("adaround", "brecq", "obc"):
+        return False
+    if paper and ((method == "brecq" and folded) or (method == "obc" and bn)):
+        return False
+    if bn and (folded or (paper and method == "brecq")):
+        return False
+    return source == "members" or method != "nearest" or bn
+
+
 def test_every_variant_round_trips_under_a_name_of_its_own():
     variants = [
-        Variant(method, bits, last, symmetric)
+        variant
         for method in METHODS
         for bits in LEVELS
         for last in [None, *LEVELS]
         for symmetric in (None, bits != 1.58)
-        if last != bits
+        for options in product(*[(False, True)] * 4)
+        for source in ("members", "nonmembers", "heldout")
+        if last != bits and valid(method, options, source)
+        for variant in [Variant(method, bits, last, symmetric, *options, source)]
     ]
     assert [Variant.parse(str(variant)) for variant in variants] == variants
-    assert len({str(variant) for variant in variants}) == len(variants) == 5 * 5 * 2
+    combinations = {"nearest": 4, "adaround": 18, "brecq": 24, "obc": 9, "gptq": 6}
+    assert len({str(variant) for variant in variants}) == len(variants)
+    assert len(variants) == 50 * sum(combinations.values())
 
 
 def test_numbers_are_printed_in_one_way():
@@ -57,27 +77,31 @@ def test_layers_get_the_default_grid_of_their_own_bits_unless_told():
     ("name", "message"),
     [
         ("", "is named METHOD-wBITS.* got ``"),
-        (FULL, "such as `nearest-w2-last8`, got `full`"),
+        (FULL, "such as `adaround-w2-last8`, got `full`"),
         ("nearest", "is named METHOD-wBITS"),
         ("nearest-2", "is named METHOD-wBITS"),
         ("nearest-w2-last", "is named METHOD-wBITS"),
         ("nearest-w2-last8-sym", "is named METHOD-wBITS"),
         ("nearest-w2 ", "is named METHOD-wBITS"),
         ("nearest-w-2", "is named METHOD-wBITS"),
-        ("bogus-w2", "method must be one of nearest, got `bogus`"),
+        ("bogus-w2", "method must be one of nearest, adaround, brecq, obc, gptq, got `bogus`"),
         ("nearest-w5", "Bits must be one of 8, 4, 3, 2, 1.58, got 5."),
         ("nearest-w1.6", "Bits must be one of .* got 1.6."),
         ("nearest-w2-last16", "Bits must be one of .* got 16."),
         ("nearest-w2-last2", "the last layer has 2 bits anyway, so leave `-last2` out"),
         ("nearest-w1.58-last1.58", "leave `-last1.58` out"),
         ("nearest-w2-asym", "`nearest-w2-asym`: asym is the default at 2 bits, .* `-asym` out"),
+        ("obc-w2-paper-bn", "`-paper` implies `-bn` here, so leave it out"),
+        ("brecq-w2-paper-folded", "`-paper` implies `-folded` here"),
+        ("nearest-w2-paper", "`-paper` changes nothing for nearest, only for adaround, brecq, obc"),
+        ("gptq-w2-paper", "`-paper` changes nothing for gptq, only for adaround, brecq, obc"),
+        ("adaround-w2-fisher", "`-fisher` changes nothing for adaround, only for brecq"),
+        ("brecq-w2-folded-bn", "a folded BatchNorm has no statistics to estimate anew"),
+        ("nearest-w2-heldout", "nearest looks at no images, so leave `-heldout` out"),
+        ("adaround-w2-bn-paper", "is named METHOD-wBITS"),
         ("nearest-w1.58-sym", "sym is the default at 1.58 bits, so leave `-sym` out"),
     ],
 )
 def test_names_that_mean_nothing_say_so(name, message):
     with pytest.raises(ValueError, match=message):
         Variant.parse(name)
-
-
-def test_every_method_that_can_be_named_exists():
-    assert set(METHODS) == set(ROUNDERS)

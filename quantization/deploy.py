@@ -1,0 +1,212 @@
+"""A quantized network as other programs run it: ONNX with packed weights, or torchao's tensors."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantization.model import QuantizedNetwork, QuantizedWeight
+from quantization.pack import pack
+
+Image = tuple[int, int, int]  # channels, height, width
+OnnxModel = Any  # `onnx.ModelProto`, of a package that need not be installed
+
+WIDTH = {3: 2, 4: 2, 8: 4, 16: 4, 256: 8}  # bits of ONNX's integers for so many levels
+OPSET, IR_VERSION = 25, 13  # the first with INT2
+# Of the largest logit. Summing float32 in another order gave 1e-6 at most (WRN-28-2), activations
+# rounded to 8 bits 5e-3.
+TOLERANCE = 1e-4
+
+
+def to_onnx(network: nn.Module, image: Image, quantized: QuantizedNetwork | None) -> OnnxModel:
+    """An ONNX model from `images` [batch, channels, height, width] to `logits` [batch, classes].
+
+    Args:
+        network: of the same architecture; it stays as it is.
+        image: channels, height, width of an image; the batch may be of any size.
+        quantized: the weights; None for the network's own, at full precision.
+
+    Raises:
+        ValueError: the network cannot be traced, or onnxruntime computes other logits.
+    """
+    network = _loaded(network, quantized)
+    model = trace(network, image)
+    if quantized is not None:
+        pack_weights(model, quantized)
+    _check_logits(network, lambda images: run_onnx(model, images), image)
+    return model
+
+
+def to_torchao(network: nn.Module, image: Image, quantized: QuantizedNetwork) -> dict[str, Tensor]:
+    """A state dict for `load_state_dict(state, assign=True)`; arguments as `to_onnx`.
+
+    Raises:
+        ValueError: a layer is of a kind that torchao does not compute, or does differently.
+    """
+    from torchao.quantization import IntxUnpackedToInt8Tensor
+
+    network = _loaded(network, quantized)
+    by_value, state = _by_value(quantized), network.state_dict()
+    for key, tensor in state.items():
+        if (weight := by_value.get(_value(tensor))) is None:
+            continue
+        if tensor.ndim not in (2, 4):
+            raise ValueError(
+                f"`{key}` must be of a linear layer or a Conv2d, all that torchao computes, got"
+                f" shape {weight.shape}. Take `--format onnx` or `state_dict`."
+            )
+        codes, zero = _signed(weight)
+        state[key] = IntxUnpackedToInt8Tensor(
+            qdata=codes.reshape(weight.shape),
+            scale=weight.grid.scale[(...,) + (None,) * (tensor.ndim - 2)],
+            zero_point=zero[(...,) + (None,) * (tensor.ndim - 2)],
+            target_dtype=getattr(torch, f"int{(weight.grid.levels - 1).bit_length()}"),
+            block_size=(1, *weight.shape[1:]),
+            dtype=tensor.dtype,
+            activation_quantization=None,
+        )
+    deployed = copy.deepcopy(network)
+    deployed.load_state_dict(state, assign=True)
+    _check_logits(network, deployed, image)
+    return state
+
+
+def trace(network: nn.Module, image: Image) -> OnnxModel:
+    """The graph of a network in evaluation, its BatchNorm left beside the convolutions.
+
+    Raises:
+        ValueError: the network cannot be traced.
+    """
+    import onnx
+    from onnxscript import optimizer, rewriter
+
+    try:
+        program = torch.onnx.export(
+            network,
+            (torch.zeros(2, *image),),
+            dynamo=True,
+            optimize=False,  # it would fold BatchNorm into weights, which then have no codes
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=["images"],
+            output_names=["logits"],
+            opset_version=OPSET,
+            verbose=False,
+        )
+    except Exception as error:
+        reason = str(error.__cause__ or error).strip().partition("\n")[0]
+        raise ValueError(
+            f"{type(network).__name__} must be traceable by torch.export with a batch of any size,"
+            f" got: {reason} Change it, or take `--format state_dict`."
+        ) from error
+    model = program.model_proto  # type: ignore[union-attr]
+    weights = list(model.graph.initializer)
+    for weight in weights:  # as inputs, weights are out of the optimizer's reach
+        value = onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims)
+        model.graph.input.append(value)
+    model.graph.ClearField("initializer")
+    model = rewriter.rewrite(optimizer.optimize(model))
+    del model.graph.input[1:]
+    model.graph.initializer.extend(weights)
+    model.graph.ClearField("value_info")
+    for part in (model, model.graph, *model.graph.node, *model.graph.initializer):
+        part.ClearField("metadata_props")  # where on this machine each line of code lies
+    model.ir_version = IR_VERSION
+    return model
+
+
+def pack_weights(model: OnnxModel, quantized: QuantizedNetwork) -> None:
+    """Put codes and a DequantizeLinear in the place of every weight that was quantized.
+
+    Raises:
+        RuntimeError: the model was traced with other weights.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    by_value = _by_value(quantized)
+    kept, nodes = [], []
+    for tensor in model.graph.initializer:
+        weight = by_value.get(_value(torch.from_numpy(numpy_helper.to_array(tensor).copy())))
+        if weight is None:
+            kept.append(tensor)
+            continue
+        bits, name = WIDTH[weight.grid.levels], tensor.name
+        kind = getattr(TensorProto, f"INT{bits}")
+        for part, values in zip(("codes", "zero"), _signed(weight), strict=True):
+            shape = weight.shape if part == "codes" else [len(values)]
+            # two's complement, and unlike in our files no gap between the rows
+            content = pack(values.byte().reshape(1, -1) & (2**bits - 1), 2**bits).numpy()
+            kept.append(helper.make_tensor(f"{name}.{part}", kind, shape, content.tobytes(), True))
+        kept.append(numpy_helper.from_array(weight.grid.scale.flatten().numpy(), f"{name}.scale"))
+        inputs, output = [f"{name}.codes", f"{name}.scale", f"{name}.zero"], name
+        consumers = {node.op_type for node in model.graph.node if name in node.input}
+        if not consumers <= {"Conv", "Gemm"} and len(weight.shape) == 2:
+            # Flatten does nothing to a matrix. Without it, onnxruntime 1.32 fuses a linear layer
+            # on sequences to MatMulNBits, which rounds activations to 8 bits: 0.5% of a logit.
+            output = f"{name}.matrix"
+            nodes.append(helper.make_node("Flatten", [output], [name], axis=1))
+        dequantize = helper.make_node("DequantizeLinear", inputs, [output], name=name, axis=0)
+        nodes.insert(0, dequantize)
+    nodes += model.graph.node
+    if left := [tensor.name for tensor in kept if tensor.name in quantized.weights]:
+        raise RuntimeError(f"Load the quantized weights before `trace`: {', '.join(left)} differ.")
+    model.graph.ClearField("initializer")
+    model.graph.ClearField("node")
+    model.graph.initializer.extend(kept)
+    model.graph.node.extend(nodes)
+
+
+def run_onnx(model: OnnxModel, images: Tensor) -> Tensor:
+    """Logits by onnxruntime on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()  # its own default is every core
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+
+def _loaded(network: nn.Module, quantized: QuantizedNetwork | None) -> nn.Module:
+    """A copy for inference."""
+    network = copy.deepcopy(network).eval()
+    if quantized is not None:
+        network.load_state_dict(quantized.state_dict())
+    return network
+
+
+def _by_value(quantized: QuantizedNetwork) -> dict[tuple[tuple[int, ...], bytes], QuantizedWeight]:
+    """Weights by what they dequantize to.
+
+    Two names of one weight have a set of codes each, of which the network keeps the last; and the
+    ONNX exporter picks one of the names. By value there is no doubt.
+    """
+    return {_value(weight.dequantize()): weight for weight in quantized.weights.values()}
+
+
+def _value(tensor: Tensor) -> tuple[tuple[int, ...], bytes]:
+    return tuple(tensor.shape), tensor.detach().contiguous().numpy().tobytes()
+
+
+def _signed(weight: QuantizedWeight) -> tuple[Tensor, Tensor]:
+    """Codes and zero points as int8, both moved down by half the levels."""
+    half = weight.grid.levels // 2
+    codes, zero = (part.short() - half for part in (weight.codes, weight.grid.zero))
+    return codes.to(torch.int8), zero.to(torch.int8)
+
+
+def _check_logits(network: nn.Module, deployed: Callable[[Tensor], Tensor], image: Image) -> None:
+    """Raise a ValueError unless both give the same logits for 8 images of noise."""
+    images = torch.randn(8, *image, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = network(images)
+        difference = (deployed(images) - expected).abs().max().item()
+    allowed = TOLERANCE * expected.abs().max().item()
+    if not difference <= allowed:
+        raise ValueError(
+            f"The exported logits must be within {allowed:.2g} of the network's, got a difference"
+            f" of {difference:.2g}. Does {type(network).__name__} draw random numbers in"
+            " evaluation? Take `--format state_dict` then."
+        )

@@ -1,0 +1,273 @@
+import copy
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, relu, unfold
+
+from datamodules import Digits
+from datamodules.views import normalise
+from quantization.adaround import Settings
+from quantization.calibration import Calibration, DivergedError
+from quantization.descent import descend
+from quantization.gram import Quadratic, make_quadratic
+from quantization.grid import dequantize, find_grid
+from quantization.nearest import nearest
+from quantization.obc import obc
+from quantization.quantize import check_network, quantize_network
+from quantization.variant import LEVELS, Variant
+
+METHODS = ["nearest", "adaround", "brecq", "obc", "gptq"]
+
+
+class Net(nn.Module):
+    """Residual blocks, a grouped and a depthwise convolution, biases, a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.first, self.second = Block(groups=2), Block(groups=8)
+        self.fc = nn.Linear(8 * 16, 10)
+
+    def forward(self, images):
+        features = relu(self.norm(self.stem(images)))
+        features = self.second(self.first(features))
+        return self.fc(nn.functional.avg_pool2d(features, 2).flatten(1))
+
+
+class Block(nn.Module):
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(8, 8, 3, padding=1, groups=groups)
+        self.two = nn.Conv2d(8, 8, 1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+
+    def forward(self, features):
+        return relu(features + self.norm(self.two(relu(self.one(features)))))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = Digits()
+    data.setup("fit")
+    return normalise(data.pool.images, data.mean, data.std), data.pool.labels
+
+
+@pytest.fixture(scope="module")
+def network(digits):
+    images, labels = digits
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = Net()
+    optimizer = torch.optim.SGD(made.parameters(), 0.05, 0.9)
+    for _ in range(60):
+        loss = cross_entropy(made(images[:300]), labels[:300])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return made.eval()
+
+
+@pytest.fixture
+def calibration(digits):
+    images = digits[0][:128]
+    return Calibration(images, lambda number: images.flip(3), torch.arange(128), "members", 0)
+
+
+def logits_error(network, state, images):
+    with torch.no_grad():
+        expected = network(images)
+        found = torch.func.functional_call(network, state, (images,))
+    return ((found - expected).square().sum() / expected.square().sum()).item()
+
+
+SUFFIXES = ["", "-last8", "-last32", "-bn"]
+NAMES = [f"{m}-w{bits:g}{s}" for m in METHODS for bits in (4, 3, 2, 1.58) for s in SUFFIXES]
+NAMES += ["brecq-w2-fisher", "adaround-w2-folded", "obc-w2-sym", "brecq-w1.58-asym"]
+NAMES += ["adaround-w2-paper", "brecq-w2-paper-fisher", "brecq-w1.58-paper", "obc-w2-paper"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_layer_is_on_a_grid_and_all_else_as_it_was(network, calibration, name):
+    variant, before = Variant.parse(name), copy.deepcopy(network.state_dict())
+    if variant.paper and variant.method == "obc":
+        calibration = calibration._replace(rounds=2)
+    quantized, record = quantize_network(network, variant, calibration, loop=Settings(iterations=5))
+    state = quantized.state_dict()
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+    assert not network.training
+    assert state.keys() == before.keys()
+    layers = ["stem", "first.one", "first.two", "second.one", "second.two", "fc"]
+    for layer in layers:
+        bits = variant.last_bits if layer == "fc" and variant.last_bits else variant.bits
+        rows = state[f"{layer}.weight"].flatten(1)
+        if bits == 32:
+            assert torch.equal(state[f"{layer}.weight"], before[f"{layer}.weight"])
+        else:
+            assert max(len(row.unique()) for row in rows) <= LEVELS[bits]
+    packed = [layer for layer in layers if not (layer == "fc" and variant.last_bits == 32)]
+    assert sorted(layer.name for layer in record.layers) == sorted(packed)
+    if not (variant.folds or variant.estimates_bn):
+        rest = before.keys() - {f"{layer}.weight" for layer in packed}
+        assert all(torch.equal(state[key], before[key]) for key in rest)
+    json.dumps(record.as_json(calibration))
+
+
+@pytest.mark.parametrize("bits", ["2", "1.58"])
+def test_looking_at_images_helps(network, digits, calibration, bits):
+    images = digits[0]
+    errors = {}
+    for method in METHODS:
+        quantized, _ = quantize_network(network, Variant.parse(f"{method}-w{bits}"), calibration)
+        errors[method] = logits_error(network, quantized.state_dict(), images)
+    assert all(errors[method] < errors["nearest"] for method in METHODS[1:])
+    assert max(errors["adaround"], errors["brecq"]) < errors["gptq"]
+
+
+@pytest.mark.parametrize("name", ["adaround-w2", "brecq-w1.58-fisher", "obc-w2", "gptq-w4-bn"])
+def test_the_same_bits_whatever_was_done_before(network, calibration, name):
+    variant = Variant.parse(name)
+    first = quantize_network(network, variant, calibration)[0].state_dict()
+    torch.manual_seed(5)
+    quantize_network(network, Variant.parse("adaround-w3"), calibration)
+    again = quantize_network(network, variant, calibration)[0].state_dict()
+    assert all(torch.equal(first[key], again[key]) for key in first)
+
+
+def test_units_are_blocks_and_what_is_in_none(network, calibration):
+    _, record = quantize_network(network, Variant.parse("brecq-w2"), calibration)
+    assert record.units == ["stem", "first", "second", "fc"]
+    assert [layer.unit for layer in record.layers] == [
+        "stem", "first", "first", "second", "second", "fc",
+    ]  # fmt: skip
+    _, record = quantize_network(network, Variant.parse("adaround-w2"), calibration)
+    assert record.units == ["stem", "first.one", "first.two", "second.one", "second.two", "fc"]
+
+
+def test_records_by_hand(network, calibration):
+    quantized, record = quantize_network(network, Variant.parse("adaround-w2"), calibration)
+    for layer in record.layers:
+        rows = network.state_dict()[f"{layer.name}.weight"].flatten(1)
+        weight = quantized.weights[f"{layer.name}.weight"]
+        share = (weight.codes != nearest(rows, weight.grid)).double().mean().item()
+        assert layer.flipped == pytest.approx(share)
+        assert layer.weights == rows.numel()
+        assert layer.error_after <= layer.error_before
+        assert layer.seconds > 0
+    assert sum(layer.seconds for layer in record.layers) < record.seconds
+
+
+def test_obc_is_the_function_on_hessians_of_the_full_precision_network(network, calibration):
+    quantized, _ = quantize_network(network, Variant.parse("obc-w2"), calibration)
+    with torch.no_grad():
+        features = relu(network.norm(network.stem(calibration.images)))
+        patches = unfold(features, 3, padding=1).double().transpose(1, 2).flatten(0, 1)
+    halves = patches.reshape(-1, 2, 36).transpose(0, 1)
+    weight = quantized.weights["first.one.weight"]
+    rows = network.first.one.weight.detach().flatten(1)
+    assert torch.equal(obc(rows, weight.grid, halves.mT @ halves), weight.codes)
+
+
+@pytest.mark.parametrize("method", ["adaround", "gptq"])
+def test_layers_see_what_quantized_layers_before_them_put_out(network, calibration, method):
+    """The second layer's quadratic by hand: quantized inputs, full-precision targets."""
+    quantized, record = quantize_network(network, Variant.parse(f"{method}-w2"), calibration)
+    state = quantized.state_dict()
+    with torch.no_grad():
+        full = network(calibration.images)
+        found = torch.func.functional_call(network, state, (calibration.images,))
+        hidden = {}
+        for name, weights in (("full", {}), ("quantized", state)):
+            handle = network.fc.register_forward_pre_hook(
+                lambda module, args, name=name: hidden.__setitem__(name, args[0])
+            )
+            torch.func.functional_call(network, weights, (calibration.images,))
+            handle.remove()
+    error = (found - full).square().sum() / (full).square().sum()
+    if method == "adaround":  # the last layer's unit is the logits
+        assert record.layers[-1].error_after == pytest.approx(error.item(), rel=1e-3)
+    targets = hidden["full"] @ network.fc.weight.detach().T
+    quadratic = make_quadratic(hidden["quantized"][None], targets)
+    rows = network.fc.weight.detach()
+    grid = find_grid(rows, 2, symmetric=False)
+    alone = quadratic.error(dequantize(descend(rows, grid, quadratic), grid))
+    ours = quadratic.error(dequantize(quantized.weights["fc.weight"].codes, grid))
+    plain = quadratic.error(dequantize(nearest(rows, grid), grid))
+    assert alone <= ours * 1.05 < plain
+
+
+def test_fewer_images_than_a_loop_takes_and_none(network, calibration):
+    few = calibration._replace(images=calibration.images[:31])
+    with pytest.raises(ValueError, match=r"`brecq-w2-paper` needs 32 calibration images .* got 31"):
+        quantize_network(network, Variant.parse("brecq-w2-paper"), few)
+    with pytest.raises(ValueError, match=r"`adaround-w2` needs 1 calibration images .* got 0"):
+        quantize_network(network, Variant.parse("adaround-w2"))
+
+
+@pytest.mark.parametrize("name", ["adaround-w2", "brecq-w2", "gptq-w2", "obc-w2"])
+def test_values_that_are_not_finite_name_the_layer(network, calibration, name):
+    broken = copy.deepcopy(network)
+    with torch.no_grad():
+        broken.norm.bias.fill_(torch.inf)
+    unit = "first" if name == "brecq-w2" else "first.one"
+    with pytest.raises(DivergedError, match=f"`{unit}` is given values that are not finite"):
+        quantize_network(broken, Variant.parse(name), calibration)
+
+
+def test_an_unused_layer_is_named_and_can_be_left_out(network, calibration):
+    spare = copy.deepcopy(network)
+    spare.spare = nn.Linear(3, 3)
+    for call in (
+        lambda patterns: quantize_network(
+            spare, Variant.parse("adaround-w2"), calibration, patterns
+        ),
+        lambda patterns: check_network(
+            spare, Variant.parse("adaround-w2"), calibration.images, patterns
+        ),
+    ):
+        with pytest.raises(ValueError, match=r"`spare`: no inputs were recorded.*spare.*32"):
+            call({})
+        call({"spare": 32})
+
+
+def test_dead_channels_and_inputs_are_no_error(network, calibration):
+    dead = copy.deepcopy(network)
+    with torch.no_grad():
+        dead.first.one.weight[3] = 0
+        dead.norm.weight[2] = 0
+        dead.norm.bias[2] = -1  # an input that is always 0
+    for method in METHODS:
+        quantized, _ = quantize_network(dead, Variant.parse(f"{method}-w2"), calibration)
+        assert not quantized.state_dict()["first.one.weight"][3].any()
+
+
+def test_layers_under_two_names_tied_weights_and_bare_layers(calibration):
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = self.b = nn.Linear(64, 64)
+            self.c = nn.Linear(64, 64)
+            self.c.weight = self.a.weight
+
+        def forward(self, images):
+            return self.c(relu(self.b(relu(self.a(images.flatten(1))))))
+
+    odd = Odd().eval()
+    for method in METHODS:
+        state = quantize_network(odd, Variant.parse(f"{method}-w2"), calibration)[0].state_dict()
+        assert torch.equal(state["a.weight"], state["b.weight"])
+        assert torch.equal(state["a.weight"], state["c.weight"])
+        bare = nn.Conv2d(1, 4, 3).double().eval()
+        quantized, record = quantize_network(bare, Variant.parse(f"{method}-w2"), calibration)
+        assert quantized.weights.keys() == {"weight"}
+        assert [layer.name for layer in record.layers] == [""]
+
+
+def test_a_quadratic_around_the_layers_own_output(rng):
+    rows, inputs = torch.randn(4, 6, generator=rng), torch.randn(50, 6, generator=rng)
+    other = torch.randn(4, 6, generator=rng)
+    quadratic = Quadratic.around(rows, (inputs.T @ inputs)[None])
+    expected = (inputs @ (other - rows).T).square().sum() / (inputs @ rows.T).square().sum()
+    assert quadratic.error(other) == pytest.approx(expected.item(), rel=1e-4)
