@@ -36,7 +36,7 @@ def fold_batchnorm(network: nn.Module, images: Images) -> list[str]:
     if not before.isfinite().all():
         raise DivergedError(
             "The logits on the calibration images are not finite, so BatchNorm cannot be folded."
-            " The training diverged: lower the learning rate, or train the model from another start."
+            " The training diverged: lower the learning rate, or train from another start."
         )
     trace = Trace(network, images[:2])
     folded = []

@@ -39,6 +39,7 @@ def plain_loop(weights, grids, forward, inputs, targets, settings, generator, im
     variables = {
         key: -torch.log(1.2 / (steps[key] - floors[key] + 0.1) - 1).detach() for key in steps
     }
+    warm, first_beta, last = settings.warmup, settings.sharpest, settings.bluntest
     first = {key: torch.zeros_like(v) for key, v in variables.items()}
     second = {key: torch.zeros_like(v) for key, v in variables.items()}
     for t in range(settings.iterations):
@@ -53,8 +54,8 @@ def plain_loop(weights, grids, forward, inputs, targets, settings, generator, im
         if importance is not None:
             error = error * importance[chosen]
         loss = error.sum(1).mean()  # over channels; over images and positions
-        if t >= 0.2 * settings.iterations:
-            beta = 2 + 18 * (1 - (t / settings.iterations - 0.2) / 0.8)
+        if t >= warm * settings.iterations:
+            beta = last + (first_beta - last) * (1 - (t / settings.iterations - warm) / (1 - warm))
             for leaf in leaves.values():
                 unsure = 1 - torch.abs(2 * soft(leaf) - 1) ** beta
                 loss = loss + settings.regularisation * unsure.sum()
@@ -74,7 +75,9 @@ def plain_loop(weights, grids, forward, inputs, targets, settings, generator, im
 def test_codes_are_those_of_the_formulas(rng, bits, layers, weighted):
     weights, grids, inputs, targets = problem(rng, bits, layers)
     importance = torch.rand(targets.shape, generator=rng) * 2 if weighted else None
-    arguments = weights, grids, unit, inputs, targets, FAST
+    # the defaults, and a regulariser that matters early
+    early = FAST._replace(regularisation=3.0, warmup=0.5, sharpest=4.0, bluntest=3.0)
+    arguments = weights, grids, unit, inputs, targets, early if weighted else FAST
     generators = [torch.Generator().manual_seed(3) for _ in range(2)]
     codes = learn_rounding(*arguments, generators[0], importance)
     variables, floors = plain_loop(*arguments, generators[1], importance)
@@ -108,6 +111,12 @@ def test_it_starts_at_the_weights_themselves(rng):
         torch.testing.assert_close(seen[0][key], inside, rtol=1e-5, atol=1e-5)
 
 
+def test_defaults_are_the_papers():
+    defaults = Settings()
+    assert defaults[:4] == (20_000, 0.01, 32, 1e-3)
+    assert defaults[4:] == (0.2, 20, 2)
+
+
 def test_no_steps_are_nearest_rounding_but_for_ties(rng):
     weights, grids, inputs, targets = problem(rng, 2, ["conv"])
     codes = learn_rounding(
@@ -131,7 +140,8 @@ def test_a_weight_on_a_grid_point_is_kept(rng):
 @pytest.mark.parametrize("bits", [3, 2, 1.58])
 def test_it_lowers_the_error_and_stays_within_a_step(rng, bits):
     weights, grids, inputs, targets = problem(rng, bits, ["conv"], images=64)
-    settings = Settings(iterations=400, lr=3e-2, batch=64)
+    # the published 0.01 is too little for errors of this size: most roundings stay undecided
+    settings = Settings(iterations=400, lr=3e-2, batch=64, regularisation=1.0)
     codes = learn_rounding(weights, grids, unit, inputs, targets, settings, rng)["conv"]
     grid, plain = grids["conv"], nearest(weights["conv"], grids["conv"])
     assert int(codes.max()) < grid.levels
@@ -142,8 +152,7 @@ def test_it_lowers_the_error_and_stays_within_a_step(rng, bits):
         (unit({"conv": dequantize(some, grid)}, inputs) - targets).square().sum().item()
         for some in (codes, plain)
     )
-    print(ours / theirs)
-    assert ours < 0.9 * theirs
+    assert ours < 0.7 * theirs
 
 
 def test_what_has_no_importance_changes_nothing(rng):

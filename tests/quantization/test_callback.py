@@ -145,19 +145,56 @@ def test_a_module_without_a_network_is_an_error(tmp_path):
         )
 
 
-@pytest.mark.parametrize("name", ["nearest-w2", "brecq-w2", "obc-w2"])
-@pytest.mark.parametrize("how", ["weights", "activations"])
-def test_a_network_that_diverged_is_written_as_it_is(tmp_path, name, how):
+LOOKING = ["adaround-w2", "brecq-w2-fisher", "obc-w2", "gptq-w2", "brecq-w1.58-paper"]
+DIVERGED = [(name, "body.0", torch.nan) for name in ["nearest-w2", *LOOKING]]
+DIVERGED += [(name, "body.0", factor) for name in LOOKING for factor in (1e20, 1e38)]
+
+
+@pytest.mark.parametrize(("name", "layer", "factor"), DIVERGED)
+def test_a_network_that_diverged_is_written_as_it_is(tmp_path, name, layer, factor):
+    torch.manual_seed(0)
     network = Module().network.eval()
     with torch.no_grad():
-        network.body[0].weight.mul_(torch.nan if how == "weights" else 1e38)
-    if how == "activations" and name == "nearest-w2":
-        pytest.skip("looks at none")
+        network.get_submodule(layer).weight.mul_(factor)
     path = tmp_path / f"{name}.safetensors"
     save_variant(network, path, Variant.parse(name), calibrate, {})
     state, saved = network.state_dict(), load_weights(path)
     assert all(torch.equal(state[key], saved[key]) or state[key].isnan().any() for key in state)
     assert not path.with_suffix(".json").exists()
+
+
+def test_images_are_asked_for_by_variants_that_look_at_some_and_each_is_noted(tmp_path):
+    module, said = Module(), []
+
+    def asked(variant):
+        said.append(f"images of {variant}")
+        return calibrate(variant)
+
+    variants = [Variant.parse(name) for name in ("nearest-w2", "gptq-w2-heldout", "nearest-w4-bn")]
+    callback = Quantize(tmp_path, variants, asked, {"head": 8}, said.append)
+    callback.on_fit_end(Trainer(logger=False, accelerator="cpu"), module)
+    assert said == [
+        "nearest-w2",
+        "gptq-w2-heldout",
+        "images of gptq-w2-heldout",
+        "nearest-w4-bn",
+        "images of nearest-w4-bn",
+    ]
+    for variant in variants:
+        record = json.loads((tmp_path / f"{variant}.json").read_text())
+        assert [layer["bits"] for layer in record["layers"]] == [variant.bits, 8]
+        source = variant.calibration if variant.calibrates else None
+        assert (record["calibration"] or {}).get("source") == source
+
+
+def test_the_network_is_put_on_the_trainers_device_and_back(tmp_path, monkeypatch):
+    module, moves = Module(), []
+    module.network.to = lambda device: moves.append(str(device))
+    trainer = Trainer(logger=False, accelerator="cpu")
+    other = property(lambda strategy: torch.device("cuda:3"))
+    monkeypatch.setattr(type(trainer.strategy), "root_device", other)
+    quantize(tmp_path, VARIANTS[:1]).on_fit_end(trainer, module)
+    assert moves == ["cuda:3", "cpu"]
 
 
 def test_the_record_is_there_before_the_weights(tmp_path, monkeypatch):

@@ -130,7 +130,10 @@ def test_patterns_reach_the_grids_and_what_they_leave_out():
 @pytest.mark.parametrize(
     ("patterns", "message"),
     [
-        ({"layer9*": 4}, r"has `layer9\*`, which matches no layer of Sequential. It has conv1, layer1.0"),
+        (
+            {"layer9*": 4},
+            r"has `layer9\*`, which matches no layer of Sequential. It has conv1, ",
+        ),
         ({"fc": 5}, "must give `fc` one of 8, 4, 3, 2, 1.58 bits, or 32 .* got 5"),
         ({"fc": 16}, "one of .* got 16"),
     ],

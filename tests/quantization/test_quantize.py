@@ -11,6 +11,7 @@ from datamodules.views import normalise
 from quantization.adaround import Settings
 from quantization.calibration import Calibration, DivergedError
 from quantization.descent import descend
+from quantization.gptq import gptq
 from quantization.gram import Quadratic, make_quadratic
 from quantization.grid import dequantize, find_grid
 from quantization.nearest import nearest
@@ -83,8 +84,8 @@ def logits_error(network, state, images):
     return ((found - expected).square().sum() / expected.square().sum()).item()
 
 
-SUFFIXES = ["", "-last8", "-last32", "-bn"]
-NAMES = [f"{m}-w{bits:g}{s}" for m in METHODS for bits in (4, 3, 2, 1.58) for s in SUFFIXES]
+KINDS = ["w4", "w3", "w2", "w1.58", "w2-last8", "w1.58-last32", "w3-sym-bn"]
+NAMES = [f"{method}-{kind}" for method in METHODS for kind in KINDS]
 NAMES += ["brecq-w2-fisher", "adaround-w2-folded", "obc-w2-sym", "brecq-w1.58-asym"]
 NAMES += ["adaround-w2-paper", "brecq-w2-paper-fisher", "brecq-w1.58-paper", "obc-w2-paper"]
 
@@ -271,3 +272,181 @@ def test_a_quadratic_around_the_layers_own_output(rng):
     quadratic = Quadratic.around(rows, (inputs.T @ inputs)[None])
     expected = (inputs @ (other - rows).T).square().sum() / (inputs @ rows.T).square().sum()
     assert quadratic.error(other) == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gptq-w2", "gptq-w1.58"])
+def test_gptq_is_a_slow_loop_over_layers(network, calibration, name):
+    """Two whole networks, hooks, and every patch there is."""
+    variant, images = Variant.parse(name), calibration.images
+    found = quantize_network(network, variant, calibration)[0].weights
+    work = copy.deepcopy(network).requires_grad_(False)
+    seen = []
+    for layer in ["stem", "first.one", "first.two", "second.one", "second.two", "fc"]:
+        module = work.get_submodule(layer)
+        handle = module.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        work(images)
+        handle.remove()
+        patches, groups = seen.pop(), 1
+        if isinstance(module, nn.Conv2d):
+            patches = unfold(patches, module.kernel_size, padding=module.padding)
+            patches, groups = patches.transpose(1, 2).flatten(0, 1), module.groups
+        by_group = patches.reshape(len(patches), groups, -1).transpose(0, 1)
+        rows = module.weight.flatten(1)
+        grid = find_grid(rows, variant.bits, variant.bits == 1.58)
+        codes = gptq(rows, grid, by_group.mT @ by_group)
+        assert torch.equal(found[f"{layer}.weight"].codes, codes), layer
+        module.weight.copy_(dequantize(codes, grid).reshape(module.weight.shape))
+
+
+@pytest.mark.parametrize("name", ["brecq-w2", "brecq-w2-paper"])
+def test_a_blocks_error_is_that_of_its_output_behind_the_activation(network, calibration, name):
+    variant = Variant.parse(name if "paper" not in name else f"{name}-fisher")
+    quantized, record = quantize_network(
+        network, variant, calibration, loop=Settings(iterations=20, lr=1e-2)
+    )
+    ends = []
+    handle = network.second.register_forward_hook(lambda module, args, out: ends.append(out))
+    with torch.no_grad():
+        network(calibration.images)
+        torch.func.functional_call(network, quantized.state_dict(), (calibration.images,))
+    handle.remove()
+    error = ((ends[1] - ends[0]).square().sum() / ends[0].square().sum()).item()
+    (after,) = {layer.error_after for layer in record.layers if layer.unit == "second"}
+    assert after == pytest.approx(error, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["nearest-w2-bn", "adaround-w2", "brecq-w2-fisher", "obc-w2-bn"])
+def test_mode_gradients_and_global_randomness_stay_as_they_are(network, calibration, name):
+    training = copy.deepcopy(network).train()
+    training.norm.weight.requires_grad_(False)
+    before = copy.deepcopy(training.state_dict())
+    expected = quantize_network(network, Variant.parse(name), calibration)[0].state_dict()
+    random = torch.get_rng_state()
+    found = quantize_network(training, Variant.parse(name), calibration)[0].state_dict()
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    assert all(torch.equal(before[key], value) for key, value in training.state_dict().items())
+    assert all(module.training for module in training.modules())
+    frozen = [key for key, parameter in training.named_parameters() if not parameter.requires_grad]
+    assert frozen == ["norm.weight"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("method", METHODS)
+def test_other_precisions_are_quantized_as_float32_and_keep_the_rest(
+    network, calibration, method, dtype
+):
+    other, variant = copy.deepcopy(network).to(dtype), Variant.parse(f"{method}-w2")
+    found = quantize_network(other, variant, calibration)[0]
+    expected = quantize_network(copy.deepcopy(other).float(), variant, calibration)[0]
+    for key, weight in expected.weights.items():
+        assert torch.equal(found.weights[key].codes, weight.codes)
+    assert all(torch.equal(found.rest[key], other.state_dict()[key]) for key in found.rest)
+    assert found.rest["fc.bias"].dtype == dtype
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_weight_is_known_by_the_layer_that_is_called(calibration, method):
+    """The layer registered first only lends its weight."""
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lender, self.user = nn.Linear(64, 8), nn.Linear(64, 8)
+            self.user.weight = self.lender.weight
+
+        def forward(self, images):
+            return self.user(images.flatten(1))
+
+    tied = Tied().eval()
+    quantized, record = quantize_network(tied, Variant.parse(f"{method}-w2"), calibration)
+    state = quantized.state_dict()
+    assert torch.equal(state["lender.weight"], state["user.weight"])
+    assert max(len(row.unique()) for row in state["user.weight"]) <= 4
+    expected = "lender" if method == "nearest" else "user"
+    assert [layer.name for layer in record.layers] == [expected]
+
+
+class PreActivation(Block):
+    """Its output goes through BatchNorm and activation outside of it."""
+
+    def forward(self, features):
+        return features + self.norm(self.two(relu(self.one(features))))
+
+
+class PreActivations(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block = nn.Conv2d(1, 8, 3, padding=1), PreActivation(groups=2)
+        self.norm, self.fc = nn.BatchNorm2d(8), nn.Linear(8, 10)
+
+    def forward(self, images):
+        return self.fc(relu(self.norm(self.block(self.stem(images)))).mean((2, 3)))
+
+
+def test_fisher_weighs_a_block_though_batchnorm_follows_it(calibration, monkeypatch):
+    asked = []
+
+    def ones(network, modules, images, generator):
+        asked.extend(modules)
+        return {}
+
+    monkeypatch.setattr("quantization.quantize.fisher_diagonal", ones)
+    network = PreActivations().eval()
+    _, record = quantize_network(network, Variant.parse("brecq-w2-fisher"), calibration)
+    assert record.units == ["stem", "block", "fc"]
+    assert asked == ["stem", "block", "fc"]
+
+
+@pytest.mark.parametrize(
+    "name", ["adaround-w2", "brecq-w2-fisher", "gptq-w2", "brecq-w2-paper", "adaround-w2-folded"]
+)
+@pytest.mark.parametrize(("where", "factor"), [("stem", 1e19), ("stem", 3e37), ("fc", 3e37)])
+def test_finite_weights_that_give_no_usable_values_have_diverged(
+    network, calibration, name, where, factor
+):
+    """Values whose squares overflow too, and those of the last layer, which no layer is given."""
+    broken = copy.deepcopy(network)
+    with torch.no_grad():
+        broken.norm.running_mean.zero_()
+        broken.get_submodule(where).weight.mul_(factor)
+    with pytest.raises(DivergedError, match=r"values that are not finite, or beyond 1e\+15"):
+        quantize_network(broken, Variant.parse(name), calibration, loop=Settings(iterations=2))
+
+
+def test_one_dimensional_convolutions(calibration):
+    class Rows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Conv1d(8, 12, 3, padding=1, stride=2, groups=2)
+            self.two = nn.Conv1d(12, 6, 1)
+            self.fc = nn.Linear(24, 10)
+
+        def forward(self, images):
+            return self.fc(relu(self.two(relu(self.one(images[:, 0])))).flatten(1))
+
+    rows = Rows().eval()
+    errors = {}
+    for method in METHODS:
+        quantized, record = quantize_network(rows, Variant.parse(f"{method}-w2"), calibration)
+        assert [layer.name for layer in record.layers] == ["one", "two", "fc"]
+        errors[method] = logits_error(rows, quantized.state_dict(), calibration.images)
+    assert all(errors[method] < errors["nearest"] for method in METHODS[1:])
+
+
+def test_batchnorm_is_estimated_from_the_quantized_network(network, calibration):
+    plain = quantize_network(network, Variant.parse("nearest-w2"), calibration)[0].state_dict()
+    found = quantize_network(network, Variant.parse("nearest-w2-bn"), calibration)[0].state_dict()
+    stem = nn.functional.conv2d(calibration.images, plain["stem.weight"], padding=1)
+    torch.testing.assert_close(found["norm.running_mean"], stem.mean((0, 2, 3)))
+    torch.testing.assert_close(found["norm.running_var"], stem.var((0, 2, 3)))
+    changed = [key for key in plain if not torch.equal(plain[key], found[key])]
+    assert all("running" in key or "tracked" in key for key in changed)
+
+
+def test_no_batchnorm_to_estimate_is_refused(calibration):
+    bare = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+    with pytest.raises(ValueError, match=r"Sequential has no BatchNorm .*`-bn`"):
+        quantize_network(bare, Variant.parse("nearest-w2-bn"), calibration)
+    with pytest.raises(ValueError, match="no BatchNorm"):
+        check_network(bare, Variant.parse("obc-w2-paper"), calibration.images, {})

@@ -1,0 +1,207 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import relu, unfold
+
+from quantization.adaround import Settings, learn_rounding
+from quantization.descent import descend
+from quantization.fit import fit_descent, fit_loop, fit_quadratic
+from quantization.gptq import gptq
+from quantization.gram import Quadratic
+from quantization.grid import dequantize, find_grid
+from quantization.nearest import nearest
+from quantization.reconstruct import Plan, Unit
+
+
+class Block(nn.Module):
+    """A residual block with no activation at its end, so that its error is a quadratic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(4, 4, 3, padding=1, groups=2)
+        self.two = nn.Conv2d(4, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, features):
+        return features + self.norm(self.two(relu(self.one(features))))
+
+
+def plan(layer, bits=2):
+    rows = layer.weight.detach().flatten(1)
+    return Plan(layer, rows, find_grid(rows, bits, bits == 1.58), bits)
+
+
+@pytest.fixture
+def block(rng):
+    made = Block().eval().requires_grad_(False)
+    for tensor in made.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.randn(tensor.shape, generator=rng))
+    made.norm.running_var.abs_().add_(0.2)
+    return made
+
+
+@pytest.fixture
+def unit(block):
+    plans = {f"b.{name}": plan(block.get_submodule(name)) for name in ("one", "two")}
+    slope = block.norm.weight / (block.norm.running_var + block.norm.eps).sqrt()
+    return Unit("b", block, plans, {"b.one": None, "b.two": slope}, [], None)
+
+
+@pytest.fixture
+def streams(rng):
+    """Two chunks, of both what full precision gives and what the quantized layers before give."""
+    full = [torch.randn(count, 4, 6, 6, generator=rng) for count in (12, 7)]
+    return [torch.cat([some, some + 0.2 * torch.randn(some.shape, generator=rng)]) for some in full]
+
+
+def halves(streams):
+    full, quantized = zip(*(stream.chunk(2) for stream in streams), strict=True)
+    return torch.cat(full), torch.cat(quantized)
+
+
+def test_a_unit_runs_on_other_weights_and_keeps_its_own(block, unit, streams):
+    full, _ = halves(streams)
+    assert torch.equal(unit.forward({}, full), block(full))
+    rows = {name: torch.zeros_like(each.rows) for name, each in unit.plans.items()}
+    expected = full + block.norm(block.two.bias[:, None, None].expand(len(full), 4, 6, 6))
+    torch.testing.assert_close(unit.forward(rows, full), expected)
+    assert block.two.weight.any()
+
+
+def test_a_layers_quadratic_is_the_error_of_what_its_block_gives(block, unit, streams, rng):
+    """Of the last layer: the block's; of one within: its own, on its quantized inputs."""
+    quadratics = {}
+
+    def solve(rows, grid, quadratic):
+        quadratics[len(quadratics)] = quadratic
+        return nearest(rows, grid)
+
+    fitted = fit_quadratic(unit, streams, rng, solve)
+    full, quantized = halves(streams)
+    one, two = unit.plans.values()
+    first = {"b.one": dequantize(nearest(one.rows, one.grid), one.grid)}
+    for scale in (0.5, 1.0):
+        rows = two.rows * scale + 0.1
+        ours = _total(quadratics[1], rows, unit.scales["b.two"])
+        error = unit.forward(first | {"b.two": rows}, quantized) - block(full)
+        assert ours == pytest.approx(error.double().square().sum().item(), rel=1e-4)
+        rows = one.rows * scale + 0.1
+        ours = _total(quadratics[0], rows, None)
+        inner = nn.functional.conv2d(
+            quantized, rows.reshape(4, 2, 3, 3), block.one.bias, 1, 1, groups=2
+        )
+        error = inner - block.one(full)
+        assert ours == pytest.approx(error.double().square().sum().item(), rel=1e-4)
+    assert torch.equal(fitted["b.two"].codes, nearest(two.rows, two.grid))
+    assert all(each.error_before == each.error_after for each in fitted.values())
+
+
+def _total(quadratic, rows, scale):
+    """The error, not relative."""
+    power = quadratic.power if scale is None else quadratic.power * scale.square()
+    return quadratic.error(rows, scale) * power.double().sum().item()
+
+
+def test_gptq_sees_the_patches_that_quantized_layers_give(block, unit, streams, rng):
+    fitted = fit_quadratic(unit, streams, rng, lambda rows, grid, q: gptq(rows, grid, q.gram))
+    _, quantized = halves(streams)
+    one, two = unit.plans.values()
+    patches = unfold(quantized, 3, padding=1).transpose(1, 2).flatten(0, 1)
+    by_group = patches.reshape(-1, 2, 18).transpose(0, 1)
+    assert torch.equal(fitted["b.one"].codes, gptq(one.rows, one.grid, by_group.mT @ by_group))
+    weight = dequantize(fitted["b.one"].codes, one.grid).reshape(4, 2, 3, 3)
+    inner = relu(nn.functional.conv2d(quantized, weight, block.one.bias, 1, 1, groups=2))
+    patches = unfold(inner, 3, padding=1).transpose(1, 2).flatten(0, 1)[None]
+    assert torch.equal(fitted["b.two"].codes, gptq(two.rows, two.grid, patches.mT @ patches))
+
+
+def test_importance_weighs_the_places_of_a_quadratic(unit, streams, rng):
+    importance = torch.rand(19, 1, 6, 6, generator=rng).expand(19, 4, 6, 6)
+    found = []
+
+    def solve(rows, grid, quadratic):
+        found.append(quadratic)
+        return nearest(rows, grid)
+
+    fit_quadratic(unit._replace(importance=importance), streams, rng, solve)
+    _, quantized = halves(streams)
+    patches = unfold(quantized, 3, padding=1).transpose(1, 2).flatten(0, 1)
+    patches = patches * importance[:, 0].flatten()[:, None].sqrt()
+    by_group = patches.reshape(-1, 2, 18).transpose(0, 1)
+    torch.testing.assert_close(found[0].gram, by_group.mT @ by_group, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_loop_is_given_what_the_unit_should_and_will_be_given(
+    block, unit, streams, rng, weighted
+):
+    settings = Settings(iterations=40, lr=3e-2, batch=8)
+    full, quantized = halves(streams)
+    importance = torch.rand(19, 4, 6, 6, generator=rng) if weighted else None
+    unit = unit._replace(importance=importance)
+    fitted = fit_loop(unit, streams, torch.Generator().manual_seed(2), settings)
+    expected = learn_rounding(
+        {name: each.rows for name, each in unit.plans.items()},
+        {name: each.grid for name, each in unit.plans.items()},
+        unit.forward,
+        quantized,
+        block(full),
+        settings,
+        torch.Generator().manual_seed(2),
+        importance,
+    )
+    assert all(torch.equal(fitted[name].codes, expected[name]) for name in expected)
+    _check_errors(fitted, unit, block, full, quantized)
+
+
+@pytest.mark.parametrize("bits", [4, 2, 1.58])
+def test_descent_lowers_the_error_of_the_units_output(block, unit, streams, rng, bits):
+    plans = {name: plan(each.layer, bits) for name, each in unit.plans.items()}
+    unit = unit._replace(plans=plans)
+    fitted = fit_descent(unit, streams, rng)
+    full, quantized = halves(streams)
+    _check_errors(fitted, unit, block, full, quantized)
+    each = fitted["b.two"]
+    assert each.error_after < 0.95 * each.error_before  # white inputs: little to make up for
+    alone = fit_quadratic(unit, streams, rng, descend)
+    rows = {name: dequantize(alone[name].codes, p.grid) for name, p in plans.items()}
+    error = (unit.forward(rows, quantized) - block(full)).square().sum() / block(
+        full
+    ).square().sum()
+    assert each.error_after <= error.item() * (1 + 1e-5)
+
+
+def _check_errors(fitted, unit, block, full, quantized):
+    for before in (True, False):
+        rows = {
+            name: dequantize(nearest(p.rows, p.grid) if before else fitted[name].codes, p.grid)
+            for name, p in unit.plans.items()
+        }
+        error = (unit.forward(rows, quantized) - block(full)).square().sum()
+        expected = (error / block(full).square().sum()).item()
+        for each in fitted.values():
+            found = each.error_before if before else each.error_after
+            assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_more_positions_than_are_looked_at(rng):
+    """A large image: some places, drawn for each image, and an error near that of all."""
+    layer = nn.Conv2d(2, 3, 3)
+    streams = [torch.randn(4, 2, 130, 130, generator=rng)]
+    one = plan(layer.requires_grad_(False))
+    found = []
+
+    def solve(rows, grid, quadratic: Quadratic):
+        found.append(quadratic)
+        return nearest(rows, grid)
+
+    unit = Unit("", layer, {"": one}, {"": None}, [], None)
+    fitted = fit_quadratic(unit, streams, rng, solve)[""]
+    assert found[0].gram[0].diagonal().mean() == pytest.approx(16_384, rel=0.05)
+    full, quantized = streams[0].chunk(2)
+    rows = dequantize(fitted.codes, one.grid)
+    error = unit.forward({"": rows}, quantized) - layer(full)
+    # relative to the output's power without its bias
+    power = (layer(full) - layer.bias[:, None, None]).square().sum()
+    assert fitted.error_after == pytest.approx((error.square().sum() / power).item(), rel=0.05)
