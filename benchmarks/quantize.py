@@ -1,4 +1,4 @@
-"""Our quantizers beside the published loops and other people's code: accuracy, size, CPU seconds.
+"""Our quantizers beside the published loops: accuracy, size, CPU seconds (others: peers.py).
 
     python train.py --run_dir runs/resnet20 --threads 1 --data ImageFolder \
         --data.root data/cifar10-jpeg --model.network resnet20 --model.schedule one-cycle \

@@ -25,7 +25,7 @@ from quantization.nearest import nearest
 from quantization.reconstruct import CHUNK, Codes, Fitted, Unit
 from quantization.refine import refine
 
-REFINED = 256  # images; 512 for half the passes gave the same accuracy at the same cost
+REFINED = 256  # images; 512 in half as many passes were no more accurate
 
 Solve = Callable[[Tensor, Grid, Quadratic], Codes]
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 # Positions of a layer's output that are looked at, over all images: 16,384 or 8 a column.
-# (resnet20, 2 bits: all 1,048,576 of a wide layer cost 10 times more and gain nothing measurable.)
+# (ternary resnet20s: four times as many took 12 s instead of 7.5; accuracy -0.6 to +0.9 points.)
 FEWEST_POSITIONS, POSITIONS_A_COLUMN = 16_384, 8
 
 Layer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
