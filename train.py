@@ -39,6 +39,7 @@ from lightning_modules.checkpoints import SaveCheckpoint, SaveWeights, WholeChec
 from lightning_modules.classifier import Classifier
 from lightning_modules.dashboard import FleetLogger, WandbMode, check_key
 from lightning_modules.fleet import Fleet, ModelName, fleet_names, parse_slice
+from lightning_modules.interrupt import interruptible
 from lightning_modules.progress import FleetProgress
 from lightning_modules.run_folder import Experiment, RunFolder
 from lightning_modules.signals import RecordSignals, load_signals
@@ -426,11 +427,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"train.py: {error}")  # nothing ran yet, so the message is all there is to say
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    try:
-        train(job, console)
-    except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into an exit
-        console.print("Stopped. The same command goes on from the last finished epoch.")
-        sys.exit(130)
+    with interruptible() as interrupted:
+        try:
+            train(job, console)
+        except BaseException as error:
+            # Lightning turns Ctrl-C into an exit, and other libraries into errors of their own
+            if not interrupted.is_set() and not isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            console.print("Stopped. The same command goes on from the last finished epoch.")
+            sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -54,15 +54,24 @@ def improve(
 def _start(
     weight: Float[Tensor, "rows columns"], grid: Grid, quadratic: Quadratic
 ) -> UInt8[Tensor, "rows columns"]:
-    check_hessian(weight, quadratic.gram)
-    damped, factor = factorize(quadratic.gram, DAMPING)
-    added = (damped - quadratic.gram).diagonal(dim1=1, dim2=2)[:, None]
-    by_group = weight.double().view(len(damped), -1, weight.shape[1])
-    wanted = quadratic.cross.double().view_as(by_group) + by_group * added
-    best = torch.cholesky_solve(wanted.mT, factor).mT.reshape(weight.shape)
+    best = _best(weight, quadratic)
     codes = gptq(best, grid, quadratic.gram, DAMPING)
     dead = quadratic.gram.diagonal(dim1=1, dim2=2) == 0  # such inputs may come in other images
-    return torch.where(dead.repeat_interleave(by_group.shape[1], 0), nearest(weight, grid), codes)
+    dead = dead.repeat_interleave(len(weight) // len(dead), 0)
+    return torch.where(dead, nearest(weight, grid), codes)
+
+
+def _best(
+    weight: Float[Tensor, "rows columns"], quadratic: Quadratic
+) -> Float[Tensor, "rows columns"]:
+    """The weights that would be best without a grid, damped towards those that were trained."""
+    check_hessian(weight, quadratic.gram)
+    damped, factor = factorize(quadratic.gram, DAMPING)
+    added = damped.diagonal(dim1=1, dim2=2) - quadratic.gram.diagonal(dim1=1, dim2=2)
+    del damped  # before another copy of the factor is made
+    by_group = weight.double().view(len(factor), -1, weight.shape[1])
+    wanted = quadratic.cross.double().view_as(by_group) + by_group * added[:, None]
+    return torch.cholesky_solve(wanted.mT, factor).mT.reshape(weight.shape)
 
 
 class _State(NamedTuple):

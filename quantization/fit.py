@@ -14,6 +14,7 @@ from quantization.adaround import Settings, learn_rounding
 from quantization.descent import descend
 from quantization.gram import (
     Quadratic,
+    add_up,
     draw_positions,
     make_quadratic,
     outputs_at,
@@ -91,7 +92,7 @@ def _fit_each(
     looked = _look(unit, rows, streams, generator)
     found = {}
     for name, plan in unit.plans.items():
-        quadratic = _quadratic(unit, name, rows, streams, looked)
+        quadratic = add_up(_quadratics(unit, name, rows, streams, looked))
         codes = solve(plan.rows, plan.grid, quadratic)
         plain = dequantize(nearest(plan.rows, plan.grid), plan.grid)
         rows[name] = dequantize(codes, plan.grid)
@@ -151,16 +152,15 @@ def _look(
     return looked
 
 
-def _quadratic(
+def _quadratics(
     unit: Unit,
     name: str,
     rows: Mapping[str, Tensor],
     streams: Sequence[Tensor],
     looked: list[_Seen],
-) -> Quadratic:
-    """The error of one layer, given the other layers' weights as they are now."""
+) -> Iterator[Quadratic]:
+    """The error of one layer on each chunk, given the other layers' weights as they are now."""
     plan, scale = unit.plans[name], unit.scales[name]
-    all_patches, all_targets = [], []
     for stream, seen in zip(streams, looked, strict=True):
         at = seen.positions[name]
         with _watched(unit, until=name if scale is None else None) as (inputs, outputs):
@@ -178,9 +178,7 @@ def _quadratic(
         if name in seen.weights:
             root = seen.weights[name].sqrt()[:, None]
             patches, target = patches * root, target * root
-        all_patches.append(patches)
-        all_targets.append(target)
-    return make_quadratic(torch.cat(all_patches, 1), torch.cat(all_targets))
+        yield make_quadratic(patches, target)
 
 
 class _Reached(Exception):

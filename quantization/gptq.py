@@ -57,11 +57,14 @@ def _inverse_factor(
     """
     backward = order.flip(1)
     group = torch.arange(len(order), device=order.device)[:, None, None]
-    reverse = hessian[group, backward[:, :, None], backward[:, None, :]]
-    _, lower = factorize(reverse, damping)
-    eye = torch.eye(order.shape[1], dtype=lower.dtype, device=lower.device)
-    upper: Tensor = torch.linalg.solve_triangular(lower, eye, upper=False).flip(1, 2)
-    return upper / upper.diagonal(dim1=1, dim2=2)[:, :, None]
+    # No matrix is kept longer than it must be: one takes 170 MB in resnet18.
+    lower = factorize(hessian[group, backward[:, :, None], backward[:, None, :]], damping)[1]
+    upper = torch.zeros_like(lower)
+    upper.diagonal(dim1=1, dim2=2).fill_(1)
+    torch.linalg.solve_triangular(lower, upper, upper=False, out=upper)
+    del lower
+    upper = upper.flip(1, 2)
+    return upper.div_(upper.diagonal(dim1=1, dim2=2)[:, :, None].clone())
 
 
 def _quantize(

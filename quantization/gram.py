@@ -1,6 +1,8 @@
 """A layer as a matrix: the patches it multiplies, and the sums over them that its error needs."""
 
 import math
+from collections.abc import Iterable
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -135,3 +137,12 @@ def make_quadratic(
     by_group = targets.view(len(targets), len(patches), -1).permute(1, 2, 0)
     cross = torch.bmm(by_group, patches).flatten(0, 1)
     return Quadratic(torch.bmm(patches.mT, patches), cross, targets.square().sum(0))
+
+
+def add_up(parts: Iterable[Quadratic]) -> Quadratic:
+    """The error over all sets of patches, of which only one is kept at a time."""
+
+    def add(total: Quadratic, part: Quadratic) -> Quadratic:
+        return Quadratic(*(some.add_(more) for some, more in zip(total, part, strict=True)))
+
+    return reduce(add, parts)

@@ -8,7 +8,7 @@ from torch.nn.functional import threshold
 from quantization.grid import Grid
 
 BLOCK = 48  # columns between two updates of the inverses; 64 and 96 took 0-15% longer
-SPACE = 2**24  # numbers (128 MiB) in the inverses of the rows that go together
+SPACE = 2**23  # numbers (64 MiB) in the inverses of the rows that go together
 SINGULAR = 1e-10  # a column is a combination of others if they leave less of its square than this
 FIRST_RESCUE = 1e-8  # of the mean diagonal, ten times as much at every further attempt
 
@@ -63,10 +63,11 @@ def obc(
             batch = members[start : start + together]
             which = group[batch]
             if sparse[batch[0]]:
-                inverse = _without(damped[which], zero[batch])
-            else:  # one inverse is enough for rows of one group, until they part
-                inverse = inverses[which[:1] if which[0] == which[-1] else which]
-            codes[batch] = _quantize(points[batch], inverse, grid.levels).byte()
+                own = _without(damped[which], zero[batch])
+                some_codes = _quantize(points[batch], own, torch.arange(len(own)), grid.levels)
+            else:  # rows of one group have one inverse, until they part
+                some_codes = _quantize(points[batch], inverses, which, grid.levels)
+            codes[batch] = some_codes.byte()
     return codes
 
 
@@ -103,13 +104,13 @@ def factorize(
     Inputs that are always zero get 1 on the diagonal. A factor with a pivot below `SINGULAR` is as
     bad as none: rank-deficient matrices often factor by luck, into an inverse of rounding errors.
     """
-    diagonal = hessian.double().diagonal(dim1=1, dim2=2)
+    diagonal = hessian.diagonal(dim1=1, dim2=2).double()
     dead = diagonal == 0
     mean = diagonal.sum(1) / (~dead).sum(1).clamp(min=1)  # without the dead ones' arbitrary 1
     share = torch.full_like(mean, damping)
     while True:
-        extra = dead + (share * mean)[:, None]
-        damped = hessian.double() + extra.diag_embed()
+        damped = hessian.to(torch.float64, copy=True)  # of 170 MB in resnet18: none to spare
+        damped.diagonal(dim1=1, dim2=2).add_(dead + (share * mean)[:, None])
         factor, info = torch.linalg.cholesky_ex(damped)
         pivots = factor.diagonal(dim1=1, dim2=2).square() / damped.diagonal(dim1=1, dim2=2)
         failed = (info != 0) | ~(pivots.amin(1) >= SINGULAR)
@@ -131,10 +132,11 @@ def _without(
 @torch.inference_mode()  # without it small layers take a quarter longer
 def _quantize(
     points: Float[Tensor, "rows columns"],
-    inverse: Float[Tensor, "shared columns columns"],
+    inverse: Float[Tensor, "inverses columns columns"],
+    owner: Int64[Tensor, " rows"],
     levels: int,
 ) -> Float[Tensor, "rows columns"]:
-    """Codes of rows whose weights are given in codes; `inverse` is one, or one a row.
+    """Codes of rows whose weights are given in codes; `owner` says which inverse a row begins with.
 
     Eliminating a column subtracts v v^T from the inverse, v = H^-1_j / sqrt(H^-1_jj). The v of a
     block are kept and subtracted in one product, from the columns that are left only.
@@ -142,7 +144,7 @@ def _quantize(
     rows, remaining = points.shape
     codes = torch.empty_like(points)
     left = torch.arange(remaining, device=points.device).expand(rows, -1)
-    diagonal = inverse.diagonal(dim1=1, dim2=2)
+    diagonal = inverse.diagonal(dim1=1, dim2=2)[owner]
     # Allocated once: with fresh memory for each block a call at 16x144 had 600 page faults.
     work = points.new_empty((3 + min(BLOCK, remaining)) * points.numel())
     space = points.new_empty(rows * max(0, remaining - BLOCK) ** 2)
@@ -150,7 +152,7 @@ def _quantize(
         size = min(BLOCK, remaining)
         state = work[: (3 + size) * rows * remaining].view(3 + size, rows, remaining)
         state[2] = diagonal
-        order, values = _greedy_block(points, state, inverse, levels)
+        order, values = _greedy_block(points, state, inverse, owner, levels)
         codes.scatter_(1, left.gather(1, order), values)
         remaining -= size
         if not remaining:
@@ -158,13 +160,15 @@ def _quantize(
         keep = state[2].isinf().byte().argsort(dim=1, stable=True)[:, :remaining]
         diagonal, *_ = kept = state[2:].gather(2, keep.expand(1 + size, -1, -1))
         left, points = left.gather(1, keep), points.gather(1, keep)
-        inverse = _eliminate(inverse, keep, kept[1:].transpose(0, 1), space)
+        inverse = _eliminate(inverse, owner, keep, kept[1:].transpose(0, 1), space)
+        owner = torch.arange(rows, device=points.device)
 
 
 def _greedy_block(
     points: Float[Tensor, "rows columns"],
     state: Float[Tensor, "channels rows columns"],
-    inverse: Float[Tensor, "shared columns columns"],
+    inverse: Float[Tensor, "inverses columns columns"],
+    owner: Int64[Tensor, " rows"],
     levels: int,
 ) -> tuple[Int64[Tensor, "rows steps"], Float[Tensor, "rows steps"]]:
     """Quantize a weight of each row per channel of `state` after the third, in place.
@@ -174,8 +178,7 @@ def _greedy_block(
     """
     rounded, error, diagonal, *factors = state.unbind(0)
     by_row = state[3:].transpose(0, 1)
-    row = torch.arange(len(points), device=points.device)[:, None]
-    row = row if len(inverse) > 1 else torch.zeros_like(row)
+    row = owner[:, None]
     tiny = points.new_tensor(1e-60)  # so that an error of 0 is best, and still worse than outliers
     order, values = [], []
     for k, factor in enumerate(factors):
@@ -197,7 +200,8 @@ def _greedy_block(
 
 
 def _eliminate(
-    inverse: Float[Tensor, "shared columns columns"],
+    inverse: Float[Tensor, "inverses columns columns"],
+    owner: Int64[Tensor, " rows"],
     keep: Int64[Tensor, "rows kept"],
     factors: Float[Tensor, "rows steps kept"],
     space: Float[Tensor, " numbers"],
@@ -209,8 +213,7 @@ def _eliminate(
     """
     rows, kept = keep.shape
     after = space[: rows * kept**2].view(rows, kept, kept)
-    before = inverse.expand(rows, -1, -1)
-    for old, new, k, v in zip(*(x.unbind(0) for x in (before, after, keep, factors)), strict=True):
-        torch.gather(old.index_select(0, k), 1, k.expand(kept, -1), out=new)
+    for old, new, k, v in zip(owner, *(x.unbind(0) for x in (after, keep, factors)), strict=True):
+        torch.gather(inverse[old].index_select(0, k), 1, k.expand(kept, -1), out=new)
         new.addmm_(v.mT, v, alpha=-1)
     return after

@@ -3,7 +3,7 @@
 import copy
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import cast
 
@@ -17,11 +17,11 @@ from quantization.calibration import Calibration, LayerRecord, Record, check_cou
 from quantization.fisher import fisher_diagonal
 from quantization.fit import fit_descent, fit_loop, fit_quadratic
 from quantization.gptq import gptq
-from quantization.gram import Layer, Quadratic, draw_positions, patches_at, places_an_image
-from quantization.grid import dequantize, find_grid
+from quantization.gram import Layer
+from quantization.grid import find_grid
+from quantization.independent import quantize_independently, rounds_of
 from quantization.model import QuantizedNetwork, QuantizedWeight, layer_bits
 from quantization.nearest import nearest
-from quantization.obc import obc
 from quantization.reconstruct import (
     CHUNK,
     Codes,
@@ -95,7 +95,8 @@ def quantize_network(
     if trace is None or calibration is None:
         codes, records = _round_all(plans)
     elif variant.method == "obc":
-        codes, records = _run_obc(work, plans, variant, calibration)
+        generator = _generator(calibration, variant)
+        codes, records = quantize_independently(work, plans, variant, calibration, generator)
     else:
         made = _make_units(trace, plans, variant, calibration)
         units = [unit.name for unit in made]
@@ -103,7 +104,7 @@ def quantize_network(
     for name, plan in plans.items():
         plan.layer.weight.copy_(_packed(plan, codes[name]).dequantize())
     if variant.estimates_bn and calibration is not None:
-        estimate_batchnorm(work, torch.cat(list(_rounds(calibration))))
+        estimate_batchnorm(work, torch.cat(list(rounds_of(calibration))))
     name = f"{variant.method}-paper" if variant.paper else variant.method
     objective = OBJECTIVES.get(name, OBJECTIVES[variant.method])
     record = Record(variant, objective, units, records, time.perf_counter() - started)
@@ -187,52 +188,6 @@ def _round_all(plans: Mapping[str, Plan]) -> Solved:
         fitted = Fitted(codes[name], None, None)
         records.append(make_record(name, name, plan, fitted, time.perf_counter() - started))
     return codes, records
-
-
-def _run_obc(
-    network: nn.Module, plans: Mapping[str, Plan], variant: Variant, calibration: Calibration
-) -> Solved:
-    """Every layer by itself, on what the full-precision network gives it."""
-    images = len(calibration.images) * max(1, calibration.rounds)
-    generator = _generator(calibration, variant)
-    grams: dict[str, Tensor] = {}
-
-    def add(name: str, layer: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
-        plan = plans[name]
-        check_finite(name, args)
-        places = output[0].numel() // len(plan.rows)
-        chosen = places_an_image(images, places, plan.rows.shape[1])
-        at = draw_positions(len(output), places, places if variant.paper else chosen, generator)
-        patches = patches_at(plan.layer, args[0], at)
-        gram = torch.bmm(patches.mT, patches).double()
-        grams[name] = grams[name] + gram if name in grams else gram
-
-    handles = [p.layer.register_forward_hook(partial(add, name)) for name, p in plans.items()]
-    try:
-        for batch in _rounds(calibration):
-            for chunk in torch.split(batch, CHUNK // 4 if variant.paper else CHUNK):
-                network(chunk)
-    finally:
-        for handle in handles:
-            handle.remove()
-    codes, records = {}, []
-    for name, plan in plans.items():
-        started = time.perf_counter()
-        # kept in float64, for what float32 makes of a singular matrix has negative eigenvalues
-        quadratic = Quadratic.around(plan.rows.double(), grams.pop(name))
-        codes[name] = obc(plan.rows, plan.grid, quadratic.gram)
-        both = nearest(plan.rows, plan.grid), codes[name]
-        before, after = (quadratic.error(dequantize(c, plan.grid).double()) for c in both)
-        fitted = Fitted(codes[name], before, after)
-        records.append(make_record(name, name, plan, fitted, time.perf_counter() - started))
-    return codes, records
-
-
-def _rounds(calibration: Calibration) -> Iterator[Float[Tensor, "images channels height width"]]:
-    """The images as they are, or augmented anew in each round."""
-    if not calibration.rounds:
-        yield calibration.images
-    yield from map(calibration.augmented, range(calibration.rounds))
 
 
 def _generator(calibration: Calibration, variant: Variant) -> torch.Generator:

@@ -1,8 +1,8 @@
 """Quantize a network unit by unit, each given what the already quantized ones before it put out."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import reduce
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial, reduce
 from typing import NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from quantization.calibration import DivergedError, LayerRecord
 from quantization.gram import Layer
 from quantization.grid import Grid, dequantize
 from quantization.nearest import nearest
-from quantization.stream import lockstep
+from quantization.stream import Answer, lockstep
 from quantization.trace import Operation
 from quantization.variant import Bits
 
@@ -108,7 +108,7 @@ def reconstruct(
     codes: dict[str, Codes] = {}
     records: list[LayerRecord] = []
 
-    def visit(name: str, streams: list[Tensor]) -> Iterator[Tensor]:
+    def visit(name: str, streams: Sequence[Tensor]) -> Answer:
         unit = by_name[name]
         if name not in rows:
             started = time.perf_counter()
@@ -122,11 +122,13 @@ def reconstruct(
             seconds = (time.perf_counter() - started) / len(fitted)
             for layer, each in fitted.items():
                 records.append(make_record(name, layer, unit.plans[layer], each, seconds))
-        while streams:
-            full, quantized = streams.pop(0).chunk(2)
-            outputs = unit.module(full)
-            check_finite(name, [outputs], "gives")
-            yield torch.cat([outputs, unit.forward(rows[name], quantized)])
+        return partial(answer, unit)
+
+    def answer(unit: Unit, stream: Tensor) -> Tensor:
+        full, quantized = stream.chunk(2)
+        outputs = unit.module(full)
+        check_finite(unit.name, [outputs], "gives")
+        return torch.cat([outputs, unit.forward(rows[unit.name], quantized)])
 
     chunks = [chunk.repeat(2, 1, 1, 1) for chunk in torch.split(images, CHUNK)]
     with torch.no_grad():

@@ -1,6 +1,6 @@
 """One pass of a network over many images that stops at each layer until it has been quantized."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -9,7 +9,12 @@ import torch
 from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 
-Visit = Callable[[str, list[Tensor]], Iterable[Tensor]]
+# Bytes of a stop's inputs, all chunks together, up to which runs are suspended there. What their
+# functions hold is two to four times as much.
+MOST = 2e8
+
+Answer = Callable[[Tensor], Tensor]
+Visit = Callable[[str, Sequence[Tensor]], Answer]
 
 
 def lockstep(
@@ -18,24 +23,24 @@ def lockstep(
     """Run a network on every chunk of images, all up to the same stop before any goes on.
 
     Each chunk is a coroutine that is suspended where the network calls a stop, so that whatever
-    lies between the stops needs no graph and is computed once. A module that is called twice stops
-    twice.
+    lies between the stops needs no graph and is computed once. But where a stop's inputs are large
+    a run is given up, and made anew for the next stop. A module that is called twice stops twice.
 
     Args:
         network: in evaluation mode, so that an example's output depends on no other.
         stops: modules by name; none may contain another.
         chunks: inputs of the network.
-        visit: given a stop's name and its inputs, a chunk each, gives its outputs, a chunk each.
-            It may take inputs off the list as it goes, which frees them.
+        visit: given a stop's name and its inputs, a chunk each, gives what the stop does from there
+            on with a chunk.
 
     Raises:
         ValueError: a stop is called with other than one tensor or under autocast, or chunks meet
             different stops.
     """
-    runs = [greenlet(network.__call__) for _ in chunks]
-    arrived = list(_resume(runs, chunks, stops))
-    while not all(run.dead for run in runs):
-        names = {name for name, _ in arrived}
+    runs = [_Run(network, stops, chunk, MOST / len(chunks)) for chunk in chunks]
+    answers: list[Answer] = []
+    while True:
+        names = {run.go_on(answers) for run in runs}
         if len(names) > 1:
             places = sorted("its end" if name is None else f"`{name}`" for name in names)
             raise ValueError(
@@ -43,19 +48,46 @@ def lockstep(
                 f"{' and '.join(places)}; only a network that calls the same layers for all images "
                 "can be quantized layer by layer. Use `nearest` or `obc`."
             )
-        inputs = [images for _, images in arrived]
-        arrived.clear()
-        arrived.extend(_resume(runs, visit(names.pop(), inputs), stops))
+        name = names.pop()
+        if name is None:
+            return
+        answers.append(visit(name, [run.inputs for run in runs]))
 
 
-def _resume(
-    runs: Sequence[greenlet], values: Iterable[Tensor], stops: Mapping[str, nn.Module]
-) -> Iterator[tuple[Any, Any]]:
-    """Let each run go on to its next stop, or its end (None), with the value that it waits for."""
-    for run, value in zip(runs, values, strict=True):
-        with _stopping(stops):  # not while the values are computed, which may call the modules
-            arrived = run.switch(value)
-        yield (None, arrived) if run.dead else arrived
+class _Run:
+    """One chunk's way through the network.
+
+    Attributes:
+        inputs: of the stop that was reached.
+    """
+
+    def __init__(
+        self, network: nn.Module, stops: Mapping[str, nn.Module], chunk: Tensor, most: float
+    ) -> None:
+        self.network, self.stops, self.chunk, self.most = network, stops, chunk, most
+        self.run: greenlet | None = None  # where it is suspended
+        self.inputs = chunk
+
+    def go_on(self, answers: Sequence[Answer]) -> str | None:
+        """Reach the first stop that has no answer, and give its name, or None at the end."""
+        if self.run is None:
+            self.run, self.inputs = greenlet(self.network.__call__), self.chunk
+            answers = [torch.clone, *answers]  # a network may work in place
+        else:
+            answers = answers[-1:]
+        name = None
+        for answer in answers:
+            given = [answer(self.inputs)]
+            del self.inputs  # freed while the network goes on
+            with _stopping(self.stops):  # not while the answer is computed, which calls modules
+                reached = self.run.switch(given.pop())
+            if self.run.dead:
+                return None
+            name, self.inputs = reached
+        if self.inputs.nbytes > self.most:
+            self.run.throw()
+            self.run = None
+        return name
 
 
 @contextmanager

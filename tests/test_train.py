@@ -166,6 +166,20 @@ def test_ctrl_c_says_how_to_go_on(toy, toy_run, tmp_path):
     assert tensors(folder) == tensors(toy_run)
 
 
+def test_ctrl_c_that_a_library_makes_an_error_of_stops_as_well(toy, tmp_path, monkeypatch, capsys):
+    def step(self, batch, batch_idx):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise ValueError("as safetensors has it") from error
+
+    monkeypatch.setattr(Classifier, "training_step", step)
+    with pytest.raises(SystemExit) as stopped:
+        train.main(toy(tmp_path / "run"))
+    assert stopped.value.code == 130
+    assert "The same command goes on" in words(capsys.readouterr().out)
+
+
 def test_only_the_epoch_in_progress_is_trained_again(toy, toy_run, tmp_path, served, monkeypatch):
     folder = tmp_path / "run"
     real = Classifier.training_step
