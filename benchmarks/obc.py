@@ -2,18 +2,10 @@
 
     OMP_NUM_THREADS=1 python benchmarks/obc.py
 
-On 2 cores of a shared AMD EPYC, one thread, while other work ran, in milliseconds of CPU time, the
-same to 10% for 4, 2 and 1.58 bits. The codes are those of the usual one in float64; in float32 it
-chose otherwise in 5 of 18 layers. Small layers are bound by the number of operations a step, so the
-gain there is what fewer operations give:
+Layers are those of resnet20: all of one size, one after the other by the usual code, together by
+ours as `quantization/independent.py` does. CODES are those of the usual code in float64.
 
-    layer    usual, float32  usual, float64   ours   ratios
-    16x9                0.8             0.8    0.8   1.0, 1.0
-    16x144               21              26     12   1.8, 2.2
-    32x144               29              39     16   1.8, 2.4
-    32x288              146             245     56   2.6, 4.4
-    64x288              279             547     94   3.0, 5.8
-    64x576            2,420           4,790    538   4.5, 8.9
+TABLE
 """
 
 import sys
@@ -30,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from quantization.grid import Grid, find_grid
 from quantization.obc import obc
 
-SHAPES = [(16, 9), (32, 144), (64, 288), (16, 144), (32, 288), (64, 576)]
+SHAPES = {(16, 27): 1, (16, 144): 6, (32, 144): 1, (32, 288): 5, (64, 288): 1, (64, 576): 5}
 GRIDS = [(4, False), (2, False), (1.58, True)]
 
 
@@ -68,28 +60,55 @@ def milliseconds(function: Callable[[], Tensor], repeats: int) -> tuple[float, T
     return 1000 * least, result
 
 
-def main() -> None:
-    """Print a line for each layer and grid."""
-    torch.set_num_threads(1)
-    rng = torch.Generator().manual_seed(0)
-    print("rows columns bits | usual float32, float64, ours (ms) | ratios | codes of float32, 64")
-    for rows, columns in SHAPES:
+def make_layers(
+    rows: int, columns: int, count: int, rng: torch.Generator
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights, and the sums of x x^T over correlated inputs behind a ReLU."""
+    weights, hessians = [], []
+    for _ in range(count):
         mixing = torch.eye(columns) + torch.randn(columns, columns, generator=rng) / columns**0.5
         inputs = (torch.randn(4 * columns, columns, generator=rng) @ mixing).relu().double()
-        hessian, weight = (inputs.T @ inputs)[None], torch.randn(rows, columns, generator=rng)
+        hessians.append((inputs.T @ inputs)[None])
+        weights.append(torch.randn(rows, columns, generator=rng))
+    return weights, hessians
+
+
+def main() -> None:
+    """Print a line for each size of layers and grid, and the sum over the network."""
+    torch.set_num_threads(1)
+    rng = torch.Generator().manual_seed(0)
+    totals: dict[float, list[float]] = {bits: [0.0, 0.0, 0.0] for bits, _ in GRIDS}
+    print("layers  rows columns bits | usual float32, float64, ours (ms a layer) | ratios | codes")
+    for (rows, columns), count in SHAPES.items():
+        weights, hessians = make_layers(rows, columns, count, rng)
         for bits, symmetric in GRIDS:
-            grid = find_grid(weight, bits, symmetric)
-            repeats = 10 if columns < 200 else 2 if columns < 500 else 1
-            layer = (weight, grid, hessian)
-            single, a = milliseconds(partial(usual, *layer, torch.float32), repeats)
-            double, b = milliseconds(partial(usual, *layer, torch.float64), repeats)
-            ours, c = milliseconds(partial(obc, *layer), 2 * repeats + 1)
+            grids = [find_grid(weight, bits, symmetric) for weight in weights]
+            together = Grid(
+                torch.cat([grid.scale for grid in grids]),
+                torch.cat([grid.zero for grid in grids]),
+                grids[0].levels,
+            )
+
+            def one_by_one(dtype: torch.dtype, each: list[Grid] = grids) -> Tensor:
+                layers = zip(weights, each, hessians, strict=True)
+                return torch.cat([usual(*layer, dtype) for layer in layers])
+
+            repeats = 5 if columns < 200 else 1
+            ours = partial(obc, torch.cat(weights), together, torch.cat(hessians))
+            single, a = milliseconds(partial(one_by_one, torch.float32), repeats)
+            double, b = milliseconds(partial(one_by_one, torch.float64), repeats)
+            fast, c = milliseconds(ours, 2 * repeats + 1)
+            for index, some in enumerate((single, double, fast)):
+                totals[bits][index] += some
             print(
-                f"{rows:4} {columns:7} {bits:4} | {single:7.1f} {double:7.1f} {ours:6.1f}"
-                f" | {single / ours:4.1f} {double / ours:4.1f}"
-                f" | {int((a != c).sum())} differ, {'same' if torch.equal(b, c) else 'DIFFERENT'}",
+                f"{count:6} {rows:5} {columns:7} {bits:4} | {single / count:7.1f}"
+                f" {double / count:7.1f} {fast / count:6.1f} | {single / fast:4.1f}"
+                f" {double / fast:4.1f} | {int((a != c).sum())} differ from float32's,"
+                f" {'none' if torch.equal(b, c) else 'SOME'} from float64's",
                 flush=True,
             )
+    for bits, (single, double, fast) in totals.items():
+        print(f"resnet20 at {bits} bits: {single / fast:.1f}, {double / fast:.1f} times faster")
 
 
 if __name__ == "__main__":

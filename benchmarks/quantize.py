@@ -5,7 +5,7 @@
         --model.lr 0.4 --trainer.precision bf16-mixed --trainer.max_epochs 12 \
         --fleet.shadows 0 --fleet.targets 3
     python benchmarks/quantize.py runs/resnet20 data/cifar10-jpeg adaround-w2 adaround-w2-paper ...
-    python benchmarks/quantize.py runs/resnet20 data/cifar10-jpeg --table
+    python benchmarks/quantize.py runs/resnet20 data/cifar10-jpeg --table   # both of the README's
 
 Each result is a line of RUN/benchmark.jsonl, and one that is there is not computed again. A variant
 with `-paper` runs `--iterations` of its 20,000 steps; the table says how long all would take, which
@@ -141,21 +141,40 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def table(path: Path) -> None:
+def table(rows: list[dict[str, Any]]) -> None:
     """A line a variant: means over models, and the accuracy of each."""
     lines = defaultdict(list)
-    for row in read(path):
+    for row in sorted(rows, key=lambda row: row["model"]):
         lines[(row["variant"], row.get("iterations"))].append(row)
     print("| variant | accuracy % | each model | bytes | logit error | CPU s | at 20,000 |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for (variant, iterations), rows in lines.items():
+    for (variant, iterations), same in sorted(lines.items()):
         label = f"{variant} ({iterations:,} steps)" if iterations else variant
-        each = ", ".join(f"{row['accuracy']:.2f}" for row in rows)
-        cells = [label, f"{mean(row['accuracy'] for row in rows):.2f}", each]
+        each = ", ".join(f"{row['accuracy']:.2f}" for row in same)
+        cells = [label, f"{mean(row['accuracy'] for row in same):.2f}", each]
         for key, show in COLUMNS.items():
-            values = [row[key] for row in rows if row.get(key) is not None]
+            values = [row[key] for row in same if row.get(key) is not None]
             cells.append(format(mean(values), show) if values else "")
         print(f"| {' | '.join(cells)} |")
+
+
+def compare(rows: list[dict[str, Any]]) -> None:
+    """Our default beside the published loop, on the models that both were run on."""
+    found = {(row["variant"], row.get("iterations"), row["model"]): row for row in rows}
+    pairs = defaultdict(list)
+    for (variant, iterations, model), loop in sorted(found.items(), key=str):
+        ours = found.get((variant.removesuffix("-paper"), None, model))
+        if iterations and ours:
+            pairs[variant.removesuffix("-paper"), iterations].append((ours, loop))
+    print("| | steps | seeds | accuracy %, ours / loop | CPU s, ours / loop to 20,000 | ratio |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for (variant, iterations), both in pairs.items():
+        accuracies = [mean(row["accuracy"] for row in side) for side in zip(*both, strict=True)]
+        ours, loop = mean(o["cpu"] for o, _ in both), mean(p["extrapolated"] for _, p in both)
+        print(
+            f"| {variant} | {iterations:,} | {len(both)} | {accuracies[0]:.2f} / "
+            f"{accuracies[1]:.2f} | {ours:.1f} / {loop:,.0f} | {loop / ours:.0f} |"
+        )
 
 
 def main() -> None:
@@ -170,7 +189,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.table:
-        table(arguments.run_dir / "benchmark.jsonl")
+        rows = read(arguments.run_dir / "benchmark.jsonl")
+        table(rows)
+        print()
+        compare(rows)
     else:
         run_all(arguments)
 

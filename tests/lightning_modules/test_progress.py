@@ -83,3 +83,13 @@ def test_nothing_to_do_draws_nothing(make):
     with progress.bar:
         pass
     assert file.getvalue() == ""
+
+
+def test_a_note_says_what_is_made_of_the_model(make):
+    progress, _ = make(terminal=True)
+    (task,) = progress.bar.tasks
+    progress.begin(NAMES[1])
+    done = task.completed
+    progress.note("adaround-w2")
+    assert task.description == "target-001, model 1 of 2, adaround-w2"
+    assert task.completed == done
