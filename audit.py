@@ -1,6 +1,7 @@
 """Attack every precision of a fleet from its saved signals; report leakage beside accuracy.
 
-Prints a table and writes RUN_DIR/audit: table.txt, results.csv, results.json, figures, report.html.
+Prints a table and writes RUN_DIR/audit: table.txt, results.csv, exposure.csv, results.json, figures
+and report.html. `--signals` audits models that were trained elsewhere.
 """
 
 import csv
@@ -8,14 +9,16 @@ import hashlib
 import io
 import json
 import sys
+from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import nan
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import yaml
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from jsonargparse import ArgumentParser, Namespace
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -23,47 +26,78 @@ from rich.markup import escape
 from torch import Tensor
 
 from attacks import ATTACKS, DEFAULT_ATTACKS
-from attacks.evaluate import FPR_GRID, Case, Row, evaluate, make_cases, strongest
-from attacks.figures import layers_figure, plane_figure, roc_figure
+from attacks.evaluate import FPR_GRID, Case, Row, evaluate, make_cases, strongest, unavailable
+from attacks.figures import (
+    convergence_figure,
+    gallery_figure,
+    layers_figure,
+    plane_figure,
+    roc_figure,
+)
+from attacks.findings import Best, Findings, find
 from attacks.health import find_failures
-from attacks.intervals import mean_accuracy
+from attacks.intervals import Estimate, mean_accuracy
 from attacks.making import Precision, average
+from attacks.observed import Observed
+from attacks.quantile import make_features
 from attacks.report import render
+from attacks.sections import flat, make_sections, sentences
+from attacks.signals import signals
 from attacks.table import flatten, make_table
+from datamodules import ImageDataModule
+from datamodules.images import Images
 from lightning_modules.dashboard import WandbMode, check_key, log_audit
 from lightning_modules.fleet import ModelName
+from lightning_modules.outside import read_outside
 from lightning_modules.run_folder import Experiment, RunFolder, write_whole
-from lightning_modules.signals import load_signals
+from lightning_modules.signals import SavedSignal, load_signals
 from quantization.variant import FULL
 
 CAPTIONS = {
     "plane": "Test accuracy against leakage by the strongest attack, with 95% intervals.",
     "roc": "ROC curves of the strongest attack on each variant, mean over targets.",
+    "convergence": "AUC of the strongest attack with matched shadows against the number of shadows "
+    "that it has, from the same fleet, with 95% intervals over the targets. Where a curve still "
+    "rises, more shadows would find more.",
+    "gallery": "The most exposed training images of each variant: position in the pool, and the "
+    "share of a target's non-members that score lower, mean over the targets trained on it.",
     "layers": "What became of each layer, in the network's order, mean over {models} audited "
     "models. Left: the share of its weights that are not at the code nearest to the "
     "trained weight. Right: the squared error of its output, or of the block's that it "
     "was reconstructed with, over the squared full-precision output, on the calibration "
     "images. Rounding to nearest, which moves no weight, is left out.",
 }
+FIELDS = ("phi", "hinge", "population", "population_hinge")  # of a signals file
 
 
 class Evidence(NamedTuple):
     """What is known of a fleet; rows of tensors are models in the order of the membership."""
 
-    experiment: Experiment
-    phi: dict[str, Float[Tensor, "models queries examples"]]  # by variant
+    name: str
+    seen: dict[str, Observed]  # by variant
     members: Bool[Tensor, "models examples"]
     cases: list[Case]
     precisions: dict[str, Precision]  # by variant
-    left_out: dict[ModelName, str]  # why
+    calibrated: dict[str, Bool[Tensor, "models examples"]]  # by variant
+    facts: dict[str, str]
+    experiment: Experiment  # empty for models that were trained elsewhere
+    images: Images | None  # of the pool
 
 
 def make_parser() -> ArgumentParser:
     """Every option."""
     parser = ArgumentParser(prog="audit.py", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--run_dir", type=Path, required=True, help="folder that train.py filled")
+    parser.add_argument("--run_dir", type=Path | None, help="folder that train.py filled")
     parser.add_argument(
-        "--attacks", nargs="+", choices=list(ATTACKS), default=list(DEFAULT_ATTACKS), help="which"
+        "--signals",
+        type=Path | None,
+        help="folder or .npz of models that were trained elsewhere; --run_dir is then the output",
+    )
+    parser.add_argument(
+        "--attacks",
+        nargs="+",
+        choices=list(ATTACKS),
+        help="which; by default all but the `_carlini` ones that the signals suffice for",
     )
     parser.add_argument(
         "--partial", action="store_true", help="audit without the models that are unfinished"
@@ -77,8 +111,8 @@ def make_parser() -> ArgumentParser:
     return parser
 
 
-def gather(run: RunFolder, allow_partial: bool) -> Evidence:
-    """Read the signals of every finished model, and leave failed ones out.
+def gather(run: RunFolder, allow_partial: bool, console: Console) -> Evidence:
+    """Find the signals of every finished model, and leave failed ones out.
 
     Raises:
         FileNotFoundError: there is no experiment in the folder.
@@ -97,29 +131,87 @@ def gather(run: RunFolder, allow_partial: bool) -> Evidence:
     if not kept:
         raise ValueError(f"No model in {run.path} is finished. Run train.py again.")
 
-    def read(variant: str, key: str) -> Tensor:
-        return load_signals([run.signals(names[position], variant) for position in kept], key)
+    def saved(variant: str, key: str) -> SavedSignal:
+        return SavedSignal([run.signals(name, variant) for name in names], key)
 
-    signals = {variant: read(variant, "phi") for variant in variants}
-    reasons = find_failures(signals, read(FULL, "correct"), members[kept])
+    phi = {variant: saved(variant, "phi")[kept] for variant in variants}
+    reasons = find_failures(phi, saved(FULL, "correct")[kept], members[kept])
     left_out |= {names[kept[index]]: reason for index, reason in reasons.items()}
     fleet = experiment["config"]["fleet"]
     out = [position for position, name in enumerate(names) if name in left_out]
     cases = make_cases(fleet["shadows"], fleet["targets"], out)
+    check_cases(cases, describe(left_out))
+    for name, reason in left_out.items():
+        partner = ", with its partner" if name.role == "shadow" else ""
+        console.print(f"[bold red]{name} is left out{partner}[/]: {reason}")
+    data = load_data(experiment, console)
+    # files of older versions lack the population; of an unfinished model there is no file
+    stored = [key for key in FIELDS if saved(FULL, key)[kept].exists()]
+    seen = {}
+    for variant in variants:
+        some: dict[str, Any] = {key: saved(variant, key) for key in stored}
+        seen[variant] = Observed(**some)
+    if data is not None:
+        features = make_features(*data.pool, *data.test)
+        seen = {variant: some._replace(features=features) for variant, some in seen.items()}
+    audited = [names[case.target] for case in cases]
+    precisions = {variant: know(run, variant, audited) for variant in variants}
+    calibrated = {
+        variant: masks
+        for variant in variants
+        if (masks := read_calibrated(run, variant, [names[position] for position in kept], members))
+        is not None
+    }
+    facts = describe_run(experiment, members, cases, left_out)
+    images = None if data is None else data.pool
+    return Evidence(
+        run.name, seen, members, cases, precisions, calibrated, facts, experiment, images
+    )
+
+
+def check_cases(cases: Sequence[Case], left_out: str) -> None:
+    """Raise ValueError if too few models are left."""
     against = len(cases[0].shadows) if cases else 0
     if against < 4:
         raise ValueError(
             f"An audit needs a model to audit and 4 shadows against it, got {len(cases)} and "
             f"{against}. Finish the fleet, or raise `--fleet.shadows` and `--fleet.targets`. "
-            f"Left out: {describe(left_out)}."
+            f"Left out: {left_out}."
         )
-    phi = {}
-    for variant, some in signals.items():
-        phi[variant] = some.new_full((len(names), *some.shape[1:]), torch.nan)
-        phi[variant][kept] = some
-    audited = [names[case.target] for case in cases]
-    precisions = {variant: know(run, variant, audited) for variant in variants}
-    return Evidence(experiment, phi, members, cases, precisions, left_out)
+
+
+def load_data(experiment: Experiment, console: Console) -> ImageDataModule | None:
+    """The images of an experiment, if they are where they were; the audit can do without."""
+    config = experiment["config"]["data"]
+    places = experiment.get("places", {})
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(ImageDataModule, "data")
+    try:
+        options = config | {"init_args": config["init_args"] | places}
+        data: ImageDataModule = parser.instantiate(parser.parse_object({"data": options})).data
+        data.setup("fit")
+        if data.fingerprint() != experiment["fingerprints"]["data"]:
+            raise ValueError("they are not those that the fleet was trained on")
+    except (OSError, ValueError, ArgumentError) as error:
+        console.print(f"Note: the images are not shown, nor used by an attack: {error}")
+        return None
+    return data
+
+
+def read_calibrated(
+    run: RunFolder,
+    variant: str,
+    finished: Sequence[ModelName],
+    members: Bool[Tensor, "models examples"],
+) -> Bool[Tensor, "models examples"] | None:
+    """Which model's quantizer looked at which of its training examples; None if at none."""
+    masks, names = torch.zeros_like(members), run.names()
+    for name in finished:
+        used = (run.read_record(name, variant) or {}).get("calibration")
+        if not used or used["source"] != "members":
+            return None
+        masks[names.index(name), used["indices"]] = True
+    return masks
 
 
 def know(run: RunFolder, variant: str, audited: Sequence[ModelName]) -> Precision:
@@ -131,42 +223,93 @@ def know(run: RunFolder, variant: str, audited: Sequence[ModelName]) -> Precisio
     return Precision(mean_accuracy(correct), size, made)
 
 
+def gather_outside(path: Path) -> Evidence:
+    """Read the signals of models that were trained elsewhere.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_outside`.
+    """
+    outside = read_outside(path, signals)
+    seen = {
+        variant: Observed(
+            phi,
+            outside.hinge[variant],
+            outside.population[variant],
+            outside.population_hinge[variant],
+        )
+        for variant, phi in outside.phi.items()
+    }
+    against, last = list(range(outside.shadows)), outside.shadows + outside.targets
+    cases = [Case(target, against) for target in range(outside.shadows, last)]  # no pairs
+    unknown = Estimate(nan, nan, nan)
+    precisions = dict.fromkeys(seen, Precision(unknown, 0))
+    for variant, hinge in outside.population_hinge.items():
+        if hinge is not None:
+            right = hinge[outside.shadows :, 0] > 0
+            precisions[variant] = Precision(mean_accuracy(right), 0)
+    facts = {
+        "signals": f"{path}, {outside.members.shape[1]} audited examples",
+        "audited models": str(outside.targets),
+        "shadow models": f"{outside.shadows} against each of them",
+        "test accuracy": "on the population",
+    }
+    name = path.resolve().stem
+    return Evidence(name, seen, outside.members, cases, precisions, {}, facts, {}, None)
+
+
 def describe(left_out: Mapping[ModelName, str]) -> str:
     """Which models are not counted, and why."""
     return "; ".join(f"{name} ({reason})" for name, reason in left_out.items()) or "none"
 
 
-def basis(evidence: Evidence, rows: Sequence[Row]) -> dict[str, str]:
-    """What the numbers rest on."""
-    experiment, summary = evidence.experiment, rows[0].summary
+def describe_run(
+    experiment: Experiment,
+    members: Bool[Tensor, "models examples"],
+    cases: Sequence[Case],
+    left_out: Mapping[ModelName, str],
+) -> dict[str, str]:
+    """What the fleet was."""
     config = experiment["config"]
-    audited = f"{summary.targets}"
+    audited = f"{len(cases)}"
     if not config["fleet"]["targets"]:
         audited += " (each shadow, attacked by the others but its partner)"
     return {
-        "data": f"{config['data']['class_path']}, {evidence.members.shape[1]} audited examples, "
+        "data": f"{config['data']['class_path']}, {members.shape[1]} audited examples, "
         f"fingerprint {experiment['fingerprints']['data']}",
         "network": config["model"]["network"],
         "audited models": audited,
-        "shadow models": f"{len(evidence.cases[0].shadows)} against each of them",
-        "non-members": f"{summary.non_members} a target, so that a TPR at 1% FPR rests on "
-        f"{summary.false_positives_1pct} false positives and one at 0.1% on "
-        f"{summary.false_positives_01pct}",
+        "shadow models": f"{len(cases[0].shadows)} against each of them",
         "queries": ", ".join(config["queries"]),
-        "intervals": "95%, bootstrap over targets and examples, no narrower than Student's t over "
-        "the targets; with a single target DeLong (AUC) and Clopper-Pearson (TPR, accuracy)",
-        "left out": describe(evidence.left_out),
+        "left out": describe(left_out),
         "versions": ", ".join(f"{key} {value}" for key, value in experiment["versions"].items()),
     }
 
 
-def draw(evidence: Evidence, rows: Sequence[Row]) -> tuple[dict[str, Figure], dict[str, str]]:
+def basis(evidence: Evidence, rows: Sequence[Row]) -> dict[str, str]:
+    """What the numbers rest on."""
+    summary = rows[0].summary
+    return evidence.facts | {
+        "non-members": f"{summary.non_members} a target, so that a TPR at 1% FPR rests on "
+        f"{summary.false_positives_1pct} false positives and one at 0.1% on "
+        f"{summary.false_positives_01pct}",
+        "intervals": "95%, bootstrap over targets and examples, no narrower than Student's t over "
+        "the targets; with a single target DeLong (AUC) and Clopper-Pearson (TPR, accuracy)",
+    }
+
+
+def draw(
+    evidence: Evidence, rows: Sequence[Row], found: Findings
+) -> tuple[dict[str, Figure], dict[str, str]]:
     """Figures and their captions, by name."""
     accuracy = {variant: known.accuracy for variant, known in evidence.precisions.items()}
     figures = {
         "plane": plane_figure(rows, accuracy),
         "roc": roc_figure(rows, rows[0].summary.non_members),
     }
+    if found.convergence:
+        figures["convergence"] = convergence_figure(found.convergence)
+    if evidence.images is not None:
+        figures["gallery"] = gallery_figure(evidence.images.images, found.exposures)
     made = {variant: known.made for variant, known in evidence.precisions.items()}
     layers = layers_figure(made)
     if layers is not None:
@@ -177,12 +320,15 @@ def draw(evidence: Evidence, rows: Sequence[Row]) -> tuple[dict[str, Figure], di
 
 
 def write(
-    folder: Path, name: str, evidence: Evidence, rows: Sequence[Row], digest: str
+    folder: Path, evidence: Evidence, rows: Sequence[Row], found: Findings, digest: str
 ) -> dict[str, Figure]:
     """Write every file of the audit; results.json comes last, so that with it all are there."""
     experiment, precisions = evidence.experiment, evidence.precisions
-    recipe = {"threads": experiment["versions"]["threads"], **experiment["config"]}
-    figures, captions = draw(evidence, rows)
+    recipe = ""
+    if experiment:
+        options = {"threads": experiment["versions"]["threads"], **experiment["config"]}
+        recipe = yaml.safe_dump(options, sort_keys=False)
+    figures, captions = draw(evidence, rows, found)
     for key in CAPTIONS.keys() - figures.keys():
         (folder / f"{key}.png").unlink(missing_ok=True)  # of an audit before, that had records
     for key, figure in figures.items():
@@ -192,20 +338,39 @@ def write(
         flatten(row, precisions[row.variant], row is strongest(rows, row.variant)) for row in rows
     ]
     write_whole(folder / "results.csv", partial(_write_csv, lines))
+    write_whole(folder / "exposure.csv", partial(_write_csv, exposure_lines(evidence, found)))
     facts, shown = basis(evidence, rows), {captions[key]: figures[key] for key in figures}
-    page = render(name, rows, precisions, shown, facts, yaml.safe_dump(recipe, sort_keys=False))
+    tables = make_sections(found)
+    page = render(evidence.name, rows, precisions, shown, facts, recipe, sentences(found), tables)
     write_whole(folder / "report.html", lambda path: path.write_text(page))
     results = {
         "inputs": digest,
-        "files": ["table.txt", "results.csv", "report.html", *(f"{key}.png" for key in figures)],
+        "files": [
+            *("table.txt", "results.csv", "exposure.csv", "report.html"),
+            *(f"{key}.png" for key in figures),
+        ],
         "experiment": experiment,
         "basis": facts,
         "fpr": FPR_GRID.tolist(),
         "rows": [line | {"tpr": row.curve} for line, row in zip(lines, rows, strict=True)],
+        "findings": flat(found),
+        "tables": [table._asdict() for table in tables],
     }
     text = json.dumps(results, indent=1)
     write_whole(folder / "results.json", lambda path: path.write_text(text))
     return figures
+
+
+def exposure_lines(evidence: Evidence, found: Findings) -> list[dict[str, Any]]:
+    """A line an example: its position in the pool, its label where known, and its exposures."""
+    columns = {variant: some.tolist() for variant, some in found.exposures.items()}
+    labels = None if evidence.images is None else evidence.images.labels.tolist()
+    return [
+        {"example": index}
+        | ({} if labels is None else {"label": labels[index]})
+        | {variant: some[index] for variant, some in columns.items()}
+        for index in range(evidence.members.shape[1])
+    ]
 
 
 def _write_csv(lines: Sequence[dict[str, Any]], path: Path) -> None:
@@ -215,18 +380,28 @@ def _write_csv(lines: Sequence[dict[str, Any]], path: Path) -> None:
         writer.writerows(lines)
 
 
-def digest_inputs(run: RunFolder, config: Namespace) -> str:
-    """Fingerprint of all that the results follow from: signals, records, options and the code."""
+def digest_inputs(config: Namespace) -> str:
+    """Fingerprint of all that the results follow from: signals, records, options and the code.
+
+    Raises:
+        FileNotFoundError: there is no experiment in the folder.
+    """
     here = Path(__file__)
     code = [here, *sorted(here.with_name("attacks").glob("*.py"))]
     digest = hashlib.sha256(repr((config.attacks, config.partial)).encode())
-    run.read()  # for its error where there is no experiment
-    for path in (run.experiment_file, run.membership_file):
-        digest.update(path.read_bytes())  # not their times: train.py rewrites them
-    files = [*run.path.glob("models/*/signals/*"), *run.path.glob("models/*/*.json")]
+    if config.signals is not None:
+        path: Path = config.signals
+        files = sorted(path.rglob("*.npy")) if path.is_dir() else [path]
+    else:
+        run = RunFolder(config.run_dir)
+        run.read()  # for its error where there is no experiment
+        for path in (run.experiment_file, run.membership_file):
+            digest.update(path.read_bytes())  # not their times: train.py rewrites them
+        files = [*run.path.glob("models/*/signals/*"), *run.path.glob("models/*/*.json")]
     for path in [*code, *sorted(files)]:
-        state = path.stat()
-        digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
+        if path.exists():
+            state = path.stat()
+            digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
@@ -239,40 +414,65 @@ def is_done(folder: Path, digest: str) -> bool:
     return same and all((folder / name).exists() for name in results["files"])
 
 
-def audit(config: Namespace, run: RunFolder, console: Console) -> None:
+def choose_attacks(asked: Sequence[str] | None, seen: Mapping[str, Observed]) -> list[str]:
+    """The attacks to make: those asked for, or all that the signals suffice for.
+
+    Raises:
+        ValueError: one that is asked for needs what is not known.
+    """
+    for attack in asked or ():
+        if lacking := unavailable(attack, seen.values()):
+            raise ValueError(
+                f"`{attack}` needs {' and '.join(lacking)}, which is not known of every precision. "
+                "Leave it out of `--attacks`; for a run folder of an older version delete "
+                "models/*/signals and run train.py again, which records more."
+            )
+    if asked:
+        return list(dict.fromkeys(asked))
+    return [attack for attack in DEFAULT_ATTACKS if not unavailable(attack, seen.values())]
+
+
+def audit(config: Namespace, console: Console) -> None:
     """Attack, print, write, log; or say that this was done.
 
     Raises:
         FileNotFoundError, ValueError: as `gather`, before anything is written.
         OSError: the folder cannot be written to.
     """
-    digest = digest_inputs(run, config)  # first: what comes to be while this runs is not in it
-    evidence = gather(run, config.partial)
-    for name, reason in evidence.left_out.items():
-        partner = ", with its partner" if name.role == "shadow" else ""
-        console.print(f"[bold red]{name} is left out{partner}[/]: {reason}")
-    folder = run.path / "audit"
+    digest = digest_inputs(config)  # first: what comes to be while this runs is not in it
+    folder = config.run_dir / "audit"
     report = escape(f"Report: {folder / 'report.html'}")
     if config.wandb == "disabled" and is_done(folder, digest):
         console.print((folder / "table.txt").read_text(), markup=False)
         console.print(f"Nothing has changed since this audit. {report}", soft_wrap=True)
         return
+    if config.signals is None:
+        evidence = gather(RunFolder(config.run_dir), config.partial, console)
+    else:
+        evidence = gather_outside(config.signals)
+    attacks = choose_attacks(config.attacks, evidence.seen)
     rows: list[Row] = []
-    attacks = list(dict.fromkeys(config.attacks))
+    best = Best()
     with console.status("Attacking") as status:
-        for row in evaluate(evidence.phi, evidence.members, evidence.cases, attacks):
-            rows.append(row)
-            status.update(f"Attacking: {row.variant}, {row.attack} done")
-    table = make_table(rows, evidence.precisions, run.name)
+        for scored in evaluate(evidence.seen, evidence.members, evidence.cases, attacks):
+            rows.append(scored.row)
+            best.add(scored)
+            status.update(f"Attacking: {scored.row.variant}, {scored.row.attack} done")
+        status.update("Comparing")
+        parts = evidence.seen, evidence.members, evidence.cases, best, evidence.calibrated
+        found = find(*parts)
+    table = make_table(rows, evidence.precisions, evidence.name)
     console.print(table)
+    for sentence in sentences(found):
+        console.print(escape(sentence))
     plain = Console(width=console.width, record=True, file=io.StringIO())
     plain.print(table)
     write_whole(folder / "table.txt", lambda path: path.write_text(plain.export_text()))
-    figures = write(folder, run.name, evidence, rows, digest)
+    figures = write(folder, evidence, rows, found, digest)
     console.print(report, soft_wrap=True)
     if config.wandb != "disabled":
         results = json.loads((folder / "results.json").read_text())
-        log_audit(run.path, config.wandb, results, figures)
+        log_audit(config.run_dir, config.wandb, results, figures)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -284,7 +484,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(config.threads)
     try:
         check_key(config.wandb)
-        audit(config, RunFolder(config.run_dir), console)
+        if config.run_dir is None:
+            raise ValueError("Where to is not said: pass `--run_dir runs/NAME`.")
+        audit(config, console)
     except (ValueError, OSError) as error:
         sys.exit(f"audit.py: {error}")
 

@@ -150,7 +150,14 @@ def describe(
     _, channels, height, width = data.pool.images.shape
     sizes = {"num_classes": data.num_classes}
     sizes |= {"channels": channels, "height": height, "width": width}
-    return {"config": kept, "input": sizes, "fingerprints": fingerprints, "versions": versions}
+    places = {key: str(value) for key, value in options.items() if key == "root"}
+    return {
+        "config": kept,
+        "input": sizes,
+        "fingerprints": fingerprints,
+        "versions": versions,
+        "places": places,
+    }
 
 
 def check_options(config: Namespace) -> None:

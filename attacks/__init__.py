@@ -1,32 +1,75 @@
 """Membership-inference attacks and metrics: tensors in, tensors out.
 
-Every attack maps phi of the target `[queries, examples]`, phi of the shadows
-`[models, queries, examples]` and who trained on what `[models, examples]` to one score an example;
-larger is likelier a member. Targets `[targets, queries, examples]` that share their shadows, which
-are then fitted once, get the same scores as alone.
+Every attack maps the signals of audited models that share their shadows (`Target`), and the
+shadows, to scores `[targets, examples]`; larger is likelier a member. The functions behind the
+names take plain tensors.
 """
 
 from collections.abc import Callable
-from functools import partial
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from attacks.lira import lira, lira_carlini, lira_offline
-from attacks.threshold import global_threshold
+from attacks.lira import lira_carlini, lira_fitted, lira_offline_fitted
+from attacks.observed import Shadows, Target
+from attacks.quantile import quantile_regression
+from attacks.reference import attack_p, attack_r
+from attacks.rmia import base, log_ratio, rmia
+from attacks.threshold import gap, global_threshold
 
-Attack = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+class Attack(NamedTuple):
+    """One entry of the registry.
+
+    Attributes:
+        run: scores of the targets.
+        needs: fields of `Observed` that it needs beside phi.
+        shadows: whether it uses any; without, its scores are the same whatever they are.
+        default: whether `audit.py` runs it unasked.
+    """
+
+    run: Callable[[Target, Shadows], Tensor]
+    needs: tuple[str, ...] = ()
+    shadows: bool = True
+    default: bool = True
+
+
+def _rmia(target: Target, shadows: Shadows, online: bool) -> Tensor:
+    ratios = log_ratio(target.phi, shadows.phi, shadows.included, online)
+    nobody = torch.zeros(shadows.population.shape[::2], dtype=torch.bool)
+    return rmia(ratios, log_ratio(target.population, shadows.population, nobody, online))
+
+
+def _carlini(online: bool, fixed: bool) -> Attack:
+    def run(target: Target, shadows: Shadows) -> Tensor:
+        return lira_carlini(target.phi, shadows.phi, shadows.included, online, fixed)
+
+    return Attack(run, default=False)
+
 
 # `example` and `fixed`, not `auto`, so that a name means one formula whatever the fleet's size
 ATTACKS: dict[str, Attack] = {
-    "global_threshold": global_threshold,
-    "lira_online": partial(lira, spread="example"),
-    "lira_online_fixed": partial(lira, spread="fixed"),
-    "lira_offline": partial(lira_offline, spread="example"),
-    "lira_offline_fixed": partial(lira_offline, spread="fixed"),
-    "lira_online_carlini": partial(lira_carlini, online=True, fixed=False),
-    "lira_online_fixed_carlini": partial(lira_carlini, online=True, fixed=True),
-    "lira_offline_carlini": partial(lira_carlini, online=False, fixed=False),
-    "lira_offline_fixed_carlini": partial(lira_carlini, online=False, fixed=True),
+    "gap": Attack(lambda t, _: gap(t.hinge > 0), ("hinge",), shadows=False),
+    "global_threshold": Attack(lambda t, _: global_threshold(t.phi), shadows=False),
+    # with one query it ranks as the global threshold
+    "attack_p": Attack(lambda t, _: attack_p(t.phi, t.population), ("population",), False, False),
+    "quantile_regression": Attack(
+        lambda t, _: quantile_regression(t.hinge, t.population_hinge, *t.features),
+        ("hinge", "population_hinge", "features"),
+        shadows=False,
+    ),
+    "attack_r": Attack(lambda t, s: attack_r(t.phi, s.phi, s.included)),
+    "base": Attack(lambda t, s: base(t.phi, s.phi), default=False),  # and this as rmia_online
+    "rmia_online": Attack(lambda t, s: _rmia(t, s, online=True), ("population",)),
+    "rmia_offline": Attack(lambda t, s: _rmia(t, s, online=False), ("population",)),
+    "lira_online": Attack(lambda t, s: lira_fitted(t.phi, s.inside, s.outside, "example")),
+    "lira_online_fixed": Attack(lambda t, s: lira_fitted(t.phi, s.inside, s.outside, "fixed")),
+    "lira_offline": Attack(lambda t, s: lira_offline_fitted(t.phi, s.outside, "example")),
+    "lira_offline_fixed": Attack(lambda t, s: lira_offline_fitted(t.phi, s.outside, "fixed")),
+    "lira_online_carlini": _carlini(online=True, fixed=False),
+    "lira_online_fixed_carlini": _carlini(online=True, fixed=True),
+    "lira_offline_carlini": _carlini(online=False, fixed=False),
+    "lira_offline_fixed_carlini": _carlini(online=False, fixed=True),
 }
-DEFAULT_ATTACKS = tuple(ATTACKS)[:5]
-SHADOW_FREE = frozenset({"global_threshold"})  # the same scores whatever the shadows
+DEFAULT_ATTACKS = tuple(name for name, attack in ATTACKS.items() if attack.default)

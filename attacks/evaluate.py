@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attacks import ATTACKS, SHADOW_FREE
+from attacks import ATTACKS
 from attacks.intervals import Estimate, Summary, summarise
 from attacks.metrics import roc
+from attacks.observed import Observed, Shadows
 
 Knowledge = Literal["matched", "full", "none"]
 Metric = Literal["auc", "balanced_accuracy", "tpr_1pct", "tpr_01pct"]
@@ -35,6 +36,13 @@ class Row(NamedTuple):
     curve: list[float]
 
 
+class Scored(NamedTuple):
+    """A row, and the scores that it sums up."""
+
+    row: Row
+    scores: Float[Tensor, "targets examples"]
+
+
 def make_cases(shadows: int, targets: int, failed: Iterable[int] = ()) -> list[Case]:
     """Say which shadows attack which model.
 
@@ -56,67 +64,80 @@ def make_cases(shadows: int, targets: int, failed: Iterable[int] = ()) -> list[C
 
 
 def score(
-    attack: str,
-    target_phi: Float[Tensor, "models queries examples"],
-    shadow_phi: Float[Tensor, "models queries examples"],
+    attacks: Sequence[str],
+    targets: Observed,
+    shadows: Observed,
     members: Bool[Tensor, "models examples"],
     cases: Sequence[Case],
-) -> Float[Tensor, "targets examples"]:
-    """Membership scores of every audited model.
+) -> dict[str, Float[Tensor, "targets examples"]]:
+    """Membership scores of every audited model by several attacks.
 
     Args:
-        attack: a name in `ATTACKS`.
-        target_phi: signals of all models in the variant that is attacked, in nats.
-        shadow_phi: signals of all models in the variant that the attacker's shadows are.
+        attacks: names in `ATTACKS`.
+        targets: signals of all models in the variant that is attacked.
+        shadows: signals of all models in the variant that the attacker's shadows are.
         members: which model trained on which example.
         cases: who is audited, and by whom.
     """
-    run = ATTACKS[attack]
-    sharing: dict[tuple[int, ...], list[int]] = {}  # positions of cases, by their shadows
-    for position, case in enumerate(cases):
-        sharing.setdefault(tuple(case.shadows), []).append(position)
-    scores = target_phi.new_empty((len(cases), members.shape[1]), dtype=torch.float64)
-    for shadows, positions in sharing.items():
-        rows = list(shadows)
-        for some in torch.split(torch.tensor(positions), max(1, _CHUNK // target_phi[0].numel())):
-            targets = [cases[position].target for position in some.tolist()]
-            scores[some] = run(target_phi[targets], shadow_phi[rows], members[rows])
+    shape = len(cases), members.shape[1]
+    scores = {attack: torch.empty(shape, dtype=torch.float64) for attack in attacks}
+    _, queries, examples = targets.phi.shape
+    together = max(1, _CHUNK // (queries * examples))
+    for group, positions in by_shadows(cases).items():
+        against = Shadows(shadows.of(list(group)), members[list(group)])
+        for some in torch.split(torch.tensor(positions), together):
+            seen = targets.of([cases[position].target for position in some.tolist()]).read()
+            for attack, found in scores.items():
+                found[some] = ATTACKS[attack].run(seen, against)
     return scores
 
 
+def by_shadows(cases: Sequence[Case]) -> dict[tuple[int, ...], list[int]]:
+    """Positions of the cases that share their shadows, which are fitted once for all of them."""
+    sharing: dict[tuple[int, ...], list[int]] = {}
+    for position, case in enumerate(cases):
+        sharing.setdefault(tuple(case.shadows), []).append(position)
+    return sharing
+
+
 def evaluate(
-    phi: Mapping[str, Float[Tensor, "models queries examples"]],
+    seen: Mapping[str, Observed],
     members: Bool[Tensor, "models examples"],
     cases: Sequence[Case],
     attacks: Sequence[str],
-) -> Iterator[Row]:
+) -> Iterator[Scored]:
     """Attack every variant with shadows quantized like it, and with full-precision ones.
 
     Args:
-        phi: signals of all models, by variant; `full` among them.
+        seen: signals of all models, by variant; those of `full` for full-precision shadows.
         members: which model trained on which example.
         cases: who is audited, and by whom.
         attacks: names in `ATTACKS`.
 
     Yields:
-        A row a variant, knowledge and attack. An attack that uses no shadows has knowledge `none`;
-        against `full` itself both kinds are the same, and called `matched`.
+        A row a variant, knowledge and attack, with its scores. An attack that uses no shadows has
+        knowledge `none`; against `full` itself both kinds are the same, and called `matched`.
     """
     audited = members[[case.target for case in cases]]
-    for variant in phi:
-        for attack in attacks:
-            knowledges: tuple[Knowledge, ...] = ("matched", "full")
-            if attack in SHADOW_FREE:
-                knowledges = ("none",)
-            elif variant == "full":
-                knowledges = ("matched",)
-            for knowledge in knowledges:
-                shadow_phi = phi["full" if knowledge == "full" else variant]
-                scores = score(attack, phi[variant], shadow_phi, members, cases)
-                shadows = 0 if attack in SHADOW_FREE else len(cases[0].shadows)
-                curve = mean_curve(scores, audited)
-                summary = summarise(scores, audited)
-                yield Row(variant, knowledge, attack, summary, shadows, curve)
+    alone = [attack for attack in attacks if not ATTACKS[attack].shadows]
+    others = [attack for attack in attacks if ATTACKS[attack].shadows]
+    for variant, target in seen.items():
+        plans: list[tuple[Knowledge, list[str], str]] = [("none", alone, variant)]
+        plans.append(("matched", others, variant))
+        if variant != "full" and "full" in seen:
+            plans.append(("full", others, "full"))
+        for knowledge, some, shadow in plans:
+            for attack, scores in score(some, target, seen[shadow], members, cases).items():
+                shadows = 0 if knowledge == "none" else len(cases[0].shadows)
+                curve, summary = mean_curve(scores, audited), summarise(scores, audited)
+                row = Row(variant, knowledge, attack, summary, shadows, curve)
+                yield Scored(row, scores)
+
+
+def unavailable(attack: str, seen: Iterable[Observed]) -> list[str]:
+    """What an attack needs to see and some variant lacks."""
+    needs = ATTACKS[attack].needs
+    return [field for field in needs if any(getattr(one, field) is None for one in seen)]
 
 
 def mean_curve(

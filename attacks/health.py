@@ -2,20 +2,24 @@
 
 from collections.abc import Mapping
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from attacks.slices import Sliced
+
 
 def find_failures(
-    phi: Mapping[str, Float[Tensor, "models queries examples"]],
-    correct: Bool[Tensor, "models queries examples"],
+    phi: Mapping[str, Float[Sliced, "models queries examples"]],
+    correct: Sliced,
     members: Bool[Tensor, "models examples"],
 ) -> dict[int, str]:
     """Name the models that diverged, and those that a quantization broke.
 
     Args:
         phi: signals by variant, in nats; `full` among them.
-        correct: whether each model classified each view correctly at full precision.
+        correct: whether each model classified each view `[models, queries, examples]` correctly at
+            full precision.
         members: who trained on what.
 
     Returns:
@@ -23,14 +27,15 @@ def find_failures(
     """
     found = failures(phi["full"], correct, members)
     for variant, signals in phi.items():
-        for model in (~signals.isfinite()).flatten(1).any(1).nonzero().flatten().tolist():
-            found.setdefault(model, f"signals of {variant} are not finite")
+        for model, broken in enumerate(_broken(signals)):
+            if broken:
+                found.setdefault(model, f"signals of {variant} are not finite")
     return found
 
 
 def failures(
-    phi: Float[Tensor, "models queries examples"],
-    correct: Bool[Tensor, "models queries examples"],
+    phi: Float[Sliced, "models queries examples"],
+    correct: Sliced,
     members: Bool[Tensor, "models examples"],
 ) -> dict[int, str]:
     """Name the models whose signals are not finite or whose training accuracy is far below.
@@ -40,18 +45,21 @@ def failures(
 
     Args:
         phi: signals of one variant, in nats.
-        correct: whether each model classified each view correctly; query 0 is the identity.
+        correct: whether each model classified each view `[models, queries, examples]` correctly;
+            query 0 is the identity.
         members: who trained on what.
 
     Returns:
         Model index -> reason, to be shown; empty if all is well.
     """
-    broken = (~phi.isfinite()).flatten(1).sum(1)
-    accuracy = (correct[:, 0] & members).sum(1) / members.sum(1).double()
+    models, queries, examples = phi.shape
+    broken = torch.tensor(_broken(phi))
+    right = torch.cat([correct[[model]][..., :][:, 0] for model in range(models)])
+    accuracy = (right & members).sum(1) / members.sum(1).double()
     found = {}
-    for model in range(len(phi)):
+    for model in range(models):
         if broken[model]:
-            found[model] = f"{broken[model]} of {phi[0].numel()} signals are not finite"
+            found[model] = f"{broken[model]} of {queries * examples} signals are not finite"
             continue
         peers = broken == 0
         peers[model] = False
@@ -65,3 +73,8 @@ def failures(
                 f"training accuracy {accuracy[model]:.3f}, its peers' median {median:.3f}"
             )
     return found
+
+
+def _broken(phi: Float[Sliced, "models queries examples"]) -> list[int]:
+    """How many signals of each model are not finite, a model at a time."""
+    return [int((~phi[[model]][..., :].isfinite()).sum()) for model in range(phi.shape[0])]

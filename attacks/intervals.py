@@ -1,6 +1,6 @@
 """How far a number can be trusted: 95% intervals within one target and over several."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -134,6 +134,23 @@ def mean_accuracy(
     values = correct.double().mean(1, keepdim=True)
     accuracies = hits[..., None].double() / correct.shape[1]
     return _uncertain(_bootstrap(values, accuracies, draws.targets)[0], correct.shape[1])
+
+
+def mean_auc(curves: Sequence[tuple[Tensor, Tensor]]) -> Estimate:
+    """Average the AUC of several targets, each with examples of its own.
+
+    Student's t over the targets, which speaks of more targets of this pool; DeLong for a single.
+
+    Args:
+        curves: scores and membership of each target, which may differ in length.
+    """
+    if len(curves) == 1:
+        return delong(*curves[0])
+    values = torch.stack([auc(roc(*curve)) for curve in curves])
+    value, margin = values.mean().item(), student.ppf(0.975, len(values) - 1) * values.std().item()
+    margin /= len(values) ** 0.5
+    spread = values.std(correction=0).item()
+    return Estimate(value, max(value - margin, 0.0), min(value + margin, 1.0), spread)
 
 
 def _uncertain(share: Estimate, trials: int) -> Estimate:

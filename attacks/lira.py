@@ -7,19 +7,20 @@ shadows' phi, once over those trained on the example ("in") and once over the ot
 """
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from attacks.slices import Sliced, slices_of, sort_models
+
 Spread = Literal["auto", "example", "fixed"]
 Location = Literal["median", "mean"]
 
-_SLICE = 4096  # examples; 64 shadows x 2 queries take 4 MB in float64
 
-
-class _Fit(NamedTuple):
+class Fit(NamedTuple):
     """Location and population std of each query and example over the shadows of one side."""
 
     location: Float[Tensor, "queries examples"]
@@ -30,7 +31,7 @@ class _Fit(NamedTuple):
 
 def lira(
     target: Float[Tensor, "*targets queries examples"],
-    shadows: Float[Tensor, "models queries examples"],
+    shadows: Float[Sliced, "models queries examples"],
     included: Bool[Tensor, "models examples"],
     spread: Spread = "auto",
     location: Location = "median",
@@ -53,7 +54,17 @@ def lira(
     Raises:
         ValueError: an example has fewer than two shadows on one side.
     """
-    inside, outside = _fit(shadows, included, location), _fit(shadows, ~included, location)
+    inside, outside = fit_sides(shadows, (included, ~included), location)
+    return lira_fitted(target, inside, outside, spread)
+
+
+def lira_fitted(
+    target: Float[Tensor, "*targets queries examples"],
+    inside: Fit,
+    outside: Fit,
+    spread: Spread = "auto",
+) -> Float[Tensor, "*targets examples"]:
+    """As `lira`, from shadows that were fitted before."""
     fewest = min(inside.fewest, outside.fewest)
     log_in = _log_normal(target, inside.location, _spread(inside, spread, fewest))
     log_out = _log_normal(target, outside.location, _spread(outside, spread, fewest))
@@ -62,7 +73,7 @@ def lira(
 
 def lira_offline(
     target: Float[Tensor, "*targets queries examples"],
-    shadows: Float[Tensor, "models queries examples"],
+    shadows: Float[Sliced, "models queries examples"],
     included: Bool[Tensor, "models examples"],
     spread: Spread = "auto",
     location: Location = "median",
@@ -85,7 +96,17 @@ def lira_offline(
     Raises:
         ValueError: an example has fewer than two shadows without it.
     """
-    outside = _fit(shadows, ~included, location)
+    (outside,) = fit_sides(shadows, (~included,), location)
+    return lira_offline_fitted(target, outside, spread, two_sided)
+
+
+def lira_offline_fitted(
+    target: Float[Tensor, "*targets queries examples"],
+    outside: Fit,
+    spread: Spread = "auto",
+    two_sided: bool = False,
+) -> Float[Tensor, "*targets examples"]:
+    """As `lira_offline`, from shadows that were fitted before."""
     scale = _spread(outside, spread, outside.fewest)
     if two_sided:
         return -_log_normal(target, outside.location, scale).mean(-2)
@@ -98,7 +119,7 @@ def lira_offline(
 
 def lira_carlini(
     target: Float[Tensor, "*targets queries examples"],
-    shadows: Float[Tensor, "models queries examples"],
+    shadows: Float[Sliced, "models queries examples"],
     included: Bool[Tensor, "models examples"],
     online: bool,
     fixed: bool,
@@ -124,17 +145,26 @@ def lira_carlini(
     Raises:
         ValueError: an example has fewer than two shadows on a side in use.
     """
-    inside, outside = _first(included), _first(~included)
-    overall = shadows.movedim(1, -1)[inside if online else outside].double().std(correction=0)
-
-    def log_normal(side: Bool[Tensor, "models examples"]) -> Tensor:
-        fit = _fit(shadows, side, "median")
-        return _log_normal(target, fit.location, (overall if fixed else fit.std) + 1e-30)
-
-    score = -log_normal(outside)
-    if online:
-        score = score + log_normal(inside)
+    sides = _first(~included), _first(included)
+    fits = fit_sides(shadows, sides if online else sides[:1], "median")
+    overall = _std(shadows, sides[-1 if online else 0])
+    logs = [
+        _log_normal(target, fit.location, (overall if fixed else fit.std) + 1e-30) for fit in fits
+    ]
+    score = -logs[0] if not online else logs[1] - logs[0]
     return score.mean(-2)
+
+
+def _std(shadows: Sliced, side: Bool[Tensor, "models examples"]) -> Float[Tensor, ""]:
+    """Population std of all values that `side` marks."""
+    count = side.sum() * shadows.shape[1]
+
+    def total(of: Callable[[Tensor], Tensor]) -> Tensor:
+        values = ((shadows[..., some].double(), side[:, None, some]) for some in slices_of(shadows))
+        return torch.stack([of(x).where(mask, 0).sum() for x, mask in values]).sum()
+
+    mean = total(lambda x: x) / count
+    return (total(lambda x: (x - mean).square()) / count).sqrt()
 
 
 def _first(side: Bool[Tensor, "models examples"]) -> Bool[Tensor, "models examples"]:
@@ -142,24 +172,36 @@ def _first(side: Bool[Tensor, "models examples"]) -> Bool[Tensor, "models exampl
     return side & (side.cumsum(0) <= side.sum(0).min())
 
 
-def _fit(
-    shadows: Float[Tensor, "models queries examples"],
-    side: Bool[Tensor, "models examples"],
-    location: Location,
-) -> _Fit:
-    """Fit each example over the shadows that `side` marks, a slice of examples at a time."""
-    counts = side.sum(0)
-    fewest = int(counts.min())
-    if fewest < 2:
+def fit_sides(
+    shadows: Float[Sliced, "models queries examples"],
+    sides: Sequence[Bool[Tensor, "models examples"]],
+    location: Location = "median",
+) -> list[Fit]:
+    """Fit each example over the shadows that a side marks, for each side.
+
+    Signals are read once, a slice of examples at a time, and are only then in float64.
+
+    Raises:
+        ValueError: an example has fewer than two shadows on a side.
+    """
+    counts = [side.sum(0) for side in sides]
+    fewest = [int(count.min()) for count in counts]
+    if min(fewest) < 2:
         raise ValueError(
-            f"LiRA needs 2 shadow models or more on a side, got {fewest} for some example. Train "
-            "more shadows; `lira_offline` needs only those that did not train on it."
+            f"LiRA needs 2 shadow models or more on a side, got {min(fewest)} for some example. "
+            "Train more shadows; `lira_offline` needs only those that did not train on it."
         )
-    slices = zip(torch.split(shadows, _SLICE, -1), torch.split(side, _SLICE, -1), strict=True)
-    fits = zip(*(_fit_slice(values, mask, location) for values, mask in slices), strict=True)
-    centre, std, squares = (torch.cat(parts, -1) for parts in fits)
-    pooled = (squares.sum(-1, keepdim=True) / counts.sum()).sqrt()
-    return _Fit(centre, std, pooled, fewest)
+    parts: list[list[tuple[Tensor, ...]]] = [[] for _ in sides]
+    for some in slices_of(shadows):
+        values = shadows[..., some]
+        for part, side in zip(parts, sides, strict=True):
+            part.append(_fit_slice(values, side[:, some], location))
+    fits = []
+    for part, count, few in zip(parts, counts, fewest, strict=True):
+        centre, std, squares = (torch.cat(each, -1) for each in zip(*part, strict=True))
+        pooled = (squares.sum(-1, keepdim=True) / count.sum()).sqrt()
+        fits.append(Fit(centre, std, pooled, few))
+    return fits
 
 
 def _fit_slice(
@@ -168,29 +210,28 @@ def _fit_slice(
     location: Location,
 ) -> tuple[Float[Tensor, "queries examples"], ...]:
     """Return location, population std, and the sum of squared residuals about the location."""
-    mask, count = side[:, None], side.sum(0)
-    x = values.double()
+    count = side.sum(0)
+    # those of the other side become NaN, and are sorted behind; a diverged shadow's NaN stays in
+    ordered = sort_models(values.where(side[:, None], torch.nan))[: int(count.max())]
+    x, mask = ordered.double(), torch.arange(len(ordered))[:, None, None] < count
     mean = x.where(mask, 0).sum(0) / count
-    std = ((x - mean).where(mask, 0).square().sum(0) / count).sqrt()
-    centre = mean if location == "mean" else _median(values, mask, count)
-    return centre, std, (x - centre).where(mask, 0).square().sum(0)
+    variance = (x - mean).where(mask, 0).square().sum(0) / count
+    centre = mean if location == "mean" else _median(x, count)
+    return centre, variance.sqrt(), count * (variance + (mean - centre).square())
 
 
 def _median(
-    values: Float[Tensor, "models queries examples"],
-    mask: Bool[Tensor, "models 1 examples"],
-    count: Int64[Tensor, " examples"],
+    ordered: Float[Tensor, "models queries examples"], count: Int64[Tensor, " examples"]
 ) -> Float[Tensor, "queries examples"]:
     """Mean of the two middle values; `torch.median` returns the lower one, which is biased."""
-    ordered = values.where(mask, torch.inf).sort(0).values
     low, high = (
-        ordered.gather(0, middle.expand(1, *ordered.shape[1:])).squeeze(0).double()
+        ordered.gather(0, middle.expand(1, *ordered.shape[1:])).squeeze(0)
         for middle in ((count - 1) // 2, count // 2)
     )
     return (low + high) / 2
 
 
-def _spread(fit: _Fit, spread: Spread, fewest: int) -> Float[Tensor, "queries #examples"]:
+def _spread(fit: Fit, spread: Spread, fewest: int) -> Float[Tensor, "queries #examples"]:
     """Choose the spread and floor it: a low-bit head gives std 0, and one query then dominates."""
     fixed = spread == "fixed" or (spread == "auto" and fewest < 32)
     floor = (0.05 * fit.pooled).clamp_min(1e-3)

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 
 from attacks.evaluate import Row, strongest
 from attacks.figures import FEW, MARK
-from attacks.intervals import Estimate
 from attacks.making import Precision, count_units
+from attacks.sections import Section
+from attacks.show import show
 
 COLUMNS = ("shadows", "attack", "AUC", "balanced acc.", "TPR at 1% FPR", "TPR at 0.1% FPR")
 BEST = "★"
@@ -29,15 +30,6 @@ NOTES = (
     "code, which can understate the risk. Balanced accuracy is the best over all thresholds, so "
     "that guessing exceeds 0.5 by 0.43 sqrt(1 / members + 1 / non-members).",
 )
-
-
-def show(estimate: Estimate, percent: bool = False, spread: bool = False) -> str:
-    """An estimate: 0.692 (0.671-0.713), with its spread 0.692±0.011 (...), or 12.0% (9.1-15.2)."""
-    if percent:
-        value, low, high = (100 * number for number in estimate[:3])
-        return f"{value:.1f}% ({low:.1f}-{high:.1f})"
-    over_targets = f"±{estimate.spread:.3f}" if spread else ""
-    return f"{estimate.value:.3f}{over_targets} ({estimate.low:.3f}-{estimate.high:.3f})"
 
 
 def cells(row: Row, best: bool) -> tuple[str, ...]:
@@ -76,7 +68,8 @@ def as_svg(figure: Figure, caption: str) -> Markup:
 def headings(precisions: Mapping[str, Precision]) -> dict[str, str]:
     """What stands above each variant's part of the table."""
     return {
-        variant: f"{variant}: test accuracy {show(accuracy, percent=True)}, {size:,} bytes"
+        variant: f"{variant}: test accuracy {show(accuracy, percent=True)}"
+        + (f", {size:,} bytes" if size else "")
         for variant, (accuracy, size, _) in precisions.items()
     }
 
@@ -127,6 +120,8 @@ def render(
     figures: Mapping[str, Figure],
     basis: Mapping[str, str],
     recipe: str,
+    comparisons: Sequence[str],
+    tables: Sequence[Section],
 ) -> str:
     """Fill the page.
 
@@ -136,7 +131,9 @@ def render(
         precisions: what else is known, by variant.
         figures: by caption.
         basis: what the numbers rest on, by label.
-        recipe: the options that make them again, as YAML.
+        recipe: the options that make them again, as YAML; empty where nothing can.
+        comparisons: the differences between precisions, in sentences.
+        tables: of the findings.
     """
     return PAGE.render(
         title=title,
@@ -150,6 +147,8 @@ def render(
         recipe=recipe,
         best=BEST,
         makings=makings(precisions),
+        comparisons=comparisons,
+        tables=tables,
     )
 
 
@@ -193,6 +192,9 @@ figcaption, .note { color: var(--dim); font-size: .875rem; }
 {% for sentence in findings %}
 <li>{{ sentence }}</li>
 {% endfor %}
+{% for sentence in comparisons %}
+<li>{{ sentence }}</li>
+{% endfor %}
 </ul>
 <h2>Leakage and accuracy</h2>
 <div class="scroll"><table>
@@ -214,6 +216,20 @@ figcaption, .note { color: var(--dim); font-size: .875rem; }
 <h2>Figures</h2>
 {% for caption, svg in figures.items() %}
 <figure><div class="scroll">{{ svg }}</div><figcaption>{{ caption }}</figcaption></figure>
+{% endfor %}
+{% for table in tables %}
+<h2>{{ table.title }}</h2>
+<div class="scroll"><table>
+<thead><tr>
+{% for column in table.columns %}<th scope="col">{{ column }}</th>{% endfor %}
+</tr></thead>
+<tbody>
+{% for line in table.rows %}
+<tr>{% for cell in line %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody>
+</table></div>
+<p class="note">{{ table.note }}</p>
 {% endfor %}
 {% if makings %}
 <h2>How each precision was made</h2>
@@ -243,6 +259,7 @@ figcaption, .note { color: var(--dim); font-size: .875rem; }
 <dt>{{ label }}</dt><dd>{{ text }}</dd>
 {% endfor %}
 </dl>
+{% if recipe %}
 <h2>How to reproduce it</h2>
 <p>Save the options below as recipe.yaml and run the commands, with <code>--data.root</code> where
 your data is elsewhere. On the same hardware, accelerator and <code>--threads</code> every model is
@@ -250,6 +267,7 @@ the same bit for bit.</p>
 <pre>python train.py --config recipe.yaml --run_dir runs/again
 python audit.py --run_dir runs/again</pre>
 <pre>{{ recipe }}</pre>
+{% endif %}
 </body>
 </html>
 """)

@@ -11,7 +11,8 @@ from rich.table import Table
 from attacks.evaluate import Row
 from attacks.intervals import Estimate
 from attacks.making import Precision
-from attacks.report import BEST, COLUMNS, NOTES, sections, show
+from attacks.report import BEST, COLUMNS, NOTES, sections
+from attacks.show import show
 
 
 def make_table(rows: Sequence[Row], precisions: Mapping[str, Precision], title: str) -> Table:
@@ -22,7 +23,7 @@ def make_table(rows: Sequence[Row], precisions: Mapping[str, Precision], title: 
     for variant, lines in sections(rows).items():
         table.add_section()
         accuracy, size, _ = precisions[variant]
-        heads = (variant, f"{show(accuracy, percent=True)} acc.", f"{size:,} bytes")
+        heads = (variant, f"{show(accuracy, percent=True)} acc.", f"{size:,} bytes" if size else "")
         for head, line in zip_longest(heads, lines, fillvalue=""):
             best = bool(line) and BEST in line[1]
             table.add_row(head, *line, style="bold red" if best else None)

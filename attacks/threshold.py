@@ -1,4 +1,4 @@
-"""The attack without shadows: one threshold for everybody."""
+"""The attacks without shadows: one threshold for everybody."""
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -6,15 +6,11 @@ from torch import Tensor
 
 def global_threshold(
     target: Float[Tensor, "*targets queries examples"],
-    shadows: Float[Tensor, "models queries examples"],
-    included: Bool[Tensor, "models examples"],
 ) -> Float[Tensor, "*targets examples"]:
     """Score membership by the target's confidence alone, averaged over queries.
 
     Args:
         target: phi of the audited model, in nats.
-        shadows: not used; every attack has the same signature.
-        included: not used.
 
     Returns:
         Mean phi in nats, float64; higher means likelier a member.
@@ -22,3 +18,21 @@ def global_threshold(
     Source: Yeom et al. 2018, arXiv:1709.01604 (loss threshold; phi is decreasing in the loss).
     """
     return target.double().mean(-2)
+
+
+def gap(
+    correct: Bool[Tensor, "*targets queries examples"],
+) -> Float[Tensor, "*targets examples"]:
+    """Score membership by whether the target is right; named for the gap from train to test.
+
+    With one query its balanced accuracy is 1/2 + (accuracy on members - on non-members) / 2.
+
+    Args:
+        correct: whether the audited model's top class is the true one.
+
+    Returns:
+        Share of queries answered correctly, float64; higher means likelier a member.
+
+    Source: Yeom et al. 2018, arXiv:1709.01604 (Adversary 1, for the 0-1 loss).
+    """
+    return correct.double().mean(-2)

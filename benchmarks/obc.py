@@ -50,6 +50,14 @@ def usual(weight: Tensor, grid: Grid, hessian: Tensor, dtype: torch.dtype) -> Te
     return torch.cat(batches).byte()
 
 
+def one_by_one(
+    weights: list[Tensor], grids: list[Grid], hessians: list[Tensor], dtype: torch.dtype
+) -> Tensor:
+    """The usual code on several layers."""
+    layers = zip(weights, grids, hessians, strict=True)
+    return torch.cat([usual(*layer, dtype) for layer in layers])
+
+
 def milliseconds(function: Callable[[], Tensor], repeats: int) -> tuple[float, Tensor]:
     """Least CPU time of a few calls, after one that is not counted, and the result."""
     result, least = function(), float("inf")
@@ -89,14 +97,11 @@ def main() -> None:
                 grids[0].levels,
             )
 
-            def one_by_one(dtype: torch.dtype, each: list[Grid] = grids) -> Tensor:
-                layers = zip(weights, each, hessians, strict=True)
-                return torch.cat([usual(*layer, dtype) for layer in layers])
-
+            layers = (weights, grids, hessians)
             repeats = 5 if columns < 200 else 1
             ours = partial(obc, torch.cat(weights), together, torch.cat(hessians))
-            single, a = milliseconds(partial(one_by_one, torch.float32), repeats)
-            double, b = milliseconds(partial(one_by_one, torch.float64), repeats)
+            single, a = milliseconds(partial(one_by_one, *layers, torch.float32), repeats)
+            double, b = milliseconds(partial(one_by_one, *layers, torch.float64), repeats)
             fast, c = milliseconds(ours, 2 * repeats + 1)
             for index, some in enumerate((single, double, fast)):
                 totals[bits][index] += some

@@ -229,9 +229,9 @@ class ImageDataModule(LightningDataModule, ABC):
         """Serve the whole pool in order in one view, to one process."""
         yield from self._in_order(self.pool, query)
 
-    def test_batches(self) -> Iterator[Batch]:
-        """Serve the whole test split in order as it is, to one process."""
-        yield from self._in_order(self.test, "identity")
+    def test_batches(self, query: str = "identity") -> Iterator[Batch]:
+        """Serve the whole test split in order in one view, to one process."""
+        yield from self._in_order(self.test, query)
 
     def draw_calibration(
         self, source: Source, members: Bool[Tensor, " examples"], count: int, seed: int

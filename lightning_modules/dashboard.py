@@ -119,6 +119,7 @@ def log_audit(
         figures: by name.
     """
     experiment, rows = results["experiment"], results["rows"]
+    identity = experiment["id"] if experiment else results["inputs"][:16]  # trained elsewhere
     columns = [key for key in rows[0] if key != "tpr"]
     table = wandb.Table(columns=columns, data=[[row[key] for key in columns] for row in rows])
     charts: dict[str, Any] = {"audit/table": table}
@@ -143,7 +144,7 @@ def log_audit(
     with wandb.init(
         project=PROJECT,
         name="audit",
-        id=f"{experiment['id']}-audit",
+        id=f"{identity}-audit",
         resume="allow",
         dir=run_dir,
         group=run_dir.resolve().name,

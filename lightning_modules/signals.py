@@ -1,9 +1,11 @@
 """What an attacker sees of every variant of a model, recorded once after its training."""
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -17,9 +19,14 @@ from datamodules.images import Batch, ImageDataModule
 from lightning_modules.run_folder import save_whole
 
 
+@runtime_checkable
 class SignalsLike(Protocol):
     """A named tuple of tensors that end in `examples`."""
 
+    @property
+    def phi(self) -> Tensor: ...
+    @property
+    def hinge(self) -> Tensor: ...
     @property
     def correct(self) -> Tensor: ...
     def _asdict(self) -> dict[str, Tensor]: ...
@@ -72,9 +79,14 @@ class RecordSignals(Callback):
                 logger.log_metrics({f"final/{variant}/test_accuracy": accuracy})
 
     def _record(self, network: nn.Module, data: ImageDataModule) -> dict[str, Tensor]:
-        logits = torch.stack([_logits(network, data.pool_batches(query)) for query in self.queries])
-        record = self.measure(logits, data.pool.labels.cpu())._asdict()
-        test_logits = _logits(network, data.test_batches())
+        def measure(batches: Callable[[str], Iterable[Batch]], labels: Tensor) -> SignalsLike:
+            logits = torch.stack([_logits(network, batches(query)) for query in self.queries])
+            return self.measure(logits, labels.cpu())
+
+        record = measure(data.pool_batches, data.pool.labels)._asdict()
+        others = measure(data.test_batches, data.test.labels)  # that no model trained on
+        record |= {"population": others.phi, "population_hinge": others.hinge}
+        test_logits = _logits(network, data.test_batches("identity"))
         record["test_correct"] = self.measure(test_logits, data.test.labels.cpu()).correct
         return record
 
@@ -86,21 +98,61 @@ def _logits(network: nn.Module, batches: Iterable[Batch]) -> Float[Tensor, "exam
     return torch.cat([network(batch.images.to(device)).cpu() for batch in batches])
 
 
+class SavedSignal:
+    """One signal of several models, left in their files.
+
+    Like a tensor `[models, queries, examples]` of which a slice of examples is read at a time:
+    `some[[0, 2]]` are two of the models, still on disk, and `some[..., 0:9]` is a tensor.
+
+    Args:
+        paths: a file a model.
+        key: of the signal.
+
+    Raises:
+        ValueError: on reading, a damaged file, or one without this signal.
+    """
+
+    dtype = torch.float32
+
+    def __init__(self, paths: Sequence[Path], key: str) -> None:
+        self.paths, self.key = paths, key
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        with _opened(self.paths[0]) as file:
+            return len(self.paths), *file.get_slice(self.key).get_shape()
+
+    def __getitem__(self, index: Any) -> Any:  # noqa: ANN401
+        if isinstance(index, list):
+            return SavedSignal([self.paths[position] for position in index], self.key)
+        read = []
+        for path in self.paths:
+            with _opened(path) as file:  # closed at once: what is mapped counts as used
+                read.append(file.get_slice(self.key)[index])
+        return torch.stack(read)
+
+    def exists(self) -> bool:
+        """Whether the files have it: those of older versions have no population."""
+        with _opened(self.paths[0]) as file:
+            return self.key in file.keys()  # noqa: SIM118
+
+
 def load_signals(paths: Sequence[Path], key: str) -> Tensor:
     """Stack one signal of several models, along a first axis `models`.
 
     Raises:
         ValueError: a file is damaged.
     """
-    return torch.stack([_read(path, key) for path in paths])
+    read: Tensor = SavedSignal(paths, key)[:]
+    return read
 
 
-def _read(path: Path, key: str) -> Tensor:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            tensor: Tensor = file.get_tensor(key)
+            yield file
     except SafetensorError as error:
         raise ValueError(
             f"{path} is not a whole signals file ({error}). Delete it and run train.py again."
         ) from error
-    return tensor

@@ -1,6 +1,6 @@
 """Codes improved by the exact error of a unit's output, its activation included."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -12,7 +12,7 @@ from quantization.gram import Quadratic, grouped_product
 from quantization.grid import dequantize
 from quantization.reconstruct import Codes, Unit
 
-PASSES = 6  # over the layers of a unit, at most
+PASSES = 8  # over the layers of a unit, at most
 WORTH = 0.99  # a pass that leaves more of the error is the last, unless a step was too bold
 CAUTION = 1.5  # times the estimated curvature, and again whenever a step was too bold
 
@@ -49,7 +49,8 @@ def refine(
     rows = {name: dequantize(codes[name], plans[name].grid) for name in codes}
     curvature = _curvature(unit, rows, inputs[0], generator)
     caution = dict.fromkeys(codes, CAUTION)
-    error, slopes = _error_and_slopes(unit, rows, inputs, targets)
+    error, find_slopes = _try(unit, rows, inputs, targets)
+    slopes = find_slopes()
     for _ in range(PASSES):
         before, bold = error, False
         for name in codes:
@@ -58,9 +59,9 @@ def refine(
             model = Quadratic(grams[name], wanted, torch.zeros_like(wanted[:, 0]))
             trial = improve(codes[name], plans[name].grid, model)
             tried = rows | {name: dequantize(trial, plans[name].grid)}
-            new_error, new_slopes = _error_and_slopes(unit, tried, inputs, targets)
+            new_error, find_slopes = _try(unit, tried, inputs, targets)
             if new_error < error:
-                codes[name], rows, error, slopes = trial, tried, new_error, new_slopes
+                codes[name], rows, error, slopes = trial, tried, new_error, find_slopes()
             else:
                 caution[name] *= CAUTION
                 bold = True
@@ -69,24 +70,26 @@ def refine(
     return codes
 
 
-def _error_and_slopes(
+def _try(
     unit: Unit, rows: Rows, inputs: Sequence[Tensor], targets: Sequence[Tensor]
-) -> tuple[float, dict[str, Tensor]]:
-    total = torch.zeros((), dtype=torch.float64)
-    slopes = {name: torch.zeros_like(some) for name, some in rows.items()}
-    done = 0
-    for some, target in zip(inputs, targets, strict=True):
-        leaves = {name: each.detach().requires_grad_() for name, each in rows.items()}
-        with torch.enable_grad():
-            errors = (unit.forward_tail(leaves, some) - target).square()
+) -> tuple[float, Callable[[], dict[str, Tensor]]]:
+    """The error with these rows, and what gives its slopes: two in five steps need none."""
+    leaves = {name: each.detach().requires_grad_() for name, each in rows.items()}
+    errors, done = [], 0
+    with torch.enable_grad():
+        for some, target in zip(inputs, targets, strict=True):
+            squares = (unit.forward_tail(leaves, some) - target).square()
             if unit.importance is not None:
-                errors = errors * unit.importance[done : done + len(some)]
-            error = errors.sum()
-        for name, slope in zip(rows, torch.autograd.grad(error, [*leaves.values()]), strict=True):
-            slopes[name] += slope
-        total += error.detach().cpu()
-        done += len(some)
-    return total.item(), slopes
+                squares = squares * unit.importance[done : done + len(some)]
+            errors.append(squares.sum())
+            done += len(some)
+        error = torch.stack(errors).double().sum()
+
+    def slopes() -> dict[str, Tensor]:
+        found = torch.autograd.grad(error, [*leaves.values()])
+        return dict(zip(leaves, found, strict=True))
+
+    return error.item(), slopes
 
 
 def _curvature(

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import train
+from attacks.observed import Observed
 
 
 @pytest.fixture
@@ -105,6 +106,24 @@ def synthetic_fleet():
         noise = noise + 0.3 * torch.randn(models, queries, examples, generator=rng)
         phi = 2 + difficulty + noise + leak * members[:, None]
         return (64 * phi).round() / 64, members
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def observe(synthetic_fleet):
+    """All that an attacker may see of a synthetic fleet, whose signals `quantize` changes.
+
+    A hinge is phi. No model trained on the population, and the features tell nothing.
+    """
+
+    def make(phi, quantize=lambda signals: signals):
+        models, queries, examples = phi.shape
+        population, _ = synthetic_fleet(0, models, 100, leak=0, queries=queries, seed=9)
+        rng = torch.Generator().manual_seed(9)
+        features = torch.randn(examples, 3, generator=rng), torch.randn(100, 3, generator=rng)
+        own, others = quantize(phi), quantize(population)
+        return Observed(own, own, others, others, features)
 
     return make
 

@@ -8,11 +8,12 @@ from attacks.intervals import Estimate
 
 
 @pytest.fixture(scope="session")
-def rows(synthetic_fleet):
+def rows(synthetic_fleet, observe):
     """Every default attack on three variants; `nearest-w2` misleads full-precision shadows."""
     phi, members = synthetic_fleet(shadows=8, targets=2, examples=160)
-    variants = {"full": phi, "nearest-w4": phi + 1, "nearest-w2": phi - 8}
-    return tuple(evaluate(variants, members, make_cases(8, 2), DEFAULT_ATTACKS))
+    shifts = {"full": 0, "nearest-w4": 1, "nearest-w2": -8}
+    seen = {variant: observe(phi, lambda x, by=by: x + by) for variant, by in shifts.items()}
+    return tuple(one.row for one in evaluate(seen, members, make_cases(8, 2), DEFAULT_ATTACKS))
 
 
 @pytest.fixture(scope="session")

@@ -7,21 +7,43 @@ import torch
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from attacks import ATTACKS, DEFAULT_ATTACKS, SHADOW_FREE
-from attacks.evaluate import FPR_GRID, Case, evaluate, make_cases, mean_curve, score, strongest
+from attacks import ATTACKS, DEFAULT_ATTACKS
+from attacks.evaluate import (
+    FPR_GRID,
+    Case,
+    by_shadows,
+    evaluate,
+    make_cases,
+    mean_curve,
+    score,
+    strongest,
+    unavailable,
+)
 from attacks.intervals import Estimate, delong, summarise
+from attacks.lira import fit_sides
+from attacks.observed import Observed, Shadows
 
 W2, W4 = "nearest-w2", "nearest-w4"
-LIRA = [name for name in DEFAULT_ATTACKS if name not in SHADOW_FREE]
-NAMES = ["variant", "knowledge", "attack"]
+FREE = [name for name in DEFAULT_ATTACKS if not ATTACKS[name].shadows]
+SHADOWED = [name for name in DEFAULT_ATTACKS if ATTACKS[name].shadows]
+LIRA = [name for name in DEFAULT_ATTACKS if name.startswith("lira")]
 
 
-def by_name(rows):
+def by_name(found):
     """Rows by their first three fields, no two of which may be alike."""
-    rows = list(rows)
-    found = {row[:3]: row for row in rows}
-    assert len(found) == len(rows)
-    return found
+    rows = [scored.row for scored in found]
+    named = {row[:3]: row for row in rows}
+    assert len(named) == len(rows)
+    return named
+
+
+def alone(attack, seen, target, shadows, members):
+    """Scores of one target, from signals of its own and of its shadows."""
+    own, others = seen
+    (scores,) = ATTACKS[attack].run(
+        own.of([target]).read(), Shadows(others.of(shadows), members[shadows])
+    )
+    return scores
 
 
 def test_cases_by_hand():
@@ -56,15 +78,17 @@ def test_every_example_is_in_exactly_half_of_the_shadows(synthetic_fleet, target
         assert (members[shadows].sum(0) * 2 == len(shadows)).all()
 
 
-def test_a_row_for_each_variant_knowledge_and_attack(synthetic_fleet):
+def test_a_row_for_each_variant_knowledge_and_attack(synthetic_fleet, observe):
     phi, members = synthetic_fleet(shadows=6, examples=60)
-    variants = {"full": phi, W4: phi, W2: phi}
-    rows = list(evaluate(variants, members, make_cases(6, 2), DEFAULT_ATTACKS))
-    wanted = [(variant, "none", "global_threshold") for variant in variants]
-    wanted += [(variant, "matched", attack) for variant in variants for attack in LIRA]
-    wanted += [(variant, "full", attack) for variant in (W4, W2) for attack in LIRA]
+    variants = dict.fromkeys(("full", W4, W2), observe(phi))
+    found = evaluate(variants, members, make_cases(6, 2), DEFAULT_ATTACKS)
+    rows = [scored.row for scored in found]
+    assert (len(FREE), len(SHADOWED)) == (3, 7)
+    wanted = [(variant, "none", attack) for variant in variants for attack in FREE]
+    wanted += [(variant, "matched", attack) for variant in variants for attack in SHADOWED]
+    wanted += [(variant, "full", attack) for variant in (W4, W2) for attack in SHADOWED]
     assert sorted(row[:3] for row in rows) == sorted(wanted)
-    assert {(row.attack in SHADOW_FREE, row.shadows) for row in rows} == {(True, 0), (False, 6)}
+    assert {(row.attack in FREE, row.shadows) for row in rows} == {(True, 0), (False, 6)}
     order = [row.variant for row in rows]
     assert order == sorted(order, key=list(variants).index)  # a section a variant
     assert all(row.summary.targets == 2 and row.summary.non_members == 30 for row in rows)
@@ -72,54 +96,98 @@ def test_a_row_for_each_variant_knowledge_and_attack(synthetic_fleet):
 
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("targets", [0, 3], ids=["leave-one-out", "targets"])
-def test_a_row_is_the_attack_on_each_target_averaged(synthetic_fleet, attack, targets):
+def test_a_row_is_the_attack_on_each_target_averaged(synthetic_fleet, observe, attack, targets):
     full, members = synthetic_fleet(shadows=8, targets=targets, examples=80)
-    noise = torch.randn(full.shape, generator=torch.Generator().manual_seed(1))
-    phi = {"full": full, W2: 0.5 * full + noise}
+
+    def quantize(x):
+        return 0.5 * x + torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+
+    seen = {"full": observe(full), W2: observe(full, quantize)}
     cases = make_cases(8, targets)
-    rows = by_name(evaluate(phi, members, cases, [attack]))
-    for (variant, knowledge, _), row in rows.items():
-        shadow_phi = phi["full"] if knowledge == "full" else phi[variant]
+    found = list(evaluate(seen, members, cases, [attack]))
+    assert len(by_name(found)) == (3 if ATTACKS[attack].shadows else 2)
+    for row, scores in found:
+        shadow_seen = seen["full" if row.knowledge == "full" else row.variant]
         aucs = []
-        for target, shadows in cases:
-            scores = ATTACKS[attack](phi[variant][target], shadow_phi[shadows], members[shadows])
-            aucs.append(roc_auc_score(members[target], scores))
+        for own, (target, shadows) in zip(scores, cases, strict=True):
+            wanted = alone(attack, (seen[row.variant], shadow_seen), target, shadows, members)
+            torch.testing.assert_close(own, wanted, rtol=1e-9, atol=1e-9)
+            aucs.append(roc_auc_score(members[target], wanted))
         assert row.summary.auc.value == pytest.approx(sum(aucs) / len(aucs), abs=1e-12)
         assert row.summary.targets == len(cases)
 
 
 @pytest.mark.parametrize("chunk", [1, 200, 1 << 22])
 @pytest.mark.parametrize("targets", [0, 3], ids=["leave-one-out", "targets"])
-def test_targets_are_scored_together_as_alone(synthetic_fleet, monkeypatch, targets, chunk):
+def test_targets_are_scored_together_as_alone(
+    synthetic_fleet, observe, monkeypatch, targets, chunk
+):
     phi, members = synthetic_fleet(shadows=8, targets=targets, examples=80)
+    seen = observe(phi)
     cases, fits = make_cases(8, targets)[::-1], []
+    wanted = {
+        attack: [alone(attack, (seen, seen), *case, members) for case in cases]
+        for attack in ("lira_online", "rmia_online")
+    }
     monkeypatch.setattr("attacks.evaluate._CHUNK", chunk)
     real = ATTACKS["lira_online"]
 
-    def attack(target, shadows, included):
-        fits.append(len(target))
-        return real(target, shadows, included)
+    def run(target, shadows):
+        fits.append(len(target.phi))
+        return real.run(target, shadows)
 
-    monkeypatch.setitem(ATTACKS, "lira_online", attack)
-    scores = score("lira_online", phi, phi, members, cases)
-    for (target, shadows), found in zip(cases, scores, strict=True):
-        assert torch.equal(real(phi[target], phi[shadows], members[shadows]), found)
+    monkeypatch.setitem(ATTACKS, "lira_online", real._replace(run=run))
+    found = score(list(wanted), seen, seen, members, cases)
+    assert list(found) == list(wanted)
+    for attack, scores in found.items():
+        assert torch.equal(scores, torch.stack(wanted[attack]))
     # pairs share their shadows, targets all of them; a target has 160 signals
     assert fits == [1] * len(cases) if chunk < 320 else [2, 2, 2, 2] if not targets else [3]
 
 
-def test_a_model_that_is_left_out_is_never_read(synthetic_fleet):
+def test_the_shadows_are_fitted_once_for_all_attacks(synthetic_fleet, monkeypatch):
+    """Fits of `in` and `out`, one each, by the four forms of LiRA and all targets."""
+    phi, members = synthetic_fleet(shadows=8, targets=3, examples=80)
+    fits, real = [], fit_sides
+    monkeypatch.setattr("attacks.observed.fit_sides", lambda *a: fits.append(a) or real(*a))
+    score(LIRA, Observed(phi), Observed(phi), members, make_cases(8, 3))
+    assert len(LIRA) == 4
+    assert len(fits) == 2
+
+
+def test_a_model_that_is_left_out_is_never_read(synthetic_fleet, observe):
     phi, members = synthetic_fleet(shadows=8, targets=2, examples=60)
-    kept = [0, 1, 4, 5, 6, 7, 9]
-    alone = by_name(evaluate({"full": phi[kept]}, members[kept], make_cases(6, 1), LIRA))
-    phi[[2, 3, 8]] = torch.nan
-    assert by_name(evaluate({"full": phi}, members, make_cases(8, 2, [3, 8]), LIRA)) == alone
+    kept, seen = [0, 1, 4, 5, 6, 7, 9], observe(phi)
+    wanted = by_name(
+        evaluate({"full": seen.of(kept)}, members[kept], make_cases(6, 1), list(ATTACKS))
+    )
+    for signal in seen[:4]:
+        signal[[2, 3, 8]] = torch.nan
+    found = evaluate({"full": seen}, members, make_cases(8, 2, [3, 8]), list(ATTACKS))
+    assert by_name(found) == wanted
 
 
-def test_a_shift_misleads_full_precision_shadows_only(synthetic_fleet):
+def test_cases_that_share_their_shadows():
+    cases = [Case(4, [0, 1]), Case(2, [1, 0]), Case(5, [0, 1])]
+    assert by_shadows(cases) == {(0, 1): [0, 2], (1, 0): [1]}
+
+
+def test_what_an_attack_lacks_is_named(synthetic_fleet, observe):
+    """If any variant lacks it, however much is known of the others."""
+    phi, _ = synthetic_fleet(shadows=4, examples=20)
+    every, bare = observe(phi), Observed(phi)
+    for attack in ATTACKS:
+        assert unavailable(attack, [every, every]) == []
+        assert unavailable(attack, [every, bare]) == list(ATTACKS[attack].needs)
+    some = every._replace(population_hinge=None)
+    assert unavailable("quantile_regression", [some]) == ["population_hinge"]
+
+
+def test_a_shift_misleads_full_precision_shadows_only(synthetic_fleet, observe):
     """Quantization that takes 8 nats off every signal: matched shadows do not notice."""
     phi, members = synthetic_fleet(shadows=8, targets=3, examples=400)
-    rows = by_name(evaluate({"full": phi, W2: phi - 8}, members, make_cases(8, 3), DEFAULT_ATTACKS))
+    seen = {"full": observe(phi), W2: observe(phi, lambda x: x - 8)}
+    rows = by_name(evaluate(seen, members, make_cases(8, 3), DEFAULT_ATTACKS))
     for attack in LIRA:
         before = rows["full", "matched", attack].summary
         matched = rows[W2, "matched", attack].summary
@@ -132,13 +200,17 @@ def test_a_shift_misleads_full_precision_shadows_only(synthetic_fleet):
             assert misled.auc.high < matched.auc.low
     threshold = (rows[variant, "none", "global_threshold"] for variant in ("full", W2))
     assert len({row.summary.auc for row in threshold}) == 1
+    # which place the target's loss beyond those of nearly all shadows
+    matched, misled = (rows[W2, kind, "attack_r"].summary.auc.value for kind in ("matched", "full"))
+    assert misled < matched - 0.05
 
 
 def test_noise_of_quantization_is_learnt_by_matched_shadows(synthetic_fleet):
     """The other direction: shadows that show more than the target are not what `matched` uses."""
     phi, members = synthetic_fleet(shadows=8, targets=3, examples=400, leak=1.5)
     blind, _ = synthetic_fleet(shadows=8, targets=3, examples=400, leak=0)
-    rows = by_name(evaluate({"full": blind, W2: phi}, members, make_cases(8, 3), ["lira_online"]))
+    seen = {"full": Observed(blind), W2: Observed(phi)}
+    rows = by_name(evaluate(seen, members, make_cases(8, 3), ["lira_online"]))
     assert rows["full", "matched", "lira_online"].summary.auc.high < 0.6
     assert rows[W2, "matched", "lira_online"].summary.auc.low > 0.65
     # shadows that never leaked cannot say which side is which
@@ -154,17 +226,17 @@ def test_known_gaussians_give_the_best_possible_auc():
     half = torch.rand(33, 1000, generator=rng) < 0.5
     members = torch.stack([half, ~half], 1).flatten(0, 1)
     phi = torch.randn(66, 1, 1000, generator=rng) + members[:, None]
-    rows = evaluate({"full": phi}, members, make_cases(64, 2), ["lira_online_fixed"])
-    (auc,) = (row.summary.auc for row in rows)
+    found = evaluate({"full": Observed(phi)}, members, make_cases(64, 2), ["lira_online_fixed"])
+    (auc,) = (scored.row.summary.auc for scored in found)
     assert auc.low <= norm.cdf(1 / math.sqrt(2)) <= auc.high
     assert auc.value == pytest.approx(norm.cdf(1 / math.sqrt(2)), abs=0.02)
 
 
 @pytest.mark.parametrize("targets", [0, 1, 3])
-def test_no_leak_gives_half(synthetic_fleet, targets):
+def test_no_leak_gives_half(synthetic_fleet, observe, targets):
     phi, members = synthetic_fleet(shadows=8, targets=targets, examples=300, leak=0)
-    variants = {"full": phi, W2: phi + 1}
-    for row in evaluate(variants, members, make_cases(8, targets), list(ATTACKS)):
+    variants = {"full": observe(phi), W2: observe(phi, lambda x: x + 1)}
+    for row, _ in evaluate(variants, members, make_cases(8, targets), list(ATTACKS)):
         assert row.summary.auc.low <= 0.5 <= row.summary.auc.high, row[:3]
         assert row.summary.auc.high - row.summary.auc.low < 0.25  # says something
 
@@ -178,30 +250,30 @@ def shuffle(members, shadows, seed):
 
 
 @pytest.mark.parametrize("targets", [0, 3])
-def test_random_membership_labels_give_half(synthetic_fleet, targets):
+def test_random_membership_labels_give_half(synthetic_fleet, observe, targets):
     phi, members = synthetic_fleet(shadows=8, targets=targets, examples=300, leak=2)
-    cases = make_cases(8, targets)
-    (row,) = evaluate({"full": phi}, members, cases, ["lira_online_fixed"])
+    seen, cases = {"full": observe(phi)}, make_cases(8, targets)
+    ((row, _),) = evaluate(seen, members, cases, ["lira_online_fixed"])
     assert row.summary.auc.low > 0.7  # the true labels
-    for row in evaluate({"full": phi}, shuffle(members, 8, 5), cases, list(ATTACKS)):
+    for row, _ in evaluate(seen, shuffle(members, 8, 5), cases, list(ATTACKS)):
         assert row.summary.auc.low <= 0.5 <= row.summary.auc.high, row[:3]
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_random_labels_of_a_single_target_give_half_in_95_of_100(synthetic_fleet, attack):
+def test_random_labels_of_a_single_target_give_half_in_95_of_100(synthetic_fleet, observe, attack):
     phi, members = synthetic_fleet(shadows=8, targets=1, examples=200, leak=2)
-    held = 0
+    seen, held = observe(phi), 0
     for seed in range(40):
         shuffled = shuffle(members, 8, seed)
-        (scores,) = score(attack, phi, phi, shuffled, make_cases(8, 1))
+        (scores,) = score([attack], seen, seen, shuffled, make_cases(8, 1))[attack]
         _, low, high, _ = delong(scores, shuffled[-1])
         held += low <= 0.5 <= high
     assert held >= 34  # 38 expected, fewer than 34 in 3 of 1,000 tries
 
 
-def test_a_leak_is_a_leak_for_every_attack(synthetic_fleet):
+def test_a_leak_is_a_leak_for_every_attack(synthetic_fleet, observe):
     phi, members = synthetic_fleet(shadows=8, targets=3, examples=400, leak=2)
-    for row in evaluate({"full": phi}, members, make_cases(8, 3), list(ATTACKS)):
+    for row, _ in evaluate({"full": observe(phi)}, members, make_cases(8, 3), list(ATTACKS)):
         assert row.summary.auc.low > 0.5, row[:3]
 
 
@@ -224,10 +296,10 @@ def test_mean_curve_matches_a_slow_loop(rng, decimals):
         assert y == pytest.approx(sum(best) / 3, abs=1e-12)
 
 
-def test_mean_curve_agrees_with_the_table(synthetic_fleet):
+def test_mean_curve_agrees_with_the_table(synthetic_fleet, observe):
     """A grid point at 1% and one at 0.1%, which the table reports as well."""
     phi, members = synthetic_fleet(shadows=8, targets=3, examples=400)
-    for row in evaluate({"full": phi}, members, make_cases(8, 3), DEFAULT_ATTACKS):
+    for row, _ in evaluate({"full": observe(phi)}, members, make_cases(8, 3), DEFAULT_ATTACKS):
         at = dict(zip(FPR_GRID.log10().mul(40).round().int().tolist(), row.curve, strict=True))
         assert at[-80] == pytest.approx(row.summary.tpr_1pct.value, abs=1e-12)
         assert at[-120] == pytest.approx(row.summary.tpr_01pct.value, abs=1e-12)
@@ -235,10 +307,11 @@ def test_mean_curve_agrees_with_the_table(synthetic_fleet):
         assert row.curve == sorted(row.curve)
 
 
-def test_strongest_has_the_highest_auc_of_its_variant(synthetic_fleet):
+def test_strongest_has_the_highest_auc_of_its_variant(synthetic_fleet, observe):
     phi, members = synthetic_fleet(shadows=6, examples=60)
-    variants = {"full": phi, W2: phi - 4}
-    rows = list(evaluate(variants, members, make_cases(6, 2), DEFAULT_ATTACKS))
+    variants = {"full": observe(phi), W2: observe(phi, lambda x: x - 4)}
+    found = evaluate(variants, members, make_cases(6, 2), DEFAULT_ATTACKS)
+    rows = [scored.row for scored in found]
     for variant in variants:
         best = strongest(rows, variant)
         assert best in rows

@@ -7,7 +7,14 @@ from scipy.stats import beta, norm, sem, t
 from sklearn.metrics import roc_auc_score
 
 import attacks.intervals
-from attacks.intervals import _draw, clopper_pearson, delong, mean_accuracy, summarise
+from attacks.intervals import (
+    _draw,
+    clopper_pearson,
+    delong,
+    mean_accuracy,
+    mean_auc,
+    summarise,
+)
 from attacks.metrics import auc, balanced_accuracy, roc, tpr_at
 
 METRICS = {
@@ -223,3 +230,50 @@ def test_values_that_are_all_alike_claim_no_certainty():
     assert summary.tpr_01pct[:3] == pytest.approx((0, 0, 0.0362), abs=1e-4)
     always = mean_accuracy(torch.ones(3, 100, dtype=torch.bool))
     assert always[:3] == pytest.approx((1, 0.9638, 1), abs=1e-4)
+
+
+@pytest.mark.parametrize("decimals", [0, 6], ids=["ties", "no-ties"])
+def test_mean_auc_matches_scipy(rng, decimals):
+    """Targets have examples of their own, not equally many."""
+    curves = []
+    for count in (30, 75, 200, 12):
+        members = torch.rand(count, generator=rng) < 0.4
+        scores = (torch.randn(count, generator=rng) + members).round(decimals=decimals)
+        curves.append((scores, members))
+    found = mean_auc(curves)
+    own = [roc_auc_score(members, scores) for scores, members in curves]
+    value, margin = np.mean(own), student_margin(own)
+    assert found == pytest.approx((value, value - margin, min(1, value + margin), np.std(own)))
+    reordered = [(s.flip(0), m.flip(0)) for s, m in curves[::-1]]
+    assert mean_auc(reordered) == pytest.approx(found)
+    inverted = mean_auc([(-s, m) for s, m in curves])
+    assert inverted.value == pytest.approx(1 - value)
+
+
+def test_mean_auc_of_a_single_target_is_delongs(rng):
+    scores, members = draw(rng, 1, 90)
+    assert mean_auc([(scores[0], members[0])]) == delong(scores[0], members[0])
+
+
+def test_mean_auc_stays_a_share(rng):
+    """Student's t over 1 and 0.5 would reach from -2.4 to 3.9."""
+    members = torch.tensor([True, True, False, False])
+    scores = torch.tensor([4.0, 3.0, 2.0, 1.0]), torch.tensor([4.0, 1.0, 3.0, 2.0])
+    assert mean_auc([(row, members) for row in scores]) == pytest.approx((0.75, 0, 1, 0.25))
+
+
+def test_mean_auc_covers_the_truth(rng):
+    held = 0
+    for _ in range(300):
+        scores, members = draw(rng, 4, 120)
+        _, low, high, _ = mean_auc(list(zip(scores, members, strict=True)))
+        held += low <= norm.cdf(1 / np.sqrt(2)) <= high
+    assert 0.92 <= held / 300 <= 0.98
+
+
+def test_mean_auc_refuses_what_has_no_curve():
+    members = torch.arange(8) % 2 == 0
+    with pytest.raises(ValueError, match="8 NaN of 8"):
+        mean_auc([(torch.full((8,), torch.nan), members), (torch.arange(8.0), members)])
+    with pytest.raises(ValueError, match="got 8 members of 8"):
+        mean_auc([(torch.arange(8.0), members), (torch.arange(8.0), members | True)])

@@ -1,7 +1,6 @@
 """LiRA against a slow loop over examples with SciPy, and against theory where there is some."""
 
-import functools
-import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -63,7 +62,7 @@ def slow_score(target, shadows, included, attack, spread, location):
 FAST = {
     "online": lira,
     "offline": lira_offline,
-    "two-sided": functools.partial(lira_offline, two_sided=True),
+    "two-sided": partial(lira_offline, two_sided=True),
 }
 
 
@@ -88,12 +87,31 @@ def test_float32_signals_are_fitted_in_float64():
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
-def test_slices_do_not_matter(monkeypatch):
-    signals = awkward("ordinary")
-    whole = lira(*signals)
-    # `attacks.lira` is the function that the package exports, hence the long way to the module
-    monkeypatch.setattr(sys.modules[lira.__module__], "_SLICE", 7)
-    assert torch.equal(lira(*signals), whole)
+class Stored:
+    """Signals that are only to be had in slices, as those on disk."""
+
+    def __init__(self, tensor):
+        self.tensor, self.shape, self.dtype, self.largest = tensor, tensor.shape, tensor.dtype, 0
+
+    def __getitem__(self, index):
+        found = self.tensor[index]
+        self.largest = max(self.largest, found.numel())
+        return found
+
+
+@pytest.mark.parametrize("numbers", [1, 500, 1 << 22])
+def test_slices_do_not_matter(monkeypatch, numbers):
+    target, shadows, included = awkward("ordinary")
+    attacks = [lira, lira_offline]
+    attacks += [
+        partial(lira_carlini, online=o, fixed=f) for o in (True, False) for f in (True, False)
+    ]
+    whole = [attack(target, shadows, included) for attack in attacks]
+    monkeypatch.setattr("attacks.slices.NUMBERS", numbers)
+    stored = Stored(shadows)
+    for attack, expected in zip(attacks, whole, strict=True):
+        torch.testing.assert_close(attack(target, stored, included), expected, rtol=1e-12, atol=0)
+    assert stored.largest <= max(numbers, shadows[..., 0].numel())
 
 
 @pytest.mark.parametrize("attack", [lira, lira_offline])
@@ -215,7 +233,7 @@ def test_unequal_spreads_reach_the_likelihood_ratio(rng):
 
 
 @pytest.mark.parametrize(
-    "attack", [lira, lira_offline, functools.partial(lira_carlini, online=True, fixed=True)]
+    "attack", [lira, lira_offline, partial(lira_carlini, online=True, fixed=True)]
 )
 def test_too_few_shadows(attack):
     included = torch.tensor([[True, False], [False, True], [True, True]])

@@ -3,6 +3,7 @@
 import io
 import re
 from html.parser import HTMLParser
+from math import nan
 
 import pytest
 from matplotlib.figure import Figure
@@ -11,7 +12,9 @@ from attacks.evaluate import strongest
 from attacks.figures import plane_figure, roc_figure
 from attacks.intervals import Estimate
 from attacks.making import LayerMeans, Making, Precision
-from attacks.report import COLUMNS, NOTES, cells, findings, render, sections, show
+from attacks.report import COLUMNS, NOTES, cells, findings, render, sections
+from attacks.sections import Section
+from attacks.show import show, show_difference
 
 SIZES = {"full": 98712, "nearest-w4": 16858, "nearest-w2": 1089}
 HEADINGS = {
@@ -58,6 +61,13 @@ class Page(HTMLParser):
                 self.table[-1][-1] += data
 
 
+COMPARISONS = ["nearest-w4 and full: no difference shown.", "nearest-w2 leaks less than full."]
+TABLES = [
+    Section("Is it so?", ("variant", "AUC"), [("full", "-"), ("w<4>", "+0.1")], "Of the best."),
+    Section("Who & why", ("a", "b", "c"), [("1", "2", "3")], "Of everybody."),
+]
+
+
 @pytest.fixture(scope="module")
 def precisions(accuracy):
     """What is known of each variant, but for records of how it was made."""
@@ -68,7 +78,7 @@ def precisions(accuracy):
 def page(rows, accuracy, precisions):
     figures = {"Planes & more": plane_figure(rows, accuracy), "Curves": roc_figure(rows, 80)}
     basis = {"data": "digits", "left out": "none"}
-    return render("demo", rows, precisions, figures, basis, "seed: 0\n")
+    return render("demo", rows, precisions, figures, basis, "seed: 0\n", COMPARISONS, TABLES)
 
 
 def test_show_by_hand():
@@ -76,6 +86,14 @@ def test_show_by_hand():
     assert show(estimate) == "0.692 (0.670-0.713)"
     assert show(estimate, spread=True) == "0.692±0.100 (0.670-0.713)"
     assert show(estimate, percent=True) == "69.2% (67.0-71.3)"
+    assert show(Estimate(nan, nan, nan)) == "unknown"
+    assert show(Estimate(nan, nan, nan), percent=True) == "unknown"
+
+
+def test_show_difference_by_hand():
+    assert show_difference(Estimate(-0.0214, -0.0309, 0.0106)) == "-0.021 (-0.031 to +0.011)"
+    # no minus before a nought
+    assert show_difference(Estimate(-0.0001, -0.0004, 0.02)) == "+0.000 (+0.000 to +0.020)"
 
 
 @pytest.mark.parametrize("count", [0, 9, 10, 11])
@@ -92,6 +110,7 @@ def test_fewer_than_ten_false_positives_are_marked(rows, column, count):
 
 def test_the_table_has_every_row_under_its_variant(page, rows):
     heads, *found = Page(page).table
+    found = found[: 3 + len(rows)]  # other tables follow
     assert heads == list(COLUMNS)
     wanted = []
     for variant in ("full", "nearest-w4", "nearest-w2"):
@@ -119,7 +138,11 @@ def test_the_table_has_every_row_under_its_variant(page, rows):
 def test_sections_keep_the_order_of_the_rows(rows):
     table = sections(rows)
     assert list(table) == ["full", "nearest-w4", "nearest-w2"]
-    assert [len(lines) for lines in table.values()] == [5, 9, 9]
+    assert [len(lines) for lines in table.values()] == [
+        10,
+        17,
+        17,
+    ]  # 3 attacks without shadows, and 7 with each kind
 
 
 def test_the_page_is_whole_and_needs_no_network(page):
@@ -151,7 +174,7 @@ def test_figures_show_their_own_data(rows, precisions):
     for text in ("abc", "xyz"):
         figures[text] = Figure()
         figures[text].subplots().set_title(text)
-    page = render("demo", rows, precisions, figures, {}, "")
+    page = render("demo", rows, precisions, figures, {}, "", [], [])
     for caption, figure in figures.items():
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -167,11 +190,14 @@ def test_hostile_text_stays_text(rows, accuracy, units):
     named = [row._replace(variant=HOSTILE) for row in rows if row.variant == "full"]
     made = Making(HOSTILE, HOSTILE, [HOSTILE] * units, [], 1.0, 1)
     known, figures = {HOSTILE: Precision(accuracy["full"], 1, made)}, {HOSTILE: Figure()}
-    page = render(HOSTILE, named, known, figures, {HOSTILE: HOSTILE}, HOSTILE)
+    table = Section(HOSTILE, (HOSTILE,), [(HOSTILE,)], HOSTILE)
+    page = render(HOSTILE, named, known, figures, {HOSTILE: HOSTILE}, HOSTILE, [HOSTILE], [table])
     parsed = Page(page)
     assert "script" not in parsed.tags
-    for tag in ("title", "h1", "li", "th", "figcaption", "dt", "dd", "pre"):
+    for tag in ("title", "h1", "h2", "li", "th", "td", "p", "figcaption", "dt", "dd", "pre"):
         assert any(HOSTILE in text for text in parsed.texts[tag]), tag
+    assert parsed.texts["li"][-1] == HOSTILE
+    assert [HOSTILE] in parsed.table
     assert parsed.table[-1][:3] == [HOSTILE] * 3
     assert (
         parsed.table[-1][3].count(HOSTILE) + "".join(parsed.texts.get("details", [])).count(HOSTILE)
@@ -192,7 +218,7 @@ def test_how_each_precision_was_made(page, rows, precisions):
         ),
     }
     known = {v: one._replace(made=made.get(v)) for v, one in precisions.items()}
-    parsed = Page(render("demo", rows, known, {}, {}, ""))
+    parsed = Page(render("demo", rows, known, {}, {}, "", [], []))
     assert [[cell.strip() for cell in line] for line in parsed.table[-2:]] == [
         ["nearest-w4", "nothing", "-", "-", "0.012"],
         ["nearest-w2", "each block", "members, 1,024 images", "stem, a, fc", "3.2"],
@@ -203,7 +229,7 @@ def test_how_each_precision_was_made(page, rows, precisions):
     ]
     long = made["nearest-w2"]._replace(units=names)
     known["nearest-w2"] = known["nearest-w2"]._replace(made=long)
-    parsed = Page(render("demo", rows, known, {}, {}, ""))
+    parsed = Page(render("demo", rows, known, {}, {}, "", [], []))
     assert parsed.texts["summary"] == ["6 layers"]
     assert "".join(parsed.texts["details"]).split(", ") == names
     assert "How each precision was made" not in page  # where nothing is on record
@@ -212,11 +238,39 @@ def test_how_each_precision_was_made(page, rows, precisions):
 def test_what_it_rests_on_and_how_to_reproduce_it(page, rows, precisions):
     parsed = Page(page)
     assert (parsed.texts["dt"], parsed.texts["dd"]) == (["data", "left out"], ["digits", "none"])
-    assert parsed.texts["li"] == findings(rows, precisions)
+    assert parsed.texts["li"] == [*findings(rows, precisions), *COMPARISONS]
     assert parsed.texts["figcaption"] == ["Planes & more", "Curves"]
     assert "seed: 0\n" in parsed.texts["pre"]
     notes = [text for text in parsed.texts["p"] if text in NOTES]
     assert notes == list(NOTES)
+
+
+def test_nothing_to_reproduce_where_there_is_no_recipe(page, rows, precisions):
+    """Of models that were trained elsewhere."""
+    without = render("demo", rows, precisions, {}, {}, "", [], [])
+    for text in ("How to reproduce it", "train.py", "<pre>"):
+        assert text in page
+        assert text not in without
+
+
+def test_what_is_unknown_of_models_that_were_trained_elsewhere(rows, precisions):
+    unknown = dict.fromkeys(precisions, Precision(Estimate(nan, nan, nan), 0))
+    parsed = Page(render("demo", rows, unknown, {}, {}, "", [], []))
+    heads = [line[0] for line in parsed.table if len(line) == 1]
+    assert heads == [f"{variant}: test accuracy unknown" for variant in precisions]
+
+
+def test_the_tables_of_the_findings(page):
+    parsed = Page(page)
+    assert parsed.table[-5:] == [
+        *(["variant", "AUC"], ["full", "-"], ["w<4>", "+0.1"]),
+        *(["a", "b", "c"], ["1", "2", "3"]),
+    ]
+    titles = [text for text in parsed.texts["h2"] if text in ("Is it so?", "Who & why")]
+    assert titles == ["Is it so?", "Who & why"]
+    assert [text for text in parsed.texts["p"] if text.startswith("Of ")] == [
+        *("Of the best.", "Of everybody.")
+    ]
 
 
 def test_a_finding_is_the_strongest_attack_on_each_variant(rows, accuracy, precisions):

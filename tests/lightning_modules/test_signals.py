@@ -12,8 +12,8 @@ from datamodules import Digits
 from lightning_modules.classifier import Classifier
 from lightning_modules.fleet import ModelName
 from lightning_modules.networks import build_network
-from lightning_modules.run_folder import RunFolder
-from lightning_modules.signals import RecordSignals, load_signals
+from lightning_modules.run_folder import RunFolder, save_whole
+from lightning_modules.signals import RecordSignals, SavedSignal, load_signals
 from quantization.storage import load_weights
 
 VARIANTS = ["full", "nearest-w2", "nearest-w1.58-last8"]
@@ -84,6 +84,33 @@ def test_test_correct_is_accuracy_on_what_is_not_in_the_pool(toy_run, data, vari
     assert torch.equal(correct[clear], (logits.argmax(1) == data.test.labels)[clear])
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_population_is_the_test_split_in_every_view(toy_run, data, variant):
+    run, name = RunFolder(toy_run), ModelName("shadow", 1)
+    network = build_network("convnet", 10, 1, {}).double().eval()
+    network.load_state_dict(load_weights(run.weights(name, variant)))
+    stored = load_file(run.signals(name, variant))
+    for key in ("population", "population_hinge"):
+        assert stored[key].shape == (len(QUERIES), 1797 - 64)
+        assert stored[key].dtype == torch.float32
+    some = range(0, 1797 - 64, 29)
+    labels = data.test.labels[some]
+    own = torch.eye(10)[labels].bool()
+    for row, query in enumerate(QUERIES):
+        views = torch.stack([shown(data.test.images[example], query) for example in some])
+        with torch.no_grad():
+            p = network(views).softmax(-1)
+        true, best = p[own], p.masked_fill(own, 0).amax(-1)
+        phi = true.log() - p.masked_fill(own, 0).sum(-1).log()
+        torch.testing.assert_close(stored["population"][row, some].double(), phi, atol=1e-3, rtol=0)
+        hinge = stored["population_hinge"][row, some].double()
+        torch.testing.assert_close(hinge, true.log() - best.log(), atol=1e-3, rtol=0)
+    # the identity's is what the accuracy is measured on
+    clear = stored["population_hinge"][0].abs() > 1e-3
+    right = stored["population_hinge"][0] > 0
+    assert torch.equal(right[clear], stored["test_correct"][clear])
+
+
 def test_the_views_differ_and_the_variants_differ(toy_run):
     run, name = RunFolder(toy_run), ModelName("shadow", 0)
     phi = torch.stack([load_file(run.signals(name, variant))["phi"] for variant in VARIANTS])
@@ -98,6 +125,69 @@ def test_load_signals_stacks_models_in_the_given_order(toy_run):
     assert phi.shape == (2, len(QUERIES), 64)
     for row, name in zip(phi, names, strict=True):
         assert torch.equal(row, load_file(run.signals(name, "full"))["phi"])
+
+
+@pytest.fixture
+def files(tmp_path, rng):
+    """Three signals files of phi [2, 7], and of a population in all but the last."""
+    paths = [tmp_path / f"{number}.safetensors" for number in range(3)]
+    phi, population = torch.randn(3, 2, 7, generator=rng), torch.randn(3, 2, 4, generator=rng)
+    for path, one, other in zip(paths, phi, population, strict=True):
+        save_whole(path, {"phi": one} | ({"population": other} if path != paths[-1] else {}))
+    return paths, phi
+
+
+def test_a_saved_signal_is_sliced_like_a_tensor(files):
+    paths, phi = files
+    saved = SavedSignal(paths, "phi")
+    assert tuple(saved.shape) == phi.shape
+    assert saved.dtype == phi.dtype
+    for some in (slice(0, 7), slice(2, 5), slice(6, 9), slice(3, 3), slice(None)):
+        assert torch.equal(saved[..., some], phi[..., some])
+    assert torch.equal(load_signals(paths, "phi"), phi)
+    for rows in ([2, 0], [1], [1, 1, 2]):
+        chosen = saved[rows]
+        assert isinstance(chosen, SavedSignal)  # not read
+        assert tuple(chosen.shape) == (len(rows), 2, 7)
+        assert torch.equal(chosen[..., 1:6], phi[rows][..., 1:6])
+        assert torch.equal(chosen[[0]][..., :], phi[rows[:1]])
+
+
+def test_a_saved_signal_of_models_that_are_not_there_is_not_read(files):
+    """As of unfinished models, which nobody asks for."""
+    paths, phi = files
+    missing = paths[0].with_name("none.safetensors")
+    saved = SavedSignal([missing, *paths], "phi")
+    assert torch.equal(saved[[1, 3]][..., :], phi[[0, 2]])
+    with pytest.raises(FileNotFoundError, match=r"none\.safetensors"):
+        saved[..., :]
+
+
+def test_whether_a_signal_is_in_the_files(files):
+    paths, _ = files
+    assert SavedSignal(paths, "phi").exists()
+    assert SavedSignal(paths[:2], "population").exists()
+    assert not SavedSignal(paths[2:], "population").exists()
+    assert not SavedSignal(paths, "popul").exists()
+
+
+def test_a_damaged_file_and_a_missing_signal_are_named(files):
+    paths, _ = files
+    message = r"2\.safetensors is not a whole signals file \(.*population.*Delete it and run train"
+    with pytest.raises(ValueError, match=message):
+        SavedSignal(paths, "population")[..., :]
+    paths[0].write_bytes(paths[0].read_bytes()[:-1])
+    message = (
+        r"0\.safetensors is not a whole signals file \(.*\)\. Delete it and run train\.py again"
+    )
+    for read in (
+        lambda: load_signals(paths, "phi"),
+        lambda: SavedSignal(paths, "phi")[..., 0:2],
+        lambda: SavedSignal(paths, "phi").shape,
+        lambda: SavedSignal(paths, "phi").exists(),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read()
 
 
 def test_queries_that_are_asked_for_are_recorded_in_that_order(toy, toy_run, tmp_path, capsys):

@@ -1,0 +1,76 @@
+"""What an attacker sees: signals of audited models, and of shadows of known membership."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from attacks.lira import Fit, fit_sides
+from attacks.slices import Sliced
+
+
+class Observed(NamedTuple):
+    """Signals of some models in one precision; any but phi may be unknown.
+
+    Attributes:
+        phi: of the audited examples, in nats.
+        hinge: of the same, in units of the logits; above 0 where classified correctly.
+        population: phi of examples that no model trained on.
+        population_hinge: their hinge.
+        features: a representation of the audited examples and of the population, for regression.
+    """
+
+    phi: Float[Sliced, "models queries examples"]
+    hinge: Float[Sliced, "models queries examples"] | None = None
+    population: Float[Sliced, "models queries population"] | None = None
+    population_hinge: Float[Sliced, "models queries population"] | None = None
+    features: tuple[Tensor, Tensor] | None = None
+
+    def of(self, models: Sequence[int]) -> "Observed":
+        """Signals of some of the models."""
+        rows = list(models)
+        return self._replace(**{name: some[rows] for name, some in self._signals().items()})
+
+    def read(self) -> "Target":
+        """The same in memory."""
+        known: dict[str, Any] = {name: some[..., :] for name, some in self._signals().items()}
+        return Target(**known, features=self.features)
+
+    def _signals(self) -> dict[str, Sliced]:
+        signals = self._replace(features=None)._asdict()
+        return {name: some for name, some in signals.items() if some is not None}
+
+
+class Target(NamedTuple):
+    """As `Observed`, of models that are attacked together; an attack finds all that it needs."""
+
+    phi: Float[Tensor, "targets queries examples"]
+    hinge: Any = None
+    population: Any = None
+    population_hinge: Any = None
+    features: Any = None
+
+
+class Shadows:
+    """Shadow models; what several attacks need of them is computed once.
+
+    Args:
+        seen: their signals.
+        included: which of them trained on which example.
+    """
+
+    def __init__(self, seen: Observed, included: Bool[Tensor, "models examples"]) -> None:
+        self.phi, self.included = seen.phi, included
+        self.population: Any = seen.population  # an attack finds what it needs
+
+    @cached_property
+    def inside(self) -> Fit:
+        """Of the shadows that trained on each example."""
+        return fit_sides(self.phi, (self.included,))[0]
+
+    @cached_property
+    def outside(self) -> Fit:
+        """Of the others."""
+        return fit_sides(self.phi, (~self.included,))[0]

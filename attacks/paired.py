@@ -1,0 +1,148 @@
+"""Does one variant leak more than another? AUC differences on the same targets and examples."""
+
+from collections.abc import Mapping, Sequence
+from math import inf
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from scipy.stats import t as student
+from torch import Tensor
+
+from attacks.intervals import Estimate, _share_below
+from attacks.metrics import auc, roc
+
+_ROUNDING = 1e-12  # an AUC is a count over #members x #non-members, rounded at about 1e-16
+
+
+class Difference(NamedTuple):
+    """How much higher an AUC `first` has than `second`, and whether that could be chance."""
+
+    first: str
+    second: str
+    estimate: Estimate  # mean over targets of AUC(first) - AUC(second), 95% interval
+    p: float  # two-sided
+    p_holm: float  # corrected for all comparisons of the call
+
+
+def paired_differences(
+    scores: Mapping[str, Float[Tensor, "targets examples"]],
+    members: Bool[Tensor, "targets examples"],
+    pairs: Sequence[tuple[str, str]],
+) -> list[Difference]:
+    """Compare AUCs of the same targets on the same examples, so that what they share cancels.
+
+    Several targets: Student's t over their differences. It speaks of more targets trained on this
+    pool, not of other pools. One target: normal, with DeLong's variance over its examples; it
+    speaks of more examples, not of other targets. That also stands in where all targets differ
+    alike, as t would then claim certainty.
+
+    Args:
+        scores: by name; higher means likelier a member.
+        members: the truth, the same for every name.
+        pairs: which two names to compare, first - second.
+
+    Raises:
+        ValueError: a score is NaN, a target has no members or no non-members, or DeLong's variance
+            is needed and a target has fewer than two of either.
+
+    Source: DeLong et al. 1988, doi:10.2307/2531595.
+    """
+    areas = {
+        name: torch.stack([auc(roc(*rows)) for rows in zip(scores[name], members, strict=True)])
+        for name in {name for pair in pairs for name in pair}
+    }
+    found = [
+        _compare(areas[first] - areas[second], scores[first], scores[second], members)
+        for first, second in pairs
+    ]
+    corrected = holm([p for _, p in found])
+    return [
+        Difference(*pair, *result, p_holm)
+        for pair, result, p_holm in zip(pairs, found, corrected, strict=True)
+    ]
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Adjust p-values so that the chance of any false finding among them stays below the level.
+
+    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    adjusted, floor = [0.0] * len(p), 0.0
+    for rank, position in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        floor = max(floor, min((len(p) - rank) * p[position], 1.0))
+        adjusted[position] = floor
+    return adjusted
+
+
+def say(difference: Difference) -> str:
+    """Say in a sentence which of the two leaks more, if that is shown at 5% after correction."""
+    first, second, (_, low, high, _), _, p_holm = difference
+    if p_holm < 0.05:
+        more, (near, far) = low > 0, sorted([abs(low), abs(high)])
+        extent = f"{_range(near, far)} {'more' if more else 'less'}"
+        return f"{first} leaks {extent} AUC than {second}"
+    alone = "" if low <= 0 <= high else " before correction for the number of comparisons"
+    return f"{first} and {second}: no difference shown (AUC {_range(low, high)}{alone})"
+
+
+def _range(low: float, high: float) -> str:
+    """Both ends with 2 decimals, or as many as tell them from each other and from 0."""
+
+    def told_apart(decimals: int) -> bool:
+        ends = round(low, decimals), round(high, decimals)
+        return ends[0] != ends[1] and all(ends)
+
+    decimals = next(filter(told_apart, range(2, 7)), 2)
+    return f"{low:z.{decimals}f} to {high:z.{decimals}f}"
+
+
+def _compare(
+    differences: Float[Tensor, " targets"],
+    first: Float[Tensor, "targets examples"],
+    second: Float[Tensor, "targets examples"],
+    members: Bool[Tensor, "targets examples"],
+) -> tuple[Estimate, float]:
+    """Mean difference with its 95% interval, and its two-sided p-value."""
+    value, spread = differences.mean().item(), differences.std(correction=0).item()
+    targets = len(differences)
+    if spread > _ROUNDING:
+        freedom, error = targets - 1.0, spread / (targets - 1) ** 0.5
+    else:
+        freedom, error = inf, max(map(_delong_error, first, second, members))  # t is then normal
+    if error > _ROUNDING:
+        margin, p = student.ppf(0.975, freedom) * error, 2 * student.sf(abs(value) / error, freedom)
+        low, high = max(value - margin, -1), min(value + margin, 1)
+        return Estimate(value, float(low), float(high), spread), float(p)
+    if all(map(_same_order, first, second)):
+        return Estimate(0, 0, 0), 1.0
+    # all disjoint pairs differ by `value`; at most this share (exact, 97.5%) of others does not
+    trials = int(torch.minimum(members.sum(1), (~members).sum(1)).min())
+    other = 1 - 0.025 ** (1 / trials)
+    low, high = (1 - other) * value - other, (1 - other) * value + other
+    return Estimate(value, low, high, spread), min(1.0, 2 * (1 + abs(value)) ** -trials)
+
+
+def _delong_error(
+    first: Float[Tensor, " examples"],
+    second: Float[Tensor, " examples"],
+    members: Bool[Tensor, " examples"],
+) -> float:
+    """Standard error of a difference of AUCs: `intervals.delong` with differences of V and W."""
+    counts = int(members.sum()), int((~members).sum())
+    if min(counts) < 2:
+        raise ValueError(
+            f"DeLong's variance needs 2 members and 2 non-members, got {counts[0]} and "
+            f"{counts[1]}. Score more examples."
+        )
+    error = torch.zeros((), dtype=torch.float64)
+    for side, other in ((members, ~members), (~members, members)):
+        shares = (_share_below(row[other].sort().values, row[side]) for row in (first, second))
+        error += torch.sub(*shares).var() / side.sum()
+    return error.sqrt().item()
+
+
+def _same_order(first: Float[Tensor, " examples"], second: Float[Tensor, " examples"]) -> bool:
+    """Whether both order all examples alike, ties included: no AUC can then differ."""
+    ranks, others = (torch.unique(row, return_inverse=True)[1] for row in (first, second))
+    return torch.equal(ranks, others)

@@ -1,0 +1,141 @@
+"""RMIA and BASE: how much likelier is the label under the target than under an average model.
+
+Sources: Zarifzadeh et al. 2024, "Low-Cost High-Power Membership Inference Attacks",
+arXiv:2312.03262; Lassila et al. 2025, "Practical Bayes-Optimal Membership Inference Attacks",
+arXiv:2505.24089, which shows that BASE is RMIA without a population.
+Notation: P(x) = sigmoid(phi) is a model's probability of the true class of x, P_t the target's;
+Pbar(x) an average over models; r(x) = P_t(x) / Pbar(x).
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from attacks.slices import Sliced, slices_of
+
+
+def log_ratio(
+    target: Float[Tensor, "*targets queries examples"],
+    shadows: Float[Sliced, "models queries examples"],
+    included: Bool[Tensor, "models examples"],
+    online: bool,
+    a: float = 0.3,
+) -> Float[Tensor, "*targets queries examples"]:
+    """Compare the target's probability of the true class with the shadows' average.
+
+    Args:
+        target: phi of the audited model, or of several that share their shadows, in nats.
+        shadows: phi of each shadow model; the target is none of them.
+        included: whether that shadow model trained on that example; nowhere, for a population.
+        online: Pbar is (mean_in + mean_out) / 2, each side counting half however many models it
+            has, and over a population, which no model trained on, the mean of all models; else
+            Pbar is ((1 + a) mean_out + 1 - a) / 2.
+        a: offline, a mean_out + 1 - a stands in for mean_in; at 1, training gains nothing.
+
+    Returns:
+        log r of each query and example, float64 nats; relative precision for P near 0 or near 1.
+
+    Raises:
+        ValueError: an example is in every shadow; online, it is in none while others are in some;
+            `a` is not within 0 to 1.
+    """
+    if not 0 <= a <= 1:
+        raise ValueError(f"`a` must be 0 to 1, so that probabilities stay so, got {a}.")
+    most, fewest = int(included.sum(0).max()), int(included.sum(0).min())
+    if most == len(included):
+        raise ValueError(
+            f"RMIA needs a shadow model that did not train on an example, but all {most} trained "
+            "on some example. Train more shadows, or each on fewer examples."
+        )
+    both = online and most > 0
+    if both and fewest == 0:
+        raise ValueError(
+            "Online RMIA needs a shadow model that trained on each example, got 0 for some example "
+            f"and {most} for another. Train more shadows, or use `online=False`."
+        )
+    share = 1.0 if online else (1 + a) / 2
+    averages = [
+        _log_average(shadows[..., some].double(), _weights(included[:, some], both), share)
+        for some in slices_of(shadows)
+    ]
+    return logsigmoid(target.double()) - torch.cat(averages, -1)
+
+
+def rmia(
+    ratios: Float[Tensor, "*targets queries examples"],
+    population: Float[Tensor, "*targets queries population"],
+    gamma: float = 1.0,
+) -> Float[Tensor, "*targets examples"]:
+    """Score membership by the share of a population z for which r(x) / r(z) > gamma.
+
+    Args:
+        ratios: `log_ratio` of the audited examples, in nats.
+        population: `log_ratio` of examples that neither target nor shadows trained on, in nats.
+        gamma: how many times r(z) is to be exceeded; above 1, more examples tie at share 0.
+
+    Returns:
+        Mean share over queries, float64 (the authors let queries vote, which makes more ties). Of
+        two examples with the same share the larger mean log r scores higher, by less than a
+        population example more would add; NaN if a population ratio of that target is NaN.
+
+    Raises:
+        ValueError: the population is empty, or `gamma` is not positive.
+    """
+    queries, size = population.shape[-2:]
+    if not size:
+        raise ValueError("RMIA compares with a population, got 0 examples. Hold some out for it.")
+    if not gamma > 0:
+        raise ValueError(f"`gamma` must be positive, got {gamma}. The usual value is 1.")
+    ordered = population.double().sort(-1).values.contiguous()
+    exceeded = torch.searchsorted(ordered, (ratios.double() - math.log(gamma)).contiguous())
+    # shares are whole multiples of 1 / (queries size), so that 0.4 of it either way reorders none
+    ties = ratios.double().mean(-2).atan() / 4
+    scores = (exceeded.sum(-2) + ties) / (queries * size)
+    # a NaN sorts last, where it would pass for a population example that nobody exceeds
+    return scores.masked_fill(ordered.isnan().any(-1).any(-1, keepdim=True), torch.nan)
+
+
+def base(
+    target: Float[Tensor, "*targets queries examples"],
+    shadows: Float[Sliced, "models queries examples"],
+) -> Float[Tensor, "*targets examples"]:
+    """Score membership by log P_t(x) - log mean_m P_m(x), over all shadows m alike.
+
+    Where as many shadows trained on an example as did not, this is online `log_ratio`.
+
+    Args:
+        target: phi of the audited model, or of several that share their shadows, in nats.
+        shadows: phi of each shadow model; about half should have trained on each example.
+
+    Returns:
+        Mean over queries, float64 nats.
+    """
+    nobody = torch.zeros(shadows.shape[0], shadows.shape[-1], dtype=torch.bool)
+    return log_ratio(target, shadows, nobody, online=True).mean(-2)
+
+
+def _weights(
+    included: Bool[Tensor, "models examples"], both: bool
+) -> Float[Tensor, "models examples"]:
+    """Weigh each model in an example's average: both sides half, or only those without it."""
+    inside, outside = (side.double() / side.sum(0) for side in (included, ~included))
+    return (inside + outside) / 2 if both else outside
+
+
+def _log_average(
+    phi: Float[Tensor, "models queries examples"],
+    weights: Float[Tensor, "models examples"],
+    share: float,
+) -> Float[Tensor, "queries examples"]:
+    """Return log(share mean P + 1 - share), exact where the mean is near 0 or near 1."""
+    logs = weights.log()[:, None]
+    log_p, log_rest = (  # of mean P and of 1 - mean P; a diverged model of no weight is left out
+        (logsigmoid(x) + logs).where(logs > -torch.inf, -torch.inf).logsumexp(0)
+        for x in (phi, -phi)
+    )
+    rest = torch.full_like(log_p, 1 - share).log()
+    low, high = torch.logaddexp(log_p + math.log(share), rest), (-share * log_rest.exp()).log1p()
+    return torch.where(log_p < log_rest, low, high)

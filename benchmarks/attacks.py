@@ -1,0 +1,271 @@
+"""What it takes to score a large fleet, and how much faster that is than the usual loops.
+
+    OMP_NUM_THREADS=1 python benchmarks/attacks.py
+
+TABLE
+"""
+
+import argparse
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from scipy.stats import norm
+from torch import Tensor
+
+sys.path[0] = str(Path(__file__).parents[1])  # not this folder, where `attacks` is this file
+
+from attacks import DEFAULT_ATTACKS
+from attacks.evaluate import make_cases, score, unavailable
+from attacks.lira import lira
+from attacks.observed import Observed
+from attacks.rmia import log_ratio, rmia
+from datamodules.membership import membership
+from lightning_modules.fleet import fleet_names
+from lightning_modules.run_folder import RunFolder, save_whole
+from lightning_modules.signals import SavedSignal
+
+FIELDS = ("phi", "hinge", "population", "population_hinge")
+
+
+class Fleet(NamedTuple):
+    """The sizes of a fleet, and the folder that its signals are in."""
+
+    folder: Path
+    shadows: int
+    targets: int
+    queries: int
+    examples: int
+    population: int
+
+    def paths(self, variant: int) -> list[Path]:
+        """A signals file a model."""
+        run, names = RunFolder(self.folder), fleet_names(self.shadows, self.targets)
+        return [run.signals(name, f"variant-{variant}") for name in names]
+
+    def signal(self, key: str, variant: int = 0) -> SavedSignal:
+        """One signal of all models, on disk."""
+        return SavedSignal(self.paths(variant), key)
+
+    def members(self) -> Bool[Tensor, "models examples"]:
+        """Which model trained on which example."""
+        return membership(0, self.shadows, self.targets, self.examples)
+
+
+class Cost(NamedTuple):
+    """What something took: seconds, and the most bytes of its process that were in memory."""
+
+    wall: float
+    cpu: float
+    peak: int
+
+    def times(self, factor: float) -> "Cost":
+        """As much of it, in as much memory."""
+        return Cost(factor * self.wall, factor * self.cpu, self.peak)
+
+
+def write_fleet(fleet: Fleet, variants: int) -> int:
+    """Write the first variant as train.py does, link the others to its files; return its bytes.
+
+    Attacks read each variant's files as if they were others: nothing is kept from one to the next.
+
+    Raises:
+        ValueError: the disk is too small.
+    """
+    rng = torch.Generator().manual_seed(0)
+    views = fleet.queries * (9 * fleet.examples + 8 * fleet.population) + fleet.population
+    needed, free = len(fleet.paths(0)) * views, shutil.disk_usage(fleet.folder).free
+    if needed > 0.9 * free:
+        raise ValueError(f"The fleet takes {needed:,} bytes, {fleet.folder} has {free:,} free.")
+    shape = {"": (fleet.queries, fleet.examples), "population": (fleet.queries, fleet.population)}
+    typical = {key: 3 * torch.randn(size[1], generator=rng) for key, size in shape.items()}
+    gain, noise = (0.5 + torch.rand(fleet.examples, generator=rng) for _ in range(2))
+    for path, trained in zip(fleet.paths(0), fleet.members(), strict=True):
+        phi, others = (
+            typical[key] + torch.randn(size, generator=rng) for key, size in shape.items()
+        )
+        phi = typical[""] + noise * (phi - typical[""]) + gain * trained
+        hinge = phi + torch.rand(phi.shape, generator=rng)
+        record = {"phi": phi, "hinge": hinge, "correct": hinge > 0, "population": others}
+        record["population_hinge"] = others + torch.rand(others.shape, generator=rng)
+        record["test_correct"] = record["population_hinge"][:1] > 0
+        save_whole(path, record)
+    for variant in range(1, variants):
+        for path, linked in zip(fleet.paths(0), fleet.paths(variant), strict=True):
+            os.link(path, linked)
+    return sum(path.stat().st_size for path in fleet.paths(0))
+
+
+def drop_cached(fleet: Fleet) -> None:
+    """Have the operating system forget the files, so that the next reading is from the disk."""
+    for path in fleet.paths(0):
+        with path.open("rb") as file:
+            os.fsync(file)
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def timed(function: Callable[[], Tensor]) -> tuple[Tensor, Cost]:
+    """Call once; in a process of its own, where the peak is the call's."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = function()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return result, Cost(wall, cpu, 1024 * int(found[1]) if found else 0)
+
+
+def score_variant(fleet: Fleet, variant: int, count: int, attacks: Sequence[str]) -> Cost:
+    """Attack some targets with shadows of the same variant, whose files are on disk alone."""
+    drop_cached(fleet)
+    seen = Observed(**{key: fleet.signal(key, variant) for key in FIELDS})
+    names = [name for name in attacks or DEFAULT_ATTACKS if not unavailable(name, [seen])]
+    cases = make_cases(fleet.shadows, fleet.targets)[:count]
+
+    def run() -> Tensor:
+        return torch.stack([*score(names, seen, seen, fleet.members(), cases).values()])
+
+    scores, cost = timed(run)
+    if not scores.isfinite().all():
+        raise RuntimeError(f"Some scores of variant {variant} are not finite.")
+    return cost
+
+
+def loop(target: np.ndarray, shadows: np.ndarray, included: np.ndarray) -> np.ndarray:
+    """Online LiRA as it is usually written, an example after the other."""
+    scores = []
+    for j in range(target.shape[-1]):
+        inside, outside = shadows[included[:, j], :, j], shadows[~included[:, j], :, j]
+        log_in, log_out = (
+            norm.logpdf(target[:, j], np.median(side, 0), np.std(side, 0) + 1e-30)
+            for side in (inside, outside)
+        )
+        scores.append((log_in - log_out).mean())
+    return np.array(scores)
+
+
+def compare_lira(fleet: Fleet, looped: int) -> tuple[Cost, Cost, float]:
+    """Cost of our LiRA on all examples and of the loop on a few; the scores' largest difference.
+
+    The loop finds its examples in memory, in float64; ours reads the files.
+    """
+    drop_cached(fleet)
+    shadows = fleet.signal("phi")[list(range(fleet.shadows))]
+    target = fleet.signal("phi")[[fleet.shadows]][..., :][0]
+    included = fleet.members()[: fleet.shadows]
+    ours, cost = timed(lambda: lira(target, shadows, included, "example"))
+    few = [target[:, :looped], shadows[..., :looped], included[:, :looped]]
+    arrays = [(some if some.dtype == torch.bool else some.double()).numpy() for some in few]
+    usual, slow = timed(lambda: torch.from_numpy(loop(*arrays)))
+    return cost, slow, (ours[:looped] - usual).abs().max().item()
+
+
+def matrix(ratios: Tensor, population: Tensor) -> Tensor:
+    """Share of the population that each example exceeds, a mean over queries, by every pair."""
+    shares = []
+    for some in ratios.exp().split(500, -1):
+        pairs = some[:, :, None] / population.exp()[:, None]
+        shares.append((pairs > 1).double().mean(-1).mean(0))
+    return torch.cat(shares)
+
+
+def compare_rmia(fleet: Fleet, looped: int) -> tuple[Cost, Cost, float]:
+    """Cost of our RMIA on all examples and of every pair's on a few; the largest difference.
+
+    Both are given the ratios. Ours breaks ties, by less than a share's half step, which is undone.
+    """
+    shadows, some = list(range(fleet.shadows)), slice(0, fleet.examples)
+    nobody = torch.zeros(fleet.shadows, fleet.population, dtype=torch.bool)
+    masks = {"phi": fleet.members()[: fleet.shadows], "population": nobody}
+    x, z = (
+        log_ratio(
+            fleet.signal(key)[[fleet.shadows]][..., :][0],
+            fleet.signal(key)[shadows],
+            mask,
+            online=False,
+        )
+        for key, mask in masks.items()
+    )
+    scores, cost = timed(lambda: rmia(x, z))
+    usual, slow = timed(lambda: matrix(x[:, :looped], z))
+    steps = fleet.queries * fleet.population
+    shares = (scores[:looped] * steps).round() / steps
+    return cost, slow, (shares - usual).abs().max().item()
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Every option."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, default in Fleet(Path(), 256, 4, 18, 50_000, 10_000)._asdict().items():
+        if name != "folder":
+            parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--folder", type=Path, help="keeps the fleet here, and takes one it finds")
+    parser.add_argument("--variants", type=int, default=10, help="how many precisions")
+    parser.add_argument("--looped", type=int, default=1000, help="examples for the usual loops")
+    parser.add_argument("--attacks", nargs="*", default=(), help="which; by default audit.py's")
+    parser.add_argument("--each", action="store_true", help="also every attack by itself")
+    return parser
+
+
+def alone(function: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401
+    """Call in a fresh process."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        return process.submit(function, *arguments).result()
+
+
+def show(what: str, cost: Cost, note: str = "") -> None:
+    """Print a line of the table."""
+    peak = f"{cost.peak / 1e9:7.2f}"
+    print(f"{what:34} | {cost.wall:9.2f} {cost.cpu:9.2f} {peak} | {note}", flush=True)
+
+
+def report(fleet: Fleet, variants: int, looped: int, attacks: Sequence[str], each: bool) -> None:
+    """Print the table."""
+    print(f"{'':34} |    wall s     cpu s peak GB |")
+    show("libraries, before any work", alone(score_variant, fleet, 0, 1, ["global_threshold"]))
+    for attack in DEFAULT_ATTACKS if each else ():
+        if attack != "quantile_regression":
+            show(f"1 target, {attack}", alone(score_variant, fleet, 0, 1, [attack]))
+    for count in sorted({1, fleet.targets}):
+        costs = [alone(score_variant, fleet, index, count, attacks) for index in range(variants)]
+        wall, cpu, peak = zip(*costs, strict=True)
+        total = Cost(sum(wall), sum(cpu), max(peak))
+        targets = f"{count} target{'s' if count > 1 else ''}"
+        show(f"{targets}, mean of {variants} variants", total.times(1 / variants))
+        show(f"{targets}, all {variants} variants", total)
+    comparisons = (
+        ("LiRA, its loop with SciPy", compare_lira),
+        ("RMIA, of every pair", compare_rmia),
+    )
+    for name, compare in comparisons:
+        ours, usual, difference = alone(compare, fleet, looped)
+        whole = usual.times(fleet.examples / looped)
+        show(f"{name.split(',')[0]}, ours", ours)
+        ratio = f"{whole.cpu / ours.cpu:.0f} times the CPU time, scores differ by {difference:.0e}"
+        show(name, whole, f"from {looped} examples: {ratio}")
+
+
+def main() -> None:
+    """The command line."""
+    config = vars(make_parser().parse_args())
+    folder, variants = config.pop("folder"), config.pop("variants")
+    options = [config.pop(name) for name in ("looped", "attacks", "each")]
+    with tempfile.TemporaryDirectory() as temporary:
+        fleet = Fleet(folder=folder or Path(temporary), **config)
+        if not fleet.paths(variants - 1)[-1].exists():
+            fleet.folder.mkdir(parents=True, exist_ok=True)
+            print(f"{write_fleet(fleet, variants):,} bytes of signals a variant")
+        report(fleet, variants, *options)
+
+
+if __name__ == "__main__":
+    main()
