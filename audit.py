@@ -43,7 +43,7 @@ from attacks.quantile import make_features
 from attacks.report import render
 from attacks.sections import flat, make_sections, sentences
 from attacks.signals import signals
-from attacks.table import flatten, make_table
+from attacks.table import flatten, make_table, summarise_rows
 from datamodules import ImageDataModule
 from datamodules.images import Images
 from lightning_modules.dashboard import WandbMode, check_key, log_audit
@@ -192,8 +192,10 @@ def load_data(experiment: Experiment, console: Console) -> ImageDataModule | Non
         data.setup("fit")
         if data.fingerprint() != experiment["fingerprints"]["data"]:
             raise ValueError("they are not those that the fleet was trained on")
-    except (OSError, ValueError, ArgumentError) as error:
-        console.print(f"Note: the images are not shown, nor used by an attack: {error}")
+    except (OSError, ValueError, RuntimeError, ArgumentError) as error:  # torchvision: the third
+        reason = " ".join(str(error).split())  # jsonargparse's is a tree of lines
+        note = escape(f"Note: the images are not shown, nor used by an attack: {reason}")
+        console.print(note, soft_wrap=True)
         return None
     return data
 
@@ -287,11 +289,13 @@ def describe_run(
 
 def basis(evidence: Evidence, rows: Sequence[Row]) -> dict[str, str]:
     """What the numbers rest on."""
-    summary = rows[0].summary
+    summaries = [row.summary for row in rows]
+    # where many scores tie, as the gap attack's, there may be none at all
+    at_1pct = max(summary.false_positives_1pct for summary in summaries)
+    at_01pct = max(summary.false_positives_01pct for summary in summaries)
     return evidence.facts | {
-        "non-members": f"{summary.non_members} a target, so that a TPR at 1% FPR rests on "
-        f"{summary.false_positives_1pct} false positives and one at 0.1% on "
-        f"{summary.false_positives_01pct}",
+        "non-members": f"{summaries[0].non_members} a target, so that a TPR at 1% FPR rests on "
+        f"{at_1pct} false positives at most and one at 0.1% on {at_01pct}",
         "intervals": "95%, bootstrap over targets and examples, no narrower than Student's t over "
         "the targets; with a single target DeLong (AUC) and Clopper-Pearson (TPR, accuracy)",
     }
@@ -340,8 +344,9 @@ def write(
     write_whole(folder / "results.csv", partial(_write_csv, lines))
     write_whole(folder / "exposure.csv", partial(_write_csv, exposure_lines(evidence, found)))
     facts, shown = basis(evidence, rows), {captions[key]: figures[key] for key in figures}
-    tables = make_sections(found)
-    page = render(evidence.name, rows, precisions, shown, facts, recipe, sentences(found), tables)
+    summary, tables = summarise_rows(rows, precisions), make_sections(found)
+    said = sentences(found)
+    page = render(evidence.name, rows, precisions, shown, facts, recipe, said, summary, tables)
     write_whole(folder / "report.html", lambda path: path.write_text(page))
     results = {
         "inputs": digest,
@@ -394,7 +399,8 @@ def digest_inputs(config: Namespace) -> str:
         files = sorted(path.rglob("*.npy")) if path.is_dir() else [path]
     else:
         run = RunFolder(config.run_dir)
-        run.read()  # for its error where there is no experiment
+        places = run.read().get("places", {})
+        digest.update(repr([Path(place).exists() for place in places.values()]).encode())
         for path in (run.experiment_file, run.membership_file):
             digest.update(path.read_bytes())  # not their times: train.py rewrites them
         files = [*run.path.glob("models/*/signals/*"), *run.path.glob("models/*/*.json")]
@@ -444,6 +450,9 @@ def audit(config: Namespace, console: Console) -> None:
     report = escape(f"Report: {folder / 'report.html'}")
     if config.wandb == "disabled" and is_done(folder, digest):
         console.print((folder / "table.txt").read_text(), markup=False)
+        results = json.loads((folder / "results.json").read_text())
+        if (left_out := results["basis"].get("left out", "none")) != "none":
+            console.print(f"[bold red]Left out:[/] {escape(left_out)}", soft_wrap=True)
         console.print(f"Nothing has changed since this audit. {report}", soft_wrap=True)
         return
     if config.signals is None:
@@ -461,7 +470,7 @@ def audit(config: Namespace, console: Console) -> None:
         status.update("Comparing")
         parts = evidence.seen, evidence.members, evidence.cases, best, evidence.calibrated
         found = find(*parts)
-    table = make_table(rows, evidence.precisions, evidence.name)
+    table = make_table(summarise_rows(rows, evidence.precisions), evidence.name)
     console.print(table)
     for sentence in sentences(found):
         console.print(escape(sentence))

@@ -270,7 +270,7 @@ def gallery_figure(
             axes.set(xticks=[], yticks=[], frame_on=False)
         for axes, index in zip(row, most_exposed(some, count).tolist(), strict=False):
             image = images[index].movedim(0, -1).squeeze(-1).numpy()
-            axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axes.imshow(image, cmap="gray", interpolation="nearest")
             axes.set_title(f"{index}: {100 * some[index]:.1f}%", fontsize=6, pad=2)
         row[0].set_ylabel(variant, rotation=0, ha="right", va="center", fontsize=8)
     return figure

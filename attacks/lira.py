@@ -191,14 +191,14 @@ def fit_sides(
             f"LiRA needs 2 shadow models or more on a side, got {min(fewest)} for some example. "
             "Train more shadows; `lira_offline` needs only those that did not train on it."
         )
-    parts: list[list[tuple[Tensor, ...]]] = [[] for _ in sides]
+    # allocated beforehand: what is kept between slices splits the memory that they leave free
+    parts = [torch.empty(3, *shadows.shape[1:], dtype=torch.float64) for _ in sides]
     for some in slices_of(shadows):
         values = shadows[..., some]
         for part, side in zip(parts, sides, strict=True):
-            part.append(_fit_slice(values, side[:, some], location))
+            part[..., some] = torch.stack(_fit_slice(values, side[:, some], location))
     fits = []
-    for part, count, few in zip(parts, counts, fewest, strict=True):
-        centre, std, squares = (torch.cat(each, -1) for each in zip(*part, strict=True))
+    for (centre, std, squares), count, few in zip(parts, counts, fewest, strict=True):
         pooled = (squares.sum(-1, keepdim=True) / count.sum()).sqrt()
         fits.append(Fit(centre, std, pooled, few))
     return fits

@@ -115,7 +115,7 @@ def _compare(
         low, high = max(value - margin, -1), min(value + margin, 1)
         return Estimate(value, float(low), float(high), spread), float(p)
     if all(map(_same_order, first, second)):
-        return Estimate(0, 0, 0), 1.0
+        return Estimate(0.0, 0.0, 0.0), 1.0
     # all disjoint pairs differ by `value`; at most this share (exact, 97.5%) of others does not
     trials = int(torch.minimum(members.sum(1), (~members).sum(1)).min())
     other = 1 - 0.025 ** (1 / trials)

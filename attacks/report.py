@@ -74,18 +74,6 @@ def headings(precisions: Mapping[str, Precision]) -> dict[str, str]:
     }
 
 
-def findings(rows: Sequence[Row], precisions: Mapping[str, Precision]) -> list[str]:
-    """The answer in a sentence a variant: its risk is that of the strongest attacker."""
-    best = {variant: strongest(rows, variant) for variant in precisions}
-    return [
-        f"{variant}: the strongest attack ({row.attack}, {SHADOWS[row.knowledge]}) tells members "
-        f"from non-members with an AUC of {show(row.summary.auc)}, at a test accuracy of "
-        f"{show(precisions[variant].accuracy, percent=True)}."
-        for variant, row in best.items()
-        if row is not None
-    ]
-
-
 class MakingCells(NamedTuple):
     """One row of the table of how each precision was made."""
 
@@ -121,6 +109,7 @@ def render(
     basis: Mapping[str, str],
     recipe: str,
     comparisons: Sequence[str],
+    summary: Section,
     tables: Sequence[Section],
 ) -> str:
     """Fill the page.
@@ -133,11 +122,11 @@ def render(
         basis: what the numbers rest on, by label.
         recipe: the options that make them again, as YAML; empty where nothing can.
         comparisons: the differences between precisions, in sentences.
+        summary: a line a variant.
         tables: of the findings.
     """
     return PAGE.render(
         title=title,
-        findings=findings(rows, precisions),
         columns=COLUMNS,
         notes=NOTES,
         headings=headings(precisions),
@@ -148,11 +137,26 @@ def render(
         best=BEST,
         makings=makings(precisions),
         comparisons=comparisons,
+        summary=summary,
         tables=tables,
     )
 
 
 PAGE = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""\
+{% macro section(table) %}
+<h2>{{ table.title }}</h2>
+<div class="scroll"><table>
+<thead><tr>
+{% for column in table.columns %}<th scope="col">{{ column }}</th>{% endfor %}
+</tr></thead>
+<tbody>
+{% for line in table.rows %}
+<tr>{% for cell in line %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody>
+</table></div>
+<p class="note">{{ table.note }}</p>
+{% endmacro %}
 <!doctype html>
 <html lang="en">
 <head>
@@ -179,6 +183,7 @@ dd { margin: 0; overflow-wrap: anywhere; }
 pre { background: var(--soft); padding: .75rem; overflow-x: auto; font-size: .8rem; }
 figure { margin: 1rem 0; }
 figure svg { width: 100%; min-width: 40rem; height: auto; }
+details > summary { cursor: pointer; margin: .5rem 0; }
 figcaption, .note { color: var(--dim); font-size: .875rem; }
 @media (max-width: 40rem) {
   dl { grid-template-columns: 1fr; gap: 0; }
@@ -189,14 +194,12 @@ figcaption, .note { color: var(--dim); font-size: .875rem; }
 <body>
 <h1>{{ title }}: what an attacker can still tell</h1>
 <ul>
-{% for sentence in findings %}
-<li>{{ sentence }}</li>
-{% endfor %}
 {% for sentence in comparisons %}
 <li>{{ sentence }}</li>
 {% endfor %}
 </ul>
-<h2>Leakage and accuracy</h2>
+{{ section(summary) }}
+<details><summary>Every attack</summary>
 <div class="scroll"><table>
 <thead><tr>{% for column in columns %}<th scope="col">{{ column }}</th>{% endfor %}</tr></thead>
 {% for variant, lines in sections.items() %}
@@ -213,23 +216,13 @@ figcaption, .note { color: var(--dim); font-size: .875rem; }
 {% for note in notes %}
 <p class="note">{{ note }}</p>
 {% endfor %}
+</details>
 <h2>Figures</h2>
 {% for caption, svg in figures.items() %}
 <figure><div class="scroll">{{ svg }}</div><figcaption>{{ caption }}</figcaption></figure>
 {% endfor %}
 {% for table in tables %}
-<h2>{{ table.title }}</h2>
-<div class="scroll"><table>
-<thead><tr>
-{% for column in table.columns %}<th scope="col">{{ column }}</th>{% endfor %}
-</tr></thead>
-<tbody>
-{% for line in table.rows %}
-<tr>{% for cell in line %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}
-</tbody>
-</table></div>
-<p class="note">{{ table.note }}</p>
+{{ section(table) }}
 {% endfor %}
 {% if makings %}
 <h2>How each precision was made</h2>

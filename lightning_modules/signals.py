@@ -1,9 +1,12 @@
 """What an attacker sees of every variant of a model, recorded once after its training."""
 
 import copy
+import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -125,11 +128,37 @@ class SavedSignal:
     def __getitem__(self, index: Any) -> Any:  # noqa: ANN401
         if isinstance(index, list):
             return SavedSignal([self.paths[position] for position in index], self.key)
-        read = []
+        some = slice(*index[-1].indices(self.shape[-1]))
+        starts, dtype = self._places
+        read = torch.empty(*self.shape[:-1], len(range(self.shape[-1])[some]), dtype=dtype)
+        for path, start, rows in zip(self.paths, starts, read, strict=True):
+            # not mapped: that took three times as long, and 0.3 GB for 256 files
+            with path.open("rb", buffering=0) as file:
+                for number, row in enumerate(
+                    rows.view(prod(rows.shape[:-1]), -1) if rows.numel() else ()
+                ):
+                    at = start + (number * self.shape[-1] + some.start) * dtype.itemsize
+                    if os.preadv(file.fileno(), [row.numpy()], at) != row.nbytes:
+                        raise ValueError(f"{path} ended early. Was it changed? Run this again.")
+        return read
+
+    @cached_property
+    def _places(self) -> tuple[list[int], torch.dtype]:
+        """At which byte of each file the signal starts, and its type; files are checked here."""
+        starts, kinds = [], set()
         for path in self.paths:
-            with _opened(path) as file:  # closed at once: what is mapped counts as used
-                read.append(file.get_slice(self.key)[index])
-        return torch.stack(read)
+            with _opened(path) as file:
+                kinds.add(
+                    (*file.get_slice(self.key).get_shape(), file.get_slice(self.key).get_dtype())
+                )
+            with path.open("rb") as raw:
+                size = int.from_bytes(raw.read(8), "little")
+                starts.append(8 + size + json.loads(raw.read(size))[self.key]["data_offsets"][0])
+        if len(kinds) > 1:
+            raise ValueError(
+                f"Signals {self.key} of one variant must be of one shape, got {kinds}."
+            )
+        return starts, {"F32": torch.float32, "BOOL": torch.bool}[kinds.pop()[-1]]
 
     def exists(self) -> bool:
         """Whether the files have it: those of older versions have no population."""
@@ -143,7 +172,7 @@ def load_signals(paths: Sequence[Path], key: str) -> Tensor:
     Raises:
         ValueError: a file is damaged.
     """
-    read: Tensor = SavedSignal(paths, key)[:]
+    read: Tensor = SavedSignal(paths, key)[..., :]
     return read
 
 

@@ -5,9 +5,11 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 import audit
 import train
@@ -29,6 +31,7 @@ def commands() -> list[list[str]]:
 
 
 COMMANDS = commands()
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 TOY = shlex.split("--trainer.max_epochs 1 --fleet.shadows 4 --fleet.targets 1 --threads 1")
 ONE_CPU = shlex.split("--trainer.accelerator cpu --trainer.devices 1 --trainer.strategy auto")
 
@@ -39,18 +42,31 @@ def photographs(self):
     return Images(images, torch.arange(100) % 10), Images(images[:20], torch.arange(20) % 10)
 
 
+def overfitted():
+    """Logits of 9 models, labels and membership: members' true class stands out."""
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % 5
+    halves = torch.rand(5, 60, generator=rng).argsort(1) < 30
+    members = torch.cat([halves, ~halves[1:]])
+    logits = torch.randn(9, 60, 5, generator=rng)
+    return logits + 4 * members[..., None] * (torch.arange(5) == labels[:, None]), labels, members
+
+
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
     """A folder as the README's reader has it: the recipes, some images, a network of one's own."""
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
-    (tmp_path / "my_networks.py").write_text(
-        re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
-    )
+    (tmp_path / "my_networks.py").write_text(SNIPPETS[0])
     for kind, shade in (("cat", 40), ("dog", 200)):
         folder = tmp_path / "path" / "to" / "images" / kind
         folder.mkdir(parents=True)
         for number in range(50):
             Image.new("RGB", (20, 30), (shade, 5 * number, 0)).save(folder / f"{number}.png")
+    logits, labels, members = overfitted()
+    arrays = {"shadow_members": members[1:], "target_members": members[:1], "labels": labels}
+    for role, some in (("target", logits[:1]), ("shadow", logits[1:])):
+        arrays |= {f"engine-w4/{role}_logits": some}
+    np.savez(tmp_path / "path" / "to" / "signals.npz", **{k: v.numpy() for k, v in arrays.items()})
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(CIFAR10, "fetch", lambda self: None)
@@ -90,6 +106,15 @@ def test_every_command_of_the_readme(workplace, capsys):
     assert (
         set(re.findall(r"[\w.-]+\.(?:yaml|ckpt|safetensors|html|csv|json|txt)", tree[1])) <= written
     )
+
+
+def test_the_attacks_are_a_library():
+    logits, labels, members = overfitted()
+    names = {"logits": logits, "labels": labels, "members": members}
+    exec(SNIPPETS[1], names)
+    found = names["summarise"](names["scores"][None], members[:1]).auc
+    assert found.low > 0.8
+    assert found.value == pytest.approx(roc_auc_score(members[0], names["scores"]))
 
 
 def test_make_demo_is_the_two_commands():

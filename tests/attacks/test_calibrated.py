@@ -136,3 +136,15 @@ def test_there_may_be_nothing_to_tell_apart(synthetic_fleet, rng):
     assert calibration_auc(phi, members, torch.zeros_like(members), cases) is None
     few = [(target, shadows[:2]) for target, shadows in cases]  # one member an example
     assert calibration_auc(phi, members, calibrated, few) is None
+
+
+def test_a_single_example_of_a_kind_is_nothing_to_tell_apart(synthetic_fleet, rng):
+    """DeLong's interval would refuse it, and stop the audit."""
+    phi, members, calibrated, cases = fleet(synthetic_fleet, rng, 1.0, targets=1)
+    usable = usable_by_loop(members, calibrated, *cases[0])
+    calibrated[-1] = False
+    calibrated[-1, usable[3]] = True
+    assert calibration_auc(phi, members, calibrated, cases) is None
+    calibrated[-1, usable] = True
+    calibrated[-1, usable[3]] = False
+    assert calibration_auc(phi, members, calibrated, cases) is None

@@ -107,5 +107,9 @@ def test_most_exposed_by_hand():
     some = torch.tensor([0.5, nan, 0.9, 0.5, nan, 0.9, 0.0])
     assert most_exposed(some, 3).tolist() == [2, 5, 0]  # of tied ones the first
     assert most_exposed(some, 99).tolist() == [2, 5, 0, 3, 6]  # the unknown are nobody's
+    assert (
+        most_exposed(some.repeat(50), 99).tolist()
+        == [i for i in range(350) if i % 7 in (2, 5)][:99]
+    )
     assert most_exposed(some, 0).tolist() == []
     assert most_exposed(torch.full((4,), nan), 2).tolist() == []

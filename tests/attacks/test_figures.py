@@ -4,19 +4,10 @@ import warnings
 
 import numpy as np
 import pytest
-import torch
 from matplotlib.colors import to_rgba
 
 from attacks.evaluate import FPR_GRID
-from attacks.figures import (
-    convergence_figure,
-    gallery_figure,
-    layers_figure,
-    looks,
-    plane_figure,
-    roc_figure,
-)
-from attacks.intervals import Estimate
+from attacks.figures import layers_figure, looks, plane_figure, roc_figure
 from attacks.making import LayerMeans, Making
 
 PANELS = ("matched", "full")
@@ -253,60 +244,6 @@ def test_names_of_layers_never_crowd():
         ticks = [text.get_text() for text in axes.get_xticklabels()]
         assert ticks == names[::4]
         assert list(axes.get_xticks()) == list(range(0, 130, 4))
-
-
-def test_convergence_shows_each_number_in_the_panel_of_its_method():
-    found = {"full": ("rmia_online", {4: Estimate(0.6, 0.5, 0.7), 6: Estimate(0.7, 0.6, 0.75)})}
-    for number, variant in enumerate(["nearest-w4", "obc-w4", "obc-w2"]):
-        value = 0.5 + number / 10
-        points = {count: Estimate(value + count / 99, value, value + 0.2) for count in (2, 4, 6)}
-        found[variant] = "attack_r", points
-    figure, shown = convergence_figure(found), looks(list(found))
-    wanted = [["full", "nearest-w4"], ["full", "obc-w4", "obc-w2"]]
-    panels = [axes for axes in figure.axes if axes.get_visible()]
-    for axes, variants in zip(panels, wanted, strict=True):
-        *curves, guessing = axes.get_lines()
-        assert list(guessing.get_ydata()) == [0.5, 0.5]
-        for curve, band, variant in zip(curves, axes.collections, variants, strict=True):
-            attack, points = found[variant]
-            assert curve.get_label() == f"{variant} ({attack})"
-            assert list(curve.get_xdata()) == list(points)
-            assert list(curve.get_ydata()) == [point.value for point in points.values()]
-            assert to_rgba(curve.get_color()) == to_rgba(shown[variant].colour)
-            corners = {tuple(corner) for corner in band.get_paths()[0].vertices}
-            for count, point in points.items():
-                assert {(count, point.low), (count, point.high)} <= corners
-        ticks = [text.get_text() for text in axes.get_xticklabels()]
-        assert ticks == ["2", "4", "6"]
-        assert axes.get_legend() is not None
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_the_gallery_shows_the_most_exposed_first(channels):
-    rng = np.random.default_rng(0)
-    images = torch.from_numpy(rng.integers(0, 256, (5, channels, 8, 6), dtype=np.uint8))
-    exposures = {
-        "full": torch.tensor([0.25, torch.nan, 0.75, 0.5, 1.0], dtype=torch.float64),
-        "nearest-w2": torch.tensor([torch.nan, torch.nan, 0.1, torch.nan, 0.125]).double(),
-    }
-    wanted = {"full": [4, 2, 3], "nearest-w2": [4, 2]}  # of whom nothing is known is not shown
-    panels = np.reshape(gallery_figure(images, exposures, count=3).axes, (2, 3))
-    for row, (variant, order) in zip(panels, wanted.items(), strict=True):
-        assert row[0].get_ylabel() == variant
-        assert [len(axes.get_images()) for axes in row] == [1] * len(order) + [0] * (3 - len(order))
-        for axes, index in zip(row, order, strict=False):
-            drawn = axes.get_images()[0].get_array()
-            pixels = images[index].movedim(0, -1).numpy()
-            np.testing.assert_array_equal(drawn, pixels if channels == 3 else pixels[..., 0])
-            assert axes.get_title() == f"{index}: {100 * exposures[variant][index]:.1f}%"
-
-
-def test_a_dark_gray_image_is_not_stretched_to_white():
-    """Bytes are shown as they are: what a viewer sees is the image that was trained on."""
-    images = torch.full((2, 1, 4, 4), 40, dtype=torch.uint8)
-    images[0, 0, 0, 0] = 60
-    figure = gallery_figure(images, {"full": torch.tensor([0.5, 0.4]).double()}, count=1)
-    assert figure.axes[0].get_images()[0].get_clim() == (0, 255)
 
 
 def test_full_precision_alone(rows, accuracy):
