@@ -68,9 +68,15 @@ class Shadows:
     @cached_property
     def inside(self) -> Fit:
         """Of the shadows that trained on each example."""
-        return fit_sides(self.phi, (self.included,))[0]
+        return self._sides[0]
 
     @cached_property
     def outside(self) -> Fit:
-        """Of the others."""
-        return fit_sides(self.phi, (~self.included,))[0]
+        """Of the others; there need be no shadows of the first kind."""
+        if self.included.sum(0).min() < 2:
+            return fit_sides(self.phi, (~self.included,))[0]
+        return self._sides[1]
+
+    @cached_property
+    def _sides(self) -> list[Fit]:
+        return fit_sides(self.phi, (self.included, ~self.included))  # in one reading

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid, pad
 
-from attacks.slices import Sliced, slices_of
+from attacks.slices import Sliced, slices_of, sort_models
 
 
 def attack_r(
@@ -40,11 +40,11 @@ def attack_r(
             "Attack-R needs a shadow model that did not train on an example, but all "
             f"{len(included)} trained on some example. Train more shadows, or each on fewer."
         )
-    quantiles = [
-        _quantile(target[..., some], shadows[..., some], ~included[:, some])
-        for some in slices_of(shadows)
-    ]
-    return -torch.cat(quantiles, -1).mean(-2)
+    quantiles = torch.empty(target.shape, dtype=torch.float64)
+    for some in slices_of(shadows):
+        parts = target[..., some], shadows[..., some], ~included[:, some]
+        quantiles[..., some] = _quantile(*parts)
+    return -quantiles.mean(-2)
 
 
 def attack_p(
@@ -87,7 +87,7 @@ def _quantile(
 ) -> Float[Tensor, "*targets queries examples"]:
     """Place the target's loss among those of the shadows that `outside` marks, from 0 to 1."""
     losses: Tensor = -logsigmoid(shadows.double())  # `softplus` drops 2e-9 from phi = -20 on
-    losses = losses.where(outside[:, None], torch.inf).movedim(0, -1).sort(-1).values.contiguous()
+    losses = sort_models(losses.where(outside[:, None], torch.inf)).movedim(0, -1).contiguous()
     loss: Tensor = -logsigmoid(target.double())
     x = loss.reshape(-1, *loss.shape[-2:]).movedim(0, -1).contiguous()  # queries examples targets
     below, at_most = (torch.searchsorted(losses, x, right=right) for right in (False, True))

@@ -57,11 +57,11 @@ def log_ratio(
             f"and {most} for another. Train more shadows, or use `online=False`."
         )
     share = 1.0 if online else (1 + a) / 2
-    averages = [
-        _log_average(shadows[..., some].double(), _weights(included[:, some], both), share)
-        for some in slices_of(shadows)
-    ]
-    return logsigmoid(target.double()) - torch.cat(averages, -1)
+    averages = torch.empty(shadows.shape[1:], dtype=torch.float64)
+    for some in slices_of(shadows):
+        weights = _weights(included[:, some], both)
+        averages[:, some] = _log_average(shadows[..., some].double(), weights, share)
+    return logsigmoid(target.double()) - averages
 
 
 def rmia(

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import signal
 import struct
 import sys
 import time
@@ -13,6 +14,9 @@ import torch
 
 import train
 from attacks.observed import Observed
+
+# A shell's background job ignores Ctrl-C, and so would what is tested about it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
