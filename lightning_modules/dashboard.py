@@ -1,5 +1,6 @@
 """Weights & Biases, so that its absence or failure never costs a model."""
 
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -124,6 +125,9 @@ def log_audit(
     table = wandb.Table(columns=columns, data=[[row[key] for key in columns] for row in rows])
     charts: dict[str, Any] = {"audit/table": table}
     charts |= {f"figures/{name}": wandb.Image(figure) for name, figure in figures.items()}
+    for found in results["tables"]:
+        key = re.sub(r"\W+", "-", found["title"].lower()).strip("-")
+        charts[f"findings/{key}"] = wandb.Table(columns=found["columns"], data=found["rows"])
     for metric in METRICS:
         title = f"test accuracy against {metric}"
         charts[f"plane/{metric}"] = wandb.plot.scatter(table, "accuracy", metric, title)

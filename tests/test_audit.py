@@ -945,6 +945,9 @@ def test_wandb_offline_holds_the_audit(run, read_wandb):
     assert [row["seconds"] for row in found] == [line["seconds"] for line in lines]
     (history,) = offline.history
     results = json.loads((run.path / "audit" / "results.json").read_text())
+    bounds = next(t for t in results["tables"] if t["title"] == "Lower bounds on epsilon")
+    assert stored("findings/lower-bounds-on-epsilon")["data"] == bounds["rows"]
+    assert sum(key.startswith("findings/") for key in offline.history[0]) >= len(results["tables"])
     for attack in ("none/global_threshold", "matched/lira_online", "full/lira_online"):
         path = folder / "files" / history[f"roc/{attack}_table.path"]
         curve = json.loads(path.read_text())
