@@ -97,7 +97,7 @@ def make_parser() -> ArgumentParser:
         "--attacks",
         nargs="+",
         choices=list(ATTACKS),
-        help="which; by default all but the `_carlini` ones that the signals suffice for",
+        help="which; by default all but attack_p, base and `_carlini` that the signals suffice for",
     )
     parser.add_argument(
         "--partial", action="store_true", help="audit without the models that are unfinished"
@@ -392,7 +392,8 @@ def digest_inputs(config: Namespace) -> str:
         FileNotFoundError: there is no experiment in the folder.
     """
     here = Path(__file__)
-    code = [here, *sorted(here.with_name("attacks").glob("*.py"))]
+    packages = (here.with_name(name) for name in ("attacks", "lightning_modules"))
+    code = [here, *(file for package in packages for file in sorted(package.glob("*.py")))]
     digest = hashlib.sha256(repr((config.attacks, config.partial)).encode())
     if config.signals is not None:
         path: Path = config.signals
@@ -407,7 +408,7 @@ def digest_inputs(config: Namespace) -> str:
     for path in [*code, *sorted(files)]:
         if path.exists():
             state = path.stat()
-            digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
+            digest.update(f"{path} {state.st_size} {state.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 

@@ -81,7 +81,7 @@ def score(
     """
     shape = len(cases), members.shape[1]
     scores = {attack: torch.empty(shape, dtype=torch.float64) for attack in attacks}
-    _, queries, examples = targets.phi.shape
+    queries, examples = targets.of([cases[0].target]).phi.shape[1:]
     together = max(1, _CHUNK // (queries * examples))
     for group, positions in by_shadows(cases).items():
         against = Shadows(shadows.of(list(group)), members[list(group)])

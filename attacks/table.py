@@ -80,5 +80,5 @@ def flatten(row: Row, precision: Precision, best: bool) -> dict[str, Any]:
     counts = {key: value for key, value in summary.items() if key not in estimates}
     names = {"variant": row.variant, "knowledge": row.knowledge, "attack": row.attack}
     made = precision.made
-    cost = {"bytes": precision.bytes, "seconds": made.seconds if made else None}
+    cost = {"bytes": precision.bytes or None, "seconds": made.seconds if made else None}
     return names | {"strongest": best} | numbers | counts | {"shadows": row.shadows} | cost

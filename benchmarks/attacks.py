@@ -1,6 +1,6 @@
 """What it takes to score a large fleet, and how much faster that is than the usual loops.
 
-    OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/attacks.py --variants 1 --looped 500
+    OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/attacks.py --variants 1 --looped 200
 
 Synthetic signals of 256 shadows and 4 targets, 18 queries, 50,000 examples and a population of
 10,000: 2.48 GB of files a variant. Further variants are hard links to the first one's files; the
@@ -9,17 +9,16 @@ of which 0.91 GB are libraries. The nine attacks of audit.py that need no images
 One of two cores of a shared AMD EPYC, other work beside it (trust the CPU time), 1 thread:
 
                                           |    wall s     cpu s peak GB
-    1 target, a variant                   |     63.9      41.8     2.02
-    4 targets, a variant                  |     69.6      46.7     2.43
-    LiRA, 1 target: ours                  |     11.8       7.8     1.09
-      a loop, all queries at once         |     19.6      13.2          | 1.7 times, within 3e-15
-      a loop, each query                  |    172.3     114.8          | 14.6 times, within 9e-16
-    RMIA given ratios, 1 target: ours     |      0.11      0.08    1.89
-      every pair                          |    228.1     171.1    2.88  | 2053 times, within 3e-16
+    1 target, a variant                   |     79.1      36.9     1.34
+    4 targets, a variant                  |     71.8      33.5     1.36
+    LiRA, 1 target: ours                  |     15.3       7.3     1.09
+      a loop, all queries at once         |     24.4      12.4          | 1.7 times, within 3e-15
+      a loop, each query                  |    237.3     119.0          | 16.2 times, within 9e-16
+    RMIA given ratios, 1 target: ours     |      0.17      0.09    1.25
+      every pair                          |    373.4     185.0    1.72  | 2169 times, within 2e-16
 
-Ours is measured on all examples, the loops on 500 and extrapolated by examples. Only one variant
-was run: ten would take 7 minutes of CPU for 1 target and 8 for 4 (extrapolated). Not reached: 2 GB
-(2.02 and 2.43) and 50 times SciPy's loop.
+Ours is measured on all examples, the loops on 200 and extrapolated by examples. Only one variant
+was run: ten would take 6 minutes of CPU (extrapolated). Not reached: 50 times SciPy's loop.
 """
 
 import argparse
