@@ -66,8 +66,8 @@ def _precisions(findings: Findings) -> Section:
         "this pool. p is corrected for the number of comparisons in its column (Holm), but not for "
         "choosing the strongest attack on the same targets: of networks that leak nothing, 11% "
         "rather than 5% seemed to leak beyond the gap attack before correction (simulated). The "
-        "gap attack accuses what is classified correctly: where nothing is leaked beyond it, a smaller "
-        "leak is no more than a smaller difference of accuracy between members and others.",
+        "gap attack accuses what is classified correctly: where nothing is leaked beyond it, a "
+        "smaller leak is no more than a smaller difference of accuracy between members and others.",
     )
 
 
@@ -151,8 +151,8 @@ def _exposure(findings: Findings) -> Section:
         f"Against {findings.reference}. An example's exposure is the share of a model's "
         "non-members below it where it is a member, mean over the targets that trained on it; "
         f"counted are changes of more than {MOVED}. Each variant is seen by its own strongest "
-        "attack, and another attack alone moves many: compare where the attacks are the same. exposure.csv "
-        "has every example.",
+        "attack, and another attack alone moves many: compare where the attacks are the same. "
+        "exposure.csv has every example.",
     )
 
 
