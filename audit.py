@@ -9,9 +9,9 @@ import hashlib
 import io
 import json
 import sys
-from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import groupby
 from math import nan
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,16 +26,11 @@ from rich.markup import escape
 from torch import Tensor
 
 from attacks import ATTACKS, DEFAULT_ATTACKS
-from attacks.evaluate import FPR_GRID, Case, Row, evaluate, make_cases, strongest, unavailable
-from attacks.figures import (
-    convergence_figure,
-    gallery_figure,
-    layers_figure,
-    plane_figure,
-    roc_figure,
-)
-from attacks.findings import Best, Findings, find
-from attacks.health import find_failures
+from attacks.drawing import CAPTIONS, draw
+from attacks.evaluate import FPR_GRID, Case, Row, evaluate, lacking, make_cases, strongest
+from attacks.exposure import exposure_lines
+from attacks.findings import Findings, find
+from attacks.health import failures, find_failures
 from attacks.intervals import Estimate, mean_accuracy
 from attacks.making import Precision, average
 from attacks.observed import Observed
@@ -43,9 +38,11 @@ from attacks.quantile import make_features
 from attacks.report import render
 from attacks.sections import flat, make_sections, sentences
 from attacks.signals import signals
+from attacks.strongest import Strongest
 from attacks.table import flatten, make_table, summarise_rows
 from datamodules import ImageDataModule
 from datamodules.images import Images
+from datamodules.stored import load_stored
 from lightning_modules.dashboard import WandbMode, check_key, log_audit
 from lightning_modules.fleet import ModelName
 from lightning_modules.outside import read_outside
@@ -53,20 +50,6 @@ from lightning_modules.run_folder import Experiment, RunFolder, write_whole
 from lightning_modules.signals import SavedSignal, load_signals
 from quantization.variant import FULL
 
-CAPTIONS = {
-    "plane": "Test accuracy against leakage by the strongest attack, with 95% intervals.",
-    "roc": "ROC curves of the strongest attack on each variant, mean over targets.",
-    "convergence": "AUC of the strongest attack with matched shadows against the number of shadows "
-    "that it has, from the same fleet, with 95% intervals over the targets. Where a curve still "
-    "rises, more shadows would find more.",
-    "gallery": "The most exposed training images of each variant: position in the pool, and the "
-    "share of a target's non-members that score lower, mean over the targets trained on it.",
-    "layers": "What became of each layer, in the network's order, mean over {models} audited "
-    "models. Left: the share of its weights that are not at the code nearest to the "
-    "trained weight. Right: the squared error of its output, or of the block's that it "
-    "was reconstructed with, over the squared full-precision output, on the calibration "
-    "images. Rounding to nearest, which moves no weight, is left out.",
-}
 FIELDS = ("phi", "hinge", "population", "population_hinge")  # of a signals file
 
 
@@ -141,9 +124,7 @@ def gather(run: RunFolder, allow_partial: bool, console: Console) -> Evidence:
     out = [position for position, name in enumerate(names) if name in left_out]
     cases = make_cases(fleet["shadows"], fleet["targets"], out)
     check_cases(cases, describe(left_out))
-    for name, reason in left_out.items():
-        partner = ", with its partner" if name.role == "shadow" else ""
-        console.print(f"[bold red]{name} is left out{partner}[/]: {reason}")
+    announce(left_out, console, ", with its partner")
     data = load_data(experiment, console)
     # files of older versions lack the population; of an unfinished model there is no file
     stored = [key for key in FIELDS if saved(FULL, key)[kept].exists()]
@@ -156,17 +137,21 @@ def gather(run: RunFolder, allow_partial: bool, console: Console) -> Evidence:
         seen = {variant: some._replace(features=features) for variant, some in seen.items()}
     audited = [names[case.target] for case in cases]
     precisions = {variant: know(run, variant, audited) for variant in variants}
-    calibrated = {
-        variant: masks
-        for variant in variants
-        if (masks := read_calibrated(run, variant, [names[position] for position in kept], members))
-        is not None
-    }
+    finished = [names[position] for position in kept]
+    looked = {variant: run.calibrated(variant, finished, members) for variant in variants}
+    calibrated = {variant: masks for variant, masks in looked.items() if masks is not None}
     facts = describe_run(experiment, members, cases, left_out)
     images = None if data is None else data.pool
     return Evidence(
         run.name, seen, members, cases, precisions, calibrated, facts, experiment, images
     )
+
+
+def announce(left_out: Mapping[ModelName, str], console: Console, partner: str = "") -> None:
+    """Say which models are not counted; a shadow may take its partner with it."""
+    for name, reason in left_out.items():
+        also = partner if name.role == "shadow" else ""
+        console.print(f"[bold red]{name} is left out{also}[/]: {reason}")
 
 
 def check_cases(cases: Sequence[Case], left_out: str) -> None:
@@ -182,38 +167,13 @@ def check_cases(cases: Sequence[Case], left_out: str) -> None:
 
 def load_data(experiment: Experiment, console: Console) -> ImageDataModule | None:
     """The images of an experiment, if they are where they were; the audit can do without."""
-    config = experiment["config"]["data"]
-    places = experiment.get("places", {})
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(ImageDataModule, "data")
+    config, fingerprint = experiment["config"]["data"], experiment["fingerprints"]["data"]
     try:
-        options = config | {"init_args": config["init_args"] | places}
-        data: ImageDataModule = parser.instantiate(parser.parse_object({"data": options})).data
-        data.setup("fit")
-        if data.fingerprint() != experiment["fingerprints"]["data"]:
-            raise ValueError("they are not those that the fleet was trained on")
-    except (OSError, ValueError, RuntimeError, ArgumentError) as error:  # torchvision: the third
-        reason = " ".join(str(error).split())  # jsonargparse's is a tree of lines
-        note = escape(f"Note: the images are not shown, nor used by an attack: {reason}")
+        return load_stored(config, experiment.get("places", {}), fingerprint)
+    except ValueError as error:
+        note = escape(f"Note: the images are not shown, nor used by an attack: {error}")
         console.print(note, soft_wrap=True)
         return None
-    return data
-
-
-def read_calibrated(
-    run: RunFolder,
-    variant: str,
-    finished: Sequence[ModelName],
-    members: Bool[Tensor, "models examples"],
-) -> Bool[Tensor, "models examples"] | None:
-    """Which model's quantizer looked at which of its training examples; None if at none."""
-    masks, names = torch.zeros_like(members), run.names()
-    for name in finished:
-        used = (run.read_record(name, variant) or {}).get("calibration")
-        if not used or used["source"] != "members":
-            return None
-        masks[names.index(name), used["indices"]] = True
-    return masks
 
 
 def know(run: RunFolder, variant: str, audited: Sequence[ModelName]) -> Precision:
@@ -225,7 +185,7 @@ def know(run: RunFolder, variant: str, audited: Sequence[ModelName]) -> Precisio
     return Precision(mean_accuracy(correct), size, made)
 
 
-def gather_outside(path: Path) -> Evidence:
+def gather_outside(path: Path, console: Console) -> Evidence:
     """Read the signals of models that were trained elsewhere.
 
     Raises:
@@ -241,19 +201,28 @@ def gather_outside(path: Path) -> Evidence:
         )
         for variant, phi in outside.phi.items()
     }
-    against, last = list(range(outside.shadows)), outside.shadows + outside.targets
-    cases = [Case(target, against) for target in range(outside.shadows, last)]  # no pairs
+    phi, hinge = next(iter(outside.phi.values())), next(iter(outside.hinge.values()))
+    reasons = {} if hinge is None else failures(phi, hinge > 0, outside.members)
+    names = [ModelName("shadow", number) for number in range(outside.shadows)]
+    names += [ModelName("target", number) for number in range(outside.targets)]
+    left_out = {names[position]: reason for position, reason in reasons.items()}
+    kept = [position for position in range(len(names)) if position not in reasons]
+    usable = [position for position in kept if names[position].role == "shadow"]  # no pairs here
+    cases = [Case(position, usable) for position in kept if names[position].role == "target"]
+    check_cases(cases, describe(left_out))
+    announce(left_out, console)
     unknown = Estimate(nan, nan, nan)
     precisions = dict.fromkeys(seen, Precision(unknown, 0))
     for variant, hinge in outside.population_hinge.items():
         if hinge is not None:
-            right = hinge[outside.shadows :, 0] > 0
+            right = hinge[[case.target for case in cases], 0] > 0
             precisions[variant] = Precision(mean_accuracy(right), 0)
     facts = {
         "signals": f"{path}, {outside.members.shape[1]} audited examples",
-        "audited models": str(outside.targets),
-        "shadow models": f"{outside.shadows} against each of them",
+        "audited models": str(len(cases)),
+        "shadow models": f"{len(usable)} against each of them",
         "test accuracy": "on the population",
+        "left out": describe(left_out),
     }
     name = path.resolve().stem
     return Evidence(name, seen, outside.members, cases, precisions, {}, facts, {}, None)
@@ -301,28 +270,6 @@ def basis(evidence: Evidence, rows: Sequence[Row]) -> dict[str, str]:
     }
 
 
-def draw(
-    evidence: Evidence, rows: Sequence[Row], found: Findings
-) -> tuple[dict[str, Figure], dict[str, str]]:
-    """Figures and their captions, by name."""
-    accuracy = {variant: known.accuracy for variant, known in evidence.precisions.items()}
-    figures = {
-        "plane": plane_figure(rows, accuracy),
-        "roc": roc_figure(rows, rows[0].summary.non_members),
-    }
-    if found.convergence:
-        figures["convergence"] = convergence_figure(found.convergence)
-    if evidence.images is not None:
-        figures["gallery"] = gallery_figure(evidence.images.images, found.exposures)
-    made = {variant: known.made for variant, known in evidence.precisions.items()}
-    layers = layers_figure(made)
-    if layers is not None:
-        figures["layers"] = layers
-    counts = sorted({making.models for making in made.values() if making})
-    models = " to ".join(dict.fromkeys(map(str, counts[:1] + counts[-1:])))
-    return figures, {name: CAPTIONS[name].format(models=models) for name in figures}
-
-
 def write(
     folder: Path, evidence: Evidence, rows: Sequence[Row], found: Findings, digest: str
 ) -> dict[str, Figure]:
@@ -332,7 +279,8 @@ def write(
     if experiment:
         options = {"threads": experiment["versions"]["threads"], **experiment["config"]}
         recipe = yaml.safe_dump(options, sort_keys=False)
-    figures, captions = draw(evidence, rows, found)
+    images = evidence.images
+    figures, captions = draw(rows, precisions, found, None if images is None else images.images)
     for key in CAPTIONS.keys() - figures.keys():
         (folder / f"{key}.png").unlink(missing_ok=True)  # of an audit before, that had records
     for key, figure in figures.items():
@@ -341,8 +289,9 @@ def write(
     lines = [
         flatten(row, precisions[row.variant], row is strongest(rows, row.variant)) for row in rows
     ]
+    exposed = exposure_lines(found.exposures, None if images is None else images.labels)
     write_whole(folder / "results.csv", partial(_write_csv, lines))
-    write_whole(folder / "exposure.csv", partial(_write_csv, exposure_lines(evidence, found)))
+    write_whole(folder / "exposure.csv", partial(_write_csv, exposed))
     facts, shown = basis(evidence, rows), {captions[key]: figures[key] for key in figures}
     summary, tables = summarise_rows(rows, precisions), make_sections(found)
     said = sentences(found)
@@ -364,18 +313,6 @@ def write(
     text = json.dumps(results, indent=1)
     write_whole(folder / "results.json", lambda path: path.write_text(text))
     return figures
-
-
-def exposure_lines(evidence: Evidence, found: Findings) -> list[dict[str, Any]]:
-    """A line an example: its position in the pool, its label where known, and its exposures."""
-    columns = {variant: some.tolist() for variant, some in found.exposures.items()}
-    labels = None if evidence.images is None else evidence.images.labels.tolist()
-    return [
-        {"example": index}
-        | ({} if labels is None else {"label": labels[index]})
-        | {variant: some[index] for variant, some in columns.items()}
-        for index in range(evidence.members.shape[1])
-    ]
 
 
 def _write_csv(lines: Sequence[dict[str, Any]], path: Path) -> None:
@@ -421,22 +358,25 @@ def is_done(folder: Path, digest: str) -> bool:
     return same and all((folder / name).exists() for name in results["files"])
 
 
-def choose_attacks(asked: Sequence[str] | None, seen: Mapping[str, Observed]) -> list[str]:
+def choose_attacks(asked: Sequence[str] | None, evidence: Evidence, console: Console) -> list[str]:
     """The attacks to make: those asked for, or all that the signals suffice for.
 
     Raises:
-        ValueError: one that is asked for needs what is not known.
+        ValueError: one that is asked for needs what is not there, or nothing suffices for any.
     """
-    for attack in asked or ():
-        if lacking := unavailable(attack, seen.values()):
-            raise ValueError(
-                f"`{attack}` needs {' and '.join(lacking)}, which is not known of every precision. "
-                "Leave it out of `--attacks`; for a run folder of an older version delete "
-                "models/*/signals and run train.py again, which records more."
-            )
-    if asked:
-        return list(dict.fromkeys(asked))
-    return [attack for attack in DEFAULT_ATTACKS if not unavailable(attack, seen.values())]
+    wanted = list(dict.fromkeys(asked or DEFAULT_ATTACKS))
+    parts = evidence.seen.values(), evidence.members, evidence.cases
+    short = {attack: " and ".join(lacking(attack, *parts)) for attack in wanted}
+    short = {attack: needs for attack, needs in short.items() if needs}
+    if asked and short:
+        attack, needs = next(iter(short.items()))
+        way_out = "Leave it out of `--attacks`"
+        if evidence.experiment and "population" in needs:  # recorded by an older version
+            way_out += ", or delete models/*/signals and run train.py again, which records more"
+        raise ValueError(f"`{attack}` needs {needs}, which not every precision has. {way_out}.")
+    for attack, needs in short.items():
+        console.print(f"Note: {attack} is left out, for it needs {needs}.")
+    return [attack for attack in wanted if attack not in short]
 
 
 def audit(config: Namespace, console: Console) -> None:
@@ -459,18 +399,18 @@ def audit(config: Namespace, console: Console) -> None:
     if config.signals is None:
         evidence = gather(RunFolder(config.run_dir), config.partial, console)
     else:
-        evidence = gather_outside(config.signals)
-    attacks = choose_attacks(config.attacks, evidence.seen)
-    rows: list[Row] = []
-    best = Best()
+        evidence = gather_outside(config.signals, console)
+    attacks = choose_attacks(config.attacks, evidence, console)
+    parts, rows = (evidence.seen, evidence.members, evidence.cases), []
+    best = Strongest(evidence.members[[case.target for case in evidence.cases]])
     with console.status("Attacking") as status:
-        for scored in evaluate(evidence.seen, evidence.members, evidence.cases, attacks):
-            rows.append(scored.row)
-            best.add(scored)
-            status.update(f"Attacking: {scored.row.variant}, {scored.row.attack} done")
+        for variant, group in groupby(evaluate(*parts, attacks), lambda scored: scored.row.variant):
+            status.update(f"Attacking {variant}")
+            made = list(group)
+            best.add(made)
+            rows += [scored.row for scored in made]
         status.update("Comparing")
-        parts = evidence.seen, evidence.members, evidence.cases, best, evidence.calibrated
-        found = find(*parts)
+        found = find(*parts, best, evidence.calibrated)
     table = make_table(summarise_rows(rows, evidence.precisions), evidence.name)
     console.print(table)
     for sentence in sentences(found):

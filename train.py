@@ -150,7 +150,7 @@ def describe(
     _, channels, height, width = data.pool.images.shape
     sizes = {"num_classes": data.num_classes}
     sizes |= {"channels": channels, "height": height, "width": width}
-    places = {key: str(value) for key, value in options.items() if key == "root"}
+    places = {key: str(Path(value).resolve()) for key, value in options.items() if key == "root"}
     return {
         "config": kept,
         "input": sizes,

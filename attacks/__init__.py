@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attacks.lira import lira_carlini, lira_fitted, lira_offline_fitted
+from attacks.lira import Spread, lira_carlini, lira_fitted, lira_offline_fitted
 from attacks.observed import Shadows, Target
 from attacks.quantile import quantile_regression
 from attacks.reference import attack_p, attack_r
@@ -27,12 +27,14 @@ class Attack(NamedTuple):
         needs: fields of `Observed` that it needs beside phi.
         shadows: whether it uses any; without, its scores are the same whatever they are.
         default: whether `audit.py` runs it unasked.
+        sides: how many shadows with and without each example it needs at least.
     """
 
     run: Callable[[Target, Shadows], Tensor]
     needs: tuple[str, ...] = ()
     shadows: bool = True
     default: bool = True
+    sides: tuple[int, int] = (0, 0)
 
 
 def _rmia(target: Target, shadows: Shadows, online: bool) -> Tensor:
@@ -41,11 +43,19 @@ def _rmia(target: Target, shadows: Shadows, online: bool) -> Tensor:
     return rmia(ratios, log_ratio(target.population, shadows.population, nobody, online))
 
 
+def _lira(spread: Spread) -> Attack:
+    return Attack(lambda t, s: lira_fitted(t.phi, s.inside, s.outside, spread), sides=(2, 2))
+
+
+def _lira_offline(spread: Spread) -> Attack:
+    return Attack(lambda t, s: lira_offline_fitted(t.phi, s.outside, spread), sides=(0, 2))
+
+
 def _carlini(online: bool, fixed: bool) -> Attack:
     def run(target: Target, shadows: Shadows) -> Tensor:
         return lira_carlini(target.phi, shadows.phi, shadows.included, online, fixed)
 
-    return Attack(run, default=False)
+    return Attack(run, default=False, sides=(2 if online else 0, 2))
 
 
 # `example` and `fixed`, not `auto`, so that a name means one formula whatever the fleet's size
@@ -59,14 +69,14 @@ ATTACKS: dict[str, Attack] = {
         ("hinge", "population_hinge", "features"),
         shadows=False,
     ),
-    "attack_r": Attack(lambda t, s: attack_r(t.phi, s.phi, s.included)),
+    "attack_r": Attack(lambda t, s: attack_r(t.phi, s.phi, s.included), sides=(0, 1)),
     "base": Attack(lambda t, s: base(t.phi, s.phi), default=False),  # and this as rmia_online
-    "rmia_online": Attack(lambda t, s: _rmia(t, s, online=True), ("population",)),
-    "rmia_offline": Attack(lambda t, s: _rmia(t, s, online=False), ("population",)),
-    "lira_online": Attack(lambda t, s: lira_fitted(t.phi, s.inside, s.outside, "example")),
-    "lira_online_fixed": Attack(lambda t, s: lira_fitted(t.phi, s.inside, s.outside, "fixed")),
-    "lira_offline": Attack(lambda t, s: lira_offline_fitted(t.phi, s.outside, "example")),
-    "lira_offline_fixed": Attack(lambda t, s: lira_offline_fitted(t.phi, s.outside, "fixed")),
+    "rmia_online": Attack(lambda t, s: _rmia(t, s, online=True), ("population",), sides=(1, 1)),
+    "rmia_offline": Attack(lambda t, s: _rmia(t, s, online=False), ("population",), sides=(0, 1)),
+    "lira_online": _lira("example"),
+    "lira_online_fixed": _lira("fixed"),
+    "lira_offline": _lira_offline("example"),
+    "lira_offline_fixed": _lira_offline("fixed"),
     "lira_online_carlini": _carlini(online=True, fixed=False),
     "lira_online_fixed_carlini": _carlini(online=True, fixed=True),
     "lira_offline_carlini": _carlini(online=False, fixed=False),

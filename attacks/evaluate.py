@@ -1,6 +1,6 @@
 """Every attack on every variant with both kinds of knowledge: signals in, rows of a table out."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -11,10 +11,17 @@ from attacks import ATTACKS
 from attacks.intervals import Estimate, Summary, summarise
 from attacks.metrics import roc
 from attacks.observed import Observed, Shadows
+from attacks.quantile import FEWEST
 
 Knowledge = Literal["matched", "full", "none"]
 Metric = Literal["auc", "balanced_accuracy", "tpr_1pct", "tpr_01pct"]
 FPR_GRID = torch.logspace(-4, 0, 161, dtype=torch.float64)
+WORDS = {  # fields of `Observed` to users
+    "hinge": "logits",
+    "population": "signals on a population",
+    "population_hinge": "logits on a population",
+    "features": "the images",
+}
 _CHUNK = 1 << 22  # signals of targets scored at once; float64 and its temporaries take 0.2 GB
 
 
@@ -81,7 +88,7 @@ def score(
     """
     shape = len(cases), members.shape[1]
     scores = {attack: torch.empty(shape, dtype=torch.float64) for attack in attacks}
-    queries, examples = targets.of([cases[0].target]).phi.shape[1:]
+    _, queries, examples = targets.phi.shape
     together = max(1, _CHUNK // (queries * examples))
     for group, positions in by_shadows(cases).items():
         against = Shadows(shadows.of(list(group)), members[list(group)])
@@ -134,10 +141,25 @@ def evaluate(
                 yield Scored(row, scores)
 
 
-def unavailable(attack: str, seen: Iterable[Observed]) -> list[str]:
-    """What an attack needs to see and some variant lacks."""
-    needs = ATTACKS[attack].needs
-    return [field for field in needs if any(getattr(one, field) is None for one in seen)]
+def lacking(
+    attack: str,
+    seen: Collection[Observed],
+    members: Bool[Tensor, "models examples"],
+    cases: Sequence[Case],
+) -> list[str]:
+    """What an attack needs and is not there, in words."""
+    found = []
+    for field in ATTACKS[attack].needs:
+        signals = [getattr(one, field) for one in seen]
+        if any(signal is None for signal in signals):
+            found.append(WORDS[field])
+        elif field == "population_hinge" and signals[0].shape[-1] < FEWEST:
+            found.append(f"a population of {FEWEST}")
+    sides = zip(ATTACKS[attack].sides, (members, ~members), ("with", "without"), strict=True)
+    for least, side, word in sides:
+        if least and any(int(side[shadows].sum(0).min()) < least for _, shadows in cases):
+            found.append(f"{least} shadow{'s' if least > 1 else ''} {word} each example")
+    return found
 
 
 def mean_curve(

@@ -1,7 +1,8 @@
 """Which examples an attack exposes, and what becomes of them from one precision to another."""
 
+from collections.abc import Mapping
 from math import nan
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -65,3 +66,17 @@ def most_exposed(exposures: Float[Tensor, " examples"], count: int) -> Int64[Ten
     known = int((~exposures.isnan()).sum())
     order = exposures.nan_to_num(-1.0).argsort(descending=True, stable=True)
     return order[: min(count, known)]
+
+
+def exposure_lines(
+    exposures: Mapping[str, Float[Tensor, " examples"]], labels: Int64[Tensor, " examples"] | None
+) -> list[dict[str, Any]]:
+    """A line an example: its position in the pool, its label if known, and its exposures."""
+    columns = {variant: some.tolist() for variant, some in exposures.items()}
+    if labels is not None:
+        columns = {"label": labels.tolist()} | columns
+    lines = zip(*columns.values(), strict=True)
+    return [
+        {"example": index} | dict(zip(columns, line, strict=True))
+        for index, line in enumerate(lines)
+    ]

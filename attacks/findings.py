@@ -1,7 +1,7 @@
 """What follows from the scores of all attacks: comparisons, bounds, and who is exposed."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -9,12 +9,13 @@ from torch import Tensor
 
 from attacks.calibrated import calibration_auc
 from attacks.epsilon import EpsilonBound, epsilon_bound, one_run_epsilon
-from attacks.evaluate import Case, Scored, by_shadows, score
+from attacks.evaluate import Case, by_shadows, lacking, score
 from attacks.exposure import Change, change, exposure
 from attacks.intervals import Estimate, Summary, mean_auc, summarise
 from attacks.observed import Observed
 from attacks.paired import Difference, holm, paired_differences
 from attacks.slices import Stacked
+from attacks.strongest import Kept, Strongest
 from attacks.versions import lira_joint
 
 GUESSES = 0.1  # share of the examples that the one-run audit guesses
@@ -55,6 +56,7 @@ class Findings(NamedTuple):
 
     Attributes:
         reference: what the others are compared with: full precision, or the first variant.
+        attack: the strongest on it, which exposures are by.
         against_reference: AUC of the strongest attack, minus that on the reference.
         against_full_shadows: AUC of the strongest attack with matched shadows, minus that of the
             strongest with full-precision ones.
@@ -64,11 +66,12 @@ class Findings(NamedTuple):
         calibration: AUC of telling calibration examples from other members.
         bounds: on epsilon.
         convergence: AUC of one attack by the number of shadows.
-        exposures: of each example.
+        exposures: of each example, by one attack.
         changes: of exposures, against the reference.
     """
 
     reference: str
+    attack: str
     against_reference: list[Difference]
     against_full_shadows: list[Difference]
     beyond_gap: list[Difference]
@@ -80,79 +83,57 @@ class Findings(NamedTuple):
     changes: dict[str, Change]
 
 
-class Best:
-    """The strongest attack of each kind, by AUC, kept while attacks are made."""
-
-    def __init__(self) -> None:
-        self.overall: dict[str, Scored] = {}  # by variant
-        self.by_knowledge: dict[tuple[str, str], Scored] = {}
-        self.gap: dict[str, Scored] = {}
-
-    def add(self, scored: Scored) -> None:
-        """Take account of one more attack."""
-        row = scored.row
-        _keep(self.overall, row.variant, scored)
-        _keep(self.by_knowledge, (row.variant, row.knowledge), scored)
-        if row.attack == "gap":
-            self.gap[row.variant] = scored
-
-
-Key = TypeVar("Key")
-
-
-def _keep(kept: dict[Key, Scored], key: Key, scored: Scored) -> None:
-    if key not in kept or scored.row.summary.auc.value > kept[key].row.summary.auc.value:
-        kept[key] = scored
-
-
 def find(
     seen: Mapping[str, Observed],
     members: Bool[Tensor, "models examples"],
     cases: Sequence[Case],
-    best: Best,
+    best: Strongest,
     calibrated: Mapping[str, Bool[Tensor, "models examples"]],
 ) -> Findings:
     """Draw every conclusion.
 
     Args:
-        seen: signals of all models, by variant.
+        seen: signals of all models, by variant; the others are compared with the first.
         members: which model trained on which example.
         cases: who is audited, and by whom.
-        best: the strongest attacks, and their scores.
+        best: the strongest attacks on every variant.
         calibrated: which example each model's quantizer looked at, by variant.
     """
     audited = members[[case.target for case in cases]]
-    scores = {variant: scored.scores for variant, scored in best.overall.items()}
-    reference = "full" if "full" in seen else next(iter(seen))
-    others = [variant for variant in seen if variant != reference]
-    shared = [v for v in others if {(v, "matched"), (v, "full")} <= best.by_knowledge.keys()]
+    reference, *others = seen
+    kept = best.variants
+    scores = {variant: some.scores for variant, some in kept.items()}
+    shared = [v for v in others if {"matched", "full"} <= kept[v].by_knowledge.keys()]
     kinds = {
-        f"{variant}, {knowledge} shadows": best.by_knowledge[variant, knowledge].scores
+        f"{variant}, {kind} shadows": some
         for variant in shared
-        for knowledge in ("matched", "full")
+        for kind, some in kept[variant].by_knowledge.items()
     }
-    gaps = {f"the gap attack on {variant}": s.scores for variant, s in best.gap.items()}
-    exposures = {variant: exposure(some, audited) for variant, some in scores.items()}
+    gaps = {f"the gap attack on {v}": k.gap for v, k in kept.items() if k.gap is not None}
+    exposures = {variant: exposure(some.alike, audited) for variant, some in kept.items()}
     calibration = {
         variant: calibration_auc(seen[variant].phi, members, mask, cases)
         for variant, mask in calibrated.items()
     }
     return Findings(
         reference,
+        best.attack,
         paired_differences(scores, audited, [(v, reference) for v in others]),
         paired_differences(
             kinds, audited, [(f"{v}, matched shadows", f"{v}, full shadows") for v in shared]
         ),
         paired_differences(
-            scores | gaps, audited, [(v, f"the gap attack on {v}") for v in best.gap]
+            scores | gaps,
+            audited,
+            [(v, name) for v in kept if (name := f"the gap attack on {v}") in gaps],
         ),
-        _correct(list(_hold_versions(seen, members, cases, best, reference))),
+        _correct(list(_hold_versions(seen, members, cases, scores))),
         {variant: some for variant, some in calibration.items() if some is not None},
-        {variant: _bound(some, audited) for variant, some in scores.items()},
+        {variant: _bound(some, audited) for variant, some in kept.items()},
         {
-            variant: (scored.row.attack, _converge(some, members, cases, scored.row.attack))
-            for variant, some in seen.items()
-            if (scored := best.by_knowledge.get((variant, "matched")))
+            variant: (some.matched, _converge(seen[variant], members, cases, some.matched))
+            for variant, some in kept.items()
+            if some.matched
         },
         exposures,
         {variant: change(exposures[reference], exposures[variant]) for variant in others},
@@ -163,15 +144,13 @@ def _hold_versions(
     seen: Mapping[str, Observed],
     members: Bool[Tensor, "models examples"],
     cases: Sequence[Case],
-    best: Best,
-    reference: str,
+    scores: Mapping[str, Float[Tensor, "targets examples"]],
 ) -> Iterator[Versions]:
+    if lacking("lira_online", seen.values(), members, cases):
+        return  # who asked for no such attack is to get the rest
     audited = members[[case.target for case in cases]]
-    counts = torch.stack([members[case.shadows].sum(0) for case in cases])
-    most = torch.tensor([len(case.shadows) for case in cases])[:, None]
-    if torch.minimum(counts, most - counts).min() < 2:
-        return  # LiRA has no spread, and who asked for no such attack is to get the rest
-    others = [variant for variant in seen if variant != reference]
+    areas = {name: _mean_auc(some, audited).value for name, some in scores.items()}
+    reference, *others = seen
     held: list[tuple[str, ...]] = [(reference, variant) for variant in others]
     if len(others) > 1:
         held.append((reference, *others))
@@ -181,8 +160,8 @@ def _hold_versions(
         for shadows, positions in by_shadows(cases).items():
             targets, rows = [cases[position].target for position in positions], list(shadows)
             found[positions] = lira_joint(phi[targets][..., :], phi[rows], members[rows], "fixed")
-        alone = max(names, key=lambda name: best.overall[name].row.summary.auc.value)
-        both = {"joint": found, alone: best.overall[alone].scores}
+        alone = max(names, key=areas.__getitem__)
+        both = {"joint": found, alone: scores[alone]}
         (gain,) = paired_differences(both, audited, [("joint", alone)])
         yield Versions(names, summarise(found, audited), alone, gain)
 
@@ -196,12 +175,10 @@ def _correct(versions: list[Versions]) -> list[Versions]:
     ]
 
 
-def _bound(
-    scores: Float[Tensor, "targets examples"], members: Bool[Tensor, "targets examples"]
-) -> Bounds:
-    guesses = max(2, int(GUESSES * scores.shape[1]) // 2 * 2)
-    each = [one_run_epsilon(*one, guesses) for one in zip(scores, members, strict=True)]
-    tested = epsilon_bound(scores, members) if len(scores) > 1 else None
+def _bound(kept: Kept, members: Bool[Tensor, "targets examples"]) -> Bounds:
+    guesses = max(2, int(GUESSES * members.shape[1]) // 2 * 2)
+    each = [one_run_epsilon(*one, guesses) for one in zip(kept.scores, members, strict=True)]
+    tested = epsilon_bound(kept.tested, members) if len(members) > 1 else None
     return Bounds(tested, sum(each) / len(each), guesses)
 
 
@@ -213,9 +190,13 @@ def _converge(
     points = {}
     for count in [*(2**k for k in range(1, most.bit_length()) if 2**k < most), most]:
         fewer = [Case(target, shadows[:count]) for target, shadows in cases]
-        try:
+        if not lacking(attack, [seen], members, fewer):  # of one shadow a side LiRA has no spread
             scores = score([attack], seen, seen, members, fewer)[attack]
-        except ValueError:  # of one shadow a side LiRA has no spread
-            continue
-        points[count] = mean_auc(list(zip(scores, audited, strict=True)))
+            points[count] = _mean_auc(scores, audited)
     return points
+
+
+def _mean_auc(
+    scores: Float[Tensor, "targets examples"], members: Bool[Tensor, "targets examples"]
+) -> Estimate:
+    return mean_auc(list(zip(scores, members, strict=True)))

@@ -147,9 +147,10 @@ def mean_auc(curves: Sequence[tuple[Tensor, Tensor]]) -> Estimate:
     if len(curves) == 1:
         return delong(*curves[0])
     values = torch.stack([auc(roc(*curve)) for curve in curves])
-    value, margin = values.mean().item(), student.ppf(0.975, len(values) - 1) * values.std().item()
-    margin /= len(values) ** 0.5
-    spread = values.std(correction=0).item()
+    value, spread = values.mean().item(), values.std(correction=0).item()
+    if spread == 0:  # t would claim certainty
+        return delong(*curves[0])
+    margin = student.ppf(0.975, len(values) - 1) * spread / (len(values) - 1) ** 0.5
     return Estimate(value, max(value - margin, 0.0), min(value + margin, 1.0), spread)
 
 

@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-_FEWEST = 20  # known non-members
+FEWEST = 20  # known non-members
 _SLICE = 4096  # examples; their pixels take 50 MB for CIFAR
 _LOG_GAUSS = -0.6351814227307392  # E log |z| of a standard normal z: -(Euler's gamma + log 2) / 2
 
@@ -48,9 +48,9 @@ def quantile_regression(
         ValueError: fewer than 20 in the population, or features that do not fit.
     """
     examples, count = target.shape[-1], population.shape[-1]
-    if count < _FEWEST:
+    if count < FEWEST:
         raise ValueError(
-            f"Quantile regression needs a population of {_FEWEST} or more, got {count}. Hold out "
+            f"Quantile regression needs a population of {FEWEST} or more, got {count}. Hold out "
             "more examples from all models."
         )
     _, columns = features.shape

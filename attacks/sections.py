@@ -63,11 +63,11 @@ def _precisions(findings: Findings) -> Section:
         rows,
         "The strongest attack on each, on the same targets and the same examples: Student's t over "
         "the targets' differences (DeLong for a single target), which speaks of more targets of "
-        "this pool. p is corrected for the number of comparisons in its column (Holm), but not for "
-        "choosing the strongest attack on the same targets: of networks that leak nothing, 11% "
-        "rather than 5% seemed to leak beyond the gap attack before correction (simulated). The "
-        "gap attack accuses what is classified correctly: where nothing is leaked beyond it, a "
-        "smaller leak is no more than a smaller difference of accuracy between members and others.",
+        "this pool. Which attack is the strongest is decided for each half of the targets on the "
+        "other (a single target has none). p is corrected for the number of comparisons in its "
+        "column (Holm). The gap attack accuses what is classified correctly: where nothing is "
+        "leaked beyond it, a smaller leak is no more than a smaller difference of accuracy between "
+        "members and others.",
     )
 
 
@@ -80,8 +80,8 @@ def _knowledge(findings: Findings) -> Section:
         "What quantizing the shadows is worth to the attacker",
         ("variant", "AUC with matched shadows beyond that with full ones", "p"),
         rows,
-        "The strongest attack of each kind. Above 0, an audit with full-precision shadows "
-        "understates the risk.",
+        "The strongest attack of each kind, chosen and corrected as above. Above 0, an audit with "
+        "full-precision shadows understates the risk.",
     )
 
 
@@ -127,11 +127,12 @@ def _bounds(findings: Findings) -> Section:
         ("variant", "from TPR and FPR", "one-run audit, mean over targets"),
         rows,
         "At 95% confidence, in nats, and delta = 0: a network that was trained with a smaller "
-        "epsilon would leak this much in 5% of audits at most. The threshold is chosen on half of "
-        f"the targets and tested on the others. The one-run audit makes {guesses} guesses a "
-        "target, fixed beforehand; examples of a target are taken for independent, the attack was "
-        "chosen on the same targets, and a target trains on a random half of fixed size, taken "
-        "for fair coins; its column is a mean of bounds that each hold at 95%. 0 proves nothing.",
+        "epsilon would leak this much in 5% of audits at most. Attack and threshold are chosen on "
+        "half of the targets and tested on the others, whose examples are taken for independent. "
+        f"The one-run audit makes {guesses} guesses a target, fixed beforehand, by the attack that "
+        "is strongest on the other half of the targets (a single one has none); a target trains "
+        "on a random half of fixed size, taken for fair coins. Its column is a mean of bounds that "
+        "each hold at 95%. 0 proves nothing.",
     )
 
 
@@ -150,9 +151,8 @@ def _exposure(findings: Findings) -> Section:
         rows,
         f"Against {findings.reference}. An example's exposure is the share of a model's "
         "non-members below it where it is a member, mean over the targets that trained on it; "
-        f"counted are changes of more than {MOVED}. Each variant is seen by its own strongest "
-        "attack, and another attack alone moves many: compare where the attacks are the same. "
-        "exposure.csv has every example.",
+        f"counted are changes of more than {MOVED}. All by {findings.attack}, the strongest attack "
+        f"on {findings.reference}, with matched shadows. exposure.csv has every example.",
     )
 
 

@@ -53,7 +53,7 @@ TYPES = {  # by the end of a name: NumPy's kinds of dtype, in words, and the way
     "members": ("b", "bool", "Where 1 is a member and 0 is none, save `.astype(bool)`."),
 }
 FLOATS = "f", "floats", "Save what the network puts out, times its scale where that is integer."
-_KEPT = "phi", "hinge", "correct"
+_KEPT = "phi", "hinge"
 _BFLOAT16 = np.dtype("V2")  # NumPy has none: what ml_dtypes saves is read as 2 bytes of anything
 
 
@@ -67,7 +67,6 @@ class Outside(NamedTuple):
     hinge: dict[str, Float[Tensor, "models queries examples"] | None]  # None without logits
     population: dict[str, Float[Tensor, "models queries population"] | None]  # phi, nats
     population_hinge: dict[str, Float[Tensor, "models queries population"] | None]
-    correct: dict[str, Bool[Tensor, "models queries examples"] | None]  # None without logits
 
 
 def read_outside(path: Path, measure: Measure) -> Outside:
@@ -86,7 +85,7 @@ def read_outside(path: Path, measure: Measure) -> Outside:
     def of(key: str, part: str = "") -> dict[str, Any]:
         return {variant: signals.get((variant, part), {}).get(key) for variant, _ in pairs}
 
-    kept = of("phi"), of("hinge"), *(of(key, "population_") for key in _KEPT[:2]), of("correct")
+    kept = (of(key, part) for part in PARTS for key in _KEPT)
     outside = Outside(torch.cat([shadows, targets]), len(shadows), len(targets), *kept)
     _check_targets(outside)
     return outside

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,18 @@ class RunFolder:
             ) from error
         return record
 
+    def calibrated(
+        self, variant: str, finished: Sequence[ModelName], members: Bool[Tensor, "models examples"]
+    ) -> Bool[Tensor, "models examples"] | None:
+        """Which model's quantizer looked at which of its training examples; None if at none."""
+        masks, names = torch.zeros_like(members), self.names()
+        for name in finished:
+            used = (self.read_record(name, variant) or {}).get("calibration")
+            if not used or used["source"] != "members":
+                return None
+            masks[names.index(name), used["indices"]] = True
+        return masks
+
     def signals(self, name: ModelName, variant: str) -> Path:
         """Signals of one variant."""
         return self.model(name) / "signals" / f"{variant}.safetensors"
@@ -156,7 +168,8 @@ class RunFolder:
                 _check_same(self.path, stored, asked)
                 both = [*stored["config"]["quantize"], *asked["config"]["quantize"]]
                 union = asked["config"] | {"quantize": list(dict.fromkeys(both))}
-                experiment = stored | {"config": union}
+                moved = {key: asked[key] for key in ("places",) if key in asked}
+                experiment = stored | {"config": union} | moved
             text = yaml.safe_dump(experiment, sort_keys=False)  # fails before anything is written
             shadows = asked["config"]["fleet"]["shadows"]
             matrix = {"shadows": members[:shadows], "targets": members[shadows:]}

@@ -121,7 +121,8 @@ class SavedSignal:
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        with _opened(self.paths[0]) as file:
+        first = next((path for path in self.paths if path.exists()), self.paths[0])
+        with _opened(first) as file:  # others may be unfinished, and are then not read
             return len(self.paths), *file.get_slice(self.key).get_shape()
 
     def __getitem__(self, index: Any) -> Any:  # noqa: ANN401

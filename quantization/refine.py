@@ -51,6 +51,7 @@ def refine(
     caution = dict.fromkeys(codes, CAUTION)
     error, find_slopes = _try(unit, rows, inputs, targets)
     slopes = find_slopes()
+    del find_slopes
     for _ in range(PASSES):
         before, bold = error, False
         for name in codes:
@@ -65,6 +66,7 @@ def refine(
             else:
                 caution[name] *= CAUTION
                 bold = True
+            del find_slopes  # it holds the graph of a pass, beside which the next is not to grow
         if error > WORTH * before and not bold:
             break
     return codes

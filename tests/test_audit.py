@@ -149,7 +149,7 @@ def fabricated(synthetic_fleet, observe, tmp_path, monkeypatch):
     Its figures, which take most of an audit's time, are empty.
     """
     for name in ("plane_figure", "roc_figure", "convergence_figure"):
-        monkeypatch.setattr(f"audit.{name}", lambda *_: Figure(figsize=(1, 1)))
+        monkeypatch.setattr(f"attacks.drawing.{name}", lambda *_: Figure(figsize=(1, 1)))
 
     def make(name="small", shadows=10, targets=2, without=(), **options):
         phi, members = synthetic_fleet(shadows=shadows, targets=targets, examples=80, **options)
@@ -309,14 +309,15 @@ def test_checkpoints_are_never_asked_for(run, monkeypatch):
 def test_images_that_are_gone_give_a_note_and_no_gallery(audited):
     """The experiment names a class that cannot be imported."""
     run, output = audited
-    (note,) = (line for line in output.splitlines() if line.startswith("Note: "))
+    note, left_out = (line for line in output.splitlines() if line.startswith("Note: "))
+    assert left_out == "Note: quantile_regression is left out, for it needs the images."
     assert "the images are not shown, nor used by an attack: " in note
     assert "nowhere.Images" in note
     assert not (run.path / "audit" / "gallery.png").exists()
     assert "quantile_regression" not in {line["attack"] for line in read_csv(run)}
     with (run.path / "audit" / "exposure.csv").open(newline="") as file:
         assert "label" not in next(csv.reader(file))
-    with pytest.raises(SystemExit, match=r"`quantile_regression` needs features, which is not"):
+    with pytest.raises(SystemExit, match="`quantile_regression` needs the images, which not"):
         audit(run, "--attacks", "quantile_regression")
 
 
@@ -360,7 +361,7 @@ def test_an_audit_with_images_has_every_attack_and_a_gallery(toy_audit):
 
 
 def test_exposure_has_a_line_an_example(toy_audit):
-    """Its exposure to the attack that is the strongest on that variant."""
+    """Its exposure to the attack that is the strongest on full precision, on every variant."""
     run, _ = toy_audit
     with (run.path / "audit" / "exposure.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
@@ -368,11 +369,9 @@ def test_exposure_has_a_line_an_example(toy_audit):
     members, _ = run.membership(), lines[0]
     for variant in RunFolder(run.path).read()["config"]["quantize"] + ["full"]:
         seen, pool = see(run, variant)
-        rows = [line for line in read_csv(run) if line["variant"] == variant]
-        (best,) = (row for row in rows if row["strongest"] == "True")
-        against = see(run, "full")[0] if best["knowledge"] == "full" else seen
-        attack = best["attack"]
-        scores = score([attack], seen, against, members, make_cases(4, 1))[attack]
+        rows = [line for line in read_csv(run) if line["variant"] == "full"]
+        (attack,) = (row["attack"] for row in rows if row["strongest"] == "True")
+        scores = score([attack], seen, seen, members, make_cases(4, 1))[attack]
         wanted = exposure(scores, members[4:])
         assert [line["label"] for line in lines] == [str(label) for label in pool.labels.tolist()]
         values = torch.tensor([float(line[variant]) for line in lines], dtype=torch.float64)
@@ -464,6 +463,39 @@ def test_a_run_audited_as_if_others_had_trained_it_gives_the_same(toy_audit, tmp
     assert "theirs" in output.splitlines()[0]
 
 
+def test_attackers_without_the_examples_get_the_attacks_for_them(toy_audit, tmp_path):
+    """Shadows of other data: what needs some that trained on an example is left out."""
+    run, _ = toy_audit
+    path, outside = tmp_path / "theirs.npz", RunFolder(tmp_path / "out")
+    save_outside(path, run, shadow_members=np.zeros((4, 64), dtype=bool))
+    output = audit(outside, "--signals", str(path))
+    attacks = {line["attack"] for line in read_csv(outside)}
+    offline = {"attack_r", "rmia_offline", "lira_offline", "lira_offline_fixed"}
+    assert attacks == {"global_threshold", *offline}
+    assert "Note: lira_online is left out, for it needs 2 shadows with each example." in output
+    assert "Note: rmia_online is left out, for it needs 1 shadow with each example." in output
+    with pytest.raises(SystemExit, match="`lira_online` needs 2 shadows with each example"):
+        audit(outside, "--signals", str(path), "--attacks", "lira_online")
+
+
+def test_a_diverged_model_from_elsewhere_is_left_out(tmp_path, rng):
+    members = torch.rand(6, 80, generator=rng).argsort(1) < 40
+    members = torch.cat([members[:3], ~members[:3], members[3:]])  # 3 pairs, and 3 targets
+    labels = torch.arange(80) % 5
+    logits = torch.randn(9, 80, 5, generator=rng)
+    logits += 6 * members[..., None] * (torch.arange(5) == labels[:, None])
+    logits[[1, 7]] = torch.randn(2, 80, 5, generator=rng)  # learned nothing
+    arrays = {"labels": labels, "shadow_members": members[:6], "target_members": members[6:]}
+    arrays |= {"full/shadow_logits": logits[:6], "full/target_logits": logits[6:]}
+    np.savez(tmp_path / "theirs.npz", **{key: some.numpy() for key, some in arrays.items()})
+    outside = RunFolder(tmp_path / "out")
+    output = audit(outside, "--signals", str(tmp_path / "theirs.npz"), "--attacks", "attack_r")
+    assert "shadow-001 is left out: training accuracy" in output
+    assert "target-001 is left out: training accuracy" in output
+    (line,) = read_csv(outside)
+    assert (line["targets"], line["shadows"]) == (2, 5)
+
+
 def test_signals_from_elsewhere_by_default_get_what_they_suffice_for(toy_audit, tmp_path):
     run, _ = toy_audit
     path, outside = tmp_path / "theirs.npz", RunFolder(tmp_path / "out")
@@ -475,7 +507,7 @@ def test_signals_from_elsewhere_by_default_get_what_they_suffice_for(toy_audit, 
     before = states(outside)
     assert "Nothing has changed" in audit(outside, *options)
     assert states(outside) == before
-    with pytest.raises(SystemExit, match=r"`gap` needs hinge, which is not known of every"):
+    with pytest.raises(SystemExit, match="`gap` needs logits, which not every precision has"):
         audit(outside, *options, "--attacks", "gap")
     members = run.membership()[4:].numpy()
     save_outside(path, run, target_members=~members)
@@ -514,9 +546,9 @@ def test_a_run_of_an_older_version(fabricated):
     run = fabricated()
     without_population(run)
     for asked, lacking in (
-        (["rmia_online"], "`rmia_online` needs population, which is not known of every precision"),
-        ([*QUICK[1:], "rmia_offline"], "`rmia_offline` needs population, which is"),
-        (["quantile_regression"], "`quantile_regression` needs population_hinge and features,"),
+        (["rmia_online"], "`rmia_online` needs signals on a population, which not every"),
+        ([*QUICK[1:], "rmia_offline"], "`rmia_offline` needs signals on a population, which"),
+        (["quantile_regression"], "needs logits on a population and the images, which"),
     ):
         with pytest.raises(SystemExit, match=lacking) as stopped:
             audit(run, "--attacks", *asked)
@@ -608,6 +640,15 @@ def test_partial_audits_the_rest_without_their_partners(fabricated, tmp_path):
     audit(run, "--partial", *QUICK)
     assert {line["targets"] for line in read_csv(run)} == {3}
     assert {line["shadows"] for line in read_csv(run)} == {0, 10}
+
+
+def test_partial_without_the_very_first_model(fabricated):
+    """What is known of all models must not be read from the first one's files."""
+    run, alone = fabricated(targets=3), fabricated("alone", targets=3, without=(0, 1))
+    shutil.rmtree(run.model(run.names()[0]))
+    audit(run, "--partial", *QUICK)
+    audit(alone, *QUICK)
+    assert read_csv(run) == read_csv(alone)
 
 
 def test_nothing_finished(run):
@@ -789,7 +830,7 @@ def layer_lines(run, monkeypatch):
         drawn.append(layers_figure(made))
         return drawn[0]
 
-    monkeypatch.setattr("audit.layers_figure", keep)
+    monkeypatch.setattr("attacks.drawing.layers_figure", keep)
     audit(run, *QUICK)
     return [[list(line.get_ydata()) for line in axes.get_lines()] for axes in drawn[0].axes]
 

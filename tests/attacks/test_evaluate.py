@@ -10,14 +10,15 @@ from sklearn.metrics import roc_auc_score
 from attacks import ATTACKS, DEFAULT_ATTACKS
 from attacks.evaluate import (
     FPR_GRID,
+    WORDS,
     Case,
     by_shadows,
     evaluate,
+    lacking,
     make_cases,
     mean_curve,
     score,
     strongest,
-    unavailable,
 )
 from attacks.intervals import Estimate, delong, summarise
 from attacks.lira import fit_sides
@@ -174,13 +175,40 @@ def test_cases_that_share_their_shadows():
 
 def test_what_an_attack_lacks_is_named(synthetic_fleet, observe):
     """If any variant lacks it, however much is known of the others."""
-    phi, _ = synthetic_fleet(shadows=4, examples=20)
-    every, bare = observe(phi), Observed(phi)
+    phi, members = synthetic_fleet(shadows=4, examples=20)
+    every, bare, cases = observe(phi), Observed(phi), make_cases(4, 2)
     for attack in ATTACKS:
-        assert unavailable(attack, [every, every]) == []
-        assert unavailable(attack, [every, bare]) == list(ATTACKS[attack].needs)
+        assert lacking(attack, [every, every], members, cases) == []
+        wanted = [WORDS[field] for field in ATTACKS[attack].needs]
+        assert lacking(attack, [every, bare], members, cases) == wanted
     some = every._replace(population_hinge=None)
-    assert unavailable("quantile_regression", [some]) == ["population_hinge"]
+    named = lacking("quantile_regression", [some], members, cases)
+    assert named == ["logits on a population"]
+    small = every._replace(population_hinge=every.population_hinge[..., :19])
+    named = lacking("quantile_regression", [small], members, cases)
+    assert named == ["a population of 20"]
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("inside", [0, 1, 2, 4])
+@pytest.mark.parametrize("outside", [0, 1, 2, 4])
+def test_enough_shadows_a_side_is_what_an_attack_can_run_with(
+    synthetic_fleet, observe, attack, inside, outside
+):
+    """One example has so many shadows with and without it; the others have 4 of each."""
+    phi, members = synthetic_fleet(shadows=8, targets=2, examples=30)
+    members[:8] = (torch.arange(8) < 4)[:, None]
+    seen, rows = observe(phi), [*range(inside), *range(4, 4 + outside)]
+    cases = [Case(8, rows), Case(9, rows)]
+    if not rows:
+        return
+    enough = not lacking(attack, [seen], members, cases)
+    try:
+        score([attack], seen, seen, members, cases)
+    except ValueError:
+        assert not enough
+    else:
+        assert enough or (attack == "rmia_online" and not inside)  # its mean over all is no error
 
 
 def test_a_shift_misleads_full_precision_shadows_only(synthetic_fleet, observe):

@@ -7,7 +7,8 @@ import pytest
 from matplotlib.colors import to_rgba
 
 from attacks.evaluate import FPR_GRID
-from attacks.figures import layers_figure, looks, plane_figure, roc_figure
+from attacks.figures import layers_figure, plane_figure, roc_figure
+from attacks.looks import looks
 from attacks.making import LayerMeans, Making
 
 PANELS = ("matched", "full")

@@ -1,5 +1,6 @@
 """Conclusions about a synthetic fleet of which the answers are known."""
 
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -10,12 +11,13 @@ from sklearn.metrics import roc_auc_score
 
 import attacks.findings
 from attacks.epsilon import epsilon_bound, one_run_epsilon
-from attacks.evaluate import Case, Row, Scored, evaluate, make_cases, score
+from attacks.evaluate import Case, evaluate, make_cases, score
 from attacks.exposure import change, exposure
-from attacks.findings import Best, find
+from attacks.findings import find
 from attacks.intervals import Estimate, summarise
 from attacks.observed import Observed
 from attacks.paired import holm
+from attacks.strongest import Kept, Strongest
 from attacks.versions import lira_joint
 
 W2, W4 = "nearest-w2", "nearest-w4"
@@ -34,9 +36,9 @@ def observe(synthetic_fleet, shadows, targets, leaks, examples=160):
 
 
 def conclude(seen, members, cases, attacks=ATTACKS, calibrated=None):
-    best = Best()
-    for scored in evaluate(seen, members, cases, attacks):
-        best.add(scored)
+    best = Strongest(members[[case.target for case in cases]])
+    for _, made in groupby(evaluate(seen, members, cases, attacks), lambda s: s.row.variant):
+        best.add(list(made))
     return find(seen, members, cases, best, calibrated or {}), best
 
 
@@ -44,7 +46,7 @@ class Fleet(NamedTuple):
     seen: dict
     members: torch.Tensor
     cases: list
-    best: Best
+    best: Strongest
     found: object
 
 
@@ -72,7 +74,7 @@ def test_against_reference(fleet):
     assert {difference.second for difference in found.values()} == {"full"}
     same = found[W4]
     assert (same.estimate, same.p, same.p_holm) == (Estimate(0, 0, 0), 1, 1)
-    first, second = (aucs(fleet.best.overall[v].scores, fleet.members) for v in (W2, "full"))
+    first, second = (aucs(fleet.best.variants[v].scores, fleet.members) for v in (W2, "full"))
     expected = ttest_rel(first, second)
     assert found[W2].estimate.value == pytest.approx(np.subtract(first, second).mean())
     assert found[W2].p == pytest.approx(expected.pvalue)
@@ -86,8 +88,8 @@ def test_against_full_shadows(fleet):
     assert list(found) == [f"{variant}, matched shadows" for variant in (W4, W2)]
     assert [d.second for d in found.values()] == [f"{v}, full shadows" for v in (W4, W2)]
     assert found[f"{W4}, matched shadows"].p == 1  # the shadows are the same
-    kinds = [fleet.best.by_knowledge[W2, knowledge] for knowledge in ("matched", "full")]
-    gaps = np.subtract(*(aucs(kind.scores, fleet.members) for kind in kinds))
+    kinds = [fleet.best.variants[W2].by_knowledge[kind] for kind in ("matched", "full")]
+    gaps = np.subtract(*(aucs(kind, fleet.members) for kind in kinds))
     assert found[f"{W2}, matched shadows"].estimate.value == pytest.approx(gaps.mean())
     assert [d.p_holm for d in found.values()] == holm([d.p for d in found.values()])
 
@@ -97,7 +99,7 @@ def test_beyond_the_gap_attack(fleet):
     assert list(found) == ["full", W4, W2]
     for variant, difference in found.items():
         right = (fleet.seen[variant].hinge > 0).double().mean(1)[-4:]
-        strong = fleet.best.overall[variant].scores
+        strong = fleet.best.variants[variant].scores
         gaps = np.subtract(aucs(strong, fleet.members), aucs(right, fleet.members))
         assert difference.second == f"the gap attack on {variant}"
         assert difference.estimate.value == pytest.approx(gaps.mean())
@@ -117,13 +119,13 @@ def test_versions(fleet):
         assert held.summary.auc.value == pytest.approx(np.mean(aucs(scores, fleet.members)))
         assert held.summary.targets == 4
         assert held.best == "full"  # of the like W4 the first
-        alone = aucs(fleet.best.overall["full"].scores, fleet.members)
+        alone = aucs(fleet.best.variants["full"].scores, fleet.members)
         gain = np.subtract(aucs(scores, fleet.members), alone)
         assert (held.gain.first, held.gain.second) == ("joint", "full")
         assert held.gain.estimate.value == pytest.approx(gain.mean(), abs=1e-12)
         assert held.summary.auc == pytest.approx(summarise(scores, audited).auc, abs=1e-9)
     # noise is the same in both precisions: their difference says who is a member
-    assert found["full", W2].summary.auc.low > fleet.best.overall["full"].row.summary.auc.value
+    assert found["full", W2].summary.auc.low > fleet.best.variants["full"].row.summary.auc.value
 
 
 def test_versions_of_fleets_without_targets(synthetic_fleet):
@@ -143,15 +145,15 @@ def test_convergence(fleet):
     """2, 4, 8 and all 12 shadows; of one a side LiRA has no spread."""
     assert list(fleet.found.convergence) == ["full", W4, W2]
     for variant, (attack, points) in fleet.found.convergence.items():
-        row = fleet.best.by_knowledge[variant, "matched"].row
-        assert attack == row.attack
+        assert attack == fleet.best.variants[variant].matched
         assert attack.startswith("lira")
         assert list(points) == [4, 8, 12]
-        assert points[12].value == pytest.approx(row.summary.auc.value, abs=1e-12)
         one = fleet.seen[variant]
         fewer = [Case(target, list(range(4))) for target in range(12, 16)]
         scores = score([attack], one, one, fleet.members, fewer)[attack]
         assert points[4].value == pytest.approx(np.mean(aucs(scores, fleet.members)), abs=1e-12)
+        scores = score([attack], one, one, fleet.members, fleet.cases)[attack]
+        assert points[12].value == pytest.approx(np.mean(aucs(scores, fleet.members)), abs=1e-12)
     assert fleet.found.convergence["full"][1][12].value > 0.9
 
 
@@ -175,11 +177,11 @@ def test_bounds(fleet):
     audited = fleet.members[-4:]
     assert list(fleet.found.bounds) == ["full", W4, W2]
     for variant, bounds in fleet.found.bounds.items():
-        scores = fleet.best.overall[variant].scores
+        scores, tested = fleet.best.variants[variant].scores, fleet.best.variants[variant].tested
         assert bounds.guesses == 16  # a tenth of 160, even
         each = [one_run_epsilon(*pair, 16) for pair in zip(scores, audited, strict=True)]
         assert bounds.one_run == pytest.approx(np.mean(each))
-        assert bounds.tested == epsilon_bound(scores, audited)
+        assert bounds.tested == epsilon_bound(tested, audited)
     assert fleet.found.bounds["full"].one_run > fleet.found.bounds[W2].one_run
     assert fleet.found.bounds["full"].tested.epsilon > 1
 
@@ -188,14 +190,16 @@ def test_bounds(fleet):
 def test_guesses_are_a_tenth_and_even(rng, examples, guesses):
     members = (torch.arange(examples) % 2 == 0)[None]
     scores = torch.randn(1, examples, generator=rng)
-    found = attacks.findings._bound(scores, members)
+    kept = Kept(None, scores, {}, None, scores, None, scores)
+    found = attacks.findings._bound(kept, members)
     assert (found.tested, found.guesses) == (None, guesses)
 
 
 def test_exposures_and_changes(fleet):
     audited = fleet.members[-4:]
     assert list(fleet.found.exposures) == ["full", W4, W2]
-    own = {v: exposure(fleet.best.overall[v].scores, audited) for v in fleet.seen}
+    own = {v: exposure(fleet.best.variants[v].alike, audited) for v in fleet.seen}
+    assert fleet.found.attack == fleet.best.variants["full"].row.attack
     for variant, expected in own.items():
         torch.testing.assert_close(fleet.found.exposures[variant], expected, equal_nan=True)
     assert list(fleet.found.changes) == [W4, W2]
@@ -223,7 +227,7 @@ def test_without_full_precision_the_first_variant_is_the_reference(synthetic_fle
     assert (difference.first, difference.second) == (W2, W4)
     assert difference.estimate.value < 0
     assert found.against_full_shadows == []  # nobody has any
-    assert {knowledge for _, knowledge in best.by_knowledge} == {"matched", "none"}
+    assert {kind for k in best.variants.values() for kind in k.by_knowledge} == {"matched", "none"}
     assert [held.names for held in found.versions] == [(W4, W2)]
     assert list(found.changes) == [W2]
 
@@ -282,7 +286,7 @@ def test_without_the_gap_attack(synthetic_fleet):
     seen = {variant: Observed(some.phi) for variant, some in seen.items()}  # nor its hinge
     found, best = conclude(seen, members, make_cases(8, 3), ["attack_r", "global_threshold"])
     assert found.beyond_gap == []
-    assert best.gap == {}
+    assert best.variants[W2].gap is None
     assert len(found.against_full_shadows) == 1
 
 
@@ -307,53 +311,8 @@ def test_calibration_is_found_where_there_is_some(synthetic_fleet, rng):
     assert found.calibration[W4].low > 0.8
 
 
-def scored(variant, knowledge, attack, value):
-    summary = summarise(
-        torch.tensor([[0.0, 1.0, 2.0, 3.0]]), torch.tensor([[0, 1, 0, 1]]).bool(), 2
-    )
-    summary = summary._replace(auc=Estimate(value, 0.0, 1.0))
-    return Scored(Row(variant, knowledge, attack, summary, 8, []), torch.full((1, 4), value))
-
-
-def test_best_keeps_the_strongest():
-    best = Best()
-    added = [
-        scored("full", "none", "gap", 0.6),
-        scored("full", "matched", "rmia_online", 0.7),
-        scored("full", "matched", "lira_online", 0.65),
-        scored(W2, "none", "gap", 0.62),
-        scored(W2, "matched", "lira_online", 0.55),
-        scored(W2, "full", "lira_online", 0.4),
-        scored(W2, "full", "rmia_online", 0.4),  # as strong: the first is kept
-    ]
-    for one in added:
-        best.add(one)
-    assert best.overall == {"full": added[1], W2: added[3]}
-    assert best.gap == {"full": added[0], W2: added[3]}
-    assert best.by_knowledge == {
-        ("full", "none"): added[0],
-        ("full", "matched"): added[1],
-        (W2, "none"): added[3],
-        (W2, "matched"): added[4],
-        (W2, "full"): added[5],
-    }
-    backwards = Best()
-    for one in added[::-1]:
-        backwards.add(one)
-    assert backwards.overall == best.overall
-    assert backwards.by_knowledge[W2, "full"] is added[6]
-
-
 def test_rows_are_those_of_gaussians(fleet):
     """The fixture itself: at known parameters the best test of `full` has a known AUC."""
     noise = (1 + 0.3**2 / 2) ** 0.5  # of the mean of two queries
     ideal = norm.cdf(2.5 / noise / 2**0.5)
-    assert fleet.best.overall["full"].row.summary.auc.value == pytest.approx(ideal, abs=0.05)
-
-
-def test_a_score_that_is_not_a_number_is_refused(fleet):
-    best = Best()
-    for variant, one in fleet.best.overall.items():
-        best.add(one._replace(scores=one.scores * (torch.nan if variant == W2 else 1)))
-    with pytest.raises(ValueError, match="160 NaN of 160"):
-        find(fleet.seen, fleet.members, fleet.cases, best, {})
+    assert fleet.best.variants["full"].row.summary.auc.value == pytest.approx(ideal, abs=0.05)

@@ -5,8 +5,9 @@ import pytest
 import torch
 from matplotlib.colors import to_rgba
 
-from attacks.figures import convergence_figure, gallery_figure, looks
+from attacks.findings_figures import convergence_figure, gallery_figure
 from attacks.intervals import Estimate
+from attacks.looks import looks
 
 
 def points(value, counts=(2, 4, 8)):

@@ -277,3 +277,11 @@ def test_mean_auc_refuses_what_has_no_curve():
         mean_auc([(torch.full((8,), torch.nan), members), (torch.arange(8.0), members)])
     with pytest.raises(ValueError, match="got 8 members of 8"):
         mean_auc([(torch.arange(8.0), members), (torch.arange(8.0), members | True)])
+
+
+def test_targets_that_are_all_alike_claim_no_certainty():
+    """Of a single one by DeLong, whose interval at an AUC of 1 is the exact one of pairs."""
+    scores, members = torch.arange(20.0), torch.arange(20) >= 10
+    found = mean_auc([(scores, members)] * 3)
+    assert found == delong(scores, members)
+    assert found.low < 0.8

@@ -1,6 +1,7 @@
 """Tables of findings, made by hand and of a synthetic fleet."""
 
 import json
+from itertools import groupby
 from math import inf, nan
 
 import pytest
@@ -9,11 +10,12 @@ import torch
 from attacks.epsilon import EpsilonBound
 from attacks.evaluate import evaluate, make_cases
 from attacks.exposure import Change
-from attacks.findings import Best, Bounds, Findings, Versions, find
+from attacks.findings import Bounds, Findings, Versions, find
 from attacks.intervals import Estimate, summarise
 from attacks.observed import Observed
 from attacks.paired import Difference
 from attacks.sections import flat, make_sections, sentences
+from attacks.strongest import Strongest
 
 W2, W4 = "nearest-w2", "gptq-w4, group 64"  # others' models have free names
 
@@ -33,6 +35,7 @@ def held(names, value):
 
 EVERYTHING = Findings(
     reference="full",
+    attack="attack_r",
     against_reference=[differ(W4, "full", -0.01, 0.0001), differ(W2, "full", -0.05, 0.0456)],
     against_full_shadows=[differ(f"{W4}, matched shadows", f"{W4}, full shadows", 0.04, 0.3)],
     beyond_gap=[
@@ -54,7 +57,7 @@ EVERYTHING = Findings(
     exposures={"full": torch.tensor([0.5, nan]), W2: torch.tensor([0.75, nan])},
     changes={W4: Change(0, 0, nan), W2: Change(12, 3, 0.876)},
 )
-NOTHING = Findings("full", [], [], [], [], {}, {}, {}, {}, {})
+NOTHING = Findings("full", "gap", [], [], [], [], {}, {}, {}, {}, {})
 
 
 def test_every_table_by_hand():
@@ -162,9 +165,9 @@ def test_real_findings_are_written(synthetic_fleet, rng, leak, targets):
     seen = {"full": Observed(phi, right), W2: Observed(phi + noise, right)}
     cases = make_cases(8, targets)
     for attacks in (["gap"], ["gap", "attack_r", "lira_offline_fixed"]):
-        best = Best()
-        for scored in evaluate(seen, members, cases, attacks):
-            best.add(scored)
+        best = Strongest(members[[case.target for case in cases]])
+        for _, made in groupby(evaluate(seen, members, cases, attacks), lambda s: s.row.variant):
+            best.add(list(made))
         found = find(seen, members, cases, best, {"full": members, W2: members})
         read = json.loads(json.dumps(flat(found), allow_nan=False))
         assert read["reference"] == "full"

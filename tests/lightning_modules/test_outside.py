@@ -70,7 +70,6 @@ def test_signals_are_those_of_the_logits(read, dtype, queries):
     for found, expected in [
         (outside.phi, {"full": own.phi, "int8": stack("int8/{}_phi").float()}),
         (outside.hinge, {"full": own.hinge, "int8": None}),
-        (outside.correct, {"full": own.correct, "int8": None}),
         (outside.population, {"full": others.phi, "int8": stack("int8/{}_population_phi").float()}),
         (outside.population_hinge, {"full": others.hinge, "int8": None}),
     ]:
@@ -94,14 +93,14 @@ def test_full_comes_first_and_what_is_optional_may_be_missing(read):
     assert next(iter(outside.phi)) == "full"
     assert set(outside.phi) == {"full", "awq", "int8"}
     nothing = dict.fromkeys(outside.phi)
-    assert outside.hinge == outside.correct == outside.population == nothing
+    assert outside.hinge == outside.population == nothing
 
 
 def test_hinge_needs_logits_of_shadows_and_targets(read):
     arrays = layout()
     arrays["full/shadow_phi"] = arrays.pop("full/shadow_logits").max(-1)
     outside = read(arrays)
-    assert outside.hinge["full"] is outside.correct["full"] is None
+    assert outside.hinge["full"] is None
     assert outside.phi["full"].shape == (SHADOWS + TARGETS, QUERIES, EXAMPLES)
 
 

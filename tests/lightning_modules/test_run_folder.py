@@ -1,4 +1,5 @@
 import copy
+import json
 import os
 import stat
 
@@ -56,6 +57,32 @@ def test_a_record_lies_beside_its_weights(run):
         ValueError, match=r"obc-w1\.58-last8\.json is not a whole record .*Delete it"
     ):
         run.read_record(SHADOW, "obc-w1.58-last8")
+
+
+def test_who_was_calibrated_on_what(run):
+    members, names = run.membership(), run.names()
+
+    def record(name, source, indices):
+        path = run.record(name, "obc-w2")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        used = source and {"source": source, "indices": indices}
+        path.write_text(json.dumps({"calibration": used}))
+
+    record(names[1], "members", [3, 0])
+    record(names[4], "members", [7])
+    masks = run.calibrated("obc-w2", [names[1], names[4]], members)
+    assert masks.nonzero().tolist() == [[1, 0], [1, 3], [4, 7]]
+    assert run.calibrated("obc-w2", names, members) is None  # some have no record
+    for source in ("nonmembers", "heldout", None):
+        record(names[4], source, [7])
+        assert run.calibrated("obc-w2", [names[1], names[4]], members) is None
+
+
+def test_images_that_were_moved_are_remembered(run):
+    members = run.membership()
+    for root in ("/old", "/new"):
+        assert run.open(asked(places={"root": root}), members)["places"] == {"root": root}
+        assert run.read()["places"] == {"root": root}
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path):

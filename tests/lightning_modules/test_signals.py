@@ -158,6 +158,7 @@ def test_a_saved_signal_of_models_that_are_not_there_is_not_read(files):
     paths, phi = files
     missing = paths[0].with_name("none.safetensors")
     saved = SavedSignal([missing, *paths], "phi")
+    assert saved.shape == (len(paths) + 1, *phi.shape[1:])
     assert torch.equal(saved[[1, 3]][..., :], phi[[0, 2]])
     with pytest.raises(FileNotFoundError, match=r"none\.safetensors"):
         saved[..., :]
