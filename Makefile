@@ -9,7 +9,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python audit.py --run_dir runs/digits
 
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow and not gpu"
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .

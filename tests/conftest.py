@@ -19,6 +19,12 @@ from attacks.observed import Observed
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Networks are initialised from global state, which must not depend on the tests before."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def rng() -> torch.Generator:
     """A generator of its own for each test, so that order and selection change nothing."""
