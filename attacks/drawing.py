@@ -18,8 +18,9 @@ CAPTIONS = {
     "convergence": "AUC of the strongest attack with matched shadows against the number of shadows "
     "that it has, from the same fleet, with 95% intervals over the targets. Where a curve still "
     "rises, more shadows would find more.",
-    "gallery": "The most exposed training images of each variant: position in the pool, and the "
-    "share of a target's non-members that score lower, mean over the targets trained on it.",
+    "gallery": "The most exposed training images of each variant, by one attack: position in the "
+    "pool, and the share of a target's non-members that score lower, mean over the targets trained "
+    "on it.",
     "layers": "What became of each layer, in the network's order, mean over {models} audited "
     "models. Left: the share of its weights that are not at the code nearest to the "
     "trained weight. Right: the squared error of its output, or of the block's that it "
