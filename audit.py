@@ -44,10 +44,12 @@ from datamodules import ImageDataModule
 from datamodules.images import Images
 from datamodules.stored import load_stored
 from lightning_modules.dashboard import WandbMode, check_key, log_audit
+from lightning_modules.experiment import Experiment
 from lightning_modules.fleet import ModelName
 from lightning_modules.outside import read_outside
-from lightning_modules.run_folder import Experiment, RunFolder, write_whole
+from lightning_modules.run_folder import RunFolder
 from lightning_modules.signals import SavedSignal, load_signals
+from lightning_modules.whole import changed, write_whole
 from quantization.variant import FULL
 
 FIELDS = ("phi", "hinge", "population", "population_hinge")  # of a signals file
@@ -113,6 +115,12 @@ def gather(run: RunFolder, allow_partial: bool, console: Console) -> Evidence:
     kept = [position for position, name in enumerate(names) if name not in left_out]
     if not kept:
         raise ValueError(f"No model in {run.path} is finished. Run train.py again.")
+
+    for name in (names[position] for position in kept):
+        if broken := changed(run.model(name), [run.signals(name, v) for v in variants]):
+            raise ValueError(
+                f"{broken[0]} is not what was written. Run train.py again with `--repair`."
+            )
 
     def saved(variant: str, key: str) -> SavedSignal:
         return SavedSignal([run.signals(name, variant) for name in names], key)

@@ -3,27 +3,22 @@
 The same command again goes on where it stopped; a finished fleet is left as it is.
 """
 
-import hashlib
 import inspect
 import logging
 import sys
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from filelock import FileLock, Timeout
 from jaxtyping import Bool
 from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
-from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.markup import escape
 from torch import Tensor, nn
@@ -38,11 +33,19 @@ from datamodules.views import check_queries, default_queries, view
 from lightning_modules.checkpoints import SaveCheckpoint, SaveWeights, WholeCheckpointIO
 from lightning_modules.classifier import Classifier
 from lightning_modules.dashboard import FleetLogger, WandbMode, check_key
+from lightning_modules.engine import Outcome, complete, is_first, one_by_one
+from lightning_modules.experiment import Experiment, describe
 from lightning_modules.fleet import Fleet, ModelName, fleet_names, parse_slice
+from lightning_modules.guards import SameModel, StopDiverged
 from lightning_modules.interrupt import interruptible
+from lightning_modules.journal import Journal
+from lightning_modules.options import TRAINER_OPTIONS, check_options, choose_threads
 from lightning_modules.progress import FleetProgress
-from lightning_modules.run_folder import Experiment, RunFolder
+from lightning_modules.run_folder import RunFolder
 from lightning_modules.signals import RecordSignals, load_signals
+from lightning_modules.status import find_status, show_status, summarise
+from lightning_modules.whole import check_files
+from lightning_modules.workers import connect, in_workers
 from quantization.calibration import Calibration, check_count, wanted
 from quantization.callback import Quantize
 from quantization.model import layer_bits
@@ -50,27 +53,22 @@ from quantization.quantize import check_network
 from quantization.storage import load_weights
 from quantization.variant import FULL, Bits, Variant
 
-TRAINER_OPTIONS = {  # the others are ours (callbacks, checkpoints) or would skip data
-    "accelerator", "strategy", "devices", "num_nodes", "precision", "max_epochs",
-    "check_val_every_n_epoch", "accumulate_grad_batches",
-    "gradient_clip_val", "gradient_clip_algorithm", "deterministic", "benchmark", "sync_batchnorm",
-}  # fmt: skip
-# What may differ between two calls on one run folder: where things are, and what they run on.
-PLACES = {"root", "download"}
-HARDWARE = {"accelerator", "strategy", "devices", "num_nodes", "benchmark"}
+FAILED = 3  # exit code: the fleet is trained, but for models that failed
 
 
 class Job(NamedTuple):
     """What every model of one call shares."""
 
     config: Namespace
+    fleet: Fleet
     data: ImageDataModule
     run: RunFolder
     experiment: Experiment
     variants: list[str]
     names: list[ModelName]
     members: Bool[Tensor, "models examples"]
-    chosen: list[int]
+    chosen: list[ModelName]
+    processes: int  # that train a model together
 
 
 def make_parser() -> ArgumentParser:
@@ -80,7 +78,13 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--run_dir", type=Path, required=True, help="folder of the experiment")
     parser.add_argument("--seed", type=int, default=0, help="everything random derives from it")
     parser.add_argument(
-        "--threads", type=int, help="CPU threads; one is fastest for small networks"
+        "--status", action="store_true", help="say how far the fleet in --run_dir is, and end"
+    )
+    parser.add_argument(
+        "--repair", action="store_true", help="make files again that were damaged since"
+    )
+    parser.add_argument(
+        "--threads", type=int, help="CPU threads of a model; one is fastest for small networks"
     )
     parser.add_argument(
         "--quantize",
@@ -110,74 +114,6 @@ def make_parser() -> ArgumentParser:
     skip = set(inspect.signature(Trainer).parameters) - TRAINER_OPTIONS
     parser.add_class_arguments(Trainer, "trainer", skip=skip, instantiate=False)
     return parser
-
-
-def describe(
-    config: Namespace, data: ImageDataModule, network: nn.Module, queries: list[str]
-) -> Experiment:
-    """Every option that makes a difference to a number; a run folder belongs to one of these."""
-    options = config.data.init_args.as_dict()
-    kept = {
-        "seed": config.seed,
-        "data": {
-            "class_path": f"{type(data).__module__}.{type(data).__qualname__}",
-            "init_args": {
-                key: str(value) if isinstance(value, Path) else value
-                for key, value in options.items()
-                if key not in PLACES
-            },
-        },
-        "model": config.model.as_dict(),
-        "trainer": {k: v for k, v in config.trainer.as_dict().items() if k not in HARDWARE},
-        "fleet": {"shadows": config.fleet.shadows, "targets": config.fleet.targets},
-        "queries": queries,
-        "calibration": config.calibration.as_dict(),
-        "layer_bits": config.layer_bits,
-        "quantize": list(dict.fromkeys(str(Variant.parse(name)) for name in config.quantize)),
-    }
-    versions: dict[str, str | int] = {
-        package: version(package) for package in ("torch", "lightning", "bitleak")
-    }
-    versions["threads"] = config.threads or torch.get_num_threads()
-    shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
-    fingerprints = {
-        "data": data.fingerprint(),
-        "network": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
-    }
-    if config.layer_bits:  # where two patterns match the later one holds, so their order counts
-        order = ", ".join(f"{pattern}: {bits:g}" for pattern, bits in config.layer_bits.items())
-        fingerprints["layer_bits"] = order
-    _, channels, height, width = data.pool.images.shape
-    sizes = {"num_classes": data.num_classes}
-    sizes |= {"channels": channels, "height": height, "width": width}
-    places = {key: str(Path(value).resolve()) for key, value in options.items() if key == "root"}
-    return {
-        "config": kept,
-        "input": sizes,
-        "fingerprints": fingerprints,
-        "versions": versions,
-        "places": places,
-    }
-
-
-def check_options(config: Namespace) -> None:
-    """Raise for what Lightning would accept and a fleet cannot do.
-
-    Raises:
-        ValueError: a count below 1, no length of training, or weights spread over devices.
-    """
-    if config.trainer.max_epochs is None:
-        raise ValueError("How long to train is not said: pass `--trainer.max_epochs 30`, say.")
-    counts = {"threads": config.threads, **config.trainer.as_dict()}
-    for name in ("threads", "max_epochs", "check_val_every_n_epoch", "accumulate_grad_batches"):
-        if counts[name] is not None and counts[name] < 1:
-            raise ValueError(f"`{name}` must be 1 or more, got {counts[name]}.")
-    if str(config.trainer.strategy).startswith(("fsdp", "deepspeed")):
-        raise ValueError(
-            f"`trainer.strategy` must keep a whole model on each device, as ddp does, got "
-            f"{config.trainer.strategy}: one process saves a model's weights."
-        )
-    Trainer(**config.trainer.as_dict(), logger=False, enable_progress_bar=False)
 
 
 def choose_queries(config: Namespace, data: ImageDataModule, console: Console) -> list[str]:
@@ -249,46 +185,50 @@ def calibrate(
     return Calibration(images, augmented, indices, source, seed, rounds)
 
 
-def prepare(config: Namespace, data: ImageDataModule, console: Console) -> Job:
+def prepare(config: Namespace, fleet: Fleet, data: ImageDataModule, console: Console) -> Job:
     """Check all that a user can get wrong, before anything is trained.
 
     Raises:
-        ValueError: an option is wrong, or the run folder holds another experiment.
+        ValueError: an option is wrong, the run folder holds another experiment, or damaged files.
         FileNotFoundError: the data set is not there.
         OSError: the run folder cannot be written to.
     """
-    check_options(config)
+    processes = check_options(config, fleet)
+    config.threads = choose_threads(config, fleet)
     check_key(config.wandb)
     with console.status("Reading images"):
         data.prepare_data()
         data.setup("fit")
     queries = choose_queries(config, data, console)
-    asked = describe(config, data, try_network(config, data, console), queries)
-    shadows, targets = config.fleet.shadows, config.fleet.targets
-    members = membership(config.seed, shadows, targets, len(data.pool.labels))
-    chosen = list(range(len(members)))
-    if config.fleet.models is not None:
-        chosen = parse_slice(config.fleet.models, len(members))
+    network, asked_for = try_network(config, data, console), map(Variant.parse, config.quantize)
+    asked = describe(config, data, network, queries, list(map(str, asked_for)))
+    members = membership(config.seed, fleet.shadows, fleet.targets, len(data.pool.labels))
+    # Names and rows are kept, not read again: a process that grows the fleet moves the targets'.
+    names = chosen = fleet_names(fleet.shadows, fleet.targets)
+    if fleet.models is not None:
+        chosen = [names[position] for position in parse_slice(fleet.models, len(names))]
     run = RunFolder(config.run_dir)
     stored = run.open(asked, members)
     if stored["versions"] != asked["versions"]:
         console.print(f"Note: begun with {stored['versions']}, going on with {asked['versions']}.")
     variants = [FULL, *stored["config"]["quantize"]]
-    # Names and rows are kept, not read again: a process that grows the fleet moves the targets'.
-    names = fleet_names(shadows, targets)
-    return Job(config, data, run, stored, variants, names, members, chosen)
+    with console.status("Checking files"):
+        repaired = check_files(map(run.model, chosen), config.repair)
+    for path in repaired:
+        console.print(escape(f"{path} was damaged: made again."), soft_wrap=True)
+    return Job(config, fleet, data, run, stored, variants, names, members, chosen, processes)
 
 
-def fit(job: Job, position: int, progress: FleetProgress) -> None:
+def fit(job: Job, name: ModelName) -> None:
     """Train one model, or go on with it, and write those of its files that are missing."""
     config, data, run = job.config, job.data, job.run
-    name, members = job.names[position], job.members[position]
+    members = job.members[job.names.index(name)]
     attempt = run.attempt(name)
     seed = derive_seed(config.seed, name.role, name.number, attempt)
     data.assign(members, seed)
     classifier = Classifier(data.num_classes, len(data.mean), seed, **config.model.as_dict())
     weights, checkpoint = run.weights(name, FULL), run.checkpoint(name)
-    options = config.trainer.as_dict()
+    options, journal = config.trainer.as_dict(), Journal(run.progress(name))
     if weights.exists():  # trained before: a fit of no epoch runs the callbacks alone
         classifier.network.load_state_dict(load_weights(weights))
         options["max_epochs"] = 0
@@ -298,10 +238,11 @@ def fit(job: Job, position: int, progress: FleetProgress) -> None:
         [Variant.parse(text) for text in job.variants if text != FULL],
         partial(calibrate, job, members, seed),
         config.layer_bits,
-        progress.note,
+        journal.note,
     )
-    trainer = make_trainer(job, name, attempt, [progress, quantize], options)
+    trainer = make_trainer(job, name, attempt, [journal, quantize], options)
     trainer.fit(classifier, datamodule=data, ckpt_path=resume, weights_only=True)
+    journal.note("finished")
 
 
 def make_trainer(
@@ -310,6 +251,8 @@ def make_trainer(
     """A trainer whose callbacks leave every file of a model; `ours` quantize it, and draw."""
     run, queries = job.run, job.experiment["config"]["queries"]
     callbacks = [
+        SameModel(str(name)),
+        StopDiverged(),
         SaveCheckpoint(run.checkpoint(name)),
         SaveWeights(run.weights(name, FULL)),
         *ours,
@@ -332,9 +275,13 @@ def make_trainer(
     )
 
 
-def failed_models(job: Job) -> dict[ModelName, str]:
+def failed_models(
+    run: RunFolder,
+    names: Sequence[ModelName],
+    variants: Sequence[str],
+    members: Bool[Tensor, "models examples"],
+) -> dict[ModelName, str]:
     """Trained models that diverged or that a quantization broke, and why."""
-    run, names = job.run, job.names
     trained = [i for i, name in enumerate(names) if run.signals(name, FULL).exists()]
     if not trained:
         return {}
@@ -342,75 +289,60 @@ def failed_models(job: Job) -> dict[ModelName, str]:
     def paths(variant: str) -> list[Path]:
         return [run.signals(names[position], variant) for position in trained]
 
-    whole = [v for v in job.variants if all(path.exists() for path in paths(v))]
+    whole = [v for v in variants if all(path.exists() for path in paths(v))]
     phi = {variant: load_signals(paths(variant), "phi") for variant in whole}
-    reasons = find_failures(phi, load_signals(paths(FULL), "correct"), job.members[trained])
+    reasons = find_failures(phi, load_signals(paths(FULL), "correct"), members[trained])
     return {names[trained[index]]: reason for index, reason in reasons.items()}
 
 
-def lock(run: RunFolder, name: ModelName) -> AbstractContextManager[Any]:
-    """One process a model; of those that train it together, the first holds the lock for all."""
-    if not is_first():
-        return nullcontext()
-    run.model(name).mkdir(parents=True, exist_ok=True)
-    return FileLock(run.model(name) / ".lock", timeout=0)
+def find_todo(job: Job, console: Console) -> list[ModelName]:
+    """The chosen models that are not finished; those that failed are set aside, if asked for."""
+    run, failed = job.run, dict[ModelName, str]()
+    if job.fleet.retrain_failed:
+        failed = failed_models(run, job.names, job.variants, job.members)
+    for name in failed.keys() & set(job.chosen):
+        console.print(f"{name} failed ({failed[name]}): kept in {run.set_aside(name).name}.")
+    return [name for name in job.chosen if not run.is_finished(name, job.variants)]
 
 
-def is_first() -> bool:
-    """Whether this is the process that writes, of those that train a model together."""
-    return getattr(rank_zero_only, "rank", 0) == 0
+def train_fleet(job: Job, todo: Sequence[ModelName], console: Console) -> int:
+    """Train models, and say what became of them.
+
+    Returns:
+        The exit code: 0 if all is well, `FAILED` if models failed, 1 if nothing can go on.
+    """
+    run, fleet, started, outcomes = job.run, job.fleet, time.monotonic(), list[Outcome]()
+    work = partial(complete, run, partial(fit, job), job.processes)
+    with FleetProgress(run, len(todo), job.config.trainer.max_epochs, console) as progress:
+        if fleet.by_ray and todo:
+            ending = in_workers(todo, work, progress.begin, fleet, job.config.threads)
+        else:
+            ending = one_by_one(todo, work, progress.begin)
+        for outcome in ending:
+            progress.end(outcome)
+            outcomes.append(outcome)
+            if outcome.state == "stopped":
+                console.print(f"Stopped: {outcome.reason}. Then the same command goes on.")
+                return 1
+    if not is_first():  # the others do not wait for the files
+        return 0
+    diverged = failed_models(run, job.names, job.variants, job.members)
+    seconds = time.monotonic() - started
+    for line in summarise(run, job.names, job.variants, job.chosen, outcomes, diverged, seconds):
+        console.print(line, soft_wrap=True)
+    return FAILED if diverged or any(outcome.state == "failed" for outcome in outcomes) else 0
 
 
-def train(job: Job, console: Console) -> None:
-    """Train what is not finished of the chosen slice."""
-    run, names, started = job.run, job.names, time.monotonic()
-    if job.config.fleet.retrain_failed:
-        for name, reason in failed_models(job).items():
-            if names.index(name) in job.chosen:
-                console.print(f"{name} failed ({reason}): kept in {run.set_aside(name).name}.")
-    todo = [position for position in job.chosen if run.missing(names[position], job.variants)]
-    progress = FleetProgress(len(todo), job.config.trainer.max_epochs, console)
-    done = 0
-    with progress.bar:
-        for position in todo:
-            progress.begin(names[position])
-            try:
-                with lock(run, names[position]):
-                    fit(job, position, progress)
-            except Timeout:
-                console.print(f"{names[position]}: another process is at it, passed over.")
-                continue
-            progress.end()
-            done += 1
-    before, where = len(job.chosen) - len(todo), escape(str(run.path))
-    if todo:
-        seconds = time.monotonic() - started
-        console.print(f"Finished {done} models in {seconds:.0f} s; {before} were before.")
-    else:
-        console.print(f"All {before} models in {where} are finished: nothing to train.")
-    if is_first():  # the others do not wait for the files
-        report(job, console)
+def tell_status(run: RunFolder, console: Console) -> None:
+    """Print how far a fleet is.
 
-
-def report(job: Job, console: Console) -> None:
-    """Say which models failed, how large their files are, and what comes next."""
-    for name, reason in failed_models(job).items():
-        partner = " with its partner" if name.role == "shadow" else ""
-        console.print(
-            f"[bold red]{name} failed[/]: {reason}. The audit leaves it out{partner}; "
-            "`--fleet.retrain_failed true` trains it from another start."
-        )
-    sizes = []
-    for variant in job.variants:  # the smallest: a model that diverged is not packed
-        paths = [job.run.weights(job.names[position], variant) for position in job.chosen]
-        if found := [path.stat().st_size for path in paths if path.exists()]:
-            sizes.append(f"{variant} {min(found):,}")
-    console.print(f"Bytes of a model on disk: {', '.join(sizes)}.", soft_wrap=True)
-    left = sum(bool(job.run.missing(name, job.variants)) for name in job.names)
-    if left:
-        console.print(f"{left} of the fleet's {len(job.names)} models are still to be finished.")
-    else:
-        console.print(escape(f"Next: python audit.py --run_dir {job.run.path}"), soft_wrap=True)
+    Raises:
+        FileNotFoundError: there is no experiment in the folder.
+        ValueError: a file is damaged.
+    """
+    variants = [FULL, *run.read()["config"]["quantize"]]
+    diverged = failed_models(run, run.names(), variants, run.membership())
+    console.print(show_status(run, find_status(run, diverged)))
 
 
 def quieten() -> None:
@@ -429,21 +361,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if config.data is None:  # a default in the parser would hand its pool size to any other data
         config = parser.parse_args([*(arguments or sys.argv[1:]), "--data", "datamodules.Digits"])
     try:
-        job = prepare(config, parser.instantiate(config).data, console)
+        if config.status:
+            return tell_status(RunFolder(config.run_dir), console)
+        made = parser.instantiate(config)
+        job = prepare(config, made.fleet, made.data, console)
+        todo = find_todo(job, console)
+        if todo and job.fleet.by_ray:
+            connect(job.fleet, config.threads)
     except (ValueError, OSError, MisconfigurationException) as error:
         sys.exit(f"train.py: {error}")  # nothing ran yet, so the message is all there is to say
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.threads)
     with interruptible() as interrupted:
         try:
-            train(job, console)
+            code = train_fleet(job, todo, console)
         except BaseException as error:
             # Lightning turns Ctrl-C into an exit, and other libraries into errors of their own
             if not interrupted.is_set() and not isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             console.print("Stopped. The same command goes on from the last finished epoch.")
-            sys.exit(130)
+            code = 130
+    if code:
+        sys.exit(code)
 
 
 if __name__ == "__main__":
-    main()
+    import train  # by its own name, under which Ray's processes find what is in it
+
+    train.main()

@@ -49,8 +49,9 @@ from attacks.observed import Observed
 from attacks.rmia import log_ratio, rmia
 from datamodules.membership import membership
 from lightning_modules.fleet import fleet_names
-from lightning_modules.run_folder import RunFolder, save_whole
+from lightning_modules.run_folder import RunFolder
 from lightning_modules.signals import SavedSignal
+from lightning_modules.whole import save_whole
 
 FIELDS = ("phi", "hinge", "population", "population_hinge")
 

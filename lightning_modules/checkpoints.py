@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_modules.run_folder import save_whole, write_whole
+from lightning_modules.whole import save_whole, write_whole
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -24,7 +24,11 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None
     ) -> None:
-        write_whole(Path(path), lambda partial: torch.save(checkpoint, partial))
+        def write(partial: Path) -> None:
+            with partial.open("wb") as file:  # given a path, a full disk is a RuntimeError
+                torch.save(checkpoint, file)
+
+        write_whole(Path(path), write)
 
     def load_checkpoint(
         self,

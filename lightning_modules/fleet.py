@@ -1,6 +1,7 @@
 """The models of one experiment: their names, their order, and which of them a process takes."""
 
 import re
+from importlib.util import find_spec
 from typing import Literal, NamedTuple
 
 Role = Literal["shadow", "target"]
@@ -25,6 +26,12 @@ class Fleet:
         targets: models that are audited; with 0, every shadow is audited by the others.
         models: which models to train here, as in 0-7,12: shadows from 0, then targets; default all.
         retrain_failed: set models that diverged aside, and train them from another start.
+        workers: how many models to train at once, each in a process of its own; needs Ray.
+        gpus_per_model: share of a GPU that each of several workers takes; 0.25 packs four on one.
+        address: of a Ray cluster, `auto` or ray://host:port; by default Ray stays on this machine.
+
+    Raises:
+        ValueError: counts that cannot be, or several workers without Ray.
     """
 
     def __init__(
@@ -33,9 +40,30 @@ class Fleet:
         targets: int = 4,
         models: str | None = None,
         retrain_failed: bool = False,
+        workers: int = 1,
+        gpus_per_model: float = 0.0,
+        address: str | None = None,
     ) -> None:
+        if workers < 1:
+            raise ValueError(f"`fleet.workers` must be 1 or more, got {workers}.")
+        if gpus_per_model < 0:
+            raise ValueError(f"`fleet.gpus_per_model` must be 0 or more, got {gpus_per_model}.")
         self.shadows, self.targets = shadows, targets
         self.models, self.retrain_failed = models, retrain_failed
+        self.workers, self.gpus_per_model, self.address = workers, gpus_per_model, address
+        if self.by_ray and find_spec("ray") is None:
+            raise ValueError(
+                "`--fleet.workers` and `--fleet.address` need Ray, which is not installed: "
+                "`pip install -e '.[ray]'`, or train one model after another with "
+                "`--fleet.workers 1`."
+            )
+        if gpus_per_model and not self.by_ray:
+            raise ValueError("`fleet.gpus_per_model` needs `--fleet.workers` of 2 or more.")
+
+    @property
+    def by_ray(self) -> bool:
+        """Whether models are trained in processes of Ray's, not in this one."""
+        return self.workers > 1 or self.address is not None
 
 
 def fleet_names(shadows: int, targets: int) -> list[ModelName]:

@@ -1,27 +1,40 @@
-"""One display for the whole fleet: which model, which epoch, how long to go."""
+"""One display for the whole fleet: which models, which epoch, how long to go."""
 
-import time
+from threading import Event, Thread
+from types import TracebackType
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lightning_modules.engine import Outcome
 from lightning_modules.fleet import ModelName
+from lightning_modules.journal import read_progress
+from lightning_modules.run_folder import RunFolder
+
+REFRESH = 0.5  # seconds
+SAID = {
+    "finished": "finished in {:.1f} s",
+    "failed": "[bold red]failed[/] after {:.1f} s",
+    "busy": "passed over, another process is at it",
+    "stopped": "[bold red]stopped[/] after {:.1f} s",
+}
 
 
-class FleetProgress(Callback):
-    """A bar over all epochs of all models; where output is not a terminal, a line a finished model.
+class FleetProgress:
+    """A line a model that ends, and on a terminal a bar over all epochs of all models.
+
+    What is drawn is read from the models' own journals, whichever process works on them.
 
     Args:
-        num_models: how many models this process trains or completes.
+        run: the folder of the fleet.
+        num_models: how many models this call works on.
         max_epochs: epochs of each.
         console: where to draw.
     """
 
-    def __init__(self, num_models: int, max_epochs: int, console: Console) -> None:
-        self.num_models, self.max_epochs, self.console = num_models, max_epochs, console
-        self.position = 0
+    def __init__(self, run: RunFolder, num_models: int, max_epochs: int, console: Console) -> None:
+        self.run, self.num_models, self.max_epochs = run, num_models, max_epochs
+        self.console, self.in_hand, self.ended = console, list[ModelName](), 0
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -33,30 +46,50 @@ class FleetProgress(Callback):
             transient=True,
         )
         self.task = self.bar.add_task("", total=num_models * max_epochs)
+        self._over = Event()
+        self._watcher = Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "FleetProgress":
+        self.bar.start()
+        self._watcher.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        self._watcher.join()
+        self.bar.stop()
 
     def begin(self, name: ModelName) -> None:
-        """Announce the next model."""
-        self.position += 1
-        self.began = time.monotonic()
-        self.label = f"{name}, model {self.position} of {self.num_models}"
-        self._show(0)
+        """Note that a model is worked on."""
+        self.in_hand.append(name)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._show(trainer.current_epoch)
+    def end(self, outcome: Outcome) -> None:
+        """Say what became of a model."""
+        self.in_hand.remove(outcome.name)
+        self.ended += 1
+        said = SAID[outcome.state].format(outcome.seconds)
+        self.console.print(f"{self.ended} of {self.num_models}: {outcome.name} {said}")
+        self.refresh()
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._show(self.max_epochs)
+    def refresh(self) -> None:
+        """Draw how far the models in hand are."""
+        found = {name: read_progress(self.run.progress(name)) for name in [*self.in_hand]}
+        epochs = sum(progress.epoch for progress in found.values() if progress)
+        self.bar.update(
+            self.task,
+            completed=self.ended * self.max_epochs + epochs,
+            description=f"{self.ended} of {self.num_models} models, "
+            + ", ".join(
+                f"{name} {progress.say(self.max_epochs) if progress else 'begins'}"
+                for name, progress in found.items()
+            ),
+        )
 
-    def note(self, text: str) -> None:
-        """Say what is being made of the model that was trained."""
-        self.bar.update(self.task, description=f"{self.label}, {text}")
-
-    def end(self) -> None:
-        """Note that all files of the model are written."""
-        if not self.console.is_terminal:
-            self.console.print(f"{self.label}: done in {time.monotonic() - self.began:.1f} s")
-
-    def _show(self, epoch: int) -> None:
-        done = (self.position - 1) * self.max_epochs + epoch
-        text = f"{self.label}, epoch {epoch} of {self.max_epochs}"
-        self.bar.update(self.task, completed=done, description=text)
+    def _watch(self) -> None:
+        while self.console.is_terminal and not self._over.wait(REFRESH):
+            self.refresh()

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,33 +10,13 @@ import torch
 import yaml
 from filelock import FileLock
 from jaxtyping import Bool
-from safetensors.torch import load_file, save
-from torch import Tensor, contiguous_format
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
+from lightning_modules.experiment import Experiment, check_same
 from lightning_modules.fleet import ModelName, fleet_names
-
-Experiment = dict[str, Any]
-
-# What may be raised: it adds models and leaves the others as they are.
-GROWING = ("fleet.shadows", "fleet.targets")
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename: a file that exists is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        write(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def save_whole(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write safetensors, whole, and with the permissions of any other file."""
-    # copies, for tied weights share memory, which the format refuses
-    content = save({k: t.cpu().clone(memory_format=contiguous_format) for k, t in tensors.items()})
-    write_whole(path, lambda partial: partial.write_bytes(content))
+from lightning_modules.whole import is_sealed, save_whole, write_whole
 
 
 class RunFolder:
@@ -65,6 +45,18 @@ class RunFolder:
     def checkpoint(self, name: ModelName) -> Path:
         """What an interrupted fit goes on from."""
         return self.model(name) / "last.ckpt"
+
+    def progress(self, name: ModelName) -> Path:
+        """How far the model is."""
+        return self.model(name) / "progress.json"
+
+    def error(self, name: ModelName) -> Path:
+        """The traceback of what stopped the model, until it is tried again."""
+        return self.model(name) / "error.txt"
+
+    def lock(self, name: ModelName) -> Path:
+        """Held by the process that works on the model."""
+        return self.model(name) / ".lock"
 
     def weights(self, name: ModelName, variant: str) -> Path:
         """Weights of one variant; `full` for those that were trained."""
@@ -115,6 +107,13 @@ class RunFolder:
             if not (self.weights(name, variant).exists() and self.signals(name, variant).exists())
         ]
 
+    def is_finished(self, name: ModelName, variants: Sequence[str]) -> bool:
+        """Whether a model has all its files, and their checksums."""
+        files = [
+            file(name, variant) for file in (self.weights, self.signals) for variant in variants
+        ]
+        return all(file.exists() for file in files) and is_sealed(self.model(name), files)
+
     def attempt(self, name: ModelName) -> int:
         """How many trainings of this model failed and were set aside."""
         count = 0
@@ -142,7 +141,15 @@ class RunFolder:
                 f"No experiment in {self.path}: no {self.experiment_file.name} there. Train one by "
                 f"`python train.py --config recipes/digits.yaml --run_dir {self.path}`."
             )
-        experiment: Experiment = yaml.safe_load(self.experiment_file.read_text())
+        try:
+            experiment = yaml.safe_load(self.experiment_file.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            experiment = error
+        if not isinstance(experiment, dict):
+            raise ValueError(
+                f"{self.experiment_file} is damaged ({experiment}). Restore it from a copy, or "
+                "train into a new folder with `--run_dir`."
+            )
         return experiment
 
     def open(self, asked: Experiment, members: Bool[Tensor, "models examples"]) -> Experiment:
@@ -165,7 +172,7 @@ class RunFolder:
             experiment = asked | {"id": uuid.uuid4().hex[:8]}
             if self.experiment_file.exists():
                 stored = self.read()
-                _check_same(self.path, stored, asked)
+                check_same(self.path, stored, asked)
                 both = [*stored["config"]["quantize"], *asked["config"]["quantize"]]
                 union = asked["config"] | {"quantize": list(dict.fromkeys(both))}
                 moved = {key: asked[key] for key in ("places",) if key in asked}
@@ -183,7 +190,7 @@ class RunFolder:
     def membership(self) -> Bool[Tensor, "models examples"]:
         """Which model trained on which pool example, a row each of `names`."""
         fleet = self.read()["config"]["fleet"]
-        matrix = load_file(self.membership_file)
+        matrix = _read_rows(self.membership_file)
         rows = matrix["shadows"][: fleet["shadows"]], matrix["targets"][: fleet["targets"]]
         if (len(rows[0]), len(rows[1])) != (fleet["shadows"], fleet["targets"]):
             raise ValueError(
@@ -198,9 +205,19 @@ class RunFolder:
         return fleet_names(fleet["shadows"], fleet["targets"])
 
 
+def _read_rows(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a whole file ({error}). Delete it and run train.py again: it is drawn "
+            "from the seed."
+        ) from error
+
+
 def _check_rows(path: Path, drawn: Mapping[str, Tensor]) -> None:
     """Raise if the stored membership, which models were trained by, is not what is drawn now."""
-    for role, stored in load_file(path).items():
+    for role, stored in _read_rows(path).items():
         shared = min(len(stored), len(drawn[role]))
         if not torch.equal(stored[:shared], drawn[role][:shared]):
             raise ValueError(
@@ -208,37 +225,3 @@ def _check_rows(path: Path, drawn: Mapping[str, Tensor]) -> None:
                 "another version of torch draws otherwise: use the version in experiment.yaml, or "
                 "train into a new folder with `--run_dir`. Nothing was changed."
             )
-
-
-def _flatten(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in options.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _compared(experiment: Experiment) -> dict[str, Any]:
-    """What makes two experiments the same one: not the precisions, whose files just add up."""
-    config = {key: value for key, value in experiment["config"].items() if key != "quantize"}
-    facts = {f"{key}'s fingerprint": value for key, value in experiment["fingerprints"].items()}
-    return _flatten(config) | facts
-
-
-def _check_same(path: Path, stored: Experiment, asked: Experiment) -> None:
-    """Raise if `asked` is not the stored experiment, or one that it can grow into."""
-    before, after = _compared(stored), _compared(asked)
-    differences = [
-        f"  {field}: {before.get(field)!r} in the folder, {after.get(field)!r} asked"
-        for field in dict.fromkeys([*before, *after])
-        if before.get(field) != after.get(field)
-        and not (field in GROWING and after[field] > before[field])
-    ]
-    if differences:
-        raise ValueError(
-            f"{path} holds another experiment:\n" + "\n".join(differences) + "\n"
-            "Ask for what is in the folder, or train into a new one with `--run_dir`. Shadows and "
-            "targets can be raised, not lowered. Nothing was changed."
-        )

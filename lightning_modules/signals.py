@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from datamodules.images import Batch, ImageDataModule
-from lightning_modules.run_folder import save_whole
+from lightning_modules.whole import save_whole
 
 
 @runtime_checkable

@@ -94,7 +94,8 @@ def export(run_dir: Path, model: str, variant: str, kind: str, output: Path | No
         ModuleNotFoundError: the format needs a package that is not installed.
     """
     # In here alone: packages do not import each other, but this command wires them.
-    from lightning_modules.run_folder import RunFolder, save_whole, write_whole
+    from lightning_modules.run_folder import RunFolder
+    from lightning_modules.whole import save_whole, write_whole
 
     if missing := [name for name in NEEDS[kind] if find_spec(name) is None]:
         raise ModuleNotFoundError(

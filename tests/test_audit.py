@@ -28,7 +28,8 @@ from attacks.observed import Observed, Shadows
 from attacks.quantile import make_features
 from audit import main
 from datamodules import Digits
-from lightning_modules.run_folder import RunFolder, save_whole
+from lightning_modules.run_folder import RunFolder
+from lightning_modules.whole import save_whole
 
 FILES = {
     *("table.txt", "results.csv", "exposure.csv", "results.json", "report.html"),

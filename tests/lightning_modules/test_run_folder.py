@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from datamodules.membership import membership
 from lightning_modules.fleet import ModelName
-from lightning_modules.run_folder import RunFolder, save_whole, write_whole
+from lightning_modules.run_folder import RunFolder
+from lightning_modules.whole import save_whole, write_whole
 
 SHADOW = ModelName("shadow", 3)
 ASKED = {

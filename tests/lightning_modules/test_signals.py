@@ -12,8 +12,9 @@ from datamodules import Digits
 from lightning_modules.classifier import Classifier
 from lightning_modules.fleet import ModelName
 from lightning_modules.networks import build_network
-from lightning_modules.run_folder import RunFolder, save_whole
+from lightning_modules.run_folder import RunFolder
 from lightning_modules.signals import RecordSignals, SavedSignal, load_signals
+from lightning_modules.whole import save_whole
 from quantization.storage import load_weights
 
 VARIANTS = ["full", "nearest-w2", "nearest-w1.58-last8"]

@@ -1,0 +1,62 @@
+"""Options of Lightning's trainer that a fleet can do with, and how many cores a model gets."""
+
+import os
+
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer
+from lightning.pytorch.accelerators import CUDAAccelerator
+
+from lightning_modules.fleet import Fleet
+
+TRAINER_OPTIONS = {  # the others are ours (callbacks, checkpoints) or would skip data
+    "accelerator", "strategy", "devices", "num_nodes", "precision", "max_epochs",
+    "check_val_every_n_epoch", "accumulate_grad_batches",
+    "gradient_clip_val", "gradient_clip_algorithm", "deterministic", "benchmark", "sync_batchnorm",
+}  # fmt: skip
+
+
+def check_options(config: Namespace, fleet: Fleet) -> int:
+    """Raise for what Lightning would accept and a fleet cannot do.
+
+    Returns:
+        How many processes train a model together.
+
+    Raises:
+        ValueError: a count below 1, no length of training, weights spread over devices, or models
+            spread over devices and side by side at once.
+    """
+    if config.trainer.max_epochs is None:
+        raise ValueError("How long to train is not said: pass `--trainer.max_epochs 30`, say.")
+    counts = {"threads": config.threads, **config.trainer.as_dict()}
+    for name in ("threads", "max_epochs", "check_val_every_n_epoch", "accumulate_grad_batches"):
+        if counts[name] is not None and counts[name] < 1:
+            raise ValueError(f"`{name}` must be 1 or more, got {counts[name]}.")
+    if str(config.trainer.strategy).startswith(("fsdp", "deepspeed")):
+        raise ValueError(
+            f"`trainer.strategy` must keep a whole model on each device, as ddp does, got "
+            f"{config.trainer.strategy}: one process saves a model's weights."
+        )
+    if fleet.by_ray and config.trainer.devices not in ("auto", 1, "1"):
+        raise ValueError(
+            f"`trainer.devices` must be 1 with `--fleet.workers`, got {config.trainer.devices}: "
+            "either several models at once, or one over several devices."
+        )
+    trainer = Trainer(**config.trainer.as_dict(), logger=False, enable_progress_bar=False)
+    if not fleet.by_ray:
+        return trainer.num_devices * trainer.num_nodes
+    if isinstance(trainer.accelerator, CUDAAccelerator) and not fleet.gpus_per_model:
+        raise ValueError(
+            "`--fleet.gpus_per_model` must say how much of a GPU each of several workers takes, "
+            "got 0. Pass 1, or 0.25 to pack four models on one; or `--trainer.accelerator cpu`."
+        )
+    return 1
+
+
+def choose_threads(config: Namespace, fleet: Fleet) -> int:
+    """CPU threads of a model: what is asked for, or a fair share of this machine's cores."""
+    if config.threads is not None:
+        return int(config.threads)
+    if fleet.by_ray:
+        return 1 if fleet.address else max(1, len(os.sched_getaffinity(0)) // fleet.workers)
+    return torch.get_num_threads()
