@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 from torch import Tensor, nn
 
-from attacks.health import find_failures
+from attacks.health import find_broken, find_failures
 from attacks.signals import signals
 from datamodules import ImageDataModule
 from datamodules.calibration import CalibrationOptions
@@ -39,7 +39,12 @@ from lightning_modules.fleet import Fleet, ModelName, fleet_names, parse_slice
 from lightning_modules.guards import SameModel, StopDiverged
 from lightning_modules.interrupt import interruptible
 from lightning_modules.journal import Journal
-from lightning_modules.options import TRAINER_OPTIONS, check_options, choose_threads
+from lightning_modules.options import (
+    TRAINER_OPTIONS,
+    check_options,
+    choose_threads,
+    environment,
+)
 from lightning_modules.progress import FleetProgress
 from lightning_modules.run_folder import RunFolder
 from lightning_modules.signals import RecordSignals, load_signals
@@ -266,42 +271,52 @@ def make_trainer(
         **options,
         logger=logger,
         callbacks=callbacks,
-        plugins=[WholeCheckpointIO()],
+        plugins=[WholeCheckpointIO(), *environment(job.fleet)],
         log_every_n_steps=1,  # all that is logged is of an epoch
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        default_root_dir=run.path,
+        default_root_dir=run.model(name),
     )
 
 
-def failed_models(
+class Failed(NamedTuple):
+    """Trained models that are not sound."""
+
+    reasons: dict[ModelName, str]
+    broken: set[ModelName]  # with signals that are not finite; the others fell behind their peers
+
+
+def find_failed(
     run: RunFolder,
     names: Sequence[ModelName],
-    variants: Sequence[str],
     members: Bool[Tensor, "models examples"],
-) -> dict[ModelName, str]:
-    """Trained models that diverged or that a quantization broke, and why."""
-    trained = [i for i, name in enumerate(names) if run.signals(name, FULL).exists()]
+    variants: Sequence[str],
+) -> Failed:
+    """Look for models that diverged, or that a quantization broke."""
+    rows = [i for i, name in enumerate(names) if run.signals(name, FULL).exists()]
+    trained = [names[row] for row in rows]
     if not trained:
-        return {}
+        return Failed({}, set())
 
     def paths(variant: str) -> list[Path]:
-        return [run.signals(names[position], variant) for position in trained]
+        return [run.signals(name, variant) for name in trained]
 
     whole = [v for v in variants if all(path.exists() for path in paths(v))]
     phi = {variant: load_signals(paths(variant), "phi") for variant in whole}
-    reasons = find_failures(phi, load_signals(paths(FULL), "correct"), members[trained])
-    return {names[trained[index]]: reason for index, reason in reasons.items()}
+    reasons = find_failures(phi, load_signals(paths(FULL), "correct"), members[rows])
+    named = {trained[model]: reason for model, reason in reasons.items()}
+    return Failed(named, {trained[model] for model in find_broken(phi)})
 
 
 def find_todo(job: Job, console: Console) -> list[ModelName]:
     """The chosen models that are not finished; those that failed are set aside, if asked for."""
     run, failed = job.run, dict[ModelName, str]()
     if job.fleet.retrain_failed:
-        failed = failed_models(run, job.names, job.variants, job.members)
-    for name in failed.keys() & set(job.chosen):
-        console.print(f"{name} failed ({failed[name]}): kept in {run.set_aside(name).name}.")
+        failed = find_failed(run, job.names, job.members, job.variants).reasons
+    for name, reason in failed.items():
+        if name in job.chosen:
+            console.print(f"{name} failed ({reason}): kept in {run.set_aside(name).name}.")
     return [name for name in job.chosen if not run.is_finished(name, job.variants)]
 
 
@@ -326,11 +341,12 @@ def train_fleet(job: Job, todo: Sequence[ModelName], console: Console) -> int:
                 return 1
     if not is_first():  # the others do not wait for the files
         return 0
-    diverged = failed_models(run, job.names, job.variants, job.members)
-    seconds = time.monotonic() - started
-    for line in summarise(run, job.names, job.variants, job.chosen, outcomes, diverged, seconds):
+    failed = find_failed(run, job.names, job.members, job.variants)
+    seconds, reasons = time.monotonic() - started, failed.reasons
+    for line in summarise(run, job.names, job.variants, job.chosen, outcomes, reasons, seconds):
         console.print(line, soft_wrap=True)
-    return FAILED if diverged or any(outcome.state == "failed" for outcome in outcomes) else 0
+    stopped = {outcome.name for outcome in outcomes if outcome.state == "failed"}
+    return FAILED if stopped | (failed.broken & set(job.chosen)) else 0
 
 
 def tell_status(run: RunFolder, console: Console) -> None:
@@ -341,8 +357,8 @@ def tell_status(run: RunFolder, console: Console) -> None:
         ValueError: a file is damaged.
     """
     variants = [FULL, *run.read()["config"]["quantize"]]
-    diverged = failed_models(run, run.names(), variants, run.membership())
-    console.print(show_status(run, find_status(run, diverged)))
+    failed = find_failed(run, run.names(), run.membership(), variants)
+    console.print(show_status(run, find_status(run, failed.reasons)))
 
 
 def quieten() -> None:

@@ -25,7 +25,12 @@ def find_failures(
     Returns:
         Model index -> reason, to be shown; empty if all is well.
     """
-    found = failures(phi["full"], correct, members)
+    return find_broken(phi) | failures(phi["full"], correct, members)
+
+
+def find_broken(phi: Mapping[str, Float[Sliced, "models queries examples"]]) -> dict[int, str]:
+    """Name the models of which some signal is not finite: model index -> the first such variant."""
+    found: dict[int, str] = {}
     for variant, signals in phi.items():
         for model, broken in enumerate(_broken(signals)):
             if broken:

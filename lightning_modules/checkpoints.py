@@ -1,6 +1,7 @@
 """What a fit leaves on disk: a checkpoint every epoch, and the final weights."""
 
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -24,11 +25,9 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None
     ) -> None:
-        def write(partial: Path) -> None:
-            with partial.open("wb") as file:  # given a path, a full disk is a RuntimeError
-                torch.save(checkpoint, file)
-
-        write_whole(Path(path), write)
+        content = BytesIO()
+        torch.save(checkpoint, content)  # to a file, a full disk would be a RuntimeError
+        write_whole(Path(path), lambda partial: partial.write_bytes(content.getbuffer()))
 
     def load_checkpoint(
         self,

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_only
 
+from lightning_modules import interrupt
 from lightning_modules.fleet import ModelName
 from lightning_modules.run_folder import RunFolder
 from lightning_modules.whole import break_seals, seal
@@ -67,7 +68,7 @@ def complete(run: RunFolder, fit: Fit, processes: int, name: ModelName) -> Outco
         return Outcome(name, "busy", time.monotonic() - began)
     except Exception as error:
         # those that train a model together must not part: one would wait for the others for ever
-        if processes > 1:
+        if processes > 1 or interrupt.asked.is_set():
             raise
         seconds, reason = time.monotonic() - began, f"{type(error).__name__}: {error}"
         if getattr(error, "errno", None) in HOPELESS:

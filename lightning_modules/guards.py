@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import Callback
 class StopDiverged(Callback):
     """End a fit whose weights are no longer finite: more epochs would not bring it back.
 
-    Its files are written as any model's, so that it is told from one that was never trained. Weights
+    Its files are written as any model's, so that one can tell what became of it. Weights
     are looked at once an epoch, for a look at each loss would make a GPU wait at every step.
     """
 

@@ -6,6 +6,11 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator
+from lightning.pytorch.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+)
 
 from lightning_modules.fleet import Fleet
 
@@ -60,3 +65,14 @@ def choose_threads(config: Namespace, fleet: Fleet) -> int:
     if fleet.by_ray:
         return 1 if fleet.address else max(1, len(os.sched_getaffinity(0)) // fleet.workers)
     return torch.get_num_threads()
+
+
+def environment(fleet: Fleet) -> list[ClusterEnvironment]:
+    """What tells Lightning of the other processes of a model, where its own guess is not ours."""
+    if fleet.by_ray:  # alone, whatever the job that Ray runs in
+        return [LightningEnvironment()]
+    if SLURMEnvironment.detect():
+        # Its own requeueing goes on in the middle of an epoch; ours from the last finished one,
+        # which ends bit for bit like an uninterrupted run.
+        return [SLURMEnvironment(auto_requeue=False)]
+    return []

@@ -23,7 +23,7 @@ from datamodules.membership import membership
 from datamodules.seeds import derive_seed
 from datamodules.views import augment, normalise
 from lightning_modules.classifier import Classifier
-from lightning_modules.fleet import ModelName
+from lightning_modules.fleet import ModelName, fleet_names
 from lightning_modules.networks import NETWORKS
 from lightning_modules.run_folder import RunFolder
 from quantization.calibration import Calibration
@@ -49,7 +49,7 @@ def records(folder):
         layers = [{k: v for k, v in layer.items() if k != "seconds"} for layer in record["layers"]]
         return {k: v for k, v in record.items() if k != "seconds"} | {"layers": layers}
 
-    paths = folder.glob("models/*/*.json")
+    paths = folder.glob("models/*/*-w*.json")
     return {
         str(path.relative_to(folder)): without_seconds(json.loads(path.read_text()))
         for path in paths
@@ -186,12 +186,12 @@ def test_only_the_epoch_in_progress_is_trained_again(toy, toy_run, tmp_path, ser
 
     def step(self, batch, batch_idx):
         if len(served) == 6 + 3:  # the second model, in the middle of its second epoch
-            raise MemoryError("killed")
+            raise SystemExit("killed")
         return real(self, batch, batch_idx)
 
     with monkeypatch.context() as patch:
         patch.setattr(Classifier, "training_step", step)
-        with pytest.raises(MemoryError, match="killed"):
+        with pytest.raises(SystemExit, match="130"):
             train.main(toy(folder))
     before = list(served)
     served.clear()
@@ -280,7 +280,8 @@ def test_another_precision_adds_its_files_only(toy, finished, snapshot, no_train
     before = snapshot(finished / "models")
     train.main(toy(finished, "--quantize nearest-w4"))
     after = snapshot(finished / "models")
-    assert {key: after[key] for key in before} == before
+    changed = {key.split("/")[1] for key in before if after[key] != before[key]}
+    assert changed == {"SHA256SUMS", "progress.json"}
     assert after.keys() - before.keys() == {
         f"{name}/{file}"
         for name in NAMES
@@ -509,6 +510,7 @@ def test_a_new_precision_is_of_the_stored_weights_even_without_a_checkpoint(toy,
     name = run.names()[0]
     state = {key: tensor + 1 for key, tensor in load_file(run.weights(name, "full")).items()}
     save_file(state, run.weights(name, "full"))  # weights that no training of ours ends in
+    (run.model(name) / "SHA256SUMS").unlink()
     before = run.weights(name, "full").read_bytes()
     train.main(toy(folder, "--quantize nearest-w8"))
     assert run.weights(name, "full").read_bytes() == before
@@ -530,7 +532,7 @@ def test_a_truncated_file_is_named_with_the_way_out(toy, finished, file):
     path = finished / "models" / "shadow-001" / file
     path.write_bytes(path.read_bytes()[:-100])
     (finished / "models" / "shadow-001" / "full.safetensors").unlink()
-    with pytest.raises(ValueError, match=f"shadow-001/{file} is not a whole .*Delete it"):
+    with pytest.raises(SystemExit, match=rf"(?s)Damaged .*shadow-001/{file}\nPass `--repair`"):
         train.main(toy(finished))
 
 
@@ -541,11 +543,11 @@ def test_a_fleet_that_grows_meanwhile_moves_no_row(toy, tmp_path, served, monkey
     """The target is row 4 of 4 shadows and row 6 of 6: this process keeps what it began with."""
     folder, real = tmp_path / "run", train.fit
 
-    def fit(job, position, progress):
-        if position == 1:
+    def fit(job, name):
+        if name == NAMES[1]:
             monkeypatch.setattr(train, "fit", real)
             train.main(toy(folder, "--fleet.shadows 6 --fleet.models 5"))
-        real(job, position, progress)
+        real(job, name)
 
     monkeypatch.setattr(train, "fit", fit)
     train.main(toy(folder, "--fleet.models 0,1,4"))
@@ -564,7 +566,8 @@ def test_a_model_in_another_hand_is_passed_over(toy, tmp_path, capsys):
     with FileLock(folder / "models" / "shadow-002" / ".lock"):
         train.main(toy(folder))
     output = words(capsys.readouterr().out)
-    assert "shadow-002: another process is at it, passed over." in output
+    assert "3 of 5: shadow-002 passed over, another process is at it" in output
+    assert "0 were before; 1 passed over." in output
     assert "Finished 4 models" in output
     assert not (folder / "models" / "shadow-002" / "full.safetensors").exists()
     train.main(toy(folder))
@@ -630,13 +633,13 @@ def test_own_networks_are_trained_resumed_and_quantized(toy, tmp_path, own_netwo
     def step(self, batch, batch_idx):
         calls.append(self.current_epoch)
         if len(calls) in (4, 8):
-            raise MemoryError("killed")
+            raise SystemExit("killed")
         return real(self, batch, batch_idx)
 
     with monkeypatch.context() as patch:
         patch.setattr(Classifier, "training_step", step)
         for _ in range(2):
-            with pytest.raises(MemoryError, match="killed"):
+            with pytest.raises(SystemExit, match="130"):
                 train.main(toy(tmp_path / "killed", options))
     train.main(toy(tmp_path / "killed", options))
     assert tensors(tmp_path / "killed") == tensors(tmp_path / "whole")
@@ -799,7 +802,9 @@ def test_failed_models_are_reported_and_trained_again_when_asked(
 ):
     folder, options = tmp_path / "run", "--trainer.max_epochs 15 --data.flip false --data.crop 0"
     run = RunFolder(folder)
-    train.main(toy(folder, options))
+    with pytest.raises(SystemExit) as ended:
+        train.main(toy(folder, options))
+    assert ended.value.code == train.FAILED
     first = snapshot(folder / "models")
     output = words(capsys.readouterr().out)
     assert re.search(r"shadow-000 failed: training accuracy 0\.\d+, its peers' median", output)
@@ -809,7 +814,10 @@ def test_failed_models_are_reported_and_trained_again_when_asked(
     assert ", ".join(f"{v} {size:,}" for v, size in zip(VARIANTS, sizes, strict=True)) in output
     for variant in VARIANTS:
         assert load_file(run.signals(NAMES[1], variant))["phi"].isnan().all()
-    train.main(toy(folder, options))
+    with pytest.raises(SystemExit) as ended:
+        train.main(toy(folder, options))
+    assert ended.value.code == train.FAILED
+    assert epochs(folder)["shadow-001"] < epochs(folder)["shadow-000"] == 14  # stopped
     assert snapshot(folder / "models") == first
     output = words(capsys.readouterr().out)
     assert "nothing to train" in output
@@ -920,8 +928,8 @@ def test_the_whole_output_away_from_a_terminal(toy, tmp_path, capsys, monkeypatc
     lines = [re.sub(r"[\d.]+ s\b", "T s", line) for line in captured.out.splitlines()]
     lines = [line for line in lines if " failed: " not in line and line[:5] != "parti"]
     assert lines[:3] == [
-        "shadow-001, model 1 of 2: done in T s",
-        "target-000, model 2 of 2: done in T s",
+        "1 of 2: shadow-001 finished in T s",
+        "2 of 2: target-000 finished in T s",
         "Finished 2 models in T s; 0 were before.",
     ]
     assert lines[-2].startswith("Bytes of a model on disk: full ")
@@ -959,9 +967,9 @@ def test_every_recipe_can_be_prepared(recipe, tmp_path, monkeypatch):
             monkeypatch.setattr(subclass, "fetch", lambda self: None)
     parser = train.make_parser()
     config = parser.parse_args(["--config", str(recipe), "--run_dir", str(tmp_path / "run")])
-    job = train.prepare(config, parser.instantiate(config).data, train.Console(quiet=True))
-    fleet = config.fleet
-    assert job.chosen == list(range(fleet.shadows + fleet.targets))
+    made = parser.instantiate(config)
+    job = train.prepare(config, made.fleet, made.data, train.Console(quiet=True))
+    assert job.chosen == fleet_names(config.fleet.shadows, config.fleet.targets)
     assert job.variants == ["full", *map(str, map(Variant.parse, config.quantize))]
     assert job.run.membership().shape == (len(job.chosen), job.data.pool_size)
     default = parser.parse_args(["--config", str(recipe)]).run_dir
