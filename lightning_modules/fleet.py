@@ -28,7 +28,7 @@ class Fleet:
         retrain_failed: set models that diverged aside, and train them from another start.
         workers: how many models to train at once, each in a process of its own; needs Ray.
         gpus_per_model: share of a GPU that each of several workers takes; 0.25 packs four on one.
-        address: of a Ray cluster, `auto` or ray://host:port; by default Ray stays on this machine.
+        address: of a Ray cluster, `auto` or host:port; by default Ray stays on this machine.
 
     Raises:
         ValueError: counts that cannot be, or several workers without Ray.

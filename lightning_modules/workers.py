@@ -81,9 +81,9 @@ def in_workers(
             name = running.pop(ended)
             try:
                 yield ray.get(ended)
-            except ray.exceptions.WorkerCrashedError:
-                reason = f"its process died {RETRIES + 1} times. Was there too little memory?"
-                yield Outcome(name, "failed", 0.0, reason)
+            except ray.exceptions.RayError as error:
+                said = str(error).strip().splitlines()[0]
+                yield Outcome(name, "failed", 0.0, f"given up after {RETRIES} retries: {said}")
     finally:
         ray.shutdown()
 

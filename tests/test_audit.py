@@ -29,7 +29,7 @@ from attacks.quantile import make_features
 from audit import main
 from datamodules import Digits
 from lightning_modules.run_folder import RunFolder
-from lightning_modules.whole import save_whole
+from lightning_modules.whole import save_whole, seal
 
 FILES = {
     *("table.txt", "results.csv", "exposure.csv", "results.json", "report.html"),
@@ -923,6 +923,18 @@ def test_models_without_a_record_or_left_out_do_not_count(fabricated):
     assert found == {variant: pytest.approx(np.mean(some)) for variant, some in cost.items()}
     page = (run.path / "audit" / "report.html").read_text()
     assert "mean over 2 to 3 audited models" in page
+
+
+def test_signals_that_changed_are_named(fabricated):
+    run = fabricated()
+    name, path = run.names()[1], run.signals(run.names()[1], "nearest-w2")
+    seal(run.model(name))
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(SystemExit, match=rf"{path} is not what was written.*train.py .*`--repair`"):
+        audit.main(["--run_dir", str(run.path)])
+    path.write_bytes(content)
+    audit.main(["--run_dir", str(run.path)])
 
 
 def test_a_damaged_record_is_named(fabricated):

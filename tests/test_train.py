@@ -435,6 +435,13 @@ def test_the_same_data_elsewhere_is_the_same_and_other_data_is_not(toy, tmp_path
         ("--trainer.strategy fsdp", "must keep a whole model on each device.*got fsdp"),
         ("--trainer.check_val_every_n_epoch 0", "`check_val_every_n_epoch` must be 1 or more"),
         ("--trainer.accumulate_grad_batches 0", "`accumulate_grad_batches` must be 1 or more"),
+        ("--fleet.workers 0", "`fleet.workers` must be 1 or more, got 0"),
+        ("--fleet.gpus_per_model -1", "`fleet.gpus_per_model` must be 0 or more, got -1"),
+        ("--fleet.gpus_per_model 0.5", "`fleet.gpus_per_model` needs `--fleet.workers` of 2"),
+        (
+            "--fleet.workers 2 --trainer.devices 2",
+            "`trainer.devices` must be 1 with `--fleet.workers`, got 2",
+        ),
         ("--threads 0", "`threads` must be 1 or more, got 0"),
         ("--data.pool_size 1797", "1 to test, got 1797 and 0"),
         ("--data.pool_size 9999", "`pool_size` must be 2 to"),

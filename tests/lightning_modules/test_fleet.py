@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import pytest
 
-from lightning_modules.fleet import ModelName, fleet_names, parse_slice
+from lightning_modules.fleet import Fleet, ModelName, fleet_names, parse_slice
 
 
 def test_names_are_in_the_order_of_the_membership_matrix():
@@ -56,3 +56,14 @@ def test_slices_of_an_array_job_cover_the_fleet_once():
 def test_a_wrong_slice_says_what_is_right(text, message):
     with pytest.raises(ValueError, match=message):
         parse_slice(text, 13)
+
+
+def test_several_workers_need_ray(monkeypatch):
+    assert not Fleet().by_ray
+    assert Fleet(workers=2).by_ray
+    assert Fleet(address="auto").by_ray
+    monkeypatch.setattr("lightning_modules.fleet.find_spec", lambda _: None)
+    Fleet()
+    for asked in ({"workers": 2}, {"address": "auto"}):
+        with pytest.raises(ValueError, match=r"need Ray.*`pip install -e '.\[ray\]'`.*workers 1"):
+            Fleet(**asked)

@@ -1,95 +1,117 @@
 import io
 import re
-from unittest.mock import Mock
 
 import pytest
-from lightning.pytorch import LightningModule, Trainer
 from rich.console import Console
 
+from lightning_modules.engine import Outcome
 from lightning_modules.fleet import ModelName
+from lightning_modules.journal import Journal
 from lightning_modules.progress import FleetProgress
+from lightning_modules.run_folder import RunFolder
 
-MODULE = Mock(LightningModule)
 NAMES = [ModelName("shadow", 0), ModelName("target", 1)]
 
 
 @pytest.fixture
-def make():
-    def make(terminal):
+def make(tmp_path):
+    def make(terminal, num_models=2):
         file = io.StringIO()
-        console = Console(file=file, force_terminal=terminal, width=120)
-        return FleetProgress(2, 4, console), file
+        console = Console(file=file, force_terminal=terminal, width=120, highlight=False)
+        return FleetProgress(RunFolder(tmp_path), num_models, 4, console), file
 
     return make
 
 
-def drive(progress, first_epoch=0):
-    """What a fleet of two models does; yields after each event."""
-    with progress.bar:
-        for name in NAMES:
-            progress.begin(name)
-            yield name, first_epoch if name == NAMES[0] else 0
-            for epoch in range(first_epoch if name == NAMES[0] else 0, 4):
-                progress.on_train_epoch_start(Mock(Trainer, current_epoch=epoch), MODULE)
-                yield name, epoch
-            progress.on_fit_end(Mock(Trainer), MODULE)
-            yield name, 4
-            progress.end()
+@pytest.fixture
+def at(tmp_path):
+    """Let a model be at a stage, as its own process notes it."""
+
+    def at(name, stage, epoch):
+        journal = Journal(RunFolder(tmp_path).progress(name))
+        journal.epoch = epoch
+        journal.note(stage)
+
+    return at
 
 
-@pytest.mark.parametrize("resumed_at", [0, 3])
-def test_the_bar_counts_the_epochs_of_all_models(make, resumed_at):
+def test_the_bar_counts_the_epochs_of_all_models(make, at):
     progress, _ = make(terminal=True)
     (task,) = progress.bar.tasks
     assert task.total == 8
-    seen = []
-    for name, epoch in drive(progress, resumed_at):
-        if resumed_at and not seen:  # `begin` does not know of a checkpoint yet
-            epoch = 0
-        position = NAMES.index(name)
-        assert task.completed == 4 * position + epoch
-        assert task.description == f"{name}, model {position + 1} of 2, epoch {epoch} of 4"
-        seen.append(task.completed)
-    assert seen == sorted(seen)
-    assert seen[-1] == 8
+    for position, name in enumerate(NAMES):
+        progress.begin(name)
+        progress.refresh()
+        assert task.completed == 4 * position
+        assert task.description == f"{position} of 2 models, {name} begins"
+        for epoch in (1, 3):  # resumed, or the display was slow
+            at(name, "training", epoch)
+            progress.refresh()
+            assert task.completed == 4 * position + epoch
+            assert task.description == f"{position} of 2 models, {name} epoch {epoch} of 4"
+        at(name, "adaround-w2", 4)
+        progress.refresh()
+        assert task.completed == 4 * position + 4
+        assert task.description == f"{position} of 2 models, {name} adaround-w2"
+        progress.end(Outcome(name, "finished", 1.0))
+    assert task.completed == 8
 
 
-def test_on_a_terminal_the_bar_is_drawn_and_taken_away(make):
+def test_models_that_are_trained_at_once_are_all_named(make, at):
+    progress, _ = make(terminal=True)
+    for name in NAMES:
+        progress.begin(name)
+    at(NAMES[0], "training", 1)
+    at(NAMES[1], "training", 2)
+    progress.refresh()
+    (task,) = progress.bar.tasks
+    assert task.completed == 3
+    assert task.description == ("0 of 2 models, shadow-000 epoch 1 of 4, target-001 epoch 2 of 4")
+    progress.end(Outcome(NAMES[1], "failed", 1.0, "why"))
+    assert task.completed == 5
+    assert task.description == "1 of 2 models, shadow-000 epoch 1 of 4"
+
+
+def test_on_a_terminal_the_bar_is_drawn_and_taken_away(make, at, monkeypatch):
+    monkeypatch.setattr("lightning_modules.progress.REFRESH", 0.01)
     progress, file = make(terminal=True)
-    for _ in drive(progress):
-        progress.bar.refresh()
+    with progress:
+        progress.begin(NAMES[0])
+        at(NAMES[0], "training", 2)
+        while "epoch 2 of 4" not in file.getvalue():
+            progress.bar.refresh()
+        progress.end(Outcome(NAMES[0], "finished", 1.26))
     text = file.getvalue()
-    assert "shadow-000, model 1 of 2, epoch 2 of 4" in text
-    assert "target-001, model 2 of 2, epoch 4 of 4" in text
-    assert "done in" not in text
-    assert "\x1b[2K" in text.rsplit("epoch", 1)[1]  # the last line drawn is erased
+    assert "0 of 2 models, shadow-000 epoch 2 of 4" in text
+    assert "1 of 2: shadow-000 finished in 1.3 s" in text
+    assert "\x1b[2K" in text.rsplit("models", 1)[1]  # the last line drawn is erased
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h")  # the cursor is back
 
 
-def test_elsewhere_there_is_a_line_a_finished_model(make):
-    progress, file = make(terminal=False)
-    for _ in drive(progress):
-        pass
-    lines = file.getvalue().splitlines()
-    assert [re.sub(r"[\d.]+ s$", "T s", line) for line in lines] == [
-        "shadow-000, model 1 of 2: done in T s",
-        "target-001, model 2 of 2: done in T s",
+def test_elsewhere_there_is_a_line_a_model(make):
+    progress, file = make(terminal=False, num_models=4)
+    with progress:
+        for number, state in enumerate(("finished", "failed", "busy", "stopped")):
+            progress.begin(ModelName("shadow", number))
+            progress.end(Outcome(ModelName("shadow", number), state, 2.04, "said elsewhere"))
+    assert file.getvalue().splitlines() == [
+        "1 of 4: shadow-000 finished in 2.0 s",
+        "2 of 4: shadow-001 failed after 2.0 s",
+        "3 of 4: shadow-002 passed over, another process is at it",
+        "4 of 4: shadow-003 stopped after 2.0 s",
     ]
 
 
 def test_nothing_to_do_draws_nothing(make):
-    _, file = make(terminal=False)
-    progress = FleetProgress(0, 4, Console(file=file, force_terminal=False))
-    with progress.bar:
+    progress, file = make(terminal=False, num_models=0)
+    with progress:
         pass
     assert file.getvalue() == ""
 
 
-def test_a_note_says_what_is_made_of_the_model(make):
-    progress, _ = make(terminal=True)
-    (task,) = progress.bar.tasks
-    progress.begin(NAMES[1])
-    done = task.completed
-    progress.note("adaround-w2")
-    assert task.description == "target-001, model 1 of 2, adaround-w2"
-    assert task.completed == done
+def test_an_error_takes_the_bar_away_too(make):
+    progress, file = make(terminal=True)
+    with pytest.raises(KeyError), progress:
+        raise KeyError
+    assert file.getvalue().count("\x1b[?25h") == 1
+    assert not re.search("Traceback", file.getvalue())

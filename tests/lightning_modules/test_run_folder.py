@@ -1,7 +1,5 @@
 import copy
 import json
-import os
-import stat
 
 import pytest
 import torch
@@ -11,7 +9,7 @@ from safetensors.torch import load_file
 from datamodules.membership import membership
 from lightning_modules.fleet import ModelName
 from lightning_modules.run_folder import RunFolder
-from lightning_modules.whole import save_whole, write_whole
+from lightning_modules.whole import save_whole, seal
 
 SHADOW = ModelName("shadow", 3)
 ASKED = {
@@ -84,56 +82,6 @@ def test_images_that_were_moved_are_remembered(run):
     for root in ("/old", "/new"):
         assert run.open(asked(places={"root": root}), members)["places"] == {"root": root}
         assert run.read()["places"] == {"root": root}
-
-
-def test_a_write_that_fails_leaves_what_was_there(tmp_path):
-    path = tmp_path / "new" / "file"
-
-    def half(partial):
-        partial.write_bytes(b"half")
-        assert partial.parent == path.parent  # so that renaming is no copy
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_whole(path, half)
-    assert list(path.parent.iterdir()) == []
-    written = []
-    write_whole(
-        path, lambda partial: written.append(partial.write_bytes(b"old") and partial.stat())
-    )
-    assert os.path.samestat(written[0], path.stat())  # renamed, not copied
-    with pytest.raises(OSError, match="disk full"):
-        write_whole(path, half)
-    assert path.read_bytes() == b"old"
-    assert list(path.parent.iterdir()) == [path]
-
-
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # Python 3.12
-def test_a_kill_while_writing_leaves_what_was_there(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-    if (child := os.fork()) == 0:
-        write_whole(path, lambda partial: partial.write_bytes(b"half") and os._exit(9))
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.glob("*.partial")] == ["file.partial"]
-    write_whole(path, lambda partial: partial.write_bytes(b"new"))
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"file": b"new"}
-
-
-def test_tensors_come_back_and_others_may_read_them(tmp_path, rng):
-    tensors = {
-        "strided": torch.randn(4, 6, generator=rng).t()[::2],
-        "empty": torch.empty(0, 3),
-        "bool": torch.tensor([True, False]),
-    }
-    path = tmp_path / "x.safetensors"
-    save_whole(path, tensors)
-    loaded = load_file(path)
-    assert loaded.keys() == tensors.keys()
-    assert all(torch.equal(loaded[key], tensors[key]) for key in tensors)
-    (plain := tmp_path / "plain").touch()
-    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
 
 
 def test_a_new_folder_holds_what_was_asked_and_who_trains_on_what(run):
@@ -242,14 +190,6 @@ def test_a_folder_without_an_experiment_says_how_to_train_one(tmp_path):
         RunFolder(tmp_path).read()
 
 
-def test_tied_weights_are_stored_under_both_names(tmp_path):
-    shared = torch.arange(6.0).reshape(2, 3)
-    save_whole(tmp_path / "tied", {"first": shared, "second": shared.T})
-    loaded = load_file(tmp_path / "tied")
-    assert torch.equal(loaded["first"], shared)
-    assert torch.equal(loaded["second"], shared.T)
-
-
 def test_rows_that_were_trained_by_are_never_overwritten(run):
     path = run.path / "membership.safetensors"
     stored = load_file(path)
@@ -285,3 +225,23 @@ def test_options_that_yaml_cannot_hold_leave_no_half_made_folder(tmp_path):
     with pytest.raises(yaml.YAMLError):
         run.open(asked(config__option=object()), membership(0, 4, 1, 20))
     assert not (run.path / "membership.safetensors").exists()
+
+
+def test_damaged_rows_and_options_are_named(run):
+    run.membership_file.write_bytes(run.membership_file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"membership.safetensors is not a whole file .*Delete it"):
+        run.membership()
+    for content in (b"config: [", b"\xff\xfe", b""):
+        run.experiment_file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"(?s)experiment.yaml is damaged .*Restore it"):
+            run.read()
+
+
+def test_finished_is_with_checksums(run):
+    for file in (run.weights(SHADOW, "full"), run.signals(SHADOW, "full")):
+        assert not run.is_finished(SHADOW, ["full"])
+        save_whole(file, {})
+    assert not run.is_finished(SHADOW, ["full"])
+    seal(run.model(SHADOW))
+    assert run.is_finished(SHADOW, ["full"])
+    assert not run.is_finished(SHADOW, ["full", "nearest-w4"])

@@ -1,0 +1,67 @@
+"""What Ray does to a whole fleet is in tests/test_faults.py; here is what needs no fleet."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = """
+import os
+from pathlib import Path
+
+import torch
+
+from lightning_modules import workers
+from lightning_modules.engine import Outcome
+from lightning_modules.fleet import Fleet, ModelName
+from lightning_modules.workers import connect, in_workers
+
+NAMES = [ModelName("shadow", number) for number in range(4)]
+
+
+def work(name):
+    if name.number == 1:
+        os._exit(9)  # each time that it is tried
+    (Path(os.environ["NOTES"]) / f"{name}-{os.getpid()}").touch()
+    return Outcome(name, "finished", float(torch.get_num_threads()))
+
+
+if __name__ == "__main__":
+    for asked in (Fleet(workers=2, gpus_per_model=0.25), Fleet(address="auto")):
+        try:
+            connect(asked, 1)
+        except (ValueError, ConnectionError) as error:
+            print(type(error).__name__, error)
+    fleet, workers.RETRIES = Fleet(workers=2), 1
+    connect(fleet, 3)
+    begun = []
+    for outcome in in_workers(NAMES, work, begun.append, fleet, 3):
+        print(len(begun), *outcome)
+"""
+
+
+def test_workers_share_models_and_a_model_that_kills_them_fails_alone(tmp_path):
+    (notes := tmp_path / "notes").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"NOTES": str(notes)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    # Ray's own daemon says on the same stream why it tries again
+    small, nowhere, *lines = [line for line in done.stdout.splitlines() if "(raylet)" not in line]
+    assert small.startswith(
+        "ValueError 2 models at once need 0.5 GPUs, Ray has 0. Lower `--fleet.w"
+    )
+    assert small.endswith("or `--fleet.gpus_per_model` to pack more on one.")
+    assert nowhere.startswith("ConnectionError")
+    begun, ended = zip(*(line.split(" ", 1) for line in lines), strict=True)
+    assert list(begun) == ["2", "3", "4", "4"]  # two at a time
+    died = [line for line in ended if "given up after 1 retries: The worker died" in line]
+    assert len(died) == 1
+    assert died[0].startswith("shadow-001 failed")
+    assert sum("finished 3.0" in line for line in ended) == 3
+    assert len(list(notes.iterdir())) == 3
