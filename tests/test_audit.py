@@ -932,9 +932,9 @@ def test_signals_that_changed_are_named(fabricated):
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(SystemExit, match=rf"{path} is not what was written.*train.py .*`--repair`"):
-        audit.main(["--run_dir", str(run.path)])
+        audit(run, *QUICK)
     path.write_bytes(content)
-    audit.main(["--run_dir", str(run.path)])
+    audit(run, *QUICK)
 
 
 def test_a_damaged_record_is_named(fabricated):

@@ -22,11 +22,10 @@ README = (ROOT / "README.md").read_text()
 
 
 def commands() -> list[list[str]]:
-    """The arguments behind `python` of every such line, also where a job is wrapped around it."""
+    """The arguments behind `python` of every such line."""
     blocks = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
-    lines = blocks.replace("\\\n", " ").replace("$SLURM_ARRAY_TASK_ID", "3").splitlines()
+    lines = blocks.replace("\\\n", " ").splitlines()
     words = [shlex.split(line, comments=True) for line in lines]
-    words = [shlex.split(line[-1]) if line[:1] == ["sbatch"] else line for line in words]
     return [line[1:] for line in words if line[:1] == ["python"]]
 
 
@@ -36,7 +35,10 @@ TOY = shlex.split(
     "--trainer.max_epochs 1 --fleet.shadows 4 --fleet.targets 1 --threads 1 "
     "--quantize nearest-w4 adaround-w2 gptq-w1.58"
 )
-ONE_CPU = shlex.split("--trainer.accelerator cpu --trainer.devices 1 --trainer.strategy auto")
+ONE_CPU = shlex.split(
+    "--trainer.accelerator cpu --trainer.devices 1 --trainer.strategy auto "
+    "--fleet.workers 1 --fleet.gpus_per_model 0"
+)
 
 
 def photographs(self):
@@ -89,7 +91,10 @@ def toy(command: list[str]) -> list[str]:
 def test_every_command_of_the_readme(workplace, capsys):
     assert len(COMMANDS) > 10
     for script, *options in COMMANDS:
-        if script == "train.py":
+        if "--status" in options:
+            train.main(options)
+            assert "finished" in capsys.readouterr().out
+        elif script == "train.py":
             train.main(toy([script, *options]))
             assert "Next: python audit.py" in capsys.readouterr().out
         elif script == "-m":
@@ -107,7 +112,8 @@ def test_every_command_of_the_readme(workplace, capsys):
     tree = re.search(r"\n    runs/digits/\n(.*?)\n\n", README, re.DOTALL)
     written = {path.name for path in Path("runs/digits").rglob("*")}
     assert (
-        set(re.findall(r"[\w.-]+\.(?:yaml|ckpt|safetensors|html|csv|json|txt)", tree[1])) <= written
+        set(re.findall(r"[\w.-]+\.(?:yaml|ckpt|safetensors|html|csv|json|txt)|SHA256SUMS", tree[1]))
+        <= written
     )
 
 
