@@ -1,0 +1,62 @@
+"""Two workers of one thread each against one process of two threads, over whole fleets.
+
+    python benchmarks/workers.py data/cifar10-jpeg
+
+Each round trains the same fleet twice from the command line, start of Ray, imports and reading of
+images included, and deletes it.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+WAYS = {
+    "2 workers, 1 thread": ["--fleet.workers", "2", "--threads", "1"],
+    "1 worker, 2 threads": ["--fleet.workers", "1", "--threads", "2"],
+    "1 worker, 1 thread": ["--fleet.workers", "1", "--threads", "1"],
+}
+
+
+def seconds(root: Path, network: str, precision: str, epochs: int, way: list[str]) -> float:
+    """Time of one fleet of 8 models."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            *(sys.executable, "train.py", "--run_dir", str(Path(folder) / "run")),
+            *("--data", "ImageFolder", "--data.root", str(root.resolve()), "--data.image_size"),
+            *("32", "--data.pool_size", "5000", "--data.batch_size", "64", "--data.flip", "true"),
+            *("--data.crop", "4", "--model.network", network, "--trainer.accelerator", "cpu"),
+            *("--trainer.precision", precision, "--trainer.max_epochs", str(epochs)),
+            *("--trainer.check_val_every_n_epoch", str(epochs), "--fleet.shadows", "8"),
+            *("--fleet.targets", "0", "--queries", "identity", "--quantize", "nearest-w2", *way),
+        ]
+        began = time.perf_counter()
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - began
+
+
+def main() -> None:
+    """Print the seconds of each way, and the ratios of the medians."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("root", type=Path, help="folder of images, with train/ and test/")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    for network, epochs in (("convnet", 6), ("resnet8", 2)):
+        found: dict[str, list[float]] = {name: [] for name in WAYS}
+        for _ in range(arguments.rounds):
+            for name, way in WAYS.items():
+                took = seconds(arguments.root, network, "bf16-mixed", epochs, way)
+                found[name].append(took)
+        medians = {name: statistics.median(times) for name, times in found.items()}
+        best = medians["2 workers, 1 thread"]
+        for name, median in medians.items():
+            each = ", ".join(f"{took:.1f}" for took in found[name])
+            print(f"{network}  {name}: {median:.1f} s ({each}), {median / best:.2f} of the first")
+
+
+if __name__ == "__main__":
+    main()
