@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -158,12 +159,13 @@ class SavedSignal:
         read = torch.empty(*others, len(some), dtype=dtype)
         if not read.numel():
             return read
-        for path, start, signal in zip(self.paths, starts, read, strict=True):
+        first, step = some.start * dtype.itemsize, examples * dtype.itemsize
+        for path, start, signal in zip(self.paths, starts, read.numpy(), strict=True):
             # not mapped: that took three times as long, and 0.3 GB for 256 files
             with path.open("rb", buffering=0) as file:
-                for number, row in enumerate(signal.view(-1, len(some))):
-                    at = start + (number * examples + some.start) * dtype.itemsize
-                    if os.preadv(file.fileno(), [row.numpy()], at) != row.nbytes:
+                number = file.fileno()
+                for row, at in zip(signal.reshape(-1, len(some)), count(start + first, step)):
+                    if os.preadv(number, [row], at) != row.nbytes:
                         raise ValueError(f"{path} ended early. Was it changed? Run this again.")
         return read
 
