@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
@@ -36,19 +36,22 @@ class SignalsLike(Protocol):
 
 Measure = Callable[[Tensor, Tensor], SignalsLike]
 ReadWeights = Callable[[Path], dict[str, Tensor]]
+Record = dict[str, Tensor]
 
 
 class RecordSignals(Callback):
     """Write `signals/<variant>.safetensors` for every variant of a model, after a fit.
 
-    The weights are read back from their file, so what is audited is what would be deployed. One
-    process does it, over the whole pool in order: a distributed sampler would repeat examples.
+    The weights are read back from their file, so what is audited is what would be deployed, in
+    float32 on purpose: what `quantization/export.py` deploys computes in float32 too. One process
+    does it, over the whole pool in order: a distributed sampler would repeat examples. There is
+    one pass, in which each batch goes through the networks of all variants that lack their file.
 
     Args:
         folder: the model's folder, with a weights file for each variant.
         variants: `full` and the names of the quantized variants.
         queries: the views of an example that the attacker asks for, the same for every model.
-        measure: logits and labels in, signals out.
+        measure: logits and labels in, signals out; each example by itself.
         read: a weights file in, a full state dict out.
     """
 
@@ -65,39 +68,61 @@ class RecordSignals(Callback):
 
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        paths = {name: self.folder / "signals" / f"{name}.safetensors" for name in self.variants}
+        missing = {name: path for name, path in paths.items() if not path.exists()}
+        if not missing:
+            return
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         # By now Lightning has moved the module back to the CPU.
-        network = copy.deepcopy(pl_module.get_submodule("network")).float()
-        network = network.to(trainer.strategy.root_device)
-        for variant in self.variants:
-            path = self.folder / "signals" / f"{variant}.safetensors"
-            if path.exists():
-                continue
-            network.load_state_dict(self.read(self.folder / f"{variant}.safetensors"))
-            record = self._record(network, data)
+        trained, device = pl_module.get_submodule("network"), trainer.strategy.root_device
+        networks = [self._load(trained, variant).to(device) for variant in missing]
+        records = self._record(networks, data)
+        for (variant, path), record in zip(missing.items(), records, strict=True):
             save_whole(path, record)
             accuracy = record["test_correct"].double().mean().item()
             for logger in trainer.loggers:
                 logger.log_metrics({f"final/{variant}/test_accuracy": accuracy})
 
-    def _record(self, network: nn.Module, data: ImageDataModule) -> dict[str, Tensor]:
-        def measure(batches: Callable[[str], Iterable[Batch]], labels: Tensor) -> SignalsLike:
-            logits = torch.stack([_logits(network, batches(query)) for query in self.queries])
-            return self.measure(logits, labels.cpu())
+    def _load(self, trained: nn.Module, variant: str) -> nn.Module:
+        network = copy.deepcopy(trained).float().eval()
+        network.load_state_dict(self.read(self.folder / f"{variant}.safetensors"))
+        return network
 
-        record = measure(data.pool_batches, data.pool.labels)._asdict()
-        others = measure(data.test_batches, data.test.labels)  # that no model trained on
-        record |= {"population": others.phi, "population_hinge": others.hinge}
-        test_logits = _logits(network, data.test_batches("identity"))
-        record["test_correct"] = self.measure(test_logits, data.test.labels.cpu()).correct
-        return record
+    def _record(self, networks: Sequence[nn.Module], data: ImageDataModule) -> Iterator[Record]:
+        asked = len(self.queries)
+        # accuracy is that of images as they are, which the attacker need not ask for
+        views = [*self.queries, *({"identity"} - set(self.queries))]
+        pool = self._see(networks, data.pool_batches, self.queries)
+        test = self._see(networks, data.test_batches, views)  # that no model trained on
+        for record, others in zip(pool, test, strict=True):
+            yield record | {
+                "population": others["phi"][:asked],
+                "population_hinge": others["hinge"][:asked],
+                "test_correct": others["correct"][views.index("identity")],
+            }
+
+    def _see(
+        self,
+        networks: Sequence[nn.Module],
+        batches: Callable[[str], Iterable[Batch]],
+        queries: Sequence[str],
+    ) -> list[Record]:
+        """Signals `[queries, examples]` of each network."""
+        rows = [self._see_view(networks, batches(query)) for query in queries]
+        return [_join(torch.stack, row) for row in zip(*rows, strict=True)]
+
+    @torch.inference_mode()
+    def _see_view(self, networks: Sequence[nn.Module], batches: Iterable[Batch]) -> list[Record]:
+        """Signals `[examples]` of each network; its logits live for a batch."""
+        parts = [
+            [self.measure(network(images).cpu(), labels.cpu())._asdict() for network in networks]
+            for images, labels, _ in batches
+        ]
+        return [_join(torch.cat, part) for part in zip(*parts, strict=True)]
 
 
-@torch.inference_mode()
-def _logits(network: nn.Module, batches: Iterable[Batch]) -> Float[Tensor, "examples classes"]:
-    network.eval()
-    device = next(network.parameters()).device
-    return torch.cat([network(batch.images.to(device)).cpu() for batch in batches])
+def _join(how: Callable[[list[Tensor]], Tensor], records: Sequence[Record]) -> Record:
+    return {key: how([record[key] for record in records]) for key in records[0]}
 
 
 class SavedSignal:
@@ -134,12 +159,13 @@ class SavedSignal:
         read = torch.empty(*others, len(some), dtype=dtype)
         if not read.numel():
             return read
-        for path, start, signal in zip(self.paths, starts, read, strict=True):
+        first, step = some.start * dtype.itemsize, examples * dtype.itemsize
+        for path, start, signal in zip(self.paths, starts, read.numpy(), strict=True):
             # not mapped: that took three times as long, and 0.3 GB for 256 files
             with path.open("rb", buffering=0) as file:
-                for number, row in enumerate(signal.view(-1, len(some))):
-                    at = start + (number * examples + some.start) * dtype.itemsize
-                    if os.preadv(file.fileno(), [row.numpy()], at) != row.nbytes:
+                number = file.fileno()
+                for row, at in zip(signal.reshape(-1, len(some)), count(start + first, step)):
+                    if os.preadv(number, [row], at) != row.nbytes:
                         raise ValueError(f"{path} ended early. Was it changed? Run this again.")
         return read
 

@@ -1,13 +1,16 @@
 """LiRA against a slow loop over examples with SciPy, and against theory where there is some."""
 
+from fractions import Fraction
 from functools import partial
+from math import sqrt
+from statistics import median
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
 
-from attacks.lira import lira, lira_carlini, lira_offline
+from attacks.lira import fit_sides, lira, lira_carlini, lira_offline
 from attacks.metrics import auc, roc, tpr_at
 
 
@@ -99,8 +102,35 @@ class Stored:
         return found
 
 
+@pytest.mark.parametrize("location", ["median", "mean"])
+@pytest.mark.parametrize("stray", [0, 1e4], ids=["together", "one astray"])
+@pytest.mark.parametrize(("offset", "scale"), [(0, 1), (1e6, 1e-3), (-1e6, 1e-6)])
+def test_moments_are_exact_however_far_from_zero(location, stray, offset, scale):
+    """Against exact arithmetic on the same float64 signals."""
+    _, shadows, included = awkward("ordinary")
+    shadows[3] += stray  # the mean is as far from the median as it can be: almost a std
+    shadows = offset + scale * shadows
+    _, queries, examples = shadows.shape
+    close = partial(pytest.approx, rel=1e-14, abs=0)
+    fits = fit_sides(shadows, (included, ~included), location)
+    for fit, side in zip(fits, (included, ~included), strict=True):
+        for a in range(queries):
+            squares = []
+            for j in range(examples):
+                mine = [Fraction(x) for x in shadows[:, a, j][side[:, j]].tolist()]
+                mean = sum(mine) / len(mine)
+                # residuals are about the median as it is returned, rounded to a float
+                centre = Fraction(float(median(mine))) if location == "median" else mean
+                assert fit.location[a, j].item() == close(float(centre))
+                variance = sum((x - mean) ** 2 for x in mine) / len(mine)
+                assert fit.std[a, j].item() == close(sqrt(variance))
+                squares += [(x - centre) ** 2 for x in mine]
+            assert fit.pooled[a].item() == close(sqrt(sum(squares) / len(squares)))
+
+
+@pytest.mark.parametrize("block", [13, 13 * 7, 13 * 40])
 @pytest.mark.parametrize("numbers", [1, 500, 1 << 22])
-def test_slices_do_not_matter(monkeypatch, numbers):
+def test_slices_do_not_matter(monkeypatch, numbers, block):
     target, shadows, included = awkward("ordinary")
     attacks = [lira, lira_offline]
     attacks += [
@@ -108,6 +138,7 @@ def test_slices_do_not_matter(monkeypatch, numbers):
     ]
     whole = [attack(target, shadows, included) for attack in attacks]
     monkeypatch.setattr("attacks.slices.NUMBERS", numbers)
+    monkeypatch.setattr("attacks.lira._BLOCK", block)
     stored = Stored(shadows)
     for attack, expected in zip(attacks, whole, strict=True):
         torch.testing.assert_close(attack(target, stored, included), expected, rtol=1e-12, atol=0)
@@ -239,6 +270,18 @@ def test_too_few_shadows(attack):
     included = torch.tensor([[True, False], [False, True], [True, True]])
     with pytest.raises(ValueError, match=r"2 shadow models or more .* got 1 for some example"):
         attack(torch.zeros(1, 2), torch.zeros(3, 1, 2), included)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("attack", [lira, lira_offline])
+@pytest.mark.parametrize("spread", ["example", "fixed"])
+@pytest.mark.parametrize("location", ["median", "mean"])
+def test_a_signal_that_is_not_finite_leaves_no_score(value, attack, spread, location):
+    """For the spread of all examples, which is unknown then, is the floor of each one's."""
+    target, shadows, included = awkward("ordinary")
+    shadows[4, 1, 7] = value
+    assert not included[4, 7]
+    assert attack(target, shadows, included, spread, location).isnan().all()
 
 
 def test_one_diverged_shadow_is_not_silently_averaged_in(rng):

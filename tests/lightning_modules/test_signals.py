@@ -3,6 +3,7 @@ from math import exp, log
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers.logger import DummyLogger
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -201,6 +202,119 @@ def test_queries_that_are_asked_for_are_recorded_in_that_order(toy, toy_run, tmp
     before = load_file(RunFolder(toy_run).signals(name, "nearest-w2"))["phi"]
     assert torch.equal(phi[:2], before[[5, 0]])
     assert not torch.isclose(phi[2], before, atol=1e-3).all(1).any()
+
+
+class Logger(DummyLogger):
+    """Keeps what is logged."""
+
+    def __init__(self):
+        super().__init__()
+        self.logged = {}
+
+    def log_metrics(self, metrics, *args, **kwargs):
+        self.logged |= metrics
+
+
+@pytest.fixture
+def record(tmp_path, rng):
+    """Record signals of networks of random weights, `NaN` of broken ones, and what it looked at.
+
+    The pool and the test split are more than a batch each, and neither a whole number of them.
+    """
+
+    class Counted(Digits):
+        def _batch(self, split, indices, change):
+            asked = split is self.pool, change.keywords["query"], int(indices[0])
+            shown.append(asked)
+            return super()._batch(split, indices, change)
+
+    shown, data = [], Counted(pool_size=1100, batch_size=32, flip=True, crop=1)
+    data.setup("fit")
+    data.assign(torch.ones(1100, dtype=torch.bool), 0)
+    networks = {}
+    for name in ("a", "b-w1.58", "c"):
+        # as a fit leaves it: with its layout of weights in memory, which changes the last digits
+        networks[name] = network = Classifier(10, 1, 0, "convnet").network.eval()
+        for tensor in network.state_dict().values():
+            if tensor.is_floating_point():
+                tensor += 0.1 * torch.rand(tensor.shape, generator=rng)
+        if name == "c":
+            network.state_dict()["fc.bias"][3] = torch.nan
+        save_whole(tmp_path / f"{name}.safetensors", network.state_dict())
+
+    def run(queries):
+        shown.clear()
+        logger = Logger()
+        ours = RecordSignals(tmp_path, list(networks), queries, signals, load_file)
+        options = {"enable_progress_bar": False, "enable_model_summary": False}
+        options |= {"enable_checkpointing": False, "default_root_dir": tmp_path}
+        options |= {"log_every_n_steps": 1, "num_sanity_val_steps": 0}
+        trainer = Trainer(
+            **options, accelerator="cpu", max_epochs=0, logger=logger, callbacks=[ours]
+        )
+        trainer.fit(Classifier(10, 1, 0, "convnet"), datamodule=data)
+        return list(shown), logger.logged
+
+    return run, networks, data
+
+
+def slow_record(network, data, queries):
+    """One network, the pool once a query, the test split once more for the accuracy."""
+
+    def see(batches):
+        return torch.cat([network(batch.images) for batch in batches])
+
+    with torch.inference_mode():
+        pool = torch.stack([see(data.pool_batches(query)) for query in queries])
+        test = torch.stack([see(data.test_batches(query)) for query in queries])
+        plain = see(data.test_batches("identity"))
+    others = signals(test, data.test.labels)
+    record = signals(pool, data.pool.labels)._asdict()
+    record |= {"population": others.phi, "population_hinge": others.hinge}
+    return record | {"test_correct": signals(plain, data.test.labels).correct}
+
+
+@pytest.mark.parametrize(
+    "queries", [["identity"], ["mirror", "identity", "shift+1+0"], ["shift+0-1", "mirror"]]
+)
+def test_one_pass_leaves_the_files_of_a_pass_for_each_variant_and_query(record, tmp_path, queries):
+    run, networks, data = record
+    shown, logged = run(queries)
+    views = queries if "identity" in queries else [*queries, "identity"]
+    pool = [(True, query, start) for query in queries for start in (0, 512, 1024)]
+    test = [(False, query, start) for query in views for start in (0, 512)]
+    assert sorted(shown) == sorted(pool + test)  # once each, whatever the number of networks
+    for name, network in networks.items():
+        expected = slow_record(network, data, queries)
+        path = tmp_path / "signals" / f"{name}.safetensors"
+        found = load_file(path)
+        assert found.keys() == expected.keys()
+        for key, signal in expected.items():
+            torch.testing.assert_close(found[key], signal, rtol=0, atol=0, equal_nan=True)
+        if name != "c":  # not even a sign differs; that of a NaN may
+            save_whole(tmp_path / "expected", expected)
+            assert path.read_bytes() == (tmp_path / "expected").read_bytes()
+        accuracy = expected["test_correct"].double().mean().item()
+        assert logged.pop(f"final/{name}/test_accuracy") == accuracy
+    assert not any(key.startswith("final/") for key in logged)
+    assert found["phi"].isnan().all()
+    assert not found["test_correct"].any()
+
+
+def test_only_what_is_missing_is_recorded(record, tmp_path, snapshot):
+    run, _, _ = record
+    run(["mirror"])
+    folder = tmp_path / "signals"
+    before = snapshot(folder)
+    (tmp_path / "a.safetensors").rename(tmp_path / "away")  # whose signals are there
+    (folder / "b-w1.58.safetensors").unlink()
+    _, logged = run(["mirror"])
+    assert [key for key in logged if "final" in key] == ["final/b-w1.58/test_accuracy"]
+    after = snapshot(folder)
+    assert after.pop("b-w1.58.safetensors")[1] == before.pop("b-w1.58.safetensors")[1]
+    assert after == before
+    (tmp_path / "b-w1.58.safetensors").unlink()
+    assert run(["mirror"]) == ([], {})  # no image is looked at, no weight read
 
 
 def test_only_rank_zero_records(tmp_path, monkeypatch):
