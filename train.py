@@ -212,7 +212,8 @@ def prepare(config: Namespace, fleet: Fleet, data: ImageDataModule, console: Con
     names = chosen = fleet_names(fleet.shadows, fleet.targets)
     if fleet.models is not None:
         chosen = [names[position] for position in parse_slice(fleet.models, len(names))]
-    run = RunFolder(config.run_dir)
+    # Ray's processes may be elsewhere
+    run = RunFolder(config.run_dir.resolve() if fleet.by_ray else config.run_dir)
     stored = run.open(asked, members)
     if stored["versions"] != asked["versions"]:
         console.print(f"Note: begun with {stored['versions']}, going on with {asked['versions']}.")

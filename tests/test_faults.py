@@ -300,3 +300,24 @@ def test_workers_survive_the_death_of_one_and_of_the_driver(toy, toy_run, tmp_pa
     for name in run.names():
         progress = json.loads(run.progress(name).read_text())
         assert (progress["stage"], progress["epoch"]) == ("finished", 3)
+
+
+@pytest.mark.slow
+def test_a_cluster_of_two_nodes(toy_run, tmp_path, command, monkeypatch):
+    """Two nodes of one CPU each, on this machine; the workers' folder is not the driver's."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.chdir(tmp_path)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        for workers, code in ((3, 1), (2, 0)):
+            options = f"--fleet.workers {workers} --fleet.address {cluster.address}"
+            driver = command(os.path.relpath(tmp_path / "run", ROOT), options)
+            output, _ = driver.communicate(timeout=120)
+            assert driver.returncode == code, output
+            assert ("3 models at once need 3 CPUs, Ray has 2. Lower" in words(output)) == code
+    finally:
+        cluster.shutdown()
+    assert tensors(tmp_path / "run") == tensors(toy_run)
