@@ -81,15 +81,18 @@ class RecordSignals(Callback):
                 logger.log_metrics({f"final/{variant}/test_accuracy": accuracy})
 
     def _record(self, network: nn.Module, data: ImageDataModule) -> dict[str, Tensor]:
-        def measure(batches: Callable[[str], Iterable[Batch]], labels: Tensor) -> SignalsLike:
-            logits = torch.stack([_logits(network, batches(query)) for query in self.queries])
-            return self.measure(logits, labels.cpu())
+        def logits(batches: Callable[[str], Iterable[Batch]], asked: Iterable[str]) -> list[Tensor]:
+            return [_logits(network, batches(query)) for query in asked]
 
-        record = measure(data.pool_batches, data.pool.labels)._asdict()
-        others = measure(data.test_batches, data.test.labels)  # that no model trained on
+        labels, test_labels = data.pool.labels.cpu(), data.test.labels.cpu()
+        pool = torch.stack(logits(data.pool_batches, self.queries))
+        record = self.measure(pool, labels)._asdict()
+        # of images that no model trained on; accuracy is on them as they are
+        asked = dict.fromkeys([*self.queries, "identity"])
+        test = dict(zip(asked, logits(data.test_batches, asked), strict=True))
+        others = self.measure(torch.stack([test[query] for query in self.queries]), test_labels)
         record |= {"population": others.phi, "population_hinge": others.hinge}
-        test_logits = _logits(network, data.test_batches("identity"))
-        record["test_correct"] = self.measure(test_logits, data.test.labels.cpu()).correct
+        record["test_correct"] = self.measure(test["identity"], test_labels).correct
         return record
 
 
