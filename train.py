@@ -37,6 +37,7 @@ from datamodules.seeds import derive_seed
 from datamodules.views import check_queries, default_queries, view
 from lightning_modules.checkpoints import SaveCheckpoint, SaveWeights, WholeCheckpointIO
 from lightning_modules.classifier import Classifier
+from lightning_modules.compile_time import CompileTime
 from lightning_modules.dashboard import FleetLogger, WandbMode, check_key
 from lightning_modules.fleet import Fleet, ModelName, fleet_names, parse_slice
 from lightning_modules.interrupt import interruptible
@@ -300,7 +301,10 @@ def fit(job: Job, position: int, progress: FleetProgress) -> None:
         config.layer_bits,
         progress.note,
     )
-    trainer = make_trainer(job, name, attempt, [progress, quantize], options)
+    ours = [progress, quantize]
+    if config.model.compile:
+        ours.append(CompileTime(progress.console.print))
+    trainer = make_trainer(job, name, attempt, ours, options)
     trainer.fit(classifier, datamodule=data, ckpt_path=resume, weights_only=True)
 
 
