@@ -35,6 +35,7 @@ from datamodules.calibration import CalibrationOptions
 from datamodules.membership import membership
 from datamodules.seeds import derive_seed
 from datamodules.views import check_queries, default_queries, view
+from lightning_modules.bfloat16 import emulates_bfloat16
 from lightning_modules.checkpoints import SaveCheckpoint, SaveWeights, WholeCheckpointIO
 from lightning_modules.classifier import Classifier
 from lightning_modules.compile_time import CompileTime
@@ -260,6 +261,9 @@ def prepare(config: Namespace, data: ImageDataModule, console: Console) -> Job:
     """
     check_options(config)
     check_key(config.wandb)
+    on_cpu = config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
+    if on_cpu and str(config.trainer.precision).startswith("bf16") and emulates_bfloat16():
+        console.print("Note: this CPU emulates bf16; `--trainer.precision 32-true` is faster.")
     with console.status("Reading images"):
         data.prepare_data()
         data.setup("fit")

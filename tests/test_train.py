@@ -975,3 +975,10 @@ def test_compiling_says_how_long_it_took(toy, tmp_path, monkeypatch, capsys):
     train.main(toy(tmp_path / "run", "--fleet.models 4 --model.compile true --quantize"))
     assert re.search(r"torch\.compile took \d+\.\d s; an epoch", words(capsys.readouterr().out))
     assert RunFolder(tmp_path / "run").read()["config"]["model"]["compile"]
+
+
+@pytest.mark.parametrize("emulates", [True, False])
+def test_a_cpu_that_is_slow_in_bfloat16_is_told(toy, tmp_path, monkeypatch, capsys, emulates):
+    monkeypatch.setattr(train, "emulates_bfloat16", lambda: emulates)
+    train.main(toy(tmp_path / "run", "--fleet.models 4 --quantize --trainer.precision bf16-mixed"))
+    assert ("this CPU emulates bf16" in words(capsys.readouterr().out)) == emulates
