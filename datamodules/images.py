@@ -215,6 +215,11 @@ class ImageDataModule(LightningDataModule, ABC):
             change = partial(augment, flip=self.flip, crop=self.crop, generator=generator)
             yield self._share(self._batch(self.pool, indices, change))
 
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        return batch  # made there; Lightning would look through it in every step
+
     def val_dataloader(self) -> Loader:
         """Serve the test split once, as it is."""
         steps = ceil(len(self.test.labels) / self._evaluation_batch)
