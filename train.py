@@ -30,8 +30,10 @@ from datamodules.calibration import CalibrationOptions
 from datamodules.membership import membership
 from datamodules.seeds import derive_seed
 from datamodules.views import check_queries, default_queries, view
+from lightning_modules.bfloat16 import emulates_bfloat16
 from lightning_modules.checkpoints import SaveCheckpoint, SaveWeights, WholeCheckpointIO
 from lightning_modules.classifier import Classifier
+from lightning_modules.compile_time import CompileTime
 from lightning_modules.dashboard import FleetLogger, WandbMode, check_key
 from lightning_modules.engine import Outcome, complete, is_first, one_by_one
 from lightning_modules.experiment import Experiment, describe
@@ -201,6 +203,9 @@ def prepare(config: Namespace, fleet: Fleet, data: ImageDataModule, console: Con
     processes = check_options(config, fleet)
     config.threads = choose_threads(config, fleet)
     check_key(config.wandb)
+    on_cpu = config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
+    if on_cpu and str(config.trainer.precision).startswith("bf16") and emulates_bfloat16():
+        console.print("Note: this CPU emulates bf16; `--trainer.precision 32-true` is faster.")
     with console.status("Reading images"):
         data.prepare_data()
         data.setup("fit")
@@ -246,7 +251,10 @@ def fit(job: Job, name: ModelName) -> None:
         config.layer_bits,
         journal.note,
     )
-    trainer = make_trainer(job, name, attempt, [journal, quantize], options)
+    ours = [journal, quantize]
+    if config.model.compile:
+        ours.append(CompileTime(journal.compiled))
+    trainer = make_trainer(job, name, attempt, ours, options)
     trainer.fit(classifier, datamodule=data, ckpt_path=resume, weights_only=True)
     journal.note("finished")
 

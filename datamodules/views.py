@@ -25,17 +25,22 @@ def augment(
     """
     if not flip and not crop:
         return images
-    batch, _, height, width = images.shape
+    batch, channels, height, width = images.shape
     device = images.device
-    top, left = torch.randint(2 * crop + 1, (2, batch, 1), generator=generator).to(device)
-    rows = top + torch.arange(height, device=device)
-    columns = left + torch.arange(width, device=device)
+    top, left = torch.randint(2 * crop + 1, (2, batch, 1, 1), generator=generator).to(device)
+    framed = pad(images, [crop] * 4)
+    # Every row of a window, by where it begins; `index_select` copies rows and whole images, and
+    # took 1/5 of the time of an index for each pixel.
+    image = torch.arange(batch, device=device)
+    plane = image[:, None, None] * channels + torch.arange(channels, device=device)[:, None]
+    row = plane * framed.shape[2] + top + torch.arange(height, device=device)
+    begins = (row * framed.shape[3] + left).flatten()
+    windows = framed.flatten().unfold(0, width, 1).index_select(0, begins).view(images.shape)
     if flip:
-        mirrored = torch.rand(batch, 1, generator=generator) < 0.5
-        columns = torch.where(mirrored.to(device), columns.flip(1), columns)
-    image = torch.arange(batch, device=device)[:, None, None]
-    windows = pad(images, [crop] * 4)[image, :, rows[:, :, None], columns[:, None, :]]
-    return windows.permute(0, 3, 1, 2)
+        mirrored = (torch.rand(batch, generator=generator) < 0.5).to(device)
+        both = torch.cat([windows, windows.flip(3)])
+        windows = both.index_select(0, image + batch * mirrored)
+    return windows
 
 
 def view(
@@ -90,8 +95,9 @@ def normalise(
     """Scale pixels to 0..1, then to the data set's zero mean and unit deviation per channel."""
     centre = torch.tensor(mean, device=images.device)[:, None, None]
     scale = torch.tensor(std, device=images.device)[:, None, None]
+    scaled = images.float().div_(255).sub_(centre).div_(scale)
     # channels last is the layout that convolutions are fastest in, on GPUs and CPUs alike
-    return ((images.float() / 255 - centre) / scale).contiguous(memory_format=torch.channels_last)
+    return scaled.contiguous(memory_format=torch.channels_last)
 
 
 def _trained(query: str, flip: bool, crop: int) -> bool:

@@ -33,6 +33,7 @@ class Classifier(LightningModule):
         momentum: momentum of SGD.
         weight_decay: L2 penalty of SGD on every parameter.
         schedule: learning rate over the whole fit, by step: `cosine` to zero, or `one-cycle`.
+        compile: train through `torch.compile`; on CPUs that gained nothing, and took half a minute.
 
     Raises:
         ValueError: a network that cannot be built.
@@ -49,6 +50,7 @@ class Classifier(LightningModule):
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
         schedule: Literal["cosine", "one-cycle"] = "cosine",
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.num_classes, self.seed, self.lr, self.momentum = num_classes, seed, lr, momentum
@@ -63,7 +65,8 @@ class Classifier(LightningModule):
             )
         # NHWC convolutions are 1.1 to 1.6 times faster on CPU, and what tensor cores want.
         self.network.to(memory_format=torch.channels_last)
-        self.train_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        if compile:  # in place: keys stay as they are, and deep copies are not compiled
+            self.network.compile()
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
 
     def forward(
@@ -102,15 +105,24 @@ class Classifier(LightningModule):
     def on_train_epoch_start(self) -> None:
         # Never from global state: a resumed epoch drops out the same units as an uninterrupted one.
         torch.manual_seed(derive_seed(self.seed, "epoch", self.current_epoch, self.global_rank))
+        self.sums = torch.zeros(3, device=self.device)  # nats, correct, examples of this epoch
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         logits = self(batch.images)
         loss = cross_entropy(logits, batch.labels)  # nats
-        if self.trainer.loggers:  # every step pays for these, so only if somebody looks
-            self.train_accuracy(logits, batch.labels)
-            self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True)
-            self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True)
+        if self.trainer.loggers:
+            # one `log` an epoch: with one a step, small networks took up to 20% longer
+            with torch.no_grad():
+                accuracy = (logits.argmax(1) == batch.labels).float().mean()
+                means = torch.stack([loss, accuracy, torch.ones_like(loss)])
+                self.sums += len(batch.labels) * means
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        if self.trainer.loggers:
+            nats, correct, examples = self.trainer.strategy.reduce(self.sums, reduce_op="sum")
+            self.log("train/loss", nats / examples, sync_dist=True)
+            self.log("train/accuracy", correct / examples, sync_dist=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits = self(batch.images)
@@ -119,7 +131,10 @@ class Classifier(LightningModule):
         self.log("val/accuracy", self.val_accuracy)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        optimizer = self._optimizer()
+        # One kernel for all weights; Lightning refuses to clip gradients in front of it. On a CPU
+        # nothing is gained.
+        fused = self.device.type == "cuda" and not self.trainer.gradient_clip_val
+        optimizer = self._optimizer(fused)
         steps = max(1, int(self.trainer.estimated_stepping_batches))  # 0 in a fit of no epoch
         scheduler: LRScheduler
         if self.schedule == "cosine":
@@ -131,7 +146,6 @@ class Classifier(LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
-    def _optimizer(self) -> SGD:
-        return SGD(
-            self.network.parameters(), self.lr, self.momentum, weight_decay=self.weight_decay
-        )
+    def _optimizer(self, fused: bool = False) -> SGD:
+        parameters, decay = self.network.parameters(), self.weight_decay
+        return SGD(parameters, self.lr, self.momentum, weight_decay=decay, fused=fused or None)

@@ -20,6 +20,7 @@ class Progress(NamedTuple):
     stage: str  # `training`, the variant that is being made, `signals`, or `finished`
     epoch: int  # finished epochs
     seconds: float  # that all of this took, without what a kill lost
+    compile_seconds: float = 0.0  # of these, of the last process
 
     def say(self, max_epochs: int) -> str:
         """In words, of a model that is worked on."""
@@ -38,7 +39,7 @@ class Journal(Callback):
     def __init__(self, path: Path) -> None:
         self.path, self.began = path, time.monotonic()
         self.before = read_progress(path) or Progress(TRAINING, 0, 0.0)
-        self.epoch = self.before.epoch
+        self.epoch, self.compile_seconds = self.before.epoch, 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.epoch = trainer.current_epoch
@@ -48,11 +49,16 @@ class Journal(Callback):
         self.epoch = trainer.current_epoch + 1
         self.note(TRAINING)
 
+    def compiled(self, seconds: float) -> None:
+        """Note how long `torch.compile` took."""
+        self.compile_seconds = round(seconds, 3)
+
     @rank_zero_only
     def note(self, stage: str) -> None:
         """Say what is being made of the model now."""
         seconds = self.before.seconds + time.monotonic() - self.began
-        text = json.dumps(Progress(stage, self.epoch, round(seconds, 3))._asdict())
+        progress = Progress(stage, self.epoch, round(seconds, 3), self.compile_seconds)
+        text = json.dumps(progress._asdict())
         write_whole(self.path, lambda partial: partial.write_text(text))
 
 

@@ -73,6 +73,9 @@ class FleetProgress:
         self.in_hand.remove(outcome.name)
         self.ended += 1
         said = SAID[outcome.state].format(outcome.seconds)
+        progress = read_progress(self.run.progress(outcome.name))
+        if progress and progress.compile_seconds:
+            said += f", {progress.compile_seconds:.1f} s of them in torch.compile"
         self.console.print(f"{self.ended} of {self.num_models}: {outcome.name} {said}")
         self.refresh()
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -981,3 +982,21 @@ def test_every_recipe_can_be_prepared(recipe, tmp_path, monkeypatch):
     assert job.run.membership().shape == (len(job.chosen), job.data.pool_size)
     default = parser.parse_args(["--config", str(recipe)]).run_dir
     assert default == Path("runs") / recipe.stem
+
+
+def test_compiling_says_how_long_it_took(toy, tmp_path, monkeypatch, capsys):
+    # without its code generation, which takes half a minute
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    train.main(toy(tmp_path / "run", "--fleet.models 4 --model.compile true --quantize"))
+    assert re.search(
+        r"finished in \d+\.\d s, \d+\.\d s of them in torch\.compile",
+        words(capsys.readouterr().out),
+    )
+    assert RunFolder(tmp_path / "run").read()["config"]["model"]["compile"]
+
+
+@pytest.mark.parametrize("emulates", [True, False])
+def test_a_cpu_that_is_slow_in_bfloat16_is_told(toy, tmp_path, monkeypatch, capsys, emulates):
+    monkeypatch.setattr(train, "emulates_bfloat16", lambda: emulates)
+    train.main(toy(tmp_path / "run", "--fleet.models 4 --quantize --trainer.precision bf16-mixed"))
+    assert ("this CPU emulates bf16" in words(capsys.readouterr().out)) == emulates

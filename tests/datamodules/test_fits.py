@@ -136,7 +136,7 @@ def test_validation_serves_the_test_split_once_as_it_is(data, tmp_path):
     data.assign(torch.arange(100) < 20, seed=0)
     model = fit(data, tmp_path, epochs=1)
     assert indices(model.validated).tolist() == list(range(1030))
-    assert max(len(batch.labels) for batch in model.validated) <= 512
+    assert max(len(batch.labels) for batch in model.validated) <= 128
     images = torch.cat([batch.images for batch in model.validated])
     assert torch.equal(images, normalise(data.test.images, data.mean, data.std))
 

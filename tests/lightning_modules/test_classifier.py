@@ -1,8 +1,11 @@
+import copy
+from functools import partial
 from math import cos, pi
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
 from datamodules import Digits
@@ -38,9 +41,7 @@ def digits():
 
 def fit(model, data, tmp_path, **options):
     trainer = Trainer(
-        **{"max_epochs": EPOCHS} | options,
-        accelerator="cpu",
-        logger=False,
+        **{"max_epochs": EPOCHS, "accelerator": "cpu", "logger": False} | options,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -145,6 +146,62 @@ def test_validation_is_accuracy_on_the_test_split(digits, tmp_path):
     assert right + wrong == 1797 - 80
     assert logged["val/accuracy"].item() == pytest.approx(right / 1717)
     assert logged["val/loss"].item() == pytest.approx(nats / 1717, rel=1e-4)
+
+
+def test_an_epoch_is_logged_over_all_its_examples(digits, tmp_path, monkeypatch):
+    logits, logged = [], []
+
+    class Seen(Spy):
+        def forward(self, images):
+            logits.append(super().forward(images))
+            return logits[-1]
+
+    logger = CSVLogger(tmp_path)
+    monkeypatch.setattr(logger, "log_metrics", lambda metrics, step: logged.append(metrics))
+    monkeypatch.setattr(logger, "save", lambda: None)
+    model = Seen(10, 1, 0, "convnet")
+    options = {"logger": logger, "log_every_n_steps": 1, "limit_val_batches": 0}
+    fit(model, digits, tmp_path, **options)
+    epochs = [metrics for metrics in logged if "train/loss" in metrics]
+    assert len(epochs) == EPOCHS
+    for epoch, metrics in enumerate(epochs):
+        steps = range(epoch * STEPS, (epoch + 1) * STEPS)
+        z = torch.cat([logits[step].detach() for step in steps])
+        labels = torch.cat([model.batches[step].labels for step in steps])  # 14, 13 and 13
+        assert metrics["train/accuracy"] == pytest.approx((z.argmax(1) == labels).double().mean())
+        nats = nn.CrossEntropyLoss()(z, labels).item()
+        assert metrics["train/loss"] == pytest.approx(nats, rel=1e-5)
+
+
+def test_compiling_changes_neither_training_nor_keys_nor_copies(digits, tmp_path, monkeypatch):
+    # without its code generation, which takes half a minute
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    plain, compiled = (Spy(10, 1, 3, "convnet", compile=flag) for flag in (False, True))
+    copied = copy.deepcopy(compiled.network)
+    assert compiled.network._compiled_call_impl is not None
+    assert copied._compiled_call_impl is None
+    for model in (plain, compiled):
+        fit(model, digits, tmp_path)
+    assert compiled.losses == pytest.approx(plain.losses, rel=1e-4)
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    copied.load_state_dict(compiled.network.state_dict())
+    images = torch.rand(5, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(copied.eval()(images), compiled.network.eval()(images))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("precision", ["32-true", "16-mixed", "bf16-mixed"])
+def test_a_gpu_steps_in_one_kernel_unless_gradients_are_clipped(digits, tmp_path, precision):
+    models = {}
+    for clip in (None, 1e9):
+        options = {"accelerator": "gpu", "devices": 1, "gradient_clip_val": clip}
+        model = Spy(10, 1, 0, "convnet")
+        models[clip] = fit(model, digits, tmp_path, precision=precision, **options)
+    assert models[None].groups[0]["fused"]
+    assert not models[1e9].groups[0]["fused"]
+    assert models[None].losses == pytest.approx(models[1e9].losses, rel=1e-2)
 
 
 @pytest.mark.parametrize(

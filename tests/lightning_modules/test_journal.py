@@ -28,7 +28,11 @@ def test_every_stage_is_noted_with_the_time_that_it_took(tmp_path, clock):
     assert read_progress(path) == Progress("training", 1, 3.5)
     clock.return_value = 105.0
     journal.note("adaround-w2")
-    assert json.loads(path.read_text()) == {"stage": "adaround-w2", "epoch": 1, "seconds": 5.0}
+    expected = {"stage": "adaround-w2", "epoch": 1, "seconds": 5.0, "compile_seconds": 0.0}
+    assert json.loads(path.read_text()) == expected
+    journal.compiled(1.23456)
+    journal.note("finished")
+    assert read_progress(path) == Progress("finished", 1, 5.0, 1.235)
 
 
 def test_a_resumed_model_keeps_its_time_but_for_what_was_lost(tmp_path, clock):

@@ -88,6 +88,17 @@ def test_on_a_terminal_the_bar_is_drawn_and_taken_away(make, at, monkeypatch):
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h")  # the cursor is back
 
 
+def test_what_compiling_took_is_told(make, tmp_path):
+    progress, file = make(terminal=False)
+    journal = Journal(RunFolder(tmp_path).progress(NAMES[0]))
+    journal.compiled(25.04)
+    journal.note("finished")
+    progress.begin(NAMES[0])
+    progress.end(Outcome(NAMES[0], "finished", 30.0))
+    expected = "1 of 2: shadow-000 finished in 30.0 s, 25.0 s of them in torch.compile\n"
+    assert file.getvalue() == expected
+
+
 def test_elsewhere_there_is_a_line_a_model(make):
     progress, file = make(terminal=False, num_models=4)
     with progress:

@@ -281,9 +281,11 @@ def test_one_pass_leaves_the_files_of_a_pass_for_each_variant_and_query(record, 
     run, networks, data = record
     shown, logged = run(queries)
     views = queries if "identity" in queries else [*queries, "identity"]
-    pool = [(True, query, start) for query in queries for start in (0, 512, 1024)]
-    test = [(False, query, start) for query in views for start in (0, 512)]
-    assert sorted(shown) == sorted(pool + test)  # once each, whatever the number of networks
+    assert len(shown) == len(set(shown))  # once each, whatever the number of networks
+    assert {(pool, query) for pool, query, start in shown if start == 0} == {
+        *((True, query) for query in queries),
+        *((False, query) for query in views),
+    }
     for name, network in networks.items():
         expected = slow_record(network, data, queries)
         path = tmp_path / "signals" / f"{name}.safetensors"
