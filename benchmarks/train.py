@@ -1,0 +1,310 @@
+"""Training speed: BitLeak beside a bare PyTorch loop and the usual script; and the same AUC?
+
+    python -m benchmarks.train speed data/cifar10-jpeg
+    python -m benchmarks.train audit data/cifar10-jpeg
+
+`speed` trains networks on the same images, in the same batches, with crops and flips:
+  usual   PIL images, torchvision's transforms, a DataLoader with a worker a core, float32, NCHW
+  bare    our batches in a loop with nothing around it, in the same precision and memory format
+  ours    train.py's trainer: Lightning, the progress bar, a checkpoint every epoch
+  logged  the same with `--wandb offline`
+Each in turn, round after round, in a process of its own that has as many cores as threads, workers
+included. An epoch warms up and is not timed. By the clock, and by CPU seconds (W&B's and the
+workers' too), which other work disturbs less. Two cores of a shared AMD EPYC (Zen 4, AVX512-BF16),
+torch 2.14, `--rounds 3`, each number of threads in a call of its own:
+
+    samples/s           usual   bare   ours logged ours/bare logged/bare ours/usual
+    convnet, 1  clock   1,492  4,527  4,322  4,404  0.95  0.96  3.01
+    convnet, 1  CPU     1,506  4,571  4,414  4,414  0.95  0.95  3.09
+    resnet8, 1  clock     526  1,454  1,433  1,417  0.99  0.98  2.67
+    resnet8, 1  CPU       578  1,463  1,446  1,430  0.99  0.98  2.50
+    resnet20, 1 clock     171    536    477    508  0.90  0.93  2.88
+    resnet20, 1 CPU       196    542    518    513  0.96  0.93  2.59
+    convnet, 2  clock   2,112  8,078  7,075  6,968  0.91  0.86  3.31
+    convnet, 2  CPU     1,067  4,063  3,606  3,556  0.90  0.86  3.20
+    resnet8, 2  clock     885  2,419  2,560  2,414  1.00  0.95  2.89
+    resnet8, 2  CPU       447  1,219  1,293  1,213  1.00  0.95  2.89
+
+resnet20 at 2 threads was not measured: other work had come. Not reached: 4 times the usual script.
+The bare loop itself is 2.7 to 3.8 times as fast, and half of its time at `convnet` is convolutions.
+
+`audit` trains 16 shadows and 4 targets in both precisions from the same seeds:
+
+    32-true: AUC 0.6702 (0.6484 to 0.6921), test accuracy 49.2%
+    bf16-mixed: AUC 0.6691 (0.6546 to 0.6836), test accuracy 49.4%
+    bf16-mixed and 32-true: no difference shown (AUC -0.01 to 0.01)
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import product
+from math import ceil
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.console import Console
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import SGD
+from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+import audit
+import train
+from attacks.evaluate import evaluate
+from attacks.paired import paired_differences, say
+from datamodules.views import augment, normalise
+from lightning_modules.networks import build_network
+from lightning_modules.progress import FleetProgress
+from lightning_modules.run_folder import RunFolder
+from quantization.variant import FULL
+
+NETWORKS = ["convnet", "resnet8", "resnet20"]
+LOOPS = ["usual", "bare", "ours", "logged"]
+PRECISIONS = ["32-true", "bf16-mixed"]
+SGD_OPTIONS = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}  # train.py's own
+CROP = 4
+ATTACK = "lira_online_fixed"
+
+
+class Pictures(Dataset[tuple[Any, int]]):
+    """A data set like torchvision's CIFAR10: arrays in memory, served one by one through PIL."""
+
+    def __init__(self, images: Tensor, labels: Tensor, transform: transforms.Compose) -> None:
+        self.images, self.labels = images.permute(0, 2, 3, 1).numpy(), labels.tolist()
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
+
+
+def cpu_seconds(process: int | str) -> float:
+    """CPU time of a process and of all that it started: its workers, and W&B's."""
+    folder = Path(f"/proc/{process}")
+    ticks = folder.joinpath("stat").read_text().rpartition(")")[2].split()[11:15]
+    started = [path.read_text().split() for path in folder.glob("task/*/children")]
+    living = sum(cpu_seconds(child) for children in started for child in children)
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK") + living
+
+
+def now() -> Tensor:
+    """Seconds on the clock, and of CPU."""
+    return torch.tensor([time.perf_counter(), cpu_seconds(os.getpid())], dtype=torch.float64)
+
+
+def usual(job: train.Job, members: Tensor, network: nn.Module) -> Tensor:
+    """Time of the usual script, well written."""
+    data, epochs = job.data, job.config.trainer.max_epochs
+    transform = transforms.Compose(
+        [
+            transforms.RandomCrop(32, padding=CROP),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(data.mean, data.std),
+        ]
+    )
+    loader = DataLoader(
+        Pictures(*data.pool.take(members), transform),
+        data.batch_size,
+        shuffle=True,
+        num_workers=torch.get_num_threads(),
+        persistent_workers=True,
+    )
+    optimizer = SGD(network.parameters(), **SGD_OPTIONS)
+    scheduler = CosineAnnealingLR(optimizer, epochs * len(loader))
+    for epoch in range(epochs):
+        if epoch == 1:
+            started = now()
+        for images, labels in loader:
+            optimizer.zero_grad()
+            cross_entropy(network(images), labels).backward()
+            optimizer.step()
+            scheduler.step()
+    return now() - started
+
+
+def bare(job: train.Job, members: Tensor, network: nn.Module) -> Tensor:
+    """Time of PyTorch alone, on our batches: what 100% is."""
+    data, epochs = job.data, job.config.trainer.max_epochs
+    network.to(memory_format=torch.channels_last)
+    images, steps = data.pool.take(members), ceil(len(members) / data.batch_size)
+    optimizer = SGD(network.parameters(), **SGD_OPTIONS)
+    scheduler = CosineAnnealingLR(optimizer, epochs * steps)
+    rng = torch.Generator().manual_seed(0)
+    bf16 = job.config.trainer.precision == "bf16-mixed"
+    for epoch in range(epochs):
+        if epoch == 1:
+            started = now()
+        for indices in torch.randperm(len(members), generator=rng).tensor_split(steps):
+            some, labels = images.take(indices)
+            batch = normalise(augment(some, True, CROP, rng), data.mean, data.std)
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                loss = cross_entropy(network(batch), labels)
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+    return now() - started
+
+
+class Clock(FleetProgress):
+    """The progress bar of train.py, with a clock that starts after the first epoch."""
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ANN401
+        super().on_train_epoch_start(trainer, pl_module)
+        if trainer.current_epoch == 1:
+            self.started = now()
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ANN401
+        self.taken = now() - self.started
+
+
+def ours(job: train.Job, position: int) -> Tensor:
+    """Time of the same part of a fit of train.py's."""
+    with Path(os.devnull).open("w") as screen:
+        clock = Clock(1, job.config.trainer.max_epochs, Console(force_terminal=True, file=screen))
+        with clock.bar:
+            clock.begin(job.names[position])
+            train.fit(job, position, clock)
+    return clock.taken
+
+
+def prepare(options: str) -> train.Job:
+    """What the command line makes of these options."""
+    parser = train.make_parser()
+    config = parser.parse_args(options.split())
+    return train.prepare(config, parser.instantiate(config).data, Console(quiet=True))
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Time all loops in turn, one network and number of threads; print a line of JSON."""
+    (network_name,), (threads,) = options.networks, options.threads
+    torch.set_num_threads(threads)
+    train.quieten()
+    text = (
+        f"--data ImageFolder --data.root {options.root} --data.pool_size {2 * options.images} "
+        f"--data.batch_size {options.batch} --data.flip true --data.crop {CROP} "
+        f"--model.network {network_name} --trainer.accelerator cpu "
+        f"--trainer.precision {options.precision} --trainer.max_epochs {1 + options.epochs} "
+        f"--trainer.check_val_every_n_epoch {2 + options.epochs} --queries identity --quantize "
+        f"--fleet.shadows 0 --fleet.targets {options.rounds} --run_dir"
+    )
+    taken: dict[str, list[list[float]]] = {loop: [] for loop in LOOPS}
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = {"ours": prepare(f"{text} {folder}/ours")}
+        jobs["logged"] = prepare(f"{text} {folder}/logged --wandb offline")
+        for position in range(options.rounds):
+            members = jobs["ours"].members[position].nonzero().flatten()
+            for loop in (usual, bare):
+                torch.manual_seed(position)
+                network = build_network(network_name, jobs["ours"].data.num_classes, 3, {})
+                taken[loop.__name__].append(loop(jobs["ours"], members, network).tolist())
+            for name, job in jobs.items():
+                taken[name].append(ours(job, position).tolist())
+    print(json.dumps(taken))
+
+
+@contextmanager
+def some_images(root: Path, train_images: int, test_images: int) -> Iterator[Path]:
+    """A folder with links to so many images of each class, which is read in seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        for split, count in (("train", train_images), ("test", test_images)):
+            for path in sorted(root.resolve().glob(f"{split}/*")):
+                (target := Path(folder) / split / path.name).mkdir(parents=True)
+                for file in sorted(path.iterdir())[:count]:
+                    (target / file.name).symlink_to(file)
+        yield Path(folder)
+
+
+def speed(options: argparse.Namespace) -> None:
+    """Measure each network and number of threads in a process of its own; print a table."""
+    print(
+        f"{'samples/s':18}", *(f"{loop:>6}" for loop in LOOPS), "ours/bare logged/bare ours/usual"
+    )
+    cores = sorted(os.sched_getaffinity(0))
+    keys = ("precision", "images", "batch", "epochs", "rounds")
+    more = [text for key in keys for text in (f"--{key}", str(getattr(options, key)))]
+    with some_images(options.root, ceil(2 * options.images / 10), 10) as root:
+        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.train", "measure", str(root)]
+        for network, threads in product(options.networks, options.threads):
+            os.sched_setaffinity(0, cores[-threads:])  # the process inherits it
+            done = subprocess.run(
+                [*command, *more, "--networks", network, "--threads", str(threads)],
+                env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+                stdout=subprocess.PIPE,
+                check=True,
+            )
+            found = json.loads(done.stdout.splitlines()[-1])
+            show(f"{network}, {threads}", found, options.images * options.epochs)
+
+
+def show(label: str, found: dict[str, list[list[float]]], samples: int) -> None:
+    """Print samples a second, and ratios of speed: medians over rounds."""
+    for kind, unit in enumerate(("clock", "CPU")):
+        taken = {loop: [times[kind] for times in found[loop]] for loop in LOOPS}
+        cells = [f"{samples / median(taken[loop]):6,.0f}" for loop in LOOPS]
+        for fast, slow in (("ours", "bare"), ("logged", "bare"), ("ours", "usual")):
+            pairs = zip(taken[slow], taken[fast], strict=True)
+            cells.append(f"{median(long / short for long, short in pairs):5.2f}")
+        print(f"{label:11} {unit:6} {' '.join(cells)}", flush=True)
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Train and audit a small fleet in each precision; print AUCs, and their paired difference."""
+    console, scores = Console(highlight=False), {}
+    with some_images(options.root, 1000, 200) as root:
+        for precision in PRECISIONS:
+            with tempfile.TemporaryDirectory() as folder:
+                text = (
+                    f"--run_dir {folder} --threads 1 --data ImageFolder --data.root {root} "
+                    "--data.pool_size 4000 --data.batch_size 64 --data.flip false --data.crop 0 "
+                    f"--model.network {NETWORKS[0]} --trainer.accelerator cpu "
+                    f"--trainer.precision {precision} --trainer.max_epochs 12 --quantize "
+                    "--trainer.check_val_every_n_epoch 13 --fleet.shadows 16 --fleet.targets 4"
+                )
+                train.main(text.split())
+                seen = audit.gather(RunFolder(Path(folder)), False, console)
+                (scored,) = evaluate(seen.seen, seen.members, seen.cases, [ATTACK])
+            members = seen.members[[case.target for case in seen.cases]]
+            scores[precision] = scored.scores
+            auc, accuracy = scored.row.summary.auc, seen.precisions[FULL].accuracy
+            console.print(
+                f"{precision}: AUC {auc.value:.4f} ({auc.low:.4f} to {auc.high:.4f}), "
+                f"test accuracy {accuracy.value:.1%}"
+            )
+    fast, plain = reversed(PRECISIONS)
+    console.print(say(paired_differences(scores, members, [(fast, plain)])[0]))
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["speed", "audit", "measure"], help="measure: for speed")
+    parser.add_argument("root", type=Path, help="folder of CIFAR-10 images, train and test")
+    parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[1])
+    parser.add_argument("--images", type=int, default=2560, help="that a model trains on")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--epochs", type=int, default=1, help="that are timed")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    options = parser.parse_args()
+    {"speed": speed, "audit": compare, "measure": measure}[options.what](options)
+
+
+if __name__ == "__main__":
+    main()
