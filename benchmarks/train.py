@@ -1,9 +1,8 @@
-"""Training speed: BitLeak beside a bare PyTorch loop and the usual script; and the same AUC?
+"""Training speed: BitLeak beside a bare PyTorch loop and the usual script.
 
-    python -m benchmarks.train speed data/cifar10-jpeg
-    python -m benchmarks.train audit data/cifar10-jpeg
+    python -m benchmarks.train data/cifar10-jpeg
 
-`speed` trains networks on the same images, in the same batches, with crops and flips:
+Trains networks on the same images, in the same batches, with crops and flips:
   usual   PIL images, torchvision's transforms, a DataLoader with a worker a core, float32, NCHW
   bare    our batches in a loop with nothing around it, in the same precision and memory format
   ours    train.py's trainer: Lightning, the progress bar, a checkpoint every epoch
@@ -27,12 +26,6 @@ torch 2.14, `--rounds 3`, each number of threads in a call of its own:
 
 resnet20 at 2 threads was not measured: other work had come. Not reached: 4 times the usual script.
 The bare loop itself is 2.7 to 3.8 times as fast, and half of its time at `convnet` is convolutions.
-
-`audit` trains 16 shadows and 4 targets in both precisions from the same seeds:
-
-    32-true: AUC 0.6702 (0.6484 to 0.6921), test accuracy 49.2%
-    bf16-mixed: AUC 0.6691 (0.6546 to 0.6836), test accuracy 49.4%
-    bf16-mixed and 32-true: no difference shown (AUC -0.01 to 0.01)
 """
 
 import argparse
@@ -60,22 +53,18 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-import audit
 import train
-from attacks.evaluate import evaluate
-from attacks.paired import paired_differences, say
 from datamodules.views import augment, normalise
+from lightning_modules.fleet import ModelName
+from lightning_modules.journal import Journal
 from lightning_modules.networks import build_network
 from lightning_modules.progress import FleetProgress
-from lightning_modules.run_folder import RunFolder
-from quantization.variant import FULL
 
 NETWORKS = ["convnet", "resnet8", "resnet20"]
 LOOPS = ["usual", "bare", "ours", "logged"]
 PRECISIONS = ["32-true", "bf16-mixed"]
 SGD_OPTIONS = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}  # train.py's own
 CROP = 4
-ATTACK = "lira_online_fixed"
 
 
 class Pictures(Dataset[tuple[Any, int]]):
@@ -161,33 +150,34 @@ def bare(job: train.Job, members: Tensor, network: nn.Module) -> Tensor:
     return now() - started
 
 
-class Clock(FleetProgress):
-    """The progress bar of train.py, with a clock that starts after the first epoch."""
+class Clock(Journal):
+    """The journal that train.py keeps, with a clock that starts after the first epoch."""
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ANN401
-        super().on_train_epoch_start(trainer, pl_module)
         if trainer.current_epoch == 1:
             self.started = now()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ANN401
-        self.taken = now() - self.started
+        Clock.taken = now() - self.started
 
 
-def ours(job: train.Job, position: int) -> Tensor:
-    """Time of the same part of a fit of train.py's."""
+def ours(job: train.Job, name: ModelName) -> Tensor:
+    """Time of the same part of a fit of train.py's, with its progress bar."""
+    train.Journal = Clock
     with Path(os.devnull).open("w") as screen:
-        clock = Clock(1, job.config.trainer.max_epochs, Console(force_terminal=True, file=screen))
-        with clock.bar:
-            clock.begin(job.names[position])
-            train.fit(job, position, clock)
-    return clock.taken
+        console = Console(force_terminal=True, file=screen)
+        with FleetProgress(job.run, 1, job.config.trainer.max_epochs, console) as progress:
+            progress.begin(name)
+            train.fit(job, name)
+    return Clock.taken
 
 
 def prepare(options: str) -> train.Job:
     """What the command line makes of these options."""
     parser = train.make_parser()
     config = parser.parse_args(options.split())
-    return train.prepare(config, parser.instantiate(config).data, Console(quiet=True))
+    made = parser.instantiate(config)
+    return train.prepare(config, made.fleet, made.data, Console(quiet=True))
 
 
 def measure(options: argparse.Namespace) -> None:
@@ -214,7 +204,7 @@ def measure(options: argparse.Namespace) -> None:
                 network = build_network(network_name, jobs["ours"].data.num_classes, 3, {})
                 taken[loop.__name__].append(loop(jobs["ours"], members, network).tolist())
             for name, job in jobs.items():
-                taken[name].append(ours(job, position).tolist())
+                taken[name].append(ours(job, job.names[position]).tolist())
     print(json.dumps(taken))
 
 
@@ -239,7 +229,7 @@ def speed(options: argparse.Namespace) -> None:
     keys = ("precision", "images", "batch", "epochs", "rounds")
     more = [text for key in keys for text in (f"--{key}", str(getattr(options, key)))]
     with some_images(options.root, ceil(2 * options.images / 10), 10) as root:
-        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.train", "measure", str(root)]
+        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.train", "--measure", str(root)]
         for network, threads in product(options.networks, options.threads):
             os.sched_setaffinity(0, cores[-threads:])  # the process inherits it
             done = subprocess.run(
@@ -263,37 +253,9 @@ def show(label: str, found: dict[str, list[list[float]]], samples: int) -> None:
         print(f"{label:11} {unit:6} {' '.join(cells)}", flush=True)
 
 
-def compare(options: argparse.Namespace) -> None:
-    """Train and audit a small fleet in each precision; print AUCs, and their paired difference."""
-    console, scores = Console(highlight=False), {}
-    with some_images(options.root, 1000, 200) as root:
-        for precision in PRECISIONS:
-            with tempfile.TemporaryDirectory() as folder:
-                text = (
-                    f"--run_dir {folder} --threads 1 --data ImageFolder --data.root {root} "
-                    "--data.pool_size 4000 --data.batch_size 64 --data.flip false --data.crop 0 "
-                    f"--model.network {NETWORKS[0]} --trainer.accelerator cpu "
-                    f"--trainer.precision {precision} --trainer.max_epochs 12 --quantize "
-                    "--trainer.check_val_every_n_epoch 13 --fleet.shadows 16 --fleet.targets 4"
-                )
-                train.main(text.split())
-                seen = audit.gather(RunFolder(Path(folder)), False, console)
-                (scored,) = evaluate(seen.seen, seen.members, seen.cases, [ATTACK])
-            members = seen.members[[case.target for case in seen.cases]]
-            scores[precision] = scored.scores
-            auc, accuracy = scored.row.summary.auc, seen.precisions[FULL].accuracy
-            console.print(
-                f"{precision}: AUC {auc.value:.4f} ({auc.low:.4f} to {auc.high:.4f}), "
-                f"test accuracy {accuracy.value:.1%}"
-            )
-    fast, plain = reversed(PRECISIONS)
-    console.print(say(paired_differences(scores, members, [(fast, plain)])[0]))
-
-
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["speed", "audit", "measure"], help="measure: for speed")
     parser.add_argument("root", type=Path, help="folder of CIFAR-10 images, train and test")
     parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[1])
     parser.add_argument("--images", type=int, default=2560, help="that a model trains on")
@@ -302,8 +264,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--measure", action="store_true", help="one of each, in this process")
     options = parser.parse_args()
-    {"speed": speed, "audit": compare, "measure": measure}[options.what](options)
+    measure(options) if options.measure else speed(options)
 
 
 if __name__ == "__main__":
