@@ -117,7 +117,8 @@ def gather(run: RunFolder, allow_partial: bool, console: Console) -> Evidence:
         raise ValueError(f"No model in {run.path} is finished. Run train.py again.")
 
     for name in (names[position] for position in kept):
-        if broken := changed(run.model(name), [run.signals(name, v) for v in variants]):
+        files = [file(name, v) for file in (run.signals, run.record) for v in variants]
+        if broken := changed(run.model(name), files):
             raise ValueError(
                 f"{broken[0]} is not what was written. Run train.py again with `--repair`."
             )

@@ -19,23 +19,32 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from rich.markup import escape
 from torch import Tensor, nn
 
-from attacks.health import find_broken, find_failures
+from attacks.health import failures, find_broken
 from attacks.signals import signals
 from datamodules import ImageDataModule
 from datamodules.calibration import CalibrationOptions
 from datamodules.membership import membership
 from datamodules.seeds import derive_seed
-from datamodules.views import check_queries, default_queries, view
 from lightning_modules.bfloat16 import emulates_bfloat16
 from lightning_modules.checkpoints import SaveCheckpoint, SaveWeights, WholeCheckpointIO
 from lightning_modules.classifier import Classifier
 from lightning_modules.compile_time import CompileTime
 from lightning_modules.dashboard import FleetLogger, WandbMode, check_key
-from lightning_modules.engine import Outcome, complete, is_first, one_by_one
+from lightning_modules.engine import (
+    Outcome,
+    Plan,
+    check_files,
+    complete,
+    is_first,
+    is_hopeless,
+    note_error,
+    one_by_one,
+)
 from lightning_modules.experiment import Experiment, describe
 from lightning_modules.fleet import Fleet, ModelName, fleet_names, parse_slice
 from lightning_modules.guards import SameModel, StopDiverged
@@ -44,14 +53,14 @@ from lightning_modules.journal import Journal
 from lightning_modules.options import (
     TRAINER_OPTIONS,
     check_options,
+    choose_queries,
     choose_threads,
     environment,
 )
 from lightning_modules.progress import FleetProgress
 from lightning_modules.run_folder import RunFolder
-from lightning_modules.signals import RecordSignals, load_signals
-from lightning_modules.status import find_status, show_status, summarise
-from lightning_modules.whole import check_files
+from lightning_modules.signals import RecordSignals, SavedSignal, load_signals
+from lightning_modules.status import find_status, show_status, stopped_line, summarise
 from lightning_modules.workers import connect, in_workers
 from quantization.calibration import Calibration, check_count, wanted
 from quantization.callback import Quantize
@@ -121,22 +130,6 @@ def make_parser() -> ArgumentParser:
     skip = set(inspect.signature(Trainer).parameters) - TRAINER_OPTIONS
     parser.add_class_arguments(Trainer, "trainer", skip=skip, instantiate=False)
     return parser
-
-
-def choose_queries(config: Namespace, data: ImageDataModule, console: Console) -> list[str]:
-    """The views that the attacker asks for: those asked for, or those that training uses.
-
-    Raises:
-        ValueError: no such view, or one that leaves nothing of these images.
-    """
-    queries: list[str] = config.queries
-    if queries is None:
-        queries = default_queries(data.flip, data.crop)
-    elif unused := check_queries(queries, data.flip, data.crop):
-        console.print(f"Note: training never uses {', '.join(unused)}; such a query is weak.")
-    for query in queries:
-        view(data.pool.images[:1], query)
-    return queries
 
 
 def try_network(config: Namespace, data: ImageDataModule, console: Console) -> nn.Module:
@@ -224,9 +217,9 @@ def prepare(config: Namespace, fleet: Fleet, data: ImageDataModule, console: Con
         console.print(f"Note: begun with {stored['versions']}, going on with {asked['versions']}.")
     variants = [FULL, *stored["config"]["quantize"]]
     with console.status("Checking files"):
-        repaired = check_files(map(run.model, chosen), config.repair)
-    for path in repaired:
-        console.print(escape(f"{path} was damaged: made again."), soft_wrap=True)
+        removed = check_files(run, chosen, config.repair)
+    for path in removed:
+        console.print(escape(f"{path} was damaged: deleted, to be made again."), soft_wrap=True)
     return Job(config, fleet, data, run, stored, variants, names, members, chosen, processes)
 
 
@@ -240,6 +233,8 @@ def fit(job: Job, name: ModelName) -> None:
     classifier = Classifier(data.num_classes, len(data.mean), seed, **config.model.as_dict())
     weights, checkpoint = run.weights(name, FULL), run.checkpoint(name)
     options, journal = config.trainer.as_dict(), Journal(run.progress(name))
+    if job.fleet.by_ray:
+        options["devices"] = 1  # of those that Ray lets this process see
     if weights.exists():  # trained before: a fit of no epoch runs the callbacks alone
         classifier.network.load_state_dict(load_weights(weights))
         options["max_epochs"] = 0
@@ -265,7 +260,7 @@ def make_trainer(
     """A trainer whose callbacks leave every file of a model; `ours` quantize it, and draw."""
     run, queries = job.run, job.experiment["config"]["queries"]
     callbacks = [
-        SameModel(str(name)),
+        SameModel(f"{name}, attempt {attempt}"),
         StopDiverged(),
         SaveCheckpoint(run.checkpoint(name)),
         SaveWeights(run.weights(name, FULL)),
@@ -303,40 +298,51 @@ def find_failed(
     variants: Sequence[str],
 ) -> Failed:
     """Look for models that diverged, or that a quantization broke."""
-    rows = [i for i, name in enumerate(names) if run.signals(name, FULL).exists()]
-    trained = [names[row] for row in rows]
-    if not trained:
-        return Failed({}, set())
+    reasons: dict[ModelName, str] = {}
+    broken: set[ModelName] = set()
+    for variant in variants:  # of which a slice of the fleet may have more than the others
+        rows = []
+        for row, name in enumerate(names):
+            if (path := run.signals(name, variant)).exists():
+                try:
+                    SavedSignal([path], "phi").exists()
+                    rows.append(row)
+                except ValueError as error:
+                    reasons.setdefault(name, str(error))
+        if not rows:
+            continue
+        paths = [run.signals(names[row], variant) for row in rows]
+        phi = {variant: load_signals(paths, "phi")}
+        found = find_broken(phi)
+        broken |= {names[rows[model]] for model in found}
+        if variant == FULL:
+            correct = load_signals(paths, "correct")
+            found |= failures(phi[FULL], correct, members[rows])
+        for model, reason in found.items():
+            reasons.setdefault(names[rows[model]], reason)
+    return Failed(reasons, broken)
 
-    def paths(variant: str) -> list[Path]:
-        return [run.signals(name, variant) for name in trained]
 
-    whole = [v for v in variants if all(path.exists() for path in paths(v))]
-    phi = {variant: load_signals(paths(variant), "phi") for variant in whole}
-    reasons = find_failures(phi, load_signals(paths(FULL), "correct"), members[rows])
-    named = {trained[model]: reason for model, reason in reasons.items()}
-    return Failed(named, {trained[model] for model in find_broken(phi)})
-
-
-def find_todo(job: Job, console: Console) -> list[ModelName]:
-    """The chosen models that are not finished; those that failed are set aside, if asked for."""
-    run, failed = job.run, dict[ModelName, str]()
+def make_plan(job: Job, console: Console) -> tuple[Plan, list[ModelName]]:
+    """What is to be made, and of which models: the chosen ones that are not finished, or failed."""
+    run, retry = job.run, dict[ModelName, int]()
     if job.fleet.retrain_failed:
         failed = find_failed(run, job.names, job.members, job.variants).reasons
-    for name, reason in failed.items():
-        if name in job.chosen:
-            console.print(f"{name} failed ({reason}): kept in {run.set_aside(name).name}.")
-    return [name for name in job.chosen if not run.is_finished(name, job.variants)]
+        retry = {name: run.attempt(name) for name in failed if name in job.chosen}
+        for name, attempt in retry.items():
+            console.print(f"{name} failed ({failed[name]}): kept in {name}.failed-{attempt}.")
+    todo = [n for n in job.chosen if n in retry or not run.is_finished(n, job.variants)]
+    return Plan(run, job.variants, job.processes, retry), todo
 
 
-def train_fleet(job: Job, todo: Sequence[ModelName], console: Console) -> int:
+def train_fleet(job: Job, plan: Plan, todo: Sequence[ModelName], console: Console) -> int:
     """Train models, and say what became of them.
 
     Returns:
         The exit code: 0 if all is well, `FAILED` if models failed, 1 if nothing can go on.
     """
     run, fleet, started, outcomes = job.run, job.fleet, time.monotonic(), list[Outcome]()
-    work = partial(complete, run, partial(fit, job), job.processes)
+    work = partial(complete, plan, partial(fit, job))
     with FleetProgress(run, len(todo), job.config.trainer.max_epochs, console) as progress:
         if fleet.by_ray and todo:
             ending = in_workers(todo, work, progress.begin, fleet, job.config.threads)
@@ -346,8 +352,10 @@ def train_fleet(job: Job, todo: Sequence[ModelName], console: Console) -> int:
             progress.end(outcome)
             outcomes.append(outcome)
             if outcome.state == "stopped":
-                console.print(f"Stopped: {outcome.reason}. Then the same command goes on.")
+                console.print(stopped_line(outcome.reason), soft_wrap=True)
                 return 1
+            if outcome.state == "failed" and not run.error(outcome.name).exists():
+                note_error(run, outcome.name, outcome.reason)  # its process could not
     if not is_first():  # the others do not wait for the files
         return 0
     failed = find_failed(run, job.names, job.members, job.variants)
@@ -385,28 +393,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = parser.parse_args(arguments)
     if config.data is None:  # a default in the parser would hand its pool size to any other data
         config = parser.parse_args([*(arguments or sys.argv[1:]), "--data", "datamodules.Digits"])
+    with interruptible() as interrupted:
+        try:
+            code = run_command(parser, config, console)
+        except BaseException as error:
+            if is_hopeless(error):
+                console.print(stopped_line(str(error)), soft_wrap=True)
+                code = 1
+            # Lightning turns Ctrl-C into an exit, and other libraries into errors of their own
+            elif interrupted.is_set() or isinstance(error, KeyboardInterrupt | SIGTERMException):
+                console.print("Stopped. The same command goes on from the last finished epoch.")
+                code = 130
+            else:
+                raise
+    if code:
+        sys.exit(code)
+
+
+def run_command(parser: ArgumentParser, config: Namespace, console: Console) -> int:
+    """Check everything, then train; returns the exit code."""
     try:
         if config.status:
-            return tell_status(RunFolder(config.run_dir), console)
+            tell_status(RunFolder(config.run_dir), console)
+            return 0
         made = parser.instantiate(config)
         job = prepare(config, made.fleet, made.data, console)
-        todo = find_todo(job, console)
+        plan, todo = make_plan(job, console)
         if todo and job.fleet.by_ray:
             connect(job.fleet, config.threads)
     except (ValueError, OSError, MisconfigurationException) as error:
         sys.exit(f"train.py: {error}")  # nothing ran yet, so the message is all there is to say
     torch.set_num_threads(config.threads)
-    with interruptible() as interrupted:
-        try:
-            code = train_fleet(job, todo, console)
-        except BaseException as error:
-            # Lightning turns Ctrl-C into an exit, and other libraries into errors of their own
-            if not interrupted.is_set() and not isinstance(error, KeyboardInterrupt | SystemExit):
-                raise
-            console.print("Stopped. The same command goes on from the last finished epoch.")
-            code = 130
-    if code:
-        sys.exit(code)
+    return train_fleet(job, plan, todo, console)
 
 
 if __name__ == "__main__":

@@ -46,8 +46,8 @@ class Fleet:
     ) -> None:
         if workers < 1:
             raise ValueError(f"`fleet.workers` must be 1 or more, got {workers}.")
-        if gpus_per_model < 0:
-            raise ValueError(f"`fleet.gpus_per_model` must be 0 or more, got {gpus_per_model}.")
+        if not 0 <= gpus_per_model <= 1:
+            raise ValueError(f"`fleet.gpus_per_model` must be 0 to 1, got {gpus_per_model}.")
         self.shadows, self.targets = shadows, targets
         self.models, self.retrain_failed = models, retrain_failed
         self.workers, self.gpus_per_model, self.address = workers, gpus_per_model, address

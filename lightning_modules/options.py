@@ -1,4 +1,4 @@
-"""Options of Lightning's trainer that a fleet can do with, and how many cores a model gets."""
+"""What a fleet makes of its options: which it can do with, and what the open ones become."""
 
 import os
 
@@ -9,7 +9,10 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator
+from rich.console import Console
 
+from datamodules.images import ImageDataModule
+from datamodules.views import check_queries, default_queries, view
 from lightning_modules.fleet import Fleet
 
 TRAINER_OPTIONS = {  # the others are ours (callbacks, checkpoints) or would skip data
@@ -40,10 +43,11 @@ def check_options(config: Namespace, fleet: Fleet) -> int:
             f"`trainer.strategy` must keep a whole model on each device, as ddp does, got "
             f"{config.trainer.strategy}: one process saves a model's weights."
         )
-    if fleet.by_ray and config.trainer.devices not in ("auto", 1, "1"):
+    devices, nodes = config.trainer.devices, config.trainer.num_nodes
+    if fleet.by_ray and (devices not in ("auto", 1, "1") or nodes != 1):
         raise ValueError(
-            f"`trainer.devices` must be 1 with `--fleet.workers`, got {config.trainer.devices}: "
-            "either several models at once, or one over several devices."
+            "`trainer.devices` and `trainer.num_nodes` must be 1 with `--fleet.workers`, got "
+            f"{devices} and {nodes}: either several models at once, or one over several devices."
         )
     trainer = Trainer(**config.trainer.as_dict(), logger=False, enable_progress_bar=False)
     if not fleet.by_ray:
@@ -61,8 +65,24 @@ def choose_threads(config: Namespace, fleet: Fleet) -> int:
     if config.threads is not None:
         return int(config.threads)
     if fleet.by_ray:
-        return 1 if fleet.address else max(1, len(os.sched_getaffinity(0)) // fleet.workers)
+        return 1 if fleet.address else max(1, _cores() // fleet.workers)
     return torch.get_num_threads()
+
+
+def choose_queries(config: Namespace, data: ImageDataModule, console: Console) -> list[str]:
+    """The views that the attacker asks for: those asked for, or those that training uses.
+
+    Raises:
+        ValueError: no such view, or one that leaves nothing of these images.
+    """
+    queries: list[str] = config.queries
+    if queries is None:
+        queries = default_queries(data.flip, data.crop)
+    elif unused := check_queries(queries, data.flip, data.crop):
+        console.print(f"Note: training never uses {', '.join(unused)}; such a query is weak.")
+    for query in queries:
+        view(data.pool.images[:1], query)
+    return queries
 
 
 def environment(fleet: Fleet) -> list[ClusterEnvironment]:
@@ -74,3 +94,10 @@ def environment(fleet: Fleet) -> list[ClusterEnvironment]:
         # which ends bit for bit like an uninterrupted run.
         return [SLURMEnvironment(auto_requeue=False)]
     return []
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

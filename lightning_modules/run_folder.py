@@ -1,5 +1,6 @@
 """One folder an experiment: where each file lies, and whether the folder is the one asked for."""
 
+import hashlib
 import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,8 +11,7 @@ import torch
 import yaml
 from filelock import FileLock
 from jaxtyping import Bool
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lightning_modules.experiment import Experiment, check_same
@@ -114,6 +114,14 @@ class RunFolder:
         ]
         return all(file.exists() for file in files) and is_sealed(self.model(name), files)
 
+    def clear(self, name: ModelName) -> None:
+        """Delete what was made of weights that are gone, and will be trained from the start."""
+        if self.weights(name, "full").exists() or self.checkpoint(name).exists():
+            return
+        folder = self.model(name)
+        for path in [*folder.glob("*-w*"), *folder.glob("signals/*")]:
+            path.unlink()
+
     def attempt(self, name: ModelName) -> int:
         """How many trainings of this model failed and were set aside."""
         count = 0
@@ -183,7 +191,7 @@ class RunFolder:
             if self.membership_file.exists():
                 _check_rows(self.membership_file, matrix)
             # First this, then the options: a kill in between leaves rows that nobody asks for.
-            save_whole(self.membership_file, matrix)
+            save_whole(self.membership_file, matrix, {"sha256": _digest(matrix)})
             write_whole(self.experiment_file, lambda path: path.write_text(text))
         return experiment
 
@@ -207,12 +215,22 @@ class RunFolder:
 
 def _read_rows(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            rows = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            digest = (file.metadata() or {}).get("sha256")  # older folders have none
     except SafetensorError as error:
+        rows, digest = {}, str(error)
+    if digest not in (None, _digest(rows)):
         raise ValueError(
-            f"{path} is not a whole file ({error}). Delete it and run train.py again: it is drawn "
-            "from the seed."
-        ) from error
+            f"{path} is not what was written. Delete it and run train.py again: it is drawn from "
+            "the seed."
+        )
+    return rows
+
+
+def _digest(rows: Mapping[str, Tensor]) -> str:
+    content = b"".join(rows[key].contiguous().numpy().tobytes() for key in sorted(rows))
+    return hashlib.sha256(content).hexdigest()
 
 
 def _check_rows(path: Path, drawn: Mapping[str, Tensor]) -> None:

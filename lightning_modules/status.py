@@ -108,6 +108,13 @@ def _times(finished: Sequence[ModelStatus]) -> list[str]:
     return [f"{min(seconds):.0f} to {max(seconds):.0f} s each, {sum(seconds):.0f} s in all"]
 
 
+def stopped_line(reason: str) -> str:
+    """Say why no model can be written, and the way out."""
+    return escape(
+        f"Stopped: {reason}. Make room, or the folder writable; then the same command goes on."
+    )
+
+
 def summarise(
     run: RunFolder,
     names: Sequence[ModelName],

@@ -1,6 +1,7 @@
 """Files that are whole: written in one go, and found out when they changed afterwards."""
 
 import hashlib
+import re
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from safetensors.torch import save
 from torch import Tensor, contiguous_format
 
 SUMS = "SHA256SUMS"  # of a model's folder, as `sha256sum --check` reads it
+LINE = re.compile(r"[0-9a-f]{64}  [^/\s][^\n]*")
 SEALED = ("*.safetensors", "*-w*.json", "signals/*.safetensors")
 
 
@@ -25,17 +27,21 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def save_whole(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def save_whole(
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
     """Write safetensors, whole, and with the permissions of any other file."""
     # copies, for tied weights share memory, which the format refuses
-    content = save({k: t.cpu().clone(memory_format=contiguous_format) for k, t in tensors.items()})
+    copies = {k: t.cpu().clone(memory_format=contiguous_format) for k, t in tensors.items()}
+    content = save(copies, metadata)
     write_whole(path, lambda partial: partial.write_bytes(content))
 
 
 def seal(folder: Path) -> None:
     """Note the checksum of every finished file of a model that has none yet."""
     sums = _read_sums(folder)
-    new = {path: _digest(path) for path in _finished(folder) if path not in sums}
+    files = [path for path in _finished(folder) if path not in sums]
+    new = {path: digest for path in files if (digest := _digest(path))}
     if new:
         _write_sums(folder, sums | new)
 
@@ -63,6 +69,8 @@ def damaged(folder: Path) -> list[Path]:
     Files with a checksum are compared with it, others at least read as what they are: a checkpoint
     is a zip archive with checksums of its own. What is missing is not damaged.
     """
+    if not _is_list_of_sums(folder / SUMS):
+        return [folder / SUMS]
     sums = _read_sums(folder)
     others = [path for path in _finished(folder) if path not in sums]
     opened = [path for path in [*others, *folder.glob("*.ckpt")] if not _opens(path)]
@@ -72,30 +80,16 @@ def damaged(folder: Path) -> list[Path]:
 def changed(folder: Path, paths: Iterable[Path]) -> list[Path]:
     """Which of these files of a model differ from their checksums, as far as they have one."""
     sums = _read_sums(folder)
-    known = [path for path in paths if path in sums and path.exists()]
-    return [path for path in known if _digest(path) != sums[path]]
+    return [path for path in paths if path in sums and _digest(path) not in (sums[path], None)]
 
 
-def check_files(folders: Iterable[Path], repair: bool) -> list[Path]:
-    """Find the files of these models that changed since they were written.
-
-    Returns:
-        With `repair`, the files that were deleted, to be made again.
-
-    Raises:
-        ValueError: there are some, and they are not to be repaired.
-    """
-    found = [path for folder in folders for path in damaged(folder)]
-    if found and not repair:
-        listed = "\n".join(f"  {path}" for path in found)
-        raise ValueError(
-            f"Damaged since they were written:\n{listed}\nPass `--repair` to make them again: what "
-            "they came from is used where it is whole, and trained again where not."
-        )
-    for path in found:
-        path.unlink()
-        path.with_suffix(".safetensors").unlink(missing_ok=True)  # a record is made with these
-    return found
+def remove(folder: Path, paths: Iterable[Path]) -> None:
+    """Delete damaged files of a model, and what would not fit their successors."""
+    for path in paths:
+        path.unlink(missing_ok=True)
+        if path.suffix == ".json":  # a record is made with its weights
+            path.with_suffix(".safetensors").unlink(missing_ok=True)
+    break_seals(folder)
 
 
 def _finished(folder: Path) -> list[Path]:
@@ -107,22 +101,31 @@ def _write_sums(folder: Path, sums: Mapping[Path, str]) -> None:
     write_whole(folder / SUMS, lambda partial: partial.write_text("".join(lines)))
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digest(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
 
 
 def _read_sums(folder: Path) -> dict[Path, str]:
-    try:
-        lines = (folder / SUMS).read_text(errors="replace").splitlines()
-    except FileNotFoundError:
+    if not (folder / SUMS).exists():
         return {}
-    pairs = [line.partition("  ") for line in lines]
-    return {folder / name: digest for digest, _, name in pairs}
+    lines = (folder / SUMS).read_text(errors="replace").splitlines()
+    pairs = [line.split("  ", 1) for line in lines if LINE.fullmatch(line)]
+    return {folder / name: digest for digest, name in pairs}
+
+
+def _is_list_of_sums(path: Path) -> bool:
+    if not path.exists():
+        return True
+    text = path.read_text(errors="replace")
+    return text.endswith("\n") and all(LINE.fullmatch(line) for line in text.splitlines())
 
 
 def _opens(path: Path) -> bool:
-    """Whether a file that has no checksum of ours is one of its kind."""
+    """Whether a file that has no checksum of ours is one of its kind, or has gone meanwhile."""
     try:
         if path.suffix == ".ckpt":
             with zipfile.ZipFile(path) as archive:
@@ -132,6 +135,10 @@ def _opens(path: Path) -> bool:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt"):
                 return True
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            return True
+        raise  # it could not be read, which does not say that it is damaged
     except Exception:  # each library has a dozen ways to say that a file is not what it reads
         return False
     return True

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_modules.engine import Outcome, Work
 from lightning_modules.fleet import Fleet, ModelName
@@ -31,7 +32,7 @@ def connect(fleet: Fleet, threads: int) -> None:
     if fleet.address:
         ray.init(fleet.address, **quiet)
     else:
-        ray.init(num_cpus=fleet.workers * threads, include_dashboard=False, **quiet)
+        ray.init("local", num_cpus=fleet.workers * threads, include_dashboard=False, **quiet)
     there = ray.cluster_resources()
     for kind, each in (("CPU", threads), ("GPU", fleet.gpus_per_model)):
         if each * fleet.workers > there.get(kind, 0):
@@ -82,12 +83,16 @@ def in_workers(
             try:
                 yield ray.get(ended)
             except ray.exceptions.RayError as error:
-                said = str(error).strip().splitlines()[0]
-                yield Outcome(name, "failed", 0.0, f"given up after {RETRIES} retries: {said}")
+                if cause := getattr(error, "cause", None):
+                    said = f"{type(cause).__name__}: {cause}"
+                else:  # its process died
+                    said = f"given up after {RETRIES} retries: {str(error).strip().splitlines()[0]}"
+                yield Outcome(name, "failed", 0.0, said)
     finally:
         ray.shutdown()
 
 
 def _work(work: Work, name: ModelName, threads: int) -> Outcome:
     torch.set_num_threads(threads)
+    rank_zero_only.rank = 0  # type: ignore[attr-defined]  # not that of the job Ray was started in
     return work(name)

@@ -41,8 +41,13 @@ def save_variant(
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(record.as_json(calibration)))
-    os.replace(partial, path.with_suffix(".json"))  # first, so that with the weights it is there
+    try:
+        partial.write_text(json.dumps(record.as_json(calibration)))
+        os.replace(
+            partial, path.with_suffix(".json")
+        )  # first, so that with the weights it is there
+    finally:
+        partial.unlink(missing_ok=True)
     save_quantized(path, quantized)
 
 

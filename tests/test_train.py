@@ -192,7 +192,7 @@ def test_only_the_epoch_in_progress_is_trained_again(toy, toy_run, tmp_path, ser
 
     with monkeypatch.context() as patch:
         patch.setattr(Classifier, "training_step", step)
-        with pytest.raises(SystemExit, match="130"):
+        with pytest.raises(SystemExit, match="killed"):
             train.main(toy(folder))
     before = list(served)
     served.clear()
@@ -437,11 +437,15 @@ def test_the_same_data_elsewhere_is_the_same_and_other_data_is_not(toy, tmp_path
         ("--trainer.check_val_every_n_epoch 0", "`check_val_every_n_epoch` must be 1 or more"),
         ("--trainer.accumulate_grad_batches 0", "`accumulate_grad_batches` must be 1 or more"),
         ("--fleet.workers 0", "`fleet.workers` must be 1 or more, got 0"),
-        ("--fleet.gpus_per_model -1", "`fleet.gpus_per_model` must be 0 or more, got -1"),
+        ("--fleet.gpus_per_model 2", "`fleet.gpus_per_model` must be 0 to 1, got 2"),
+        (
+            "--fleet.workers 2 --trainer.num_nodes 2 --trainer.strategy ddp",
+            "must be 1 with `--fleet.workers`, got auto and 2",
+        ),
         ("--fleet.gpus_per_model 0.5", "`fleet.gpus_per_model` needs `--fleet.workers` of 2"),
         (
             "--fleet.workers 2 --trainer.devices 2",
-            "`trainer.devices` must be 1 with `--fleet.workers`, got 2",
+            "`trainer.devices` and .* must be 1 with `--fleet.workers`, got 2 and 1",
         ),
         ("--threads 0", "`threads` must be 1 or more, got 0"),
         ("--data.pool_size 1797", "1 to test, got 1797 and 0"),
@@ -647,7 +651,7 @@ def test_own_networks_are_trained_resumed_and_quantized(toy, tmp_path, own_netwo
     with monkeypatch.context() as patch:
         patch.setattr(Classifier, "training_step", step)
         for _ in range(2):
-            with pytest.raises(SystemExit, match="130"):
+            with pytest.raises(SystemExit, match="killed"):
                 train.main(toy(tmp_path / "killed", options))
     train.main(toy(tmp_path / "killed", options))
     assert tensors(tmp_path / "killed") == tensors(tmp_path / "whole")
@@ -853,7 +857,7 @@ def test_failed_models_are_reported_and_trained_again_when_asked(
 
 def test_a_model_trained_again_has_another_start(toy, toy_run, finished, snapshot, monkeypatch):
     before = of_model(tensors(finished), *NAMES)
-    monkeypatch.setattr("attacks.health.failures", lambda *_: {2: "so says the test"})
+    monkeypatch.setattr(train, "failures", lambda *_: {2: "so says the test"})
     train.main(toy(finished, "--fleet.retrain_failed true"))
     after = of_model(tensors(finished), *NAMES)
     others = [name for name in NAMES if name != NAMES[2]]

@@ -35,11 +35,14 @@ def test_workers_on_gpus_must_say_how_much_of_one(monkeypatch):
 
 
 def test_threads_are_a_fair_share(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     assert choose_threads(options(), Fleet()) == torch.get_num_threads()
     assert choose_threads(options(), Fleet(workers=3)) == 2
     assert choose_threads(options(), Fleet(workers=9)) == 1
     assert choose_threads(options(), Fleet(workers=2, address="auto")) == 1  # not this machine
+    monkeypatch.delattr(os, "sched_getaffinity")  # where there is none
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert choose_threads(options(), Fleet(workers=2)) == 3
     asked = options()
     asked.threads = 5
     assert choose_threads(asked, Fleet(workers=3)) == 5

@@ -228,9 +228,11 @@ def test_options_that_yaml_cannot_hold_leave_no_half_made_folder(tmp_path):
 
 
 def test_damaged_rows_and_options_are_named(run):
-    run.membership_file.write_bytes(run.membership_file.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"membership.safetensors is not a whole file .*Delete it"):
-        run.membership()
+    content = run.membership_file.read_bytes()
+    for harmed in (content[:-1], content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]):
+        run.membership_file.write_bytes(harmed)
+        with pytest.raises(ValueError, match=r"membership.safetensors is not what .*Delete it"):
+            run.membership()
     for content in (b"config: [", b"\xff\xfe", b""):
         run.experiment_file.write_bytes(content)
         with pytest.raises(ValueError, match=r"(?s)experiment.yaml is damaged .*Restore it"):

@@ -11,9 +11,9 @@ from lightning_modules.whole import (
     SUMS,
     break_seals,
     changed,
-    check_files,
     damaged,
     is_sealed,
+    remove,
     save_whole,
     seal,
     write_whole,
@@ -154,14 +154,38 @@ def test_what_will_be_made_again_loses_its_seal(model):
     assert damaged(model) == []
 
 
-def test_a_damaged_record_takes_its_weights_along(model, tmp_path):
+@pytest.mark.parametrize("both", [False, True])
+def test_a_damaged_record_takes_its_weights_along(model, both):
     seal(model)
     (model / "nearest-w2.json").write_text("{")
-    with pytest.raises(ValueError, match=r"(?s)Damaged since .*nearest-w2.json\nPass `--repair`"):
-        check_files([model, tmp_path / "none"], repair=False)
-    assert (model / "nearest-w2.json").exists()
-    assert check_files([model], repair=True) == [model / "nearest-w2.json"]
+    if both:
+        (model / "nearest-w2.safetensors").write_bytes(b"")
+    remove(model, damaged(model))
     assert not (model / "nearest-w2.json").exists()
     assert not (model / "nearest-w2.safetensors").exists()
     assert (model / "full.safetensors").exists()
-    assert check_files([model], repair=True) == []
+    assert damaged(model) == []
+    (model / "nearest-w2.json").write_text('{"seconds": 3}')
+    save_whole(model / "nearest-w2.safetensors", {})
+    seal(model)
+    assert damaged(model) == []
+
+
+@pytest.mark.parametrize("content", ["x", "0" * 64, "0" * 64 + "  \n", "0" * 64 + "  /etc\n"])
+def test_damaged_checksums_are_taken_again(model, content):
+    seal(model)
+    before = (model / SUMS).read_text()
+    (model / SUMS).write_text(before.splitlines()[0] + "\n" + content)
+    assert damaged(model) == [model / SUMS]
+    remove(model, damaged(model))
+    seal(model)
+    assert (model / SUMS).read_text() == before
+
+
+def test_a_file_that_cannot_be_read_is_not_called_damaged(model, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError("a colleague's")
+
+    monkeypatch.setattr("lightning_modules.whole.zipfile.ZipFile", refuse)
+    with pytest.raises(PermissionError, match="a colleague's"):
+        damaged(model)
