@@ -10,22 +10,23 @@ Trains networks on the same images, in the same batches, with crops and flips:
 Each in turn, round after round, in a process of its own that has as many cores as threads, workers
 included. An epoch warms up and is not timed. By the clock, and by CPU seconds (W&B's and the
 workers' too), which other work disturbs less. Two cores of a shared AMD EPYC (Zen 4, AVX512-BF16),
-torch 2.14, `--rounds 3`, each number of threads in a call of its own:
+torch 2.14, `--rounds 3`:
 
     samples/s           usual   bare   ours logged ours/bare logged/bare ours/usual
-    convnet, 1  clock   1,492  4,527  4,322  4,404  0.95  0.96  3.01
-    convnet, 1  CPU     1,506  4,571  4,414  4,414  0.95  0.95  3.09
-    resnet8, 1  clock     526  1,454  1,433  1,417  0.99  0.98  2.67
-    resnet8, 1  CPU       578  1,463  1,446  1,430  0.99  0.98  2.50
-    resnet20, 1 clock     171    536    477    508  0.90  0.93  2.88
-    resnet20, 1 CPU       196    542    518    513  0.96  0.93  2.59
-    convnet, 2  clock   2,112  8,078  7,075  6,968  0.91  0.86  3.31
-    convnet, 2  CPU     1,067  4,063  3,606  3,556  0.90  0.86  3.20
-    resnet8, 2  clock     885  2,419  2,560  2,414  1.00  0.95  2.89
-    resnet8, 2  CPU       447  1,219  1,293  1,213  1.00  0.95  2.89
+    convnet, 1  clock   1,285  4,935  4,423  4,427  0.90  0.90  3.50
+    convnet, 1  CPU     1,286  4,923  4,491  4,414  0.91  0.90  3.48
+    convnet, 2  clock   2,259  8,042  7,389  7,215  0.93  0.91  3.43
+    convnet, 2  CPU     1,143  4,129  3,765  3,710  0.92  0.91  3.40
+    resnet8, 1  clock     545  1,408  1,410  1,369  0.98  0.95  2.59
+    resnet8, 1  CPU       546  1,407  1,414  1,369  0.99  0.95  2.59
+    resnet8, 2  clock     896  2,542  2,426  2,458  0.97  0.99  2.75
+    resnet8, 2  CPU       458  1,293  1,231  1,249  0.97  0.99  2.74
+    resnet20, 1 clock     243    561    544    525  0.96  0.94  2.17
+    resnet20, 1 CPU       243    563    545    525  0.95  0.94  2.17
+    resnet20, 2 clock     373    905    936    915  0.98  0.97  2.37
+    resnet20, 2 CPU       196    467    483    473  0.98  0.97  2.34
 
-resnet20 at 2 threads was not measured: other work had come. Not reached: 4 times the usual script.
-The bare loop itself is 2.7 to 3.8 times as fast, and half of its time at `convnet` is convolutions.
+Not reached: 4 times the usual script. The bare loop itself is 2.3 to 3.8 times as fast, and half of its time at `convnet` is convolutions.
 """
 
 import argparse
