@@ -26,7 +26,8 @@ torch 2.14, `--rounds 3`:
     resnet20, 2 clock     373    905    936    915  0.98  0.97  2.37
     resnet20, 2 CPU       196    467    483    473  0.98  0.97  2.34
 
-Not reached: 4 times the usual script. The bare loop itself is 2.3 to 3.8 times as fast, and half of its time at `convnet` is convolutions.
+Not reached: 4 times the usual script. The bare loop itself is 2.3 to 3.8 times as fast: half of its
+time at `convnet` is convolutions, the rest BatchNorm, ReLU and pooling, bound by memory.
 """
 
 import argparse

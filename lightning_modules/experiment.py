@@ -101,6 +101,7 @@ def check_same(path: Path, stored: Experiment, asked: Experiment) -> None:
         for field in dict.fromkeys([*before, *after])
         if before.get(field) != after.get(field)
         and not (field in GROWING and after[field] > before[field])
+        and not (field not in before and after[field] is False)  # an option newer than the folder
     ]
     if differences:
         raise ValueError(

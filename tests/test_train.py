@@ -966,10 +966,10 @@ def test_help_explains_every_option(capsys):
 # Recipes
 
 
-@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda p: p.stem)
 def test_every_recipe_can_be_prepared(recipe, tmp_path, monkeypatch):
     def read(self):
-        size, channels = max(self.pool_size or 0, 200), len(self.mean)
+        size, channels = (self.pool_size or 0) + 1100, len(self.mean)
         images = torch.zeros(size, channels, 32, 32, dtype=torch.uint8)
         return Images(images, torch.arange(size) % 10), Images(images[:50], torch.arange(50) % 10)
 
@@ -985,7 +985,7 @@ def test_every_recipe_can_be_prepared(recipe, tmp_path, monkeypatch):
     assert job.variants == ["full", *map(str, map(Variant.parse, config.quantize))]
     assert job.run.membership().shape == (len(job.chosen), job.data.pool_size)
     default = parser.parse_args(["--config", str(recipe)]).run_dir
-    assert default == Path("runs") / recipe.stem
+    assert default == Path("runs") / recipe.relative_to(ROOT / "recipes").with_suffix("")
 
 
 def test_compiling_says_how_long_it_took(toy, tmp_path, monkeypatch, capsys):

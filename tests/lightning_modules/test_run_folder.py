@@ -127,6 +127,12 @@ def test_other_versions_may_go_on(run):
     assert grown["versions"] == {"torch": "2.6"}
 
 
+def test_an_option_that_is_newer_than_the_folder_may_be_off(run):
+    run.open(asked(config__model__compile=False), membership(0, 4, 1, 20))
+    with pytest.raises(ValueError, match=r"model.cudagraphs: None in the folder, True asked"):
+        run.open(asked(config__model__cudagraphs=True), membership(0, 4, 1, 20))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
