@@ -3,8 +3,8 @@
     python benchmarks/workers.py data/cifar10-jpeg
 
 Each round trains the same fleets from the command line; the time is train.py's own, from when the
-images are read and Ray has started: the workers' imports are in it. Eight `convnet`s on the two cores
-of a shared AMD EPYC (Zen 4), two rounds; `resnet8` was not run to its end:
+images are read and Ray has started: the workers' imports are in it. Eight `convnet`s on the two
+cores of a shared AMD EPYC (Zen 4), two rounds; `resnet8` was not run to its end:
 
     convnet  2 workers, 1 thread: 46.0 s (48.0, 44.0), 1.00 of the first
     convnet  1 worker, 2 threads: 42.0 s (39.0, 45.0), 0.91 of the first
