@@ -242,6 +242,7 @@ def test_a_read_only_folder_says_so_and_shows_its_status(toy, finished):
 # A batch system
 
 
+@pytest.mark.slow
 def test_a_preempted_array_job_goes_on_when_it_is_requeued(toy_run, tmp_path, command):
     """Two tasks at once; one gets the signals of a time limit and of a preemption."""
     folder, run = tmp_path / "run", RunFolder(tmp_path / "run")

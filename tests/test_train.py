@@ -120,7 +120,7 @@ def epochs(folder):
     }
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_fleet_that_is_killed_again_and_again_ends_bit_for_bit_the_same(
     toy, toy_run, start, tmp_path, seed
 ):

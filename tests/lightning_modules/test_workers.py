@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = r"""
 import os
 from pathlib import Path
@@ -43,6 +45,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_share_models_and_a_model_that_kills_them_fails_alone(tmp_path):
     (notes := tmp_path / "notes").mkdir()
     done = subprocess.run(
