@@ -257,7 +257,7 @@ def fit(job: Job, name: ModelName) -> None:
 def make_trainer(
     job: Job, name: ModelName, attempt: int, ours: list[Callback], options: dict[str, Any]
 ) -> Trainer:
-    """A trainer whose callbacks leave every file of a model; `ours` quantize it, and draw."""
+    """A trainer whose callbacks leave every file of a model; `ours` quantize it and keep its journal."""
     run, queries = job.run, job.experiment["config"]["queries"]
     callbacks = [
         SameModel(f"{name}, attempt {attempt}"),
@@ -330,7 +330,8 @@ def make_plan(job: Job, console: Console) -> tuple[Plan, list[ModelName]]:
         failed = find_failed(run, job.names, job.members, job.variants).reasons
         retry = {name: run.attempt(name) for name in failed if name in job.chosen}
         for name, attempt in retry.items():
-            console.print(f"{name} failed ({failed[name]}): kept in {name}.failed-{attempt}.")
+            reason = escape(failed[name])
+            console.print(f"{name} failed ({reason}): kept in {name}.failed-{attempt}.")
     todo = [n for n in job.chosen if n in retry or not run.is_finished(n, job.variants)]
     return Plan(run, job.variants, job.processes, retry), todo
 

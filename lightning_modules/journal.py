@@ -17,7 +17,7 @@ TRAINING = "training"
 class Progress(NamedTuple):
     """What `progress.json` holds."""
 
-    stage: str  # `training`, the variant that is being made, `signals`, or `finished`
+    stage: str  # `training`, the variant that is being made, or `finished`
     epoch: int  # finished epochs
     seconds: float  # that all of this took, without what a kill lost
     compile_seconds: float = 0.0  # of these, of the last process

@@ -33,7 +33,10 @@ def check_options(config: Namespace, fleet: Fleet) -> int:
             spread over devices and side by side at once.
     """
     if config.trainer.max_epochs is None:
-        raise ValueError("How long to train is not said: pass `--trainer.max_epochs 30`, say.")
+        raise ValueError(
+            "How long to train is not said: pass `--trainer.max_epochs 30`, say. A run folder goes "
+            "on by the command that began it."
+        )
     counts = {"threads": config.threads, **config.trainer.as_dict()}
     for name in ("threads", "max_epochs", "check_val_every_n_epoch", "accumulate_grad_batches"):
         if counts[name] is not None and counts[name] < 1:

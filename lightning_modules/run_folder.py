@@ -146,7 +146,8 @@ class RunFolder:
         """
         if not self.experiment_file.exists():
             raise FileNotFoundError(
-                f"No experiment in {self.path}: no {self.experiment_file.name} there. Train one by "
+                f"No experiment in {self.path}: no {self.experiment_file.name} there. Is that the "
+                "folder? Train one by "
                 f"`python train.py --config recipes/digits.yaml --run_dir {self.path}`."
             )
         try:

@@ -207,5 +207,5 @@ def _opened(path: Path) -> Iterator[Any]:
             yield file
     except SafetensorError as error:
         raise ValueError(
-            f"{path} is not a whole signals file ({error}). Delete it and run train.py again."
+            f"{path} is not a whole signals file ({error}). Run train.py again with `--repair`."
         ) from error

@@ -152,7 +152,7 @@ def summarise(
     for name, reason in diverged.items():
         partner = " with its partner" if name.role == "shadow" else ""
         yield (
-            f"[bold red]{name} failed[/]: {reason}. The audit leaves it out{partner}; "
+            f"[bold red]{name} failed[/]: {escape(reason)}. The audit leaves it out{partner}; "
             "`--fleet.retrain_failed true` trains it from another start."
         )
     if sizes := [f"{variant} {size:,}" for variant, size in _sizes(run, chosen, variants).items()]:

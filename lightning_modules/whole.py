@@ -2,16 +2,24 @@
 
 import hashlib
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, contiguous_format
 
 SUMS = "SHA256SUMS"  # of a model's folder, as `sha256sum --check` reads it
+# What zipfile, torch and safetensors raise for content that is not what they read.
+UNREADABLE = (
+    zipfile.BadZipFile, SafetensorError, UnpicklingError, EOFError, ValueError, LookupError,
+    TypeError, AttributeError, RuntimeError, struct.error, zlib.error,
+)  # fmt: skip
 LINE = re.compile(r"[0-9a-f]{64}  [^/\s][^\n]*")
 SEALED = ("*.safetensors", "*-w*.json", "signals/*.safetensors")
 
@@ -135,10 +143,8 @@ def _opens(path: Path) -> bool:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt"):
                 return True
-    except OSError as error:
-        if isinstance(error, FileNotFoundError):
-            return True
-        raise  # it could not be read, which does not say that it is damaged
-    except Exception:  # each library has a dozen ways to say that a file is not what it reads
+    except FileNotFoundError:
+        return True
+    except UNREADABLE:  # not those of the system or of memory, which say nothing about the file
         return False
     return True

@@ -40,7 +40,7 @@ def connect(fleet: Fleet, threads: int) -> None:
             raise ValueError(
                 f"{fleet.workers} models at once need {each * fleet.workers:g} {kind}s, Ray has "
                 f"{there.get(kind, 0):g}. Lower `--fleet.workers`"
-                + (", or `--fleet.gpus_per_model` to pack more on one." if kind == "GPU" else ".")
+                + (", or lower or leave out `--fleet.gpus_per_model`." if kind == "GPU" else ".")
             )
 
 

@@ -176,12 +176,12 @@ def test_whether_a_signal_is_in_the_files(files):
 
 def test_a_damaged_file_and_a_missing_signal_are_named(files):
     paths, _ = files
-    message = r"2\.safetensors is not a whole signals file \(.*population.*Delete it and run train"
+    message = r"2\.safetensors is not a whole signals file \(.*population.*train.py again with"
     with pytest.raises(ValueError, match=message):
         SavedSignal(paths, "population")[..., :]
     paths[0].write_bytes(paths[0].read_bytes()[:-1])
     message = (
-        r"0\.safetensors is not a whole signals file \(.*\)\. Delete it and run train\.py again"
+        r"0\.safetensors is not a whole signals file \(.*\)\. Run train\.py again with `--repair`"
     )
     for read in (
         lambda: load_signals(paths, "phi"),

@@ -59,7 +59,7 @@ def test_workers_share_models_and_a_model_that_kills_them_fails_alone(tmp_path):
     assert done.returncode == 0, done.stderr
     small, *lines = (notes / "said").read_text().splitlines()  # Ray's daemon writes to the screen
     assert small.startswith("2 models at once need 0.5 GPUs, Ray has 0. Lower `--fleet.w")
-    assert small.endswith("or `--fleet.gpus_per_model` to pack more on one.")
+    assert small.endswith("or lower or leave out `--fleet.gpus_per_model`.")
     begun, ended = zip(*(line.split(" ", 1) for line in lines), strict=True)
     assert list(begun) == ["2", "3", "4", "4"]  # two at a time
     died = [line for line in ended if "given up after 1 retries: The worker died" in line]
