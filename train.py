@@ -257,7 +257,7 @@ def fit(job: Job, name: ModelName) -> None:
 def make_trainer(
     job: Job, name: ModelName, attempt: int, ours: list[Callback], options: dict[str, Any]
 ) -> Trainer:
-    """A trainer whose callbacks leave every file of a model; `ours` quantize it and keep its journal."""
+    """A trainer whose callbacks leave every file of a model; `ours` quantize it, and tell of it."""
     run, queries = job.run, job.experiment["config"]["queries"]
     callbacks = [
         SameModel(f"{name}, attempt {attempt}"),
