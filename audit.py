@@ -315,7 +315,10 @@ def write(
         "experiment": experiment,
         "basis": facts,
         "fpr": FPR_GRID.tolist(),
-        "rows": [line | {"tpr": row.curve} for line, row in zip(lines, rows, strict=True)],
+        "rows": [
+            line | {"tpr": row.curve, "by_target": row.by_target}
+            for line, row in zip(lines, rows, strict=True)
+        ],
         "findings": flat(found),
         "tables": [table._asdict() for table in tables],
     }

@@ -1,14 +1,14 @@
 """Every attack on every variant with both kinds of knowledge: signals in, rows of a table out."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from attacks import ATTACKS
-from attacks.intervals import Estimate, Summary, summarise
+from attacks.intervals import Estimate, Summary, curve_metrics, summarise
 from attacks.metrics import roc
 from attacks.observed import Observed, Shadows
 from attacks.quantile import FEWEST
@@ -33,7 +33,17 @@ class Case(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What one attack achieves against one variant; `curve` is the mean TPR at `FPR_GRID`."""
+    """What one attack achieves against one variant.
+
+    Attributes:
+        variant: the precision that is attacked.
+        knowledge: what the attacker's shadows went through.
+        attack: its name in `ATTACKS`.
+        summary: mean over targets.
+        shadows: how many the attacker has.
+        curve: mean TPR at `FPR_GRID`.
+        by_target: each metric of each target, by which two rows can be compared in pairs.
+    """
 
     variant: str
     knowledge: Knowledge
@@ -41,6 +51,7 @@ class Row(NamedTuple):
     summary: Summary
     shadows: int
     curve: list[float]
+    by_target: dict[Metric, list[float]]
 
 
 class Scored(NamedTuple):
@@ -136,8 +147,9 @@ def evaluate(
         for knowledge, some, shadow in plans:
             for attack, scores in score(some, target, seen[shadow], members, cases).items():
                 shadows = 0 if knowledge == "none" else len(cases[0].shadows)
-                curve, summary = mean_curve(scores, audited), summarise(scores, audited)
-                row = Row(variant, knowledge, attack, summary, shadows, curve)
+                summary, curve = summarise(scores, audited), mean_curve(scores, audited)
+                each = by_target(scores, audited)
+                row = Row(variant, knowledge, attack, summary, shadows, curve, each)
                 yield Scored(row, scores)
 
 
@@ -172,6 +184,15 @@ def mean_curve(
     at = [curve.tpr[point] for curve, point in zip(curves, points, strict=True)]
     mean: list[float] = torch.stack(at).mean(0).tolist()
     return mean
+
+
+def by_target(
+    scores: Float[Tensor, "targets examples"], members: Bool[Tensor, "targets examples"]
+) -> dict[Metric, list[float]]:
+    """Each metric of `Summary` of each target."""
+    curves = [roc(row, inside) for row, inside in zip(scores, members, strict=True)]
+    values = torch.stack([curve_metrics(curve) for curve in curves], 1)
+    return dict(zip(get_args(Metric), values.tolist(), strict=True))
 
 
 def strongest(rows: Sequence[Row], variant: str, metric: Metric = "auc") -> Row | None:

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from attacks.calibrated import calibration_auc
 from attacks.epsilon import EpsilonBound, epsilon_bound, one_run_epsilon
-from attacks.evaluate import Case, by_shadows, lacking, score
+from attacks.evaluate import Case, Knowledge, by_shadows, lacking, score
 from attacks.exposure import Change, change, exposure
 from attacks.intervals import Estimate, Summary, mean_auc, summarise
 from attacks.observed import Observed
 from attacks.paired import Difference, holm, paired_differences
 from attacks.slices import Stacked
+from attacks.standing import Standing, stand_all
 from attacks.strongest import Kept, Strongest
 from attacks.versions import lira_joint
 
@@ -68,6 +69,8 @@ class Findings(NamedTuple):
         convergence: AUC of one attack by the number of shadows.
         exposures: of each example, by one attack.
         changes: of exposures, against the reference.
+        standing: where members and others stand among each kind of shadows; none where those lack
+            two without an example.
     """
 
     reference: str
@@ -81,6 +84,7 @@ class Findings(NamedTuple):
     convergence: dict[str, tuple[str, dict[int, Estimate]]]
     exposures: dict[str, Float[Tensor, " examples"]]
     changes: dict[str, Change]
+    standing: dict[str, dict[Knowledge, Standing]]
 
 
 def find(
@@ -137,6 +141,9 @@ def find(
         },
         exposures,
         {variant: change(exposures[reference], exposures[variant]) for variant in others},
+        {}
+        if lacking("lira_offline", seen.values(), members, cases)
+        else stand_all(seen, members, cases),
     )
 
 

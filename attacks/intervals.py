@@ -96,7 +96,7 @@ def summarise(
     """
     curves = [roc(row, inside) for row, inside in zip(scores, members, strict=True)]
     draws = _draw(len(scores), scores.shape[1], resamples, seed)
-    values = torch.stack([_metrics(curve) for curve in curves])
+    values = torch.stack([curve_metrics(curve) for curve in curves])
     area, accuracy, tpr_1pct, tpr_01pct = _bootstrap(
         values, _replicates(scores, members, draws), draws.targets
     )
@@ -199,7 +199,7 @@ def _replicates(
     for target, (row, inside) in enumerate(zip(scores, members, strict=True)):
         held = draws.targets[:, target] > 0
         curves = (roc(row, inside, weights) for weights in _chunks(draws.examples[held]))
-        found[held, target] = torch.cat([_metrics(curve) for curve in curves])
+        found[held, target] = torch.cat([curve_metrics(curve) for curve in curves])
     return found
 
 
@@ -239,7 +239,7 @@ def _bootstrap(
     return [Estimate(*column) for column in torch.stack(columns, 1).tolist()]
 
 
-def _metrics(curve: Roc) -> Float[Tensor, "*resamples metrics"]:
+def curve_metrics(curve: Roc) -> Float[Tensor, "*resamples metrics"]:
     """The metrics of `Summary`, in its order."""
     found = auc(curve), balanced_accuracy(curve), tpr_at(curve, 0.01), tpr_at(curve, 0.001)
     return torch.stack(found, -1)

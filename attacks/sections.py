@@ -25,6 +25,7 @@ def make_sections(findings: Findings) -> list[Section]:
     sections = [
         _precisions(findings),
         _knowledge(findings),
+        _standing(findings),
         _versions(findings),
         _calibration(findings),
         _bounds(findings),
@@ -82,6 +83,30 @@ def _knowledge(findings: Findings) -> Section:
         rows,
         "The strongest attack of each kind, chosen and corrected as above. Above 0, an audit with "
         "full-precision shadows understates the risk.",
+    )
+
+
+def _standing(findings: Findings) -> Section:
+    rows = []
+    for variant, by_knowledge in findings.standing.items():
+        texts = [
+            f"{side.mean:z.2f}±{side.std:.2f}"
+            for standing in by_knowledge.values()
+            for side in (standing.members, standing.others)
+        ]
+        rows.append((variant, *texts, *["-"] * (4 - len(texts))))
+    return Section(
+        "Where members and others stand among the shadows",
+        (
+            "variant",
+            *("members, matched shadows", "others, matched shadows"),
+            *("members, full shadows", "others, full shadows"),
+        ),
+        rows,
+        "Mean and standard deviation of (phi - mean of the shadows without the example) / their "
+        "pooled standard deviation, first query. What full-precision shadows expect of others is "
+        "0±1: how far these are from it is how far quantization moved the signals, and what an "
+        "attacker whose shadows are quantized too does not suffer from.",
     )
 
 

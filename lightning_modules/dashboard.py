@@ -121,7 +121,7 @@ def log_audit(
     """
     experiment, rows = results["experiment"], results["rows"]
     identity = experiment["id"] if experiment else results["inputs"][:16]  # trained elsewhere
-    columns = [key for key in rows[0] if key != "tpr"]
+    columns = [key for key in rows[0] if key not in ("tpr", "by_target")]
     table = wandb.Table(columns=columns, data=[[row[key] for key in columns] for row in rows])
     charts: dict[str, Any] = {"audit/table": table}
     charts |= {f"figures/{name}": wandb.Image(figure) for name, figure in figures.items()}

@@ -9,6 +9,7 @@ import re
 import shutil
 from contextlib import redirect_stdout
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -251,6 +252,10 @@ def test_json_holds_the_same_and_the_curves(audited):
     assert results["experiment"] == run.read()
     for row, line in zip(results["rows"], read_csv(run), strict=True):
         assert len(row.pop("tpr")) == len(results["fpr"])
+        each = row.pop("by_target")
+        assert {metric: fmean(values) for metric, values in each.items()} == pytest.approx(
+            {metric: row[metric] for metric in each}
+        )
         assert {key: str(row[key]) for key in ("variant", "knowledge", "attack", "strongest")} == {
             key: line.pop(key) for key in ("variant", "knowledge", "attack", "strongest")
         }

@@ -115,6 +115,10 @@ def test_a_row_is_the_attack_on_each_target_averaged(synthetic_fleet, observe, a
             torch.testing.assert_close(own, wanted, rtol=1e-9, atol=1e-9)
             aucs.append(roc_auc_score(members[target], wanted))
         assert row.summary.auc.value == pytest.approx(sum(aucs) / len(aucs), abs=1e-12)
+        assert row.by_target["auc"] == pytest.approx(aucs, abs=1e-12)
+        for metric, values in row.by_target.items():
+            assert len(values) == len(cases)
+            assert sum(values) / len(cases) == pytest.approx(getattr(row.summary, metric).value)
         assert row.summary.targets == len(cases)
 
 

@@ -15,6 +15,7 @@ from attacks.intervals import Estimate, summarise
 from attacks.observed import Observed
 from attacks.paired import Difference
 from attacks.sections import flat, make_sections, sentences
+from attacks.standing import Density, Standing
 from attacks.strongest import Strongest
 
 W2, W4 = "nearest-w2", "gptq-w4, group 64"  # others' models have free names
@@ -31,6 +32,14 @@ def held(names, value):
     estimate = Estimate(value, value - 0.01, value + 0.01)
     summary = summary._replace(auc=estimate, tpr_1pct=Estimate(0.1, 0.05, 0.2))
     return Versions(names, summary, names[0], differ("joint", names[0], 0.03, 0.02))
+
+
+def stood(members, others):
+    """What the targets show; shadows did not train on any audited example."""
+    empty = Density(nan, nan, [0.0])
+    return Standing(
+        [0, 1], Density(members, 1, [1.0]), Density(others, 0.5, [1.0]), empty, Density(0, 1, [1.0])
+    )
 
 
 EVERYTHING = Findings(
@@ -56,8 +65,12 @@ EVERYTHING = Findings(
     convergence={"full": ("attack_r", {2: Estimate(0.6, 0.5, 0.7), 4: Estimate(0.65, 0.6, 0.7)})},
     exposures={"full": torch.tensor([0.5, nan]), W2: torch.tensor([0.75, nan])},
     changes={W4: Change(0, 0, nan), W2: Change(12, 3, 0.876)},
+    standing={
+        "full": {"matched": stood(1.5, 0)},
+        W2: {"matched": stood(1, 0), "full": stood(-1, -2)},
+    },
 )
-NOTHING = Findings("full", "gap", [], [], [], [], {}, {}, {}, {}, {})
+NOTHING = Findings("full", "gap", [], [], [], [], {}, {}, {}, {}, {}, {})
 
 
 def test_every_table_by_hand():
@@ -69,6 +82,10 @@ def test_every_table_by_hand():
             (W2, "-0.050 (-0.060 to -0.040)", "0.046", "+0.000 (-0.010 to +0.010)", "1.000"),
         ],
         [(W4, "+0.040 (+0.030 to +0.050)", "0.300")],
+        [
+            ("full", "1.50±1.00", "0.00±0.50", "-", "-"),
+            (W2, "1.00±1.00", "0.00±0.50", "-1.00±1.00", "-2.00±0.50"),
+        ],
         [
             (names, auc, "10.0% (5.0-20.0)", "full", "+0.030 (+0.020 to +0.040)", "0.020")
             for names, auc in (
@@ -90,9 +107,9 @@ def test_every_table_by_hand():
         assert {len(row) for row in section.rows} == {len(section.columns)}
         assert section.note.endswith(".")
     assert found[0].columns[1] == "AUC beyond full's"
-    assert "makes 16 guesses" in found[4].note
-    assert found[5].note.startswith("Against full.")
-    assert "more than 0.1." in found[5].note
+    assert "makes 16 guesses" in found[5].note
+    assert found[6].note.startswith("Against full.")
+    assert "more than 0.1." in found[6].note
 
 
 @pytest.mark.parametrize(
@@ -102,6 +119,7 @@ def test_every_table_by_hand():
         (("against_reference",), ["Is the difference between two precisions one?"]),
         (("beyond_gap",), ["Is the difference between two precisions one?"]),
         (("against_full_shadows",), ["What quantizing the shadows is worth to the attacker"]),
+        (("standing",), ["Where members and others stand among the shadows"]),
         (("versions",), ["An attacker who holds several versions of a model"]),
         (("calibration",), ["Was a training example used to calibrate the quantizer?"]),
         (("bounds",), ["Lower bounds on epsilon"]),
@@ -148,6 +166,8 @@ def test_flat_by_hand():
     attack, points = read["convergence"]["full"]
     assert attack == "attack_r"
     assert [(count, point["value"]) for count, point in points.items()] == [("2", 0.6), ("4", 0.65)]
+    assert read["standing"][W2]["full"]["others"] == {"mean": -2, "std": 0.5, "heights": [1.0]}
+    assert read["standing"][W2]["full"]["shadows_in"]["mean"] is None
     assert read["versions"][1]["names"] == ["full", W4, W2]
     assert read["versions"][1]["summary"]["auc"]["value"] == 0.8
     assert read["against_reference"][1]["first"] == W2

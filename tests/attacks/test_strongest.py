@@ -23,7 +23,7 @@ def made(variant, knowledge, attack, strengths):
         rows.append(row + hash((attack, knowledge)) % 7)
     scores, members = torch.stack(rows), MEMBERS[: len(strengths)]
     summary = summarise(scores, members, 10)
-    return Scored(Row(variant, knowledge, attack, summary, 8, []), scores)
+    return Scored(Row(variant, knowledge, attack, summary, 8, [], {}), scores)
 
 
 FULL = [

@@ -15,7 +15,7 @@ from attacks.table import COLUMNS, flatten, make_table, summarise_rows
 def row(variant, knowledge, attack, auc, false_positives=12, targets=2):
     estimates = [Estimate(auc, auc - 0.02, auc + 0.03, 0.01)] * 2 + [Estimate(0.05, 0.02, 0.09)] * 2
     summary = Summary(*estimates, targets, 1200, false_positives, 1)
-    return Row(variant, knowledge, attack, summary, 8, [])
+    return Row(variant, knowledge, attack, summary, 8, [], {})
 
 
 ROWS = [
