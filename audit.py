@@ -191,7 +191,7 @@ def know(run: RunFolder, variant: str, audited: Sequence[ModelName]) -> Precisio
     size = run.weights(audited[0], variant).stat().st_size
     records = (run.read_record(name, variant) for name in audited)
     made = average([record for record in records if record is not None])
-    return Precision(mean_accuracy(correct), size, made)
+    return Precision(mean_accuracy(correct), size, made, correct.double().mean(1).tolist())
 
 
 def gather_outside(path: Path, console: Console) -> Evidence:
@@ -225,7 +225,8 @@ def gather_outside(path: Path, console: Console) -> Evidence:
     for variant, hinge in outside.population_hinge.items():
         if hinge is not None:
             right = hinge[[case.target for case in cases], 0] > 0
-            precisions[variant] = Precision(mean_accuracy(right), 0)
+            each = right.double().mean(1).tolist()
+            precisions[variant] = Precision(mean_accuracy(right), 0, by_target=each)
     facts = {
         "signals": f"{path}, {outside.members.shape[1]} audited examples",
         "audited models": str(len(cases)),
@@ -316,7 +317,9 @@ def write(
         "basis": facts,
         "fpr": FPR_GRID.tolist(),
         "rows": [
-            line | {"tpr": row.curve, "by_target": row.by_target}
+            line
+            | {"tpr": row.curve}
+            | {"by_target": row.by_target | {"accuracy": precisions[row.variant].by_target}}
             for line, row in zip(lines, rows, strict=True)
         ],
         "findings": flat(found),

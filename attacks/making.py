@@ -56,11 +56,13 @@ class Precision(NamedTuple):
         accuracy: on test images, of the audited models.
         bytes: of a weights file.
         made: None for full precision, and where no record was kept.
+        by_target: accuracy of each audited model.
     """
 
     accuracy: Estimate
     bytes: int
     made: Making | None = None
+    by_target: Sequence[float] = ()
 
 
 def average(records: Sequence[Mapping[str, Any]]) -> Making | None:

@@ -63,6 +63,44 @@ def paired_differences(
     ]
 
 
+def mean_difference(differences: Float[Tensor, " targets"]) -> tuple[Estimate, float]:
+    """Mean over targets of differences of shares, its 95% interval and p, by Student's t.
+
+    Raises:
+        ValueError: fewer than two targets, or all differ alike, where t would claim certainty.
+    """
+    value, spread = differences.mean().item(), differences.std(correction=0).item()
+    if len(differences) < 2 or spread <= _ROUNDING:
+        raise ValueError(
+            f"Student's t needs 2 targets that differ, got {len(differences)} with a spread of "
+            f"{spread:g}. Compare their scores by `paired_differences`."
+        )
+    freedom = len(differences) - 1.0
+    return _interval(value, spread / freedom**0.5, freedom, spread)
+
+
+def ratio_of_means(
+    numerators: Float[Tensor, " targets"], denominators: Float[Tensor, " targets"]
+) -> Estimate | None:
+    """Mean over mean of pairs with its 95% interval: every ratio that t does not reject.
+
+    Returns:
+        None where the denominators' mean is not shown to differ from 0: any ratio is possible.
+
+    Source: Fieller 1954, "Some problems in interval estimation".
+    """
+    top, bottom, count = numerators.mean(), denominators.mean(), len(numerators)
+    (top_top, cross), (_, bottom_bottom) = torch.stack([numerators, denominators]).cov()
+    scale = float(student.ppf(0.975, count - 1)) ** 2 / count
+    a = bottom.square() - scale * bottom_bottom
+    if a <= 0:
+        return None
+    b, c = top * bottom - scale * cross, top.square() - scale * top_top
+    root = (b.square() - a * c).clamp_min(0).sqrt()
+    found = top / bottom, (b - root) / a, (b + root) / a
+    return Estimate(*(value.item() for value in found))
+
+
 def holm(p: Sequence[float]) -> list[float]:
     """Adjust p-values so that the chance of any false finding among them stays below the level.
 
@@ -105,15 +143,11 @@ def _compare(
 ) -> tuple[Estimate, float]:
     """Mean difference with its 95% interval, and its two-sided p-value."""
     value, spread = differences.mean().item(), differences.std(correction=0).item()
-    targets = len(differences)
     if spread > _ROUNDING:
-        freedom, error = targets - 1.0, spread / (targets - 1) ** 0.5
-    else:
-        freedom, error = inf, max(map(_delong_error, first, second, members))  # t is then normal
+        return mean_difference(differences)
+    error = max(map(_delong_error, first, second, members))
     if error > _ROUNDING:
-        margin, p = student.ppf(0.975, freedom) * error, 2 * student.sf(abs(value) / error, freedom)
-        low, high = max(value - margin, -1), min(value + margin, 1)
-        return Estimate(value, float(low), float(high), spread), float(p)
+        return _interval(value, error, inf, spread)  # t is then normal
     if all(map(_same_order, first, second)):
         return Estimate(0.0, 0.0, 0.0), 1.0
     # all disjoint pairs differ by `value`; at most this share (exact, 97.5%) of others does not
@@ -121,6 +155,12 @@ def _compare(
     other = 1 - 0.025 ** (1 / trials)
     low, high = (1 - other) * value - other, (1 - other) * value + other
     return Estimate(value, low, high, spread), min(1.0, 2 * (1 + abs(value)) ** -trials)
+
+
+def _interval(value: float, error: float, freedom: float, spread: float) -> tuple[Estimate, float]:
+    margin, p = student.ppf(0.975, freedom) * error, 2 * student.sf(abs(value) / error, freedom)
+    low, high = max(value - margin, -1), min(value + margin, 1)
+    return Estimate(value, float(low), float(high), spread), float(p)
 
 
 def _delong_error(

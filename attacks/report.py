@@ -70,7 +70,7 @@ def headings(precisions: Mapping[str, Precision]) -> dict[str, str]:
     return {
         variant: f"{variant}: test accuracy {show(accuracy, percent=True)}"
         + (f", {size:,} bytes" if size else "")
-        for variant, (accuracy, size, _) in precisions.items()
+        for variant, (accuracy, size, *_) in precisions.items()
     }
 
 
@@ -96,8 +96,8 @@ def makings(precisions: Mapping[str, Precision]) -> list[MakingCells]:
             made.units,
             f"{made.seconds:.1f}" if made.seconds >= 1 else f"{made.seconds:.2g}",
         )
-        for variant, (*_, made) in precisions.items()
-        if made is not None
+        for variant, known in precisions.items()
+        if (made := known.made) is not None
     ]
 
 

@@ -78,7 +78,9 @@ class Strongest:
         return torch.stack([auc(roc(row, inside)) for row, inside in pairs])
 
 
-def cross_choose(scores: Sequence[Scores], areas: Float[Tensor, "attacks targets"]) -> Scores:
+def cross_choose(
+    scores: Sequence[Float[Tensor, "targets *examples"]], areas: Float[Tensor, "attacks targets"]
+) -> Float[Tensor, "targets *examples"]:
     """Each half's scores by the attack with the largest mean AUC on the other half of the targets.
 
     Chosen on all targets, the strongest of 11 attacks that know nothing differed from a fixed one

@@ -34,7 +34,7 @@ NOTE = (
 def summarise_rows(rows: Sequence[Row], precisions: Mapping[str, Precision]) -> Section:
     """A line a variant: what its strongest attack finds, and what each kind of shadows does."""
     lines = []
-    for variant, (accuracy, size, _) in precisions.items():
+    for variant, (accuracy, size, *_) in precisions.items():
         best = strongest(rows, variant)
         if best is None:
             continue

@@ -3,11 +3,18 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import norm, ttest_rel
+from scipy.stats import norm, ttest_1samp, ttest_rel
 from sklearn.metrics import roc_auc_score
 
 from attacks.intervals import Estimate
-from attacks.paired import Difference, holm, paired_differences, say
+from attacks.paired import (
+    Difference,
+    holm,
+    mean_difference,
+    paired_differences,
+    ratio_of_means,
+    say,
+)
 
 
 def draw(rng, targets, examples=80, shared=0.8, shifts=(1.0, 0.6), difficulty=0.0):
@@ -147,3 +154,34 @@ def test_what_cannot_be_compared_is_refused(rng):
         paired_differences(scores, torch.arange(20)[None] == 3, [("a", "b")])
     with pytest.raises(ValueError, match="20 NaN of 20"):
         paired_differences({**scores, "b": scores["b"] * torch.nan}, members, [("a", "b")])
+
+
+def test_a_mean_difference_matches_scipy(rng):
+    gaps = torch.randn(7, generator=rng).double() / 10
+    found, p = mean_difference(gaps)
+    expected = ttest_1samp(gaps.numpy(), 0)
+    low, high = expected.confidence_interval(0.95)
+    assert found == pytest.approx((gaps.mean().item(), low, high, gaps.numpy().std()))
+    assert p == pytest.approx(expected.pvalue)
+
+
+@pytest.mark.parametrize("gaps", [[0.1], [0.1, 0.1, 0.1]], ids=["one", "alike"])
+def test_targets_that_do_not_differ_have_no_t(gaps):
+    with pytest.raises(ValueError, match=r"2 targets that differ, got .* `paired_differences`"):
+        mean_difference(torch.tensor(gaps).double())
+
+
+def test_a_ratio_is_rejected_at_5_percent_at_both_ends(rng):
+    below = 0.1 + 0.02 * torch.randn(10, generator=rng).double()
+    above = 0.4 * below + 0.02 * torch.randn(10, generator=rng).double()
+    found = ratio_of_means(above, below)
+    assert found.low < found.value < found.high
+    assert found.value == pytest.approx(above.mean().item() / below.mean().item())
+    for end in (found.low, found.high):
+        assert ttest_1samp((above - end * below).numpy(), 0).pvalue == pytest.approx(0.05)
+    for inside in (0.9 * found.low + 0.1 * found.high, 0.1 * found.low + 0.9 * found.high):
+        assert ttest_1samp((above - inside * below).numpy(), 0).pvalue > 0.05
+
+
+def test_a_ratio_to_nothing_is_unknown():
+    assert ratio_of_means(torch.tensor([1.0, 2, 3]), torch.tensor([-1.0, 0, 1.5])) is None
