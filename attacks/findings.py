@@ -62,8 +62,9 @@ class Findings(NamedTuple):
         against_full_shadows: AUC of the strongest attack with matched shadows, minus that of the
             strongest with full-precision ones.
         beyond_gap: AUC of the strongest attack, minus that of the gap attack.
-        versions: attackers who hold two versions, and all of them; none where joint LiRA lacks
-            two shadows on a side of an example.
+        versions: attackers who hold the reference and another version, or all of them, or without
+            the reference those of as many bits by several methods; none where joint LiRA lacks two
+            shadows on a side of an example.
         calibration: AUC of telling calibration examples from other members.
         bounds: on epsilon.
         convergence: AUC of one attack by the number of shadows.
@@ -159,6 +160,10 @@ def _hold_versions(
     areas = {name: _mean_auc(some, audited).value for name, some in scores.items()}
     reference, *others = seen
     held: list[tuple[str, ...]] = [(reference, variant) for variant in others]
+    alike: dict[str, list[str]] = {}
+    for variant in others:
+        alike.setdefault(variant.partition("-w")[2], []).append(variant)
+    held += [tuple(some) for bits, some in alike.items() if bits and len(some) > 1]
     if len(others) > 1:
         held.append((reference, *others))
     for names in held:

@@ -128,6 +128,15 @@ def test_versions(fleet):
     assert found["full", W2].summary.auc.low > fleet.best.variants["full"].row.summary.auc.value
 
 
+def test_versions_of_as_many_bits_by_several_methods(synthetic_fleet):
+    leaks = dict.fromkeys(["full", "a-w2", "b-w2", "a-w2-last8", "b-w4", "free"], 1.0)
+    seen, members = observe(synthetic_fleet, 12, 2, leaks, examples=60)
+    found, _ = conclude(seen, members, make_cases(12, 2), ["lira_online_fixed"])
+    reference, *others = leaks
+    pairs = [(reference, variant) for variant in others]
+    assert [held.names for held in found.versions] == [*pairs, ("a-w2", "b-w2"), tuple(leaks)]
+
+
 def test_versions_of_fleets_without_targets(synthetic_fleet):
     """Every shadow is audited by others of its own, and scores come back in order."""
     seen, members = observe(synthetic_fleet, 8, 0, {"full": 2, W2: 1}, examples=60)
