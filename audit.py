@@ -51,7 +51,7 @@ from attacks.table import flatten, make_table, summarise_rows
 from datamodules import ImageDataModule
 from datamodules.images import Images
 from datamodules.stored import load_stored
-from lightning_modules.dashboard import WandbMode, check_key, log_audit
+from lightning_modules.dashboard import WandbMode, check_key, publish
 from lightning_modules.experiment import Experiment, differing
 from lightning_modules.fleet import ModelName
 from lightning_modules.outside import read_outside
@@ -404,7 +404,8 @@ def audit(config: Namespace, console: Console) -> None:
     console.print(report, soft_wrap=True)
     if config.wandb != "disabled":
         results = json.loads((folder / "results.json").read_text())
-        log_audit(config.run_dir, config.wandb, results, figures)
+        if url := publish(config.run_dir, config.wandb, results, figures):
+            console.print(escape(f"View: {url}"), soft_wrap=True)
 
 
 def compare(config: Namespace, console: Console) -> None:
