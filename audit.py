@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
 
-from attacks import ATTACKS, DEFAULT_ATTACKS
+from attacks import ATTACKS, DEFAULT_ATTACKS, charts
 from attacks.compare import (
     NEEDED,
     against_first,
@@ -33,7 +33,7 @@ from attacks.compare import (
     make_comparison,
     make_differences,
 )
-from attacks.compare_figure import comparison_figure
+from attacks.compare_figure import comparison_chart
 from attacks.drawing import CAPTIONS, draw
 from attacks.evaluate import FPR_GRID, Case, Row, evaluate, lacking, make_cases, strongest
 from attacks.exposure import exposure_lines
@@ -431,7 +431,7 @@ def compare(config: Namespace, console: Console) -> None:
     name = "-".join(["compared", *results]).replace("/", "-")
     folder = config.run_dir or config.compare[0].resolve().parent / name
     write_csv(folder / "comparison.csv", comparison_lines(entries, differences))
-    save = partial(comparison_figure(entries).savefig, format="png", dpi=150)
+    save = partial(charts.draw(comparison_chart(entries)).savefig, format="png", dpi=150)
     write_whole(folder / "comparison.png", save)
     console.print(escape(f"Written: {folder}/comparison.csv and .png"), soft_wrap=True)
 

@@ -1,66 +1,60 @@
 """Several experiments in one figure: accuracy against leakage, and leakage by variant."""
 
 from collections.abc import Sequence
-from itertools import chain, count
-from typing import Any
+from string import ascii_uppercase
 
 from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from attacks.compare import Entry, estimate
-from attacks.figures import FILLS, TITLES
+from attacks.charts import GUIDE, Axis, Chart, Guide, Panel, Series
+from attacks.compare import Entry, Line, estimate
+from attacks.figures import TITLES
 from attacks.looks import MARKERS
 
+MANY = [*MARKERS, *(f"${letter}$" for letter in ascii_uppercase)]
 FIRST, LAST = -0.3, 0.3  # of a variant's points, about its place on the axis
 
 
-def comparison_figure(entries: Sequence[Entry]) -> Figure:
+def comparison_chart(entries: Sequence[Entry]) -> Chart:
     """A colour an experiment, a marker a variant, filled and hollow for both kinds of shadows."""
     variants = list(dict.fromkeys(entry.variant for entry in entries))
     experiments = list(dict.fromkeys(entry.experiment for entry in entries))
-    more = ((points, 1, 0) for points in count(4))  # stars, once the common markers are used up
-    rest = (variant for variant in variants if variant != "full")
-    markers: dict[str, Any] = {"full": "*"} | dict(zip(rest, chain(MARKERS, more), strict=False))
+    rest = [variant for variant in variants if variant != "full"]
+    markers = {"full": "*"} | {v: MANY[i % len(MANY)] for i, v in enumerate(rest)}
     colours = {name: colormaps["tab10"](i % 10) for i, name in enumerate(experiments)}
-    figure = Figure(figsize=(11, 9.5), layout="constrained")
-    plane, by_variant = figure.subplots(2, 1)
     step = (LAST - FIRST) / (2 * len(experiments) - 1)
+    plane, by_variant = [], []
     for entry in entries:
-        look = {"color": colours[entry.experiment], "marker": markers[entry.variant]}
-        start = variants.index(entry.variant) + FIRST
-        start += 2 * step * experiments.index(entry.experiment)
-        _draw(plane, by_variant, entry, look, (start, start + step))
-    for axes in (plane, by_variant):
-        axes.set_ylabel("AUC")
-        axes.axhline(0.5, color="gray", ls=":", lw=1)
-        axes.grid(alpha=0.25)
-    plane.set_xlabel("test accuracy")
-    turned: dict[str, Any] = {"rotation": 30, "ha": "right"} if len(variants) > 6 else {}
-    by_variant.set_xticks(range(len(variants)), variants, parse_math=False, **turned)
-    handles = [_entry(name, colour, "s") for name, colour in colours.items()]
-    handles += [_entry(variant, "gray", markers[variant]) for variant in variants]
-    handles += [_entry(TITLES[kind], "gray", "o", fill) for kind, fill in FILLS.items()]
-    figure.legend(handles=handles, fontsize="small", loc="outside right upper")
-    return figure
+        place = variants.index(entry.variant) + FIRST
+        place += 2 * step * experiments.index(entry.experiment)
+        for line, filled in ((entry.matched, True), (entry.full, False)):
+            if line is not None:
+                point = _point(line)._replace(
+                    colour=colours[entry.experiment], marker=markers[entry.variant], filled=filled
+                )
+                across = entry.accuracy
+                sides = [across.low], [across.high]
+                plane.append(point._replace(x=[across.value], x_interval=sides))
+                by_variant.append(point._replace(x=[place if filled else place + step]))
+    ticks = Axis(ticks=list(enumerate(variants)), upright=len(variants) > 6)
+    auc, guessing = Axis("AUC"), [Guide(y=0.5)]
+    panels = [
+        [Panel(plane, Axis("test accuracy"), auc, guides=guessing)],
+        [Panel(by_variant, ticks, auc, guides=guessing)],
+    ]
+    legend = [Series(_plain(name), colour=colour, marker="s") for name, colour in colours.items()]
+    legend += [Series(_plain(v), colour=GUIDE, marker=markers[v]) for v in variants]
+    legend += [
+        Series(title, colour=GUIDE, marker="o", filled=kind == "matched")
+        for kind, title in TITLES.items()
+    ]
+    return Chart(panels, (11, 9.5), legend=legend)
 
 
-def _draw(
-    plane: Axes, by_variant: Axes, entry: Entry, look: dict[str, Any], places: tuple[float, float]
-) -> None:
-    """Both points of an entry, in both panels."""
-    across = entry.accuracy
-    sides = [[across.value - across.low], [across.high - across.value]]
-    for line, fill, place in zip((entry.matched, entry.full), FILLS.values(), places, strict=True):
-        if line is not None:
-            auc = estimate(line, "auc")
-            look |= {"yerr": [[auc.value - auc.low], [auc.high - auc.value]], "fillstyle": fill}
-            look |= {"elinewidth": 0.7, "markersize": 6.5}
-            plane.errorbar(across.value, auc.value, xerr=sides, **look)
-            by_variant.errorbar(place, auc.value, **look)
+def _point(line: Line) -> Series:
+    auc = estimate(line, "auc")
+    return Series("", y=[auc.value], y_interval=([auc.low], [auc.high]), size=6.5, bars=0.7)
 
 
-def _entry(label: str, colour: Any, marker: Any, fill: Any = "full") -> Line2D:  # noqa: ANN401
-    look: dict[str, Any] = {"color": colour, "marker": marker, "fillstyle": fill, "markersize": 7}
-    return Line2D([], [], ls="", label=label.replace("$", r"\$"), **look)
+def _plain(name: str) -> str:
+    """A name that is no formula."""
+    return name.replace("$", r"\$")

@@ -6,8 +6,9 @@ from math import nan
 import pytest
 from matplotlib.colors import to_rgba
 
+from attacks.charts import draw
 from attacks.compare import Entry
-from attacks.compare_figure import comparison_figure
+from attacks.compare_figure import comparison_chart
 from attacks.intervals import Estimate
 
 
@@ -40,7 +41,7 @@ def points(axes):
 
 
 def test_every_number_is_drawn_in_both_panels():
-    plane, by_variant = comparison_figure(ENTRIES).axes
+    plane, by_variant = draw(comparison_chart(ENTRIES)).axes
     wanted = [(e, some) for e in ENTRIES for some in (e.matched, e.full) if some]
     for axes in (plane, by_variant):
         drawn = list(points(axes))
@@ -62,7 +63,7 @@ def test_every_number_is_drawn_in_both_panels():
 
 
 def test_points_stand_over_their_variant_side_by_side():
-    _, by_variant = comparison_figure(ENTRIES).axes
+    _, by_variant = draw(comparison_chart(ENTRIES)).axes
     names = [text.get_text() for text in by_variant.get_xticklabels()]
     places = [place[0] for place, *_ in points(by_variant)]
     assert [names[round(place)] for place in places] == ["full"] * 2 + ["nearest-w2"] * 4
@@ -71,7 +72,7 @@ def test_points_stand_over_their_variant_side_by_side():
 
 def test_no_two_variants_of_many_look_alike_and_names_are_no_formulas():
     variants = ["full", *(f"nearest-w{bits}" for bits in range(25))]
-    figure = comparison_figure([entry(name, "$b_1$", 0.9, 0.6) for name in variants])
+    figure = draw(comparison_chart([entry(name, "$b_1$", 0.9, 0.6) for name in variants]))
     (legend,) = figure.legends
     handles = {h.get_label(): str(h.get_marker()) for h in legend.legend_handles}
     assert len({handles[variant] for variant in variants}) == len(variants)
@@ -81,6 +82,6 @@ def test_no_two_variants_of_many_look_alike_and_names_are_no_formulas():
 
 def test_an_unknown_accuracy_leaves_the_plane_without_it():
     unknown = ENTRIES[0]._replace(accuracy=Estimate(nan, nan, nan))
-    figure = comparison_figure([unknown])
+    figure = draw(comparison_chart([unknown]))
     figure.draw_without_rendering()
     assert [place[1] for place, *_ in points(figure.axes[1])] == [0.7]
