@@ -98,7 +98,7 @@ def read_results(run_dir: Path, needed: Iterable[str]) -> dict[str, Any]:
     if not isinstance(results, dict):
         raise ValueError(f"{path} is damaged ({results}). Delete it and run {again}.")
     rows = results.get("rows") or [{}]
-    lacking = [key for key in ("experiment", "basis") if key not in results]
+    lacking = [key for key in ("experiment", "basis", "files", "tables") if key not in results]
     lacking += [key for key in needed if any(key not in row for row in rows)]
     if lacking:
         raise ValueError(

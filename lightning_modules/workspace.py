@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import wandb
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 from jsonargparse import ArgumentParser
@@ -117,10 +118,18 @@ def save_view(run_dir: Path, entity: str, results: Mapping[str, Any]) -> str:
 
     Returns:
         Its URL, which is also kept in the run folder.
+
+    Raises:
+        ValueError: W&B does not find the view that was saved before.
     """
     made, place = make_workspace(entity, run_dir.resolve().name, results), run_dir / "wandb.url"
     if place.exists():
-        before = ws.Workspace.from_url(place.read_text().strip())
+        try:
+            before = ws.Workspace.from_url(place.read_text().strip())
+        except ValueError as error:
+            raise ValueError(
+                f"{place} names a view that is not found ({error}). Delete it for a new view."
+            ) from error
         before.sections, before.runset_settings = made.sections, made.runset_settings
         made = before
     url: str = made.save().url
@@ -138,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results = read_results(config.run_dir, NEEDED)
         check_key("online")
         print(f"View: {save_view(config.run_dir, config.entity, results)}")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, wandb.Error) as error:
         sys.exit(f"workspace: {error}")
 
 

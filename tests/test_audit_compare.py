@@ -35,7 +35,7 @@ def write(tmp_path):
         folder.mkdir(parents=True)
         basis = {"audited models": "4", "shadow models": "8", "left out": "none"}
         rows = [row(variant, auc) for variant in variants]
-        results = {"experiment": options, "basis": basis, "rows": rows}
+        results = {"experiment": options, "basis": basis, "rows": rows, "files": [], "tables": []}
         (folder / "results.json").write_text(json.dumps(results))
         return folder.parent
 

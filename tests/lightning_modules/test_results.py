@@ -18,8 +18,8 @@ def audited(tmp_path):
     def make(**fields):
         folder = tmp_path / "run" / "audit"
         folder.mkdir(parents=True)
-        results = {"experiment": {}, "basis": {}, "rows": ROWS} | fields
-        (folder / "results.json").write_text(json.dumps(results))
+        results = {key: {} for key in ("experiment", "basis", "files", "tables")} | {"rows": ROWS}
+        (folder / "results.json").write_text(json.dumps(results | fields))
         return folder.parent
 
     return make
@@ -44,11 +44,11 @@ def test_an_older_version(audited, fields, lacking):
         read_results(run, ["variant", "auc"])
 
 
-def test_a_version_before_the_basis(audited):
+def test_a_version_before_basis_and_tables(audited):
     run = audited()
     path = run / "audit" / "results.json"
-    path.write_text(json.dumps({"experiment": {}, "rows": ROWS}))
-    with pytest.raises(ValueError, match="lacks basis: an older version"):
+    path.write_text(json.dumps({"experiment": {}, "files": [], "rows": ROWS}))
+    with pytest.raises(ValueError, match="lacks basis, tables: an older version"):
         read_results(run, [])
 
 

@@ -160,6 +160,8 @@ def service(monkeypatch):
         return {"upsertView": {"view": {"name": view.name, "id": views[view.name].id}}}
 
     def find(entity, project, name):
+        if not views:
+            raise ValueError("Workspace not found")
         return views[f"nw-{name.removeprefix('nw-').removesuffix('-v')}-v"]
 
     monkeypatch.setattr(internal, "upsert_view2", upsert)
@@ -183,6 +185,12 @@ def test_there_is_one_view_however_often_it_is_saved(logged, service, tmp_path):
         s for s in service[name].spec.section.panel_bank_config.sections if s.name == "Findings"
     )
     assert len(findings.panels) == 1
+
+
+def test_a_view_that_was_deleted(logged, service, tmp_path):
+    (tmp_path / "wandb.url").write_text("https://wandb.example/team/bitleak?nw=gone\n")
+    with pytest.raises(ValueError, match=r"wandb\.url names a view that is not found .*Delete it"):
+        save_view(tmp_path, "team", results_of(logged[0]))
 
 
 def test_the_command_saves_the_view_of_runs_that_were_synced(logged, service, monkeypatch, capsys):
