@@ -1,11 +1,10 @@
 """Attack every precision of a fleet from its saved signals; report leakage beside accuracy.
 
 Prints a table and writes RUN_DIR/audit: table.txt, results.csv, exposure.csv, results.json, figures
-and report.html. `--signals` audits models that were trained elsewhere.
+and report.html. `--signals` audits models that were trained elsewhere, `--compare` puts audits of
+several experiments into one table and figure.
 """
 
-import csv
-import hashlib
 import io
 import json
 import sys
@@ -25,7 +24,16 @@ from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
 
-from attacks import ATTACKS, DEFAULT_ATTACKS
+from attacks import ATTACKS, DEFAULT_ATTACKS, charts
+from attacks.compare import (
+    NEEDED,
+    against_first,
+    comparison_lines,
+    enter,
+    make_comparison,
+    make_differences,
+)
+from attacks.compare_figure import comparison_chart
 from attacks.drawing import CAPTIONS, draw
 from attacks.evaluate import FPR_GRID, Case, Row, evaluate, lacking, make_cases, strongest
 from attacks.exposure import exposure_lines
@@ -43,10 +51,11 @@ from attacks.table import flatten, make_table, summarise_rows
 from datamodules import ImageDataModule
 from datamodules.images import Images
 from datamodules.stored import load_stored
-from lightning_modules.dashboard import WandbMode, check_key, log_audit
-from lightning_modules.experiment import Experiment
+from lightning_modules.dashboard import WandbMode, check_key, publish
+from lightning_modules.experiment import Experiment, differing
 from lightning_modules.fleet import ModelName
 from lightning_modules.outside import read_outside
+from lightning_modules.results import digest_inputs, is_done, read_audits, write_csv
 from lightning_modules.run_folder import RunFolder
 from lightning_modules.signals import SavedSignal, load_signals
 from lightning_modules.whole import changed, write_whole
@@ -77,6 +86,13 @@ def make_parser() -> ArgumentParser:
         "--signals",
         type=Path | None,
         help="folder or .npz of models that were trained elsewhere; --run_dir is then the output",
+    )
+    parser.add_argument(
+        "--compare",
+        nargs="+",
+        type=Path,
+        help="run folders whose audits are compared; --run_dir is then the output, by default "
+        "compared-NAMES beside the first",
     )
     parser.add_argument(
         "--attacks",
@@ -300,8 +316,8 @@ def write(
         flatten(row, precisions[row.variant], row is strongest(rows, row.variant)) for row in rows
     ]
     exposed = exposure_lines(found.exposures, None if images is None else images.labels)
-    write_whole(folder / "results.csv", partial(_write_csv, lines))
-    write_whole(folder / "exposure.csv", partial(_write_csv, exposed))
+    write_csv(folder / "results.csv", lines)
+    write_csv(folder / "exposure.csv", exposed)
     facts, shown = basis(evidence, rows), {captions[key]: figures[key] for key in figures}
     summary, tables = summarise_rows(rows, precisions), make_sections(found)
     said = sentences(found)
@@ -328,49 +344,6 @@ def write(
     text = json.dumps(results, indent=1)
     write_whole(folder / "results.json", lambda path: path.write_text(text))
     return figures
-
-
-def _write_csv(lines: Sequence[dict[str, Any]], path: Path) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(lines[0]))
-        writer.writeheader()
-        writer.writerows(lines)
-
-
-def digest_inputs(config: Namespace) -> str:
-    """Fingerprint of all that the results follow from: signals, records, options and the code.
-
-    Raises:
-        FileNotFoundError: there is no experiment in the folder.
-    """
-    here = Path(__file__)
-    packages = (here.with_name(name) for name in ("attacks", "lightning_modules"))
-    code = [here, *(file for package in packages for file in sorted(package.glob("*.py")))]
-    digest = hashlib.sha256(repr((config.attacks, config.partial)).encode())
-    if config.signals is not None:
-        path: Path = config.signals
-        files = sorted(path.rglob("*.npy")) if path.is_dir() else [path]
-    else:
-        run = RunFolder(config.run_dir)
-        places = run.read().get("places", {})
-        digest.update(repr([Path(place).exists() for place in places.values()]).encode())
-        for path in (run.experiment_file, run.membership_file):
-            digest.update(path.read_bytes())  # not their times: train.py rewrites them
-        files = [*run.path.glob("models/*/signals/*"), *run.path.glob("models/*/*.json")]
-    for path in [*code, *sorted(files)]:
-        if path.exists():
-            state = path.stat()
-            digest.update(f"{path} {state.st_size} {state.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
-def is_done(folder: Path, digest: str) -> bool:
-    """Whether the folder holds the audit of exactly these inputs."""
-    if not (folder / "results.json").exists():
-        return False
-    results = json.loads((folder / "results.json").read_text())
-    same: bool = results["inputs"] == digest
-    return same and all((folder / name).exists() for name in results["files"])
 
 
 def choose_attacks(asked: Sequence[str] | None, evidence: Evidence, console: Console) -> list[str]:
@@ -437,7 +410,36 @@ def audit(config: Namespace, console: Console) -> None:
     console.print(report, soft_wrap=True)
     if config.wandb != "disabled":
         results = json.loads((folder / "results.json").read_text())
-        log_audit(config.run_dir, config.wandb, results, figures)
+        if url := publish(config.run_dir, config.wandb, results, figures):
+            console.print(escape(f"View: {url}"), soft_wrap=True)
+
+
+def compare(config: Namespace, console: Console) -> None:
+    """Print and write the audits of several experiments beside each other.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_audits`, or options are given that are not read.
+    """
+    default, unread = make_parser().get_default, ("signals", "attacks", "partial", "threads")
+    if given := [f"`--{key}`" for key in (*unread, "wandb") if config[key] != default(key)]:
+        raise ValueError(
+            f"`--compare` reads audits that are there, and has no use for {' and '.join(given)}. "
+            "Leave it out, or pass it when you audit each run folder."
+        )
+    results = read_audits(config.compare, NEEDED)
+    entries = enter({name: some["rows"] for name, some in results.items()})
+    differences = against_first(entries)
+    options = differing({name: some["experiment"] for name, some in results.items()})
+    for section in make_differences(results, options), make_comparison(entries, differences):
+        console.print(make_table(section, section.title))
+    if not any(differences):
+        console.print(f"No variant of another experiment is in {escape(next(iter(results)))}, too.")
+    name = "-".join(["compared", *results]).replace("/", "-")
+    folder = config.run_dir or config.compare[0].resolve().parent / name
+    write_csv(folder / "comparison.csv", comparison_lines(entries, differences))
+    save = partial(charts.draw(comparison_chart(entries)).savefig, format="png", dpi=150)
+    write_whole(folder / "comparison.png", save)
+    console.print(escape(f"Written: {folder}/comparison.csv and .png"), soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -449,6 +451,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(config.threads)
     try:
         check_key(config.wandb)
+        if config.compare is not None:
+            return compare(config, console)
         if config.run_dir is None:
             raise ValueError("Where to is not said: pass `--run_dir runs/NAME`.")
         audit(config, console)

@@ -8,7 +8,7 @@ from attacks.epsilon import EpsilonBound
 from attacks.exposure import MOVED
 from attacks.findings import Findings
 from attacks.paired import Difference, say
-from attacks.show import show, show_difference
+from attacks.show import show, show_difference, show_p
 
 
 class Section(NamedTuple):
@@ -40,8 +40,7 @@ def sentences(findings: Findings) -> list[str]:
 
 
 def _compared(difference: Difference) -> tuple[str, str]:
-    p = difference.p_holm
-    return show_difference(difference.estimate), "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return show_difference(difference.estimate), show_p(difference.p_holm)
 
 
 def _precisions(findings: Findings) -> Section:

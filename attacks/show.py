@@ -19,3 +19,8 @@ def show(estimate: Estimate, percent: bool = False, spread: bool = False) -> str
 def show_difference(estimate: Estimate) -> str:
     """A difference, with its sign: -0.021 (-0.031 to -0.011)."""
     return f"{estimate.value:+z.3f} ({estimate.low:+z.3f} to {estimate.high:+z.3f})"
+
+
+def show_p(p: float) -> str:
+    """A p-value: 0.031, or < 0.001."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -143,7 +143,11 @@ class Classifier(LightningModule):
             scheduler = OneCycleLR(optimizer, self.lr, steps, cycle_momentum=False)
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+            "lr_scheduler": {
+                "scheduler": scheduler,
+                "interval": "step",
+                "name": "train/learning_rate",
+            },
         }
 
     def _optimizer(self, fused: bool = False) -> SGD:

@@ -1,7 +1,7 @@
 """What an experiment is, and whether two of them are the same one."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,32 @@ def _compared(experiment: Experiment) -> dict[str, Any]:
     config = {key: value for key, value in experiment["config"].items() if key != "quantize"}
     facts = {f"{key}'s fingerprint": value for key, value in experiment["fingerprints"].items()}
     return _flatten(config) | facts
+
+
+def differing(experiments: Mapping[str, Experiment]) -> dict[str, list[str]]:
+    """What is not the same in all experiments: values by option, in the order of the experiments.
+
+    Precisions do not count, nor the folder's id; "-" is an option that an experiment does not
+    record, "unknown" any of one that was trained elsewhere, whose `Experiment` is empty.
+    """
+    asked = [
+        _compared(some) | _flatten({"versions": some["versions"]}) if some else None
+        for some in experiments.values()
+    ]
+    known = [options for options in asked if options is not None]
+    found = {}
+    for key in dict.fromkeys(key for options in known for key in options):
+        values = {repr(options.get(key)) for options in known}
+        if len(values) > 1 or len(known) < len(asked):
+            found[key] = [
+                "unknown" if options is None else _show(options, key) for options in asked
+            ]
+    return found
+
+
+def _show(options: Mapping[str, Any], key: str) -> str:
+    value = options.get(key, "-")
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def check_same(path: Path, stored: Experiment, asked: Experiment) -> None:

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -37,6 +38,19 @@ class SignalsLike(Protocol):
 Measure = Callable[[Tensor, Tensor], SignalsLike]
 ReadWeights = Callable[[Path], dict[str, Tensor]]
 Record = dict[str, Tensor]
+
+
+def sortable(variant: str) -> str:
+    """A variant's name as W&B sorts and filters by it: letters, digits and underscores.
+
+    Source: https://docs.wandb.ai/support/models/articles/why-cant-i-sort-or-filter-metrics-with-c
+    """
+    return re.sub(r"\W", "_", variant)
+
+
+def accuracy_key(variant: str) -> str:
+    """The name under which a variant's test accuracy is logged, of a model or mean over targets."""
+    return f"test_accuracy/{sortable(variant)}"
 
 
 class RecordSignals(Callback):
@@ -81,7 +95,7 @@ class RecordSignals(Callback):
             save_whole(path, record)
             accuracy = record["test_correct"].double().mean().item()
             for logger in trainer.loggers:
-                logger.log_metrics({f"final/{variant}/test_accuracy": accuracy})
+                logger.log_metrics({accuracy_key(variant): accuracy})
 
     def _load(self, trained: nn.Module, variant: str) -> nn.Module:
         network = copy.deepcopy(trained).float().eval()

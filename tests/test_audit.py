@@ -989,7 +989,10 @@ def test_wandb_offline_holds_the_audit(run, read_wandb):
         key = f"{line['knowledge']}/{line['attack']}/{line['variant']}"
         for metric in ESTIMATES[1:]:
             assert offline.summary[f"{key}/{metric}"] == line[metric]
-        assert offline.summary[f"accuracy/{line['variant']}"] == line["accuracy"]
+        name = line["variant"].replace("-", "_")
+        assert offline.summary[f"test_accuracy/{name}"] == line["accuracy"]
+        if line["strongest"] == "True":
+            assert offline.summary[f"risk/auc/{name}"] == line["auc"]
     assert "matched/lira_online/nearest-w2/auc" in offline.summary
 
     def stored(key):

@@ -102,6 +102,9 @@ def test_every_command_of_the_readme(workplace, capsys):
             assert module == "quantization.export"
             export.main(options)
             assert re.search(r"[\d,]+ bytes, [\d,]+ at full precision", capsys.readouterr().out)
+        elif "--compare" in options:
+            audit.main(options)
+            assert "comparison.csv" in capsys.readouterr().out
         else:
             assert script == "audit.py"
             audit.main(options)

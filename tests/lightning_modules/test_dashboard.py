@@ -9,7 +9,11 @@ from lightning_modules.classifier import Classifier
 from lightning_modules.fleet import ModelName
 from lightning_modules.run_folder import RunFolder
 
-VARIANTS = ["full", "nearest-w2", "nearest-w1.58-last8"]
+ACCURACY = {  # keys by variant
+    "full": "test_accuracy/full",
+    "nearest-w2": "test_accuracy/nearest_w2",
+    "nearest-w1.58-last8": "test_accuracy/nearest_w1_58_last8",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +48,7 @@ def read_all(read_wandb, folder):
 
 def same_weights(folder, other, names):
     for name in names:
-        for variant in VARIANTS:
+        for variant in ACCURACY:
             path = RunFolder(folder).weights(name, variant)
             assert path.read_bytes() == RunFolder(other).weights(name, variant).read_bytes()
 
@@ -72,13 +76,13 @@ def test_an_offline_run_holds_the_training(toy, toy_run, tmp_path, read_wandb, s
         assert by_key["train/loss"] == pytest.approx(means, rel=1e-5)
         assert len(by_key["train/accuracy"]) == len(by_key["val/accuracy"]) == 3
         rates = [0.1 * (1 + cos(pi * 2 * epoch / 6)) / 2 for epoch in range(3)]
-        assert by_key["lr-SGD"] == pytest.approx(rates)
-        for variant in VARIANTS:
+        assert by_key["train/learning_rate"] == pytest.approx(rates)
+        for variant, key in ACCURACY.items():
             correct = load_file(RunFolder(folder).signals(name, variant))["test_correct"]
             accuracy = correct.double().mean().item()
-            assert by_key[f"final/{variant}/test_accuracy"] == [pytest.approx(accuracy)]
-            assert run.summary[f"final/{variant}/test_accuracy"] == pytest.approx(accuracy)
-        full = run.summary["final/full/test_accuracy"]
+            assert by_key[key] == [pytest.approx(accuracy)]
+            assert run.summary[key] == pytest.approx(accuracy)
+        full = run.summary["test_accuracy/full"]
         assert by_key["val/accuracy"][-1] == pytest.approx(full, abs=1e-3)
     same_weights(folder, toy_run, [ModelName("shadow", 1), ModelName("target", 0)])
 
@@ -102,8 +106,8 @@ def test_a_failure_in_the_middle_warns_and_costs_one_models_curves(
     assert calls.count("shadow-000") == 4
     runs = read_all(read_wandb, folder)
     assert len(runs["shadow-000"].history) == 3
-    assert "final/full/test_accuracy" not in runs["shadow-000"].summary
-    assert "final/full/test_accuracy" in runs["shadow-001"].summary
+    assert "test_accuracy/full" not in runs["shadow-000"].summary
+    assert "test_accuracy/full" in runs["shadow-001"].summary
     same_weights(folder, toy_run, [ModelName("shadow", 0), ModelName("shadow", 1)])
 
 

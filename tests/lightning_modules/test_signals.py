@@ -297,8 +297,8 @@ def test_one_pass_leaves_the_files_of_a_pass_for_each_variant_and_query(record, 
             save_whole(tmp_path / "expected", expected)
             assert path.read_bytes() == (tmp_path / "expected").read_bytes()
         accuracy = expected["test_correct"].double().mean().item()
-        assert logged.pop(f"final/{name}/test_accuracy") == accuracy
-    assert not any(key.startswith("final/") for key in logged)
+        assert logged.pop(f"test_accuracy/{name}".replace("-w1.58", "_w1_58")) == accuracy
+    assert not any(key.startswith("test_accuracy/") for key in logged)
     assert found["phi"].isnan().all()
     assert not found["test_correct"].any()
 
@@ -311,7 +311,7 @@ def test_only_what_is_missing_is_recorded(record, tmp_path, snapshot):
     (tmp_path / "a.safetensors").rename(tmp_path / "away")  # whose signals are there
     (folder / "b-w1.58.safetensors").unlink()
     _, logged = run(["mirror"])
-    assert [key for key in logged if "final" in key] == ["final/b-w1.58/test_accuracy"]
+    assert [key for key in logged if "test_" in key] == ["test_accuracy/b_w1_58"]
     after = snapshot(folder)
     assert after.pop("b-w1.58.safetensors")[1] == before.pop("b-w1.58.safetensors")[1]
     assert after == before

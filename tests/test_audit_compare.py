@@ -1,0 +1,133 @@
+"""`audit.py --compare` on results as an audit writes them."""
+
+import csv
+import io
+import json
+import re
+from contextlib import redirect_stdout
+
+import pytest
+
+from audit import main
+
+
+def experiment(**options):
+    config = {"seed": 0, "data": {"class_path": "Images"}, "trainer": {"max_epochs": 1}} | options
+    config |= {"fleet": {"shadows": 8, "targets": 4}, "quantize": ["nearest-w2"]}
+    versions = {"torch": "1", "bitleak": "3"}
+    return {"config": config, "fingerprints": {"data": "00ff"}, "versions": versions, "id": "x"}
+
+
+def row(variant, auc):
+    found = {"variant": variant, "knowledge": "matched", "attack": "lira_online", "targets": 4}
+    found |= {"false_positives_1pct": 3, "auc_spread": 0.01}
+    for key in ("accuracy", "auc", "tpr_1pct"):
+        found |= {key: auc, f"{key}_low": auc - 0.02, f"{key}_high": auc + 0.03}
+    return found
+
+
+@pytest.fixture
+def write(tmp_path):
+    """An audited run folder; by default of 600 examples with two variants."""
+
+    def make(name, variants=("full", "nearest-w2"), auc=0.6, options=experiment()):  # noqa: B008
+        folder = tmp_path / name / "audit"
+        folder.mkdir(parents=True)
+        basis = {"audited models": "4", "shadow models": "8", "left out": "none"}
+        rows = [row(variant, auc) for variant in variants]
+        results = {"experiment": options, "basis": basis, "rows": rows, "files": [], "tables": []}
+        (folder / "results.json").write_text(json.dumps(results))
+        return folder.parent
+
+    return make
+
+
+def compare(*arguments):
+    with redirect_stdout(io.StringIO()) as output:
+        main(["--compare", *map(str, arguments)])
+    return output.getvalue()
+
+
+def words(text):
+    return re.sub(r"\s+", " ", text)
+
+
+def read_csv(folder):
+    with (folder / "comparison.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_two_experiments_in_one_table(write, tmp_path, snapshot):
+    first, second = write("a"), write("b", auc=0.7, options=experiment(seed=1, layer_bits=[8]))
+    before = snapshot(first), snapshot(second)
+    said = compare(first, second)
+    folder = tmp_path / "compared-a-b"
+    assert f"Written: {folder}/comparison.csv and .png" in said
+    assert re.search(r"\n +seed +0 +1 *\n", said)
+    assert re.search(r"\n +layer_bits +- +8 *\n", said)
+    assert "max_epochs" not in said
+    assert re.search(r"nearest-w2 +b +70\.0% .*0\.700 \(0\.680-0\.730\) ★.*†", said)
+    # by hand: 0.1 and 1.96 -> t(0.975, 6) = 2.447 times sqrt(2) * 0.01 / sqrt(3) = 0.02
+    assert "+0.100 (+0.080 to +0.120)" in said
+    assert [(some["variant"], some["experiment"]) for some in read_csv(folder)] == [
+        (variant, name) for variant in ("full", "nearest-w2") for name in "ab"
+    ]
+    assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert (snapshot(first), snapshot(second)) == before
+
+
+def test_folders_of_one_name_are_told_apart(write, tmp_path):
+    said = compare(write("x/a"), write("y/a"), "--run_dir", tmp_path / "here")
+    assert {some["experiment"] for some in read_csv(tmp_path / "here")} == {"x/a", "y/a"}
+    assert "the options and versions are the same" in words(said)
+
+
+def test_models_that_were_trained_elsewhere(write):
+    said = compare(write("a"), write("b", options={}))
+    assert re.search(r"\n +seed +0 +unknown *\n", said)
+
+
+def test_no_variant_in_common_is_said(write, tmp_path):
+    said = compare(write("a", ["full"]), write("b", ["engine"]), write("c", ["engine"]))
+    assert "No variant of another experiment is in a, too" in words(said)
+    assert [some["p"] for some in read_csv(tmp_path / "compared-a-b-c")] == [""] * 3
+
+
+def test_hostile_names(write):
+    said = compare(write("[red]a"), write("[/b]$x$", ["[/red]"]))
+    assert "[/red]" in said
+    assert "[red]a" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--wandb", "offline"], "no use for `--wandb`. Leave it out, or pass it when you audit"),
+        (["--partial", "--threads", "2"], "no use for `--partial` and `--threads`"),
+        (["--attacks", "gap"], "no use for `--attacks`"),
+        (["--signals", "x.npz"], "no use for `--signals`"),
+    ],
+)
+def test_options_that_mean_nothing_here(write, tmp_path, options, message):
+    with pytest.raises(SystemExit, match=message):
+        compare(write("a"), write("b"), *options)
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+
+
+def test_bad_folders_stop_before_anything_is_written(write, tmp_path):
+    a, old, damaged = write("a"), write("old"), write("damaged")
+    path = old / "audit" / "results.json"
+    results = json.loads(path.read_text())
+    del results["rows"][0]["auc_spread"]
+    path.write_text(json.dumps(results))
+    (damaged / "audit" / "results.json").write_text("{")
+    for folders, message in (
+        ([a], "two run folders or more, got 1"),
+        ([a, a / "audit" / ".."], "is there twice"),
+        ([a, tmp_path / "none"], r"No audit in .*none.*Run `python audit\.py --run_dir"),
+        ([a, old], "lacks auc_spread: an older version wrote it"),
+        ([a, damaged], "is damaged"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            compare(*folders)
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "old", "damaged"}
