@@ -117,7 +117,8 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         "--queries",
         nargs="*",
-        help="views the attacker asks for: identity, mirror, shift+2-1 (default: training's own)",
+        help="views the attacker asks for: identity, mirror, shift+2-1; random-0, each model's own "
+        "(default: training's)",
     )
     parser.add_argument(
         "--wandb", type=WandbMode, default="disabled", help="Weights & Biases, one run a model"

@@ -12,7 +12,7 @@ from lightning.pytorch.accelerators import CUDAAccelerator
 from rich.console import Console
 
 from datamodules.images import ImageDataModule
-from datamodules.views import check_queries, default_queries, view
+from datamodules.views import check_queries, default_queries, is_random, view
 from lightning_modules.fleet import Fleet
 
 TRAINER_OPTIONS = {  # the others are ours (callbacks, checkpoints) or would skip data
@@ -84,7 +84,8 @@ def choose_queries(config: Namespace, data: ImageDataModule, console: Console) -
     elif unused := check_queries(queries, data.flip, data.crop):
         console.print(f"Note: training never uses {', '.join(unused)}; such a query is weak.")
     for query in queries:
-        view(data.pool.images[:1], query)
+        if not is_random(query):  # which moves images no further than training does
+            view(data.pool.images[:1], query)
     return queries
 
 

@@ -27,6 +27,7 @@ from lightning_modules.classifier import Classifier
 from lightning_modules.fleet import ModelName, fleet_names
 from lightning_modules.networks import NETWORKS
 from lightning_modules.run_folder import RunFolder
+from lightning_modules.signals import load_signals
 from quantization.calibration import Calibration
 from quantization.quantize import quantize_network
 from quantization.storage import load_quantized, load_weights
@@ -414,9 +415,10 @@ def test_the_same_data_elsewhere_is_the_same_and_other_data_is_not(toy, tmp_path
             "--layer_bits '{\"fc\": 7}'",
             r"`layer_bits` must give `fc` one of 8, .* or 32 .*, got 7",
         ),
-        ("--queries sideways", "A query is `identity`, `mirror` or a shift.*got `sideways`"),
+        ("--queries sideways", "A query is `identity`, `mirror`, a shift.*got `sideways`"),
         ("--queries identity identity", "Every query counts once"),
         ("--queries", "at least one query, got none"),
+        ("--queries random-0 --data.flip false --data.crop 0", "A random query draws a flip and"),
         ("--queries identity shift+8+0", r"`shift\+8\+0` moves images of 8 x 8 .*out of sight"),
         ("--model.network resnet99", "Network must be one of resnet18.*got `resnet99`"),
         ("--model.network no.such.Net", "`no.such.Net` cannot be imported"),
@@ -870,6 +872,19 @@ def test_a_model_trained_again_has_another_start(toy, toy_run, finished, snapsho
 
 
 # On several devices
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_all_variants_of_a_model_are_asked_the_same_random_queries(toy, tmp_path, later):
+    options = "--queries random-0 random-1 --layer_bits '{\"*\": 32}' --fleet.models 3-4 --quantize"
+    if later:
+        train.main(toy(tmp_path / "run", options))
+    train.main(toy(tmp_path / "run", f"{options} nearest-w2"))  # of which no layer is quantized
+    run = RunFolder(tmp_path / "run")
+    one, other = (load_signals([run.signals(n, "full")], "phi")[0] for n in run.names()[3:])
+    for name, phi in zip(run.names()[3:], (one, other), strict=True):
+        assert torch.equal(load_signals([run.signals(name, "nearest-w2")], "phi")[0], phi)
+        assert not torch.equal(phi[0], phi[1])
 
 
 def test_two_processes_share_a_model(toy, tmp_path, own_networks, monkeypatch):
