@@ -291,13 +291,14 @@ class ImageDataModule(LightningDataModule, ABC):
         return draw_windows(count, self.flip, self.crop, generator)
 
     def _batch(self, split: Images, indices: Tensor, change: Callable[[Tensor], Tensor]) -> Batch:
-        device = self._device
+        device = self.device
         # bytes cross to the device, a quarter of what floats would take
         images, labels = (tensor.to(device) for tensor in split.take(indices))
         return Batch(normalise(change(images), self.mean, self.std), labels, indices.to(device))
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
+        """Where batches are made."""
         return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
 
     @property
@@ -307,7 +308,7 @@ class ImageDataModule(LightningDataModule, ABC):
         On a CPU, 512 took 1.5 to 1.9 times as long: features of 32 MiB and more are new memory from
         the system in every layer.
         """
-        return 128 if self._device.type == "cpu" else 512
+        return 128 if self.device.type == "cpu" else 512
 
     def _share(self, batch: Batch) -> Batch:
         if self.trainer is None or self.trainer.world_size == 1:

@@ -19,7 +19,8 @@ class Windows(NamedTuple):
 
     def take(self, indices: Int64[Tensor, " chosen"]) -> "Windows":
         """Those of some images."""
-        return Windows(*(some if some is None else some[indices] for some in self))
+        mirrored = None if self.mirrored is None else self.mirrored[indices]
+        return Windows(self.top[indices], self.left[indices], mirrored)
 
 
 def draw_windows(count: int, flip: bool, crop: int, generator: torch.Generator) -> Windows:
