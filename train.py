@@ -379,7 +379,7 @@ def try_quantizations(job: Job, network: nn.Module) -> dict[str, Quantization]:
         variant, known = Variant.parse(text), recorded_seconds(job.run, job.names, text)
         seconds, source = fmean(known or [0.0]), f"{len(known)} finished models"
         if not known:
-            source, kind = "trial, an estimate", cost_class(variant)
+            source, kind = "trial: estimate", cost_class(variant)
             if kind not in tried:
                 images = calibrate(job, job.members[0], 0, variant) if variant.calibrates else None
                 tried[kind] = estimate_seconds(network, variant, images, patterns)

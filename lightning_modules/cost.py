@@ -1,15 +1,14 @@
 """What a fleet will cost on this machine: some real steps of one model, and arithmetic.
 
-`recipes/digits.yaml` with 4 shadows and 2 targets, one thread: 17.9 CPU seconds said, 18 taken. Of a
-single 2-bit variant it said 0.14 to 0.21 s where 0.07 (gptq) to 0.18 s (obc) were taken: 0.7 to 1.6
-times as long. By the clock, beside changing other work, 47.6 s said and 36 taken.
+`recipes/digits.yaml` with 4 shadows and 2 targets, one thread: 17.9 CPU seconds said, 18 taken. Of
+single 2-bit variants it said 0.7 to 1.6 times what they took (0.07 to 0.18 s). By the clock, beside
+other work that changed meanwhile, 47.6 s said and 36 taken.
 """
 
 import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from itertools import islice, pairwise
 from math import ceil
 from pathlib import Path
@@ -37,7 +36,7 @@ from lightning_modules.whole import serialise
 
 TRIAL_EPOCHS, TRIAL_STEPS = 4, 4  # the first epoch warms up; a gap between two has a checkpoint
 TRIAL_BATCHES = 4
-HEADER = 512  # bytes of a file of signals that are not signals
+HEADER = 512  # bytes of a file of signals that are not signals; 504 of a smaller one
 # Assumed, not measured: small images seldom keep a large GPU busier than this share of its peak.
 GPU, PEAK, SHARE = "A100", 312e12, 0.1  # FLOP/s, bf16
 
@@ -229,7 +228,8 @@ def show_cost(counts: Counts, costs: Costs) -> list[Table | str]:
     """What a dry run prints: a table of times, and lines."""
     run, todo = counts.run, counts.todo
     title = escape(f"Plan of {run.path}; nothing is written")
-    table = Table("", title=title, title_justify="left")
+    table = Table(title=title, title_justify="left")
+    table.add_column("", no_wrap=True)
     for heading in ("each", "times", "all"):
         table.add_column(heading, justify="right")
     table.add_column("known from")
@@ -288,7 +288,7 @@ def say(seconds: float) -> str:
     """A duration, for people."""
     if seconds < 60:
         return f"{seconds:.2f} s"
-    return str(timedelta(seconds=ceil(seconds)))
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:,.1f} h"
 
 
 class _Timer(Callback):

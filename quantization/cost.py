@@ -1,5 +1,6 @@
 """What a quantization will cost, before a network is trained: time by trial, bytes exactly."""
 
+import copy
 from collections.abc import Callable, Mapping
 from math import prod
 
@@ -154,7 +155,7 @@ def _choose(shapes: Shapes) -> set[str]:
 
 def _gram_work(network: nn.Module, images: Tensor, shapes: Shapes) -> dict[str, float]:
     """Places x columns^2 of each layer that the network calls."""
-    calls = Trace(network, images[:2]).calls
+    calls = Trace(copy.deepcopy(network).eval(), images[:2]).calls
     return {
         call.name: float(prod(call.shape[2:]) * shapes[call.name][1] ** 2)
         for call in calls
