@@ -32,8 +32,8 @@ def commands() -> list[list[str]]:
 COMMANDS = commands()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 TOY = shlex.split(
-    "--trainer.max_epochs 1 --fleet.shadows 4 --fleet.targets 1 --threads 1 --model.network convnet "
-    "--quantize nearest-w4 adaround-w2 gptq-w1.58"
+    "--trainer.max_epochs 1 --fleet.shadows 4 --fleet.targets 1 --threads 1 "
+    "--model.network convnet --quantize nearest-w4 adaround-w2 gptq-w1.58"
 )
 ONE_CPU = shlex.split(
     "--trainer.accelerator cpu --trainer.devices 1 --trainer.strategy auto "
