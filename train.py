@@ -3,14 +3,14 @@
 The same command again goes on where it stopped; a finished fleet is left as it is.
 """
 
+import copy
 import inspect
-import logging
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -34,6 +34,16 @@ from lightning_modules.bfloat16 import emulates_bfloat16
 from lightning_modules.checkpoints import SaveCheckpoint, SaveWeights, WholeCheckpointIO
 from lightning_modules.classifier import Classifier
 from lightning_modules.compile_time import CompileTime
+from lightning_modules.cost import (
+    Costs,
+    Quantization,
+    count_flops,
+    count_work,
+    recorded_seconds,
+    show_cost,
+    try_signals,
+    try_training,
+)
 from lightning_modules.dashboard import FleetLogger, WandbMode, check_key
 from lightning_modules.engine import (
     Outcome,
@@ -46,29 +56,33 @@ from lightning_modules.engine import (
     one_by_one,
 )
 from lightning_modules.experiment import Experiment, describe
+from lightning_modules.failed import Health, find_failed
 from lightning_modules.fleet import Fleet, ModelName, fleet_names, parse_slice
 from lightning_modules.guards import SameModel, StopDiverged
 from lightning_modules.interrupt import interruptible
 from lightning_modules.journal import Journal
 from lightning_modules.options import (
     TRAINER_OPTIONS,
+    RecipeFile,
     check_options,
     choose_queries,
     choose_threads,
     environment,
 )
-from lightning_modules.progress import FleetProgress
+from lightning_modules.progress import FleetProgress, quieten
 from lightning_modules.run_folder import RunFolder
-from lightning_modules.signals import RecordSignals, SavedSignal, load_signals
+from lightning_modules.signals import RecordSignals
 from lightning_modules.status import find_status, show_status, stopped_line, summarise
 from lightning_modules.workers import connect, in_workers
 from quantization.calibration import Calibration, check_count, wanted
 from quantization.callback import Quantize
+from quantization.cost import cost_class, estimate_seconds, loop_images, stored_bytes
 from quantization.model import layer_bits
 from quantization.quantize import check_network
 from quantization.storage import load_weights
 from quantization.variant import FULL, Bits, Variant
 
+HEALTH = Health(find_broken, failures)
 FAILED = 3  # exit code: the fleet is trained, but for models that failed
 
 
@@ -90,7 +104,7 @@ class Job(NamedTuple):
 def make_parser() -> ArgumentParser:
     """Every option, straight from the signatures."""
     parser = ArgumentParser(prog="train.py", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="recipe (YAML) to read options from")
+    parser.add_argument("--config", action=RecipeFile, help="recipe (YAML) to read options from")
     parser.add_argument("--run_dir", type=Path, required=True, help="folder of the experiment")
     parser.add_argument("--seed", type=int, default=0, help="everything random derives from it")
     parser.add_argument(
@@ -117,7 +131,8 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         "--queries",
         nargs="*",
-        help="views the attacker asks for: identity, mirror, shift+2-1 (default: training's own)",
+        help="views the attacker asks for: identity, mirror, shift+2-1; random-0, each model's own "
+        "(default: training's)",
     )
     parser.add_argument(
         "--wandb", type=WandbMode, default="disabled", help="Weights & Biases, one run a model"
@@ -212,7 +227,11 @@ def prepare(config: Namespace, fleet: Fleet, data: ImageDataModule, console: Con
         chosen = [names[position] for position in parse_slice(fleet.models, len(names))]
     # Ray's processes may be elsewhere
     run = RunFolder(config.run_dir.resolve() if fleet.by_ray else config.run_dir)
-    stored = run.open(asked, members)
+    if fleet.dry_run:
+        run.check_writable()
+        stored = run.preview(asked, members)
+    else:
+        stored = run.open(asked, members)
     if stored["versions"] != asked["versions"]:
         console.print(f"Note: begun with {stored['versions']}, going on with {asked['versions']}.")
     variants = [FULL, *stored["config"]["quantize"]]
@@ -284,50 +303,11 @@ def make_trainer(
     )
 
 
-class Failed(NamedTuple):
-    """Trained models that are not sound."""
-
-    reasons: dict[ModelName, str]
-    broken: set[ModelName]  # with signals that are not finite; the others fell behind their peers
-
-
-def find_failed(
-    run: RunFolder,
-    names: Sequence[ModelName],
-    members: Bool[Tensor, "models examples"],
-    variants: Sequence[str],
-) -> Failed:
-    """Look for models that diverged, or that a quantization broke."""
-    reasons: dict[ModelName, str] = {}
-    broken: set[ModelName] = set()
-    for variant in variants:  # of which a slice of the fleet may have more than the others
-        rows = []
-        for row, name in enumerate(names):
-            if (path := run.signals(name, variant)).exists():
-                try:
-                    SavedSignal([path], "phi").exists()
-                    rows.append(row)
-                except ValueError as error:
-                    reasons.setdefault(name, str(error))
-        if not rows:
-            continue
-        paths = [run.signals(names[row], variant) for row in rows]
-        phi = {variant: load_signals(paths, "phi")}
-        found = find_broken(phi)
-        broken |= {names[rows[model]] for model in found}
-        if variant == FULL:
-            correct = load_signals(paths, "correct")
-            found |= failures(phi[FULL], correct, members[rows])
-        for model, reason in found.items():
-            reasons.setdefault(names[rows[model]], reason)
-    return Failed(reasons, broken)
-
-
 def make_plan(job: Job, console: Console) -> tuple[Plan, list[ModelName]]:
     """What is to be made, and of which models: the chosen ones that are not finished, or failed."""
     run, retry = job.run, dict[ModelName, int]()
     if job.fleet.retrain_failed:
-        failed = find_failed(run, job.names, job.members, job.variants).reasons
+        failed = find_failed(run, job.names, job.members, job.variants, HEALTH).reasons
         retry = {name: run.attempt(name) for name in failed if name in job.chosen}
         for name, attempt in retry.items():
             reason = escape(failed[name])
@@ -359,12 +339,54 @@ def train_fleet(job: Job, plan: Plan, todo: Sequence[ModelName], console: Consol
                 note_error(run, outcome.name, outcome.reason)  # its process could not
     if not is_first():  # the others do not wait for the files
         return 0
-    failed = find_failed(run, job.names, job.members, job.variants)
+    failed = find_failed(run, job.names, job.members, job.variants, HEALTH)
     seconds, reasons = time.monotonic() - started, failed.reasons
     for line in summarise(run, job.names, job.variants, job.chosen, outcomes, reasons, seconds):
         console.print(line, soft_wrap=True)
     stopped = {outcome.name for outcome in outcomes if outcome.state == "failed"}
     return FAILED if stopped | (failed.broken & set(job.chosen)) else 0
+
+
+def tell_cost(job: Job, todo: Sequence[ModelName], console: Console) -> None:
+    """Try some steps of a model, and print what is to be done and what that costs."""
+    config, data = job.config, job.data
+    classifier = Classifier(data.num_classes, len(data.mean), 0, **config.model.as_dict())
+    network = copy.deepcopy(classifier.get_submodule("network"))
+    few = next(data.test_batches())
+    flops = count_flops(copy.deepcopy(network), few.images[:2], few.labels[:2])
+    data.assign(job.members[0], config.seed)
+    options = config.trainer.as_dict() | ({"devices": 1} if job.fleet.by_ray else {})
+    with console.status("Trying some steps of training"):
+        training = try_training(classifier, data, options, environment(job.fleet))
+    if not is_first():
+        return
+    counts = count_work(
+        job.run, job.chosen, todo, job.members[0], data, options,
+        job.experiment["config"]["queries"], job.variants, job.fleet.workers,
+    )  # fmt: skip
+    seen = try_signals(network.to(data.device), data, signals)
+    with console.status("Trying quantizations"):
+        quantizations = try_quantizations(job, network)
+    for shown in show_cost(counts, Costs(training, seen, flops, network, quantizations)):
+        console.print(shown, soft_wrap=True)
+
+
+def try_quantizations(job: Job, network: nn.Module) -> dict[str, Quantization]:
+    """Each variant's cost: of finished models if there are, else tried, once for all alike."""
+    found, tried = dict[str, Quantization](), dict[str, float]()
+    patterns = job.config.layer_bits
+    for text in job.variants[1:]:
+        variant, known = Variant.parse(text), recorded_seconds(job.run, job.names, text)
+        seconds, source = fmean(known or [0.0]), f"{len(known)} finished models"
+        if not known:
+            source, kind = "trial: estimate", cost_class(variant)
+            if kind not in tried:
+                images = calibrate(job, job.members[0], 0, variant) if variant.calibrates else None
+                tried[kind] = estimate_seconds(network, variant, images, patterns)
+            seconds = tried[kind]
+        size = stored_bytes(network, variant, patterns)
+        found[text] = Quantization(seconds, source, size, loop_images(variant))
+    return found
 
 
 def tell_status(run: RunFolder, console: Console) -> None:
@@ -375,15 +397,8 @@ def tell_status(run: RunFolder, console: Console) -> None:
         ValueError: a file is damaged.
     """
     variants = [FULL, *run.read()["config"]["quantize"]]
-    failed = find_failed(run, run.names(), run.membership(), variants)
+    failed = find_failed(run, run.names(), run.membership(), variants, HEALTH)
     console.print(show_status(run, find_status(run, failed.reasons)))
-
-
-def quieten() -> None:
-    """Leave the screen to one progress display."""
-    for package in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(package).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning 2.6 on torch 2.14
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -420,6 +435,10 @@ def run_command(parser: ArgumentParser, config: Namespace, console: Console) -> 
         made = parser.instantiate(config)
         job = prepare(config, made.fleet, made.data, console)
         plan, todo = make_plan(job, console)
+        if job.fleet.dry_run:
+            torch.set_num_threads(config.threads)
+            tell_cost(job, todo, console)
+            return 0
         if todo and job.fleet.by_ray:
             connect(job.fleet, config.threads)
     except (ValueError, OSError, MisconfigurationException) as error:

@@ -60,7 +60,7 @@ from datamodules.views import augment, normalise
 from lightning_modules.fleet import ModelName
 from lightning_modules.journal import Journal
 from lightning_modules.networks import build_network
-from lightning_modules.progress import FleetProgress
+from lightning_modules.progress import FleetProgress, quieten
 
 NETWORKS = ["convnet", "resnet8", "resnet20"]
 LOOPS = ["usual", "bare", "ours", "logged"]
@@ -186,7 +186,7 @@ def measure(options: argparse.Namespace) -> None:
     """Time all loops in turn, one network and number of threads; print a line of JSON."""
     (network_name,), (threads,) = options.networks, options.threads
     torch.set_num_threads(threads)
-    train.quieten()
+    quieten()
     text = (
         f"--data ImageFolder --data.root {options.root} --data.pool_size {2 * options.images} "
         f"--data.batch_size {options.batch} --data.flip true --data.crop {CROP} "

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from datamodules.calibration import Source, draw
 from datamodules.seeds import derive_seed
-from datamodules.views import augment, normalise, view
+from datamodules.views import Windows, augment, cut, draw_windows, is_random, normalise, view
 
 
 class Images(NamedTuple):
@@ -230,7 +230,14 @@ class ImageDataModule(LightningDataModule, ABC):
             yield self._share(self._batch(self.test, indices, partial(view, query="identity")))
 
     def pool_batches(self, query: str) -> Iterator[Batch]:
-        """Serve the whole pool in order in one view, to one process."""
+        """Serve the whole pool in order in one view, to one process.
+
+        A view is the same for every model, but for a random query: that depends on the seed of
+        `assign`.
+
+        Raises:
+            RuntimeError: a random query before `assign`.
+        """
         yield from self._in_order(self.pool, query)
 
     def test_batches(self, query: str = "identity") -> Iterator[Batch]:
@@ -269,18 +276,29 @@ class ImageDataModule(LightningDataModule, ABC):
         return self._batch(split, indices, change).images
 
     def _in_order(self, split: Images, query: str) -> Iterator[Batch]:
-        steps = ceil(len(split.labels) / self._evaluation_batch)
+        steps, change = ceil(len(split.labels) / self._evaluation_batch), partial(view, query=query)
+        windows = self._draw_query(len(split.labels), query) if is_random(query) else None
         for indices in torch.arange(len(split.labels)).tensor_split(steps):
-            yield self._batch(split, indices, partial(view, query=query))
+            if windows is not None:
+                change = partial(cut, crop=self.crop, windows=windows.take(indices))
+            yield self._batch(split, indices, change)
+
+    def _draw_query(self, count: int, query: str) -> Windows:
+        """All at once, so that the size of batches, which depends on the device, changes none."""
+        if self._split is None:
+            raise RuntimeError(f"Call `assign` first: `{query}` is drawn from the model's seed.")
+        generator = torch.Generator().manual_seed(derive_seed(self._split[1], "query", query))
+        return draw_windows(count, self.flip, self.crop, generator)
 
     def _batch(self, split: Images, indices: Tensor, change: Callable[[Tensor], Tensor]) -> Batch:
-        device = self._device
+        device = self.device
         # bytes cross to the device, a quarter of what floats would take
         images, labels = (tensor.to(device) for tensor in split.take(indices))
         return Batch(normalise(change(images), self.mean, self.std), labels, indices.to(device))
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
+        """Where batches are made."""
         return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
 
     @property
@@ -290,7 +308,7 @@ class ImageDataModule(LightningDataModule, ABC):
         On a CPU, 512 took 1.5 to 1.9 times as long: features of 32 MiB and more are new memory from
         the system in every layer.
         """
-        return 128 if self._device.type == "cpu" else 512
+        return 128 if self.device.type == "cpu" else 512
 
     def _share(self, batch: Batch) -> Batch:
         if self.trainer is None or self.trainer.world_size == 1:

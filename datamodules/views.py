@@ -1,12 +1,32 @@
-"""What is done to images: random augmentation, an attacker's fixed views, normalisation."""
+"""What is done to images: random augmentation, an attacker's views, normalisation."""
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 from torch.nn.functional import pad
+
+
+class Windows(NamedTuple):
+    """What is cut out of framed images: where each window begins, and whether it is mirrored."""
+
+    top: Int64[Tensor, " images"]
+    left: Int64[Tensor, " images"]
+    mirrored: Bool[Tensor, " images"] | None  # None where no image is
+
+    def take(self, indices: Int64[Tensor, " chosen"]) -> "Windows":
+        """Those of some images."""
+        mirrored = None if self.mirrored is None else self.mirrored[indices]
+        return Windows(self.top[indices], self.left[indices], mirrored)
+
+
+def draw_windows(count: int, flip: bool, crop: int, generator: torch.Generator) -> Windows:
+    """Draw what training may cut out of so many images; `generator` is on the CPU."""
+    top, left = torch.randint(2 * crop + 1, (2, count), generator=generator)
+    return Windows(top, left, torch.rand(count, generator=generator) < 0.5 if flip else None)
 
 
 def augment(
@@ -25,9 +45,16 @@ def augment(
     """
     if not flip and not crop:
         return images
+    return cut(images, crop, draw_windows(len(images), flip, crop, generator))
+
+
+def cut(
+    images: UInt8[Tensor, "batch channels height width"], crop: int, windows: Windows
+) -> UInt8[Tensor, "batch channels height width"]:
+    """Frame images with `crop` black pixels, and cut a window out of each."""
     batch, channels, height, width = images.shape
     device = images.device
-    top, left = torch.randint(2 * crop + 1, (2, batch, 1, 1), generator=generator).to(device)
+    top, left = (some.to(device)[:, None, None] for some in windows[:2])
     framed = pad(images, [crop] * 4)
     # Every row of a window, by where it begins; `index_select` copies rows and whole images, and
     # took 1/5 of the time of an index for each pixel.
@@ -35,12 +62,11 @@ def augment(
     plane = image[:, None, None] * channels + torch.arange(channels, device=device)[:, None]
     row = plane * framed.shape[2] + top + torch.arange(height, device=device)
     begins = (row * framed.shape[3] + left).flatten()
-    windows = framed.flatten().unfold(0, width, 1).index_select(0, begins).view(images.shape)
-    if flip:
-        mirrored = (torch.rand(batch, generator=generator) < 0.5).to(device)
-        both = torch.cat([windows, windows.flip(3)])
-        windows = both.index_select(0, image + batch * mirrored)
-    return windows
+    shown = framed.flatten().unfold(0, width, 1).index_select(0, begins).view(images.shape)
+    if windows.mirrored is not None:
+        both = torch.cat([shown, shown.flip(3)])
+        shown = both.index_select(0, image + batch * windows.mirrored.to(device))
+    return shown
 
 
 def view(
@@ -66,6 +92,16 @@ def view(
     return pad(images, [right, -right, down, -down])  # a negative frame cuts off
 
 
+def is_random(query: str) -> bool:
+    """Whether a query is `random-0`, `random-1`, ...: what training may show, drawn anew.
+
+    It is the one kind of query that is not the same view for every model. Each model draws its own,
+    an example at a time, from its seed and the number; all variants of the model are asked alike.
+    So does the paper's code, and it blurs the comparison with the shadows.
+    """
+    return re.fullmatch(r"random-(0|[1-9]\d*)", query) is not None
+
+
 def default_queries(flip: bool, crop: int) -> list[str]:
     """Name the views that training used, and that all models can be asked alike."""
     step = max(1, crop // 2)
@@ -78,12 +114,18 @@ def check_queries(queries: Sequence[str], flip: bool, crop: int) -> list[str]:
     """Check the names of queries, and return those that training with these options never uses.
 
     Raises:
-        ValueError: no query, one that does not exist, or one twice.
+        ValueError: no query, one that does not exist, one twice, or a random one where training
+            shows images as they are.
     """
     if not queries:
         raise ValueError("An attack needs at least one query, got none. Try `identity`.")
     if len(set(queries)) < len(queries):
         raise ValueError(f"Every query counts once, got {list(queries)}. Drop the repeats.")
+    if not flip and not crop and any(map(is_random, queries)):
+        raise ValueError(
+            f"A random query draws a flip and a crop as training does, got {list(queries)} where "
+            "it does neither. Pass `--data.flip true` or `--data.crop 4`, or ask for `identity`."
+        )
     return [query for query in queries if not _trained(query, flip, crop)]
 
 
@@ -101,7 +143,7 @@ def normalise(
 
 
 def _trained(query: str, flip: bool, crop: int) -> bool:
-    if query == "identity":
+    if query == "identity" or is_random(query):
         return True
     if query == "mirror":
         return flip
@@ -114,7 +156,7 @@ def _shift(query: str) -> tuple[int, int]:
     # one spelling a view, so that repeats are seen; no shift at all is `identity`
     if (down, right) == (0, 0) or query != f"shift{down:+d}{right:+d}":
         raise ValueError(
-            f"A query is `identity`, `mirror` or a shift such as `shift+2-1` (2 pixels down, "
-            f"1 left), got `{query}`."
+            f"A query is `identity`, `mirror`, a shift such as `shift+2-1` (2 pixels down, 1 left) "
+            f"or `random-0`, `random-1` and so on, got `{query}`."
         )
     return down, right

@@ -29,6 +29,8 @@ class Fleet:
         workers: how many models to train at once, each in a process of its own; needs Ray.
         gpus_per_model: share of a GPU that each of several workers takes; 0.25 packs four on one.
         address: of a Ray cluster, `auto` or host:port; by default Ray stays on this machine.
+        dry_run: check everything, try some steps, print what is to be done and what it costs, and
+            write nothing.
 
     Raises:
         ValueError: counts that cannot be, or several workers without Ray.
@@ -43,6 +45,7 @@ class Fleet:
         workers: int = 1,
         gpus_per_model: float = 0.0,
         address: str | None = None,
+        dry_run: bool = False,
     ) -> None:
         if workers < 1:
             raise ValueError(f"`fleet.workers` must be 1 or more, got {workers}.")
@@ -51,6 +54,7 @@ class Fleet:
         self.shadows, self.targets = shadows, targets
         self.models, self.retrain_failed = models, retrain_failed
         self.workers, self.gpus_per_model, self.address = workers, gpus_per_model, address
+        self.dry_run = dry_run
         if self.by_ray and find_spec("ray") is None:
             raise ValueError(
                 "`--fleet.workers` and `--fleet.address` need Ray, which is not installed: "

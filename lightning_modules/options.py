@@ -1,9 +1,11 @@
 """What a fleet makes of its options: which it can do with, and what the open ones become."""
 
 import os
+from pathlib import Path
+from typing import Any
 
 import torch
-from jsonargparse import Namespace
+from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -12,14 +14,31 @@ from lightning.pytorch.accelerators import CUDAAccelerator
 from rich.console import Console
 
 from datamodules.images import ImageDataModule
-from datamodules.views import check_queries, default_queries, view
+from datamodules.views import check_queries, default_queries, is_random, view
 from lightning_modules.fleet import Fleet
+from lightning_modules.run_folder import RunFolder
 
 TRAINER_OPTIONS = {  # the others are ours (callbacks, checkpoints) or would skip data
     "accelerator", "strategy", "devices", "num_nodes", "precision", "max_epochs",
     "check_val_every_n_epoch", "accumulate_grad_batches",
     "gradient_clip_val", "gradient_clip_algorithm", "deterministic", "benchmark", "sync_batchnorm",
 }  # fmt: skip
+
+
+class RecipeFile(ActionConfigFile):
+    """A recipe; a run folder's own record of its options is refused, for it is none."""
+
+    def __call__(self, *args: Any) -> None:  # noqa: ANN401
+        parser, _, recipe, *_ = args
+        run = RunFolder(Path(recipe).parent)
+        if Path(recipe).name == run.experiment_file.name and run.membership_file.exists():
+            parser.error(
+                f"{recipe} records an experiment, and is no recipe: it says nothing of this "
+                "machine, or of where the images are. Give the command that began it: its recipe, "
+                f"such as `--config recipes/digits.yaml`, with `--run_dir {run.path}`. What then "
+                "differs from the record is named."
+            )
+        super().__call__(*args)  # type: ignore[no-untyped-call]
 
 
 def check_options(config: Namespace, fleet: Fleet) -> int:
@@ -29,13 +48,18 @@ def check_options(config: Namespace, fleet: Fleet) -> int:
         How many processes train a model together.
 
     Raises:
-        ValueError: a count below 1, no length of training, weights spread over devices, or models
-            spread over devices and side by side at once.
+        ValueError: a count below 1, no length of training, weights spread over devices, models
+            spread over devices and side by side at once, or a dry run that repairs.
     """
     if config.trainer.max_epochs is None:
         raise ValueError(
             "How long to train is not said: pass `--trainer.max_epochs 30`, say. A run folder goes "
             "on by the command that began it."
+        )
+    if fleet.dry_run and config.repair:
+        raise ValueError(
+            "`--repair` deletes damaged files and `--fleet.dry_run true` writes nothing. Leave one "
+            "of them out."
         )
     counts = {"threads": config.threads, **config.trainer.as_dict()}
     for name in ("threads", "max_epochs", "check_val_every_n_epoch", "accumulate_grad_batches"):
@@ -84,7 +108,8 @@ def choose_queries(config: Namespace, data: ImageDataModule, console: Console) -
     elif unused := check_queries(queries, data.flip, data.crop):
         console.print(f"Note: training never uses {', '.join(unused)}; such a query is weak.")
     for query in queries:
-        view(data.pool.images[:1], query)
+        if not is_random(query):  # which moves images no further than training does
+            view(data.pool.images[:1], query)
     return queries
 
 

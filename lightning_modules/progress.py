@@ -1,5 +1,7 @@
 """One display for the whole fleet: which models, which epoch, how long to go."""
 
+import logging
+import warnings
 from threading import Event, Thread
 from types import TracebackType
 
@@ -18,6 +20,13 @@ SAID = {
     "busy": "passed over, another process is at it",
     "stopped": "[bold red]stopped[/] after {:.1f} s",
 }
+
+
+def quieten() -> None:
+    """Leave the screen to one progress display."""
+    for package in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(package).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning 2.6 on torch 2.14
 
 
 class FleetProgress:

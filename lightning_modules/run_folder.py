@@ -1,7 +1,9 @@
 """One folder an experiment: where each file lies, and whether the folder is the one asked for."""
 
+import errno
 import hashlib
 import json
+import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -178,23 +180,39 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with FileLock(self.path / ".lock"):  # two slices of one fleet may start at the same time
-            experiment = asked | {"id": uuid.uuid4().hex[:8]}
-            if self.experiment_file.exists():
-                stored = self.read()
-                check_same(self.path, stored, asked)
-                both = [*stored["config"]["quantize"], *asked["config"]["quantize"]]
-                union = asked["config"] | {"quantize": list(dict.fromkeys(both))}
-                moved = {key: asked[key] for key in ("places",) if key in asked}
-                experiment = stored | {"config": union} | moved
+            experiment = self.preview(asked, members)
             text = yaml.safe_dump(experiment, sort_keys=False)  # fails before anything is written
-            shadows = asked["config"]["fleet"]["shadows"]
-            matrix = {"shadows": members[:shadows], "targets": members[shadows:]}
-            if self.membership_file.exists():
-                _check_rows(self.membership_file, matrix)
+            matrix = _split(asked, members)
             # First this, then the options: a kill in between leaves rows that nobody asks for.
             save_whole(self.membership_file, matrix, {"sha256": _digest(matrix)})
             write_whole(self.experiment_file, lambda path: path.write_text(text))
         return experiment
+
+    def preview(self, asked: Experiment, members: Bool[Tensor, "models examples"]) -> Experiment:
+        """What `open` would return, and raise of the folder's content; nothing is written."""
+        experiment = asked | {"id": uuid.uuid4().hex[:8]}
+        if self.experiment_file.exists():
+            stored = self.read()
+            check_same(self.path, stored, asked)
+            both = [*stored["config"]["quantize"], *asked["config"]["quantize"]]
+            union = asked["config"] | {"quantize": list(dict.fromkeys(both))}
+            moved = {key: asked[key] for key in ("places",) if key in asked}
+            experiment = stored | {"config": union} | moved
+        if self.membership_file.exists():
+            _check_rows(self.membership_file, _split(asked, members))
+        return experiment
+
+    def check_writable(self) -> None:
+        """Raise what creating the folder, or a file in it, would.
+
+        Raises:
+            OSError: something else has its name, or it cannot be written to.
+        """
+        there = next(path for path in (self.path, *self.path.resolve().parents) if path.exists())
+        if not there.is_dir():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(there))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
 
     def membership(self) -> Bool[Tensor, "models examples"]:
         """Which model trained on which pool example, a row each of `names`."""
@@ -212,6 +230,11 @@ class RunFolder:
         """Every model of the fleet, shadows first."""
         fleet = self.read()["config"]["fleet"]
         return fleet_names(fleet["shadows"], fleet["targets"])
+
+
+def _split(asked: Experiment, members: Bool[Tensor, "models examples"]) -> dict[str, Tensor]:
+    shadows = asked["config"]["fleet"]["shadows"]
+    return {"shadows": members[:shadows], "targets": members[shadows:]}
 
 
 def _read_rows(path: Path) -> dict[str, Tensor]:

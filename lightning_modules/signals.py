@@ -64,7 +64,8 @@ class RecordSignals(Callback):
     Args:
         folder: the model's folder, with a weights file for each variant.
         variants: `full` and the names of the quantized variants.
-        queries: the views of an example that the attacker asks for, the same for every model.
+        queries: the views of an example that the attacker asks for, the same for every model
+            unless they are random ones.
         measure: logits and labels in, signals out; each example by itself.
         read: a weights file in, a full state dict out.
     """

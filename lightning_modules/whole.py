@@ -35,13 +35,18 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         partial.unlink(missing_ok=True)
 
 
+def serialise(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """The content of a file of safetensors."""
+    # copies, for tied weights share memory, which the format refuses
+    copies = {k: t.cpu().clone(memory_format=contiguous_format) for k, t in tensors.items()}
+    return save(copies, metadata)
+
+
 def save_whole(
     path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
     """Write safetensors, whole, and with the permissions of any other file."""
-    # copies, for tied weights share memory, which the format refuses
-    copies = {k: t.cpu().clone(memory_format=contiguous_format) for k, t in tensors.items()}
-    content = save(copies, metadata)
+    content = serialise(tensors, metadata)
     write_whole(path, lambda partial: partial.write_bytes(content))
 
 

@@ -20,8 +20,8 @@ from quantization.pack import pack, unpack
 from quantization.variant import Variant
 
 
-def save_quantized(path: Path, quantized: QuantizedNetwork) -> None:
-    """Write a quantized network; a file of that name is whole or not there at all."""
+def serialise(quantized: QuantizedNetwork) -> bytes:
+    """The content of a quantized network's file."""
     tensors, layout = dict(quantized.rest), {}
     for key, (codes, grid, shape) in quantized.weights.items():
         tensors[f"{key}.codes"] = pack(codes, grid.levels)
@@ -30,7 +30,12 @@ def save_quantized(path: Path, quantized: QuantizedNetwork) -> None:
     header = json.dumps({"variant": str(quantized.variant), "weights": layout})
     # copies, for tied weights share memory, which the format refuses
     copies = {k: t.cpu().clone(memory_format=contiguous_format) for k, t in tensors.items()}
-    content = save(copies, {"quantized": header})
+    return save(copies, {"quantized": header})
+
+
+def save_quantized(path: Path, quantized: QuantizedNetwork) -> None:
+    """Write a quantized network; a file of that name is whole or not there at all."""
+    content = serialise(quantized)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     try:

@@ -33,7 +33,7 @@ COMMANDS = commands()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 TOY = shlex.split(
     "--trainer.max_epochs 1 --fleet.shadows 4 --fleet.targets 1 --threads 1 "
-    "--quantize nearest-w4 adaround-w2 gptq-w1.58"
+    "--model.network convnet --quantize nearest-w4 adaround-w2 gptq-w1.58"
 )
 ONE_CPU = shlex.split(
     "--trainer.accelerator cpu --trainer.devices 1 --trainer.strategy auto "
@@ -94,6 +94,9 @@ def test_every_command_of_the_readme(workplace, capsys):
         if "--status" in options:
             train.main(options)
             assert "finished" in capsys.readouterr().out
+        elif "--fleet.dry_run" in options:
+            train.main(toy([script, *options]))
+            assert "GPU hours" in capsys.readouterr().out
         elif script == "train.py":
             train.main(toy([script, *options]))
             assert "Next: python audit.py" in capsys.readouterr().out

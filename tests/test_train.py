@@ -27,6 +27,7 @@ from lightning_modules.classifier import Classifier
 from lightning_modules.fleet import ModelName, fleet_names
 from lightning_modules.networks import NETWORKS
 from lightning_modules.run_folder import RunFolder
+from lightning_modules.signals import load_signals
 from quantization.calibration import Calibration
 from quantization.quantize import quantize_network
 from quantization.storage import load_quantized, load_weights
@@ -414,9 +415,10 @@ def test_the_same_data_elsewhere_is_the_same_and_other_data_is_not(toy, tmp_path
             "--layer_bits '{\"fc\": 7}'",
             r"`layer_bits` must give `fc` one of 8, .* or 32 .*, got 7",
         ),
-        ("--queries sideways", "A query is `identity`, `mirror` or a shift.*got `sideways`"),
+        ("--queries sideways", "A query is `identity`, `mirror`, a shift.*got `sideways`"),
         ("--queries identity identity", "Every query counts once"),
         ("--queries", "at least one query, got none"),
+        ("--queries random-0 --data.flip false --data.crop 0", "A random query draws a flip and"),
         ("--queries identity shift+8+0", r"`shift\+8\+0` moves images of 8 x 8 .*out of sight"),
         ("--model.network resnet99", "Network must be one of resnet18.*got `resnet99`"),
         ("--model.network no.such.Net", "`no.such.Net` cannot be imported"),
@@ -448,6 +450,8 @@ def test_the_same_data_elsewhere_is_the_same_and_other_data_is_not(toy, tmp_path
             "`trainer.devices` and .* must be 1 with `--fleet.workers`, got 2 and 1",
         ),
         ("--threads 0", "`threads` must be 1 or more, got 0"),
+        ("--fleet.dry_run true --repair", "`--repair` deletes damaged files and .* Leave one"),
+        ("--fleet.dry_run true --fleet.models 3-5", r"must lie within 0-4, got 3-5"),
         ("--data.pool_size 1797", "1 to test, got 1797 and 0"),
         ("--data.pool_size 9999", "`pool_size` must be 2 to"),
         ("--data.crop 8", "`crop` must be less than the images' 8 x 8 pixels, got 8"),
@@ -533,10 +537,11 @@ def test_a_new_precision_is_of_the_stored_weights_even_without_a_checkpoint(toy,
         assert (weights[key] - state[key]).abs().max() <= step
 
 
-def test_a_run_folder_that_is_a_file(toy, tmp_path):
+@pytest.mark.parametrize("dry", ["false", "true"])
+def test_a_run_folder_that_is_a_file(toy, tmp_path, dry):
     (tmp_path / "run").write_text("no folder")
     with pytest.raises(SystemExit, match=r"File exists.*run"):
-        train.main(toy(tmp_path / "run"))
+        train.main(toy(tmp_path / "run", f"--fleet.dry_run {dry}"))
 
 
 @pytest.mark.parametrize("file", ["last.ckpt", "signals/full.safetensors"])
@@ -872,6 +877,19 @@ def test_a_model_trained_again_has_another_start(toy, toy_run, finished, snapsho
 # On several devices
 
 
+@pytest.mark.parametrize("later", [False, True])
+def test_all_variants_of_a_model_are_asked_the_same_random_queries(toy, tmp_path, later):
+    options = "--queries random-0 random-1 --layer_bits '{\"*\": 32}' --fleet.models 3-4 --quantize"
+    if later:
+        train.main(toy(tmp_path / "run", options))
+    train.main(toy(tmp_path / "run", f"{options} nearest-w2"))  # of which no layer is quantized
+    run = RunFolder(tmp_path / "run")
+    one, other = (load_signals([run.signals(n, "full")], "phi")[0] for n in run.names()[3:])
+    for name, phi in zip(run.names()[3:], (one, other), strict=True):
+        assert torch.equal(load_signals([run.signals(name, "nearest-w2")], "phi")[0], phi)
+        assert not torch.equal(phi[0], phi[1])
+
+
 def test_two_processes_share_a_model(toy, tmp_path, own_networks, monkeypatch):
     network = "--model.network own_networks.Perceptron --model.network_args.dropout 0 "
     options = network + "--fleet.shadows 2 --fleet.targets 0"
@@ -929,6 +947,72 @@ def test_another_process_of_a_model_leaves_the_last_word_to_the_first(
     assert capsys.readouterr().out == ""
 
 
+def test_the_record_of_an_experiment_is_no_recipe(toy_run, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        train.main(["--config", str(toy_run / "experiment.yaml"), "--run_dir", str(tmp_path / "r")])
+    said = words(capsys.readouterr().err)
+    assert "experiment.yaml records an experiment, and is no recipe" in said
+    assert f"with `--run_dir {toy_run}`" in said
+    (tmp_path / "experiment.yaml").write_text("fleet: {shadows: many}")  # of no run folder
+    with pytest.raises(SystemExit):
+        train.main(["--config", str(tmp_path / "experiment.yaml"), "--run_dir", "r"])
+    assert "fleet.shadows" in capsys.readouterr().err
+
+
+# A dry run
+
+FILES = ("*.safetensors", "signals/*.safetensors", "last.ckpt")
+
+
+def planned(output):
+    """Label -> how often, from the table; and all else that was printed."""
+    rows = re.findall(r"│ (\S[^│]*?) +│[^│]*│ +(\d+) │", output)
+    return {label: int(count) for label, count in rows}, words(output)
+
+
+def test_a_dry_run_writes_nothing_and_says_what_would_be_done(toy, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    train.main(toy(tmp_path / "run", "--fleet.dry_run true --fleet.models 1-3 --fleet.shadows 8"))
+    counts, said = planned(capsys.readouterr().out)
+    assert list(tmp_path.iterdir()) == []
+    assert counts == {
+        "training, 3 epochs": 3,
+        "signals of a variant": 12,
+        "nearest-w2": 3,
+        "nearest-w1.58-last8": 3,
+        "adaround-w1.58-last8": 3,
+    }
+    assert "3 to be made, 0 finished" in said
+    assert "3 epochs of 2 steps over 32 images; 4 precisions; identity, mirror, shift-1+0" in said
+
+
+def test_a_dry_run_of_a_finished_folder(toy, finished, snapshot, capsys):
+    before = snapshot(finished)
+    train.main(toy(finished, "--fleet.dry_run true --quantize nearest-w8 --fleet.shadows 6"))
+    counts, said = planned(capsys.readouterr().out)
+    assert snapshot(finished) == before
+    assert counts["training, 3 epochs"] == counts["nearest-w2"] == 2
+    assert counts["nearest-w8"] == 7
+    assert counts["signals of a variant"] == 5 + 2 * 5
+    assert "5 finished models" in said
+    folder = finished / "models" / "shadow-000"
+    sizes = {name: sum(path.stat().st_size for path in folder.glob(name)) for name in FILES}
+    train.main(toy(finished, "--fleet.dry_run true"))
+    said = words(capsys.readouterr().out)
+    assert "0 to be made, 5 finished" in said
+    assert f"{sizes['*.safetensors']:,} of weights" in said
+    assert f"{sizes['last.ckpt']:,} of its checkpoint" in said
+    kept = int(re.search(r"([\d,]+) of signals", said)[1].replace(",", ""))
+    assert kept == pytest.approx(sizes["signals/*.safetensors"], abs=4 * 16)
+
+
+def test_a_dry_run_finds_what_stops_a_real_one(toy, finished, snapshot):
+    before = snapshot(finished)
+    with pytest.raises(SystemExit, match=r"model\.lr: 0\.1 in the folder, 0\.2 asked"):
+        train.main(toy(finished, "--fleet.dry_run true --model.lr 0.2"))
+    assert snapshot(finished) == before
+
+
 # What is printed
 
 
@@ -971,6 +1055,7 @@ def test_every_recipe_can_be_prepared(recipe, tmp_path, monkeypatch):
     def read(self):
         size, channels = (self.pool_size or 0) + 1100, len(self.mean)
         images = torch.zeros(size, channels, 32, 32, dtype=torch.uint8)
+        self.num_classes = getattr(self, "num_classes", 10)  # TinyImageNet counts them
         return Images(images, torch.arange(size) % 10), Images(images[:50], torch.arange(50) % 10)
 
     for subclass in ImageDataModule.__subclasses__():

@@ -3,7 +3,8 @@ import torch
 
 from datamodules.images import Images, fits
 from datamodules.membership import membership
-from datamodules.views import normalise, view
+from datamodules.seeds import derive_seed
+from datamodules.views import augment, normalise, view
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
@@ -41,6 +42,27 @@ def test_pool_batches_serve_the_whole_pool_in_order(query, noise, in_process):
     images = torch.cat([batch.images for batch in batches])
     assert torch.equal(images, normalise(view(data.pool.images, query), data.mean, data.std))
     assert torch.equal(torch.cat([batch.labels for batch in batches]), data.pool.labels)
+
+
+def test_a_random_query_is_one_draw_of_augmentation_a_model(data, monkeypatch):
+    def asked(query, seed, batches=128):
+        monkeypatch.setattr(type(data), "_evaluation_batch", batches)
+        data.assign(torch.arange(100) < 50, seed)
+        return torch.cat([batch.images for batch in data.pool_batches(query)])
+
+    first = asked("random-0", seed=5)
+    generator = torch.Generator().manual_seed(derive_seed(5, "query", "random-0"))
+    expected = augment(data.pool.images, True, 2, generator)
+    assert torch.equal(first, normalise(expected, data.mean, data.std))
+    assert torch.equal(asked("random-0", seed=5, batches=7), first)  # as on another device
+    for others in (asked("random-0", seed=6), asked("random-1", seed=5)):
+        same = (others == first).flatten(1).all(1).float().mean()
+        assert same < 0.2  # 1 in 50 by chance, and a few that only differ in the frame
+
+
+def test_a_random_query_needs_a_model(data):
+    with pytest.raises(RuntimeError, match="Call `assign` first: `random-3` is drawn from"):
+        next(data.pool_batches("random-3"))
 
 
 def test_pool_is_a_seeded_subset_in_order(noise):

@@ -73,8 +73,17 @@ def test_default_queries_are_what_training_uses():
 
 def test_check_queries_names_what_training_never_uses():
     queries = ["identity", "mirror", "shift+2-1", "shift+0-3"]
-    assert check_queries(queries, True, 2) == ["shift+0-3"]
+    assert check_queries([*queries, "random-0", "random-12"], True, 2) == ["shift+0-3"]
     assert check_queries(queries, False, 0) == ["mirror", "shift+2-1", "shift+0-3"]
+
+
+def test_a_random_query_needs_an_augmentation():
+    for flip, crop in ((True, 0), (False, 1)):
+        assert check_queries(["random-0"], flip, crop) == []
+    with pytest.raises(
+        ValueError, match=r"got \['identity', 'random-0'\] .*Pass `--data.flip true`"
+    ):
+        check_queries(["identity", "random-0"], False, 0)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +96,8 @@ def test_check_queries_names_what_training_never_uses():
         (["shift+02+0"], r"got `shift\+02\+0`"),
         (["shift-0+2"], r"got `shift-0\+2`"),
         (["shift+2"], r"got `shift\+2`"),
+        (["random"], "got `random`"),
+        (["random-01"], "got `random-01`"),
     ],
 )
 def test_queries_that_do_not_exist_are_refused(queries, message):

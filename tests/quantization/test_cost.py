@@ -1,0 +1,121 @@
+import math
+
+import pytest
+import torch
+
+from lightning_modules.networks import build_network
+from quantization import cost
+from quantization.calibration import Calibration, LayerRecord, Record
+from quantization.cost import cost_class, estimate_seconds, loop_images, stored_bytes
+from quantization.quantize import quantize_network
+from quantization.storage import save_quantized
+from quantization.variant import UNQUANTIZED, Variant
+
+
+@pytest.fixture
+def calibration(rng):
+    images = torch.randn(128, 3, 8, 8, generator=rng)
+    return Calibration(images, lambda _: images, torch.arange(128), "members", 0, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "patterns"),
+    [
+        ("nearest-w2", {}),
+        ("nearest-w1.58-last8", {"layer1.*": 4}),
+        ("nearest-w3-last32", {}),
+        ("brecq-w4-folded", {"layer2.*": UNQUANTIZED}),
+    ],
+)
+def test_stored_bytes_are_those_of_the_file(name, patterns, calibration, tmp_path):
+    network, variant = build_network("convnet", 10, 3, {}), Variant.parse(name)
+    seen = calibration if variant.calibrates else None
+    save_quantized(tmp_path / "file", quantize_network(network, variant, seen, patterns)[0])
+    assert stored_bytes(network, variant, patterns) == (tmp_path / "file").stat().st_size
+
+
+def test_images_of_the_published_loops():
+    names = ["adaround-w2-paper", "brecq-w1.58-asym-paper", "obc-w2-paper", "adaround-w2"]
+    assert [loop_images(Variant.parse(name)) for name in names] == [640_000, 640_000, 0, 0]
+
+
+def test_variants_that_cost_the_same():
+    alike = {"obc-w4-bn", "obc-w1.58-asym-last8-bn-heldout"}
+    assert {cost_class(Variant.parse(name)) for name in alike} == {"obc-bn"}
+    assert cost_class(Variant.parse("obc-w4")) == "obc"
+
+
+@pytest.fixture
+def clockwork(monkeypatch):
+    """Quantizations that take what a law says, not what they take; and the law's own prediction.
+
+    Seconds: 0.25 for the search of grids, 0.5 an image, and for each layer of r rows of c columns
+    r c^power / 1e6, times the images up to 256 if the method's solver sees them.
+    """
+
+    def make(power, sees):
+        def layer(rows, columns, images):
+            return rows * columns**power / 1e6 * (min(images, 256) if sees else 1)
+
+        def record(variant, seconds, layers=()):
+            return None, Record(variant, "", [], [*layers], seconds)
+
+        def quantize(network, variant, calibration=None, patterns=None, loop=None):
+            if calibration is None:
+                return record(variant, 0.25)
+            images = len(calibration.images)
+            if loop is not None:
+                return record(variant, 3 + 0.5 * loop.iterations)
+            layers = [
+                LayerRecord(name, name, 2, 1, 0.0, None, None, layer(*shape, images))
+                for name, shape in cost._shapes(network, variant, patterns).items()
+            ]
+            return record(variant, 0.5 * images + sum(each.seconds for each in layers), layers)
+
+        monkeypatch.setattr(cost, "quantize_network", quantize)
+        return layer
+
+    return make
+
+
+SHAPES = [(16, 27), (32, 144), (64, 288), (10, 64)]  # of `convnet`
+
+
+@pytest.mark.parametrize("largest", [math.inf, 32 * 144**2, 1])
+@pytest.mark.parametrize(
+    ("name", "power", "sees"), [("adaround-w2", 2, True), ("obc-w2", 3, False)]
+)
+def test_a_trial_finds_the_law(name, power, sees, largest, clockwork, calibration, monkeypatch):
+    monkeypatch.setattr(cost, "LARGEST", largest)
+    layer = clockwork(power, sees)
+    network = build_network("convnet", 10, 3, {})
+    expected = 0.25 + 0.5 * 384 + sum(layer(*shape, 384) for shape in SHAPES)
+    found = estimate_seconds(network, Variant.parse(name), calibration)
+    assert found == pytest.approx(expected)
+
+
+def test_layers_of_one_shape_are_tried_once(clockwork, calibration, monkeypatch):
+    layer = clockwork(2, True)
+    network = build_network("resnet20", 10, 3, {})
+    shapes = cost._shapes(network, Variant.parse("gptq-w2"), {})
+    tried = cost._choose(shapes)
+    assert len(tried) == len(set(shapes.values())) == 9
+    found = estimate_seconds(network, Variant.parse("gptq-w2"), calibration)
+    expected = 0.25 + 0.5 * 384 + sum(layer(*shape, 384) for shape in shapes.values())
+    assert found == pytest.approx(expected)
+
+
+def test_a_published_loop_is_as_long_as_its_steps(clockwork, calibration):
+    clockwork(2, True)
+    network = build_network("convnet", 10, 3, {})
+    found = estimate_seconds(network, Variant.parse("brecq-w2-paper"), calibration)
+    assert found == pytest.approx(3 + 0.5 * 20_000)
+    assert estimate_seconds(network, Variant.parse("nearest-w2"), None) == 0.25
+
+
+@pytest.mark.parametrize("name", ["adaround-w2-paper", "obc-w2-paper", "nearest-w2-bn", "gptq-w2"])
+def test_every_method_can_be_tried(name, calibration):
+    network = build_network("convnet", 10, 3, {})
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    assert 0 < estimate_seconds(network, Variant.parse(name), calibration) < 3600
+    assert all(torch.equal(network.state_dict()[key], before[key]) for key in before)
