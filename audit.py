@@ -26,7 +26,7 @@ from rich.markup import escape
 from torch import Tensor
 
 from attacks import ATTACKS, DEFAULT_ATTACKS
-from attacks.drawing import CAPTIONS, draw
+from attacks.drawing import CAPTIONS, illustrate
 from attacks.evaluate import FPR_GRID, Case, Row, evaluate, lacking, make_cases, strongest
 from attacks.exposure import exposure_lines
 from attacks.findings import Findings, find
@@ -290,7 +290,9 @@ def write(
         options = {"threads": experiment["versions"]["threads"], **experiment["config"]}
         recipe = yaml.safe_dump(options, sort_keys=False)
     images = evidence.images
-    figures, captions = draw(rows, precisions, found, None if images is None else images.images)
+    pixels = None if images is None else images.images
+    drawings = illustrate(rows, precisions, found, pixels)
+    figures = {key: drawing.figure for key, drawing in drawings.items()}
     for key in CAPTIONS.keys() - figures.keys():
         (folder / f"{key}.png").unlink(missing_ok=True)  # of an audit before, that had records
     for key, figure in figures.items():
@@ -302,7 +304,7 @@ def write(
     exposed = exposure_lines(found.exposures, None if images is None else images.labels)
     write_whole(folder / "results.csv", partial(_write_csv, lines))
     write_whole(folder / "exposure.csv", partial(_write_csv, exposed))
-    facts, shown = basis(evidence, rows), {captions[key]: figures[key] for key in figures}
+    facts, shown = basis(evidence, rows), list(drawings.values())
     summary, tables = summarise_rows(rows, precisions), make_sections(found)
     said = sentences(found)
     page = render(evidence.name, rows, precisions, shown, facts, recipe, said, summary, tables)
@@ -345,7 +347,11 @@ def digest_inputs(config: Namespace) -> str:
     """
     here = Path(__file__)
     packages = (here.with_name(name) for name in ("attacks", "lightning_modules"))
-    code = [here, *(file for package in packages for file in sorted(package.glob("*.py")))]
+    kinds = ("*.py", "report.*")  # the page's template, style and script too
+    code = [
+        here,
+        *sorted({f for package in packages for kind in kinds for f in package.glob(kind)}),
+    ]
     digest = hashlib.sha256(repr((config.attacks, config.partial)).encode())
     if config.signals is not None:
         path: Path = config.signals
