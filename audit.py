@@ -34,7 +34,7 @@ from attacks.compare import (
     make_differences,
 )
 from attacks.compare_figure import comparison_chart
-from attacks.drawing import CAPTIONS, draw
+from attacks.drawing import CAPTIONS, illustrate
 from attacks.evaluate import FPR_GRID, Case, Row, evaluate, lacking, make_cases, strongest
 from attacks.exposure import exposure_lines
 from attacks.findings import Findings, find
@@ -306,7 +306,9 @@ def write(
         options = {"threads": experiment["versions"]["threads"], **experiment["config"]}
         recipe = yaml.safe_dump(options, sort_keys=False)
     images = evidence.images
-    figures, captions = draw(rows, precisions, found, None if images is None else images.images)
+    pixels = None if images is None else images.images
+    drawings = illustrate(rows, precisions, found, pixels)
+    figures = {key: drawing.figure for key, drawing in drawings.items()}
     for key in CAPTIONS.keys() - figures.keys():
         (folder / f"{key}.png").unlink(missing_ok=True)  # of an audit before, that had records
     for key, figure in figures.items():
@@ -318,7 +320,7 @@ def write(
     exposed = exposure_lines(found.exposures, None if images is None else images.labels)
     write_csv(folder / "results.csv", lines)
     write_csv(folder / "exposure.csv", exposed)
-    facts, shown = basis(evidence, rows), {captions[key]: figures[key] for key in figures}
+    facts, shown = basis(evidence, rows), list(drawings.values())
     summary, tables = summarise_rows(rows, precisions), make_sections(found)
     said = sentences(found)
     page = render(evidence.name, rows, precisions, shown, facts, recipe, said, summary, tables)

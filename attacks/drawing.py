@@ -1,15 +1,17 @@
 """All figures of the report, with their captions."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from attacks.charts import Chart, draw
 from attacks.evaluate import Row
-from attacks.figures import layers_figure, plane_figure, roc_figure
+from attacks.figures import layers_chart, plane_chart, roc_chart
 from attacks.findings import Findings
-from attacks.findings_figures import convergence_figure, gallery_figure
+from attacks.findings_figures import convergence_chart, gallery_figure
 from attacks.making import Precision
 
 CAPTIONS = {
@@ -29,13 +31,21 @@ CAPTIONS = {
 }
 
 
-def draw(
+class Drawing(NamedTuple):
+    """A figure for papers, and the chart that it was drawn from, if there is one."""
+
+    caption: str
+    figure: Figure
+    chart: Chart | None = None
+
+
+def illustrate(
     rows: Sequence[Row],
     precisions: Mapping[str, Precision],
     found: Findings,
     images: UInt8[Tensor, "examples channels height width"] | None,
-) -> tuple[dict[str, Figure], dict[str, str]]:
-    """Figures and their captions, by name: those in `CAPTIONS` that there is something to draw for.
+) -> dict[str, Drawing]:
+    """Figures by name: those in `CAPTIONS` that there is something to draw for.
 
     Args:
         rows: what every attack achieves.
@@ -44,18 +54,20 @@ def draw(
         images: of the pool, if they are at hand.
     """
     accuracy = {variant: known.accuracy for variant, known in precisions.items()}
-    figures = {
-        "plane": plane_figure(rows, accuracy),
-        "roc": roc_figure(rows, rows[0].summary.non_members),
-    }
-    if found.convergence:
-        figures["convergence"] = convergence_figure(found.convergence)
-    if images is not None:
-        figures["gallery"] = gallery_figure(images, found.exposures)
     made = {variant: known.made for variant, known in precisions.items()}
-    layers = layers_figure(made)
-    if layers is not None:
-        figures["layers"] = layers
+    charts = {
+        "plane": plane_chart(rows, accuracy),
+        "roc": roc_chart(rows, rows[0].summary.non_members),
+        "convergence": convergence_chart(found.convergence) if found.convergence else None,
+        "layers": layers_chart(made),
+    }
     counts = sorted({making.models for making in made.values() if making})
     models = " to ".join(dict.fromkeys(map(str, counts[:1] + counts[-1:])))
-    return figures, {name: CAPTIONS[name].format(models=models) for name in figures}
+    drawings = {}
+    for name, caption in CAPTIONS.items():
+        caption, chart = caption.format(models=models), charts.get(name)
+        if chart is not None:
+            drawings[name] = Drawing(caption, draw(chart), chart)
+        elif name == "gallery" and images is not None:
+            drawings[name] = Drawing(caption, gallery_figure(images, found.exposures))
+    return drawings

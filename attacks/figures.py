@@ -1,15 +1,12 @@
-"""The figures of the report: rows and records in, matplotlib figures out."""
+"""The figures of the report as data: rows and records in, charts out."""
 
 from collections.abc import Mapping, Sequence
 from math import ceil, nan
-from typing import Any, Literal
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-from attacks.evaluate import FPR_GRID, Knowledge, Metric, Row, strongest
+from attacks.charts import Axis, Chart, Guide, Panel, Series
+from attacks.evaluate import FPR_GRID, Knowledge, Metric, Row
 from attacks.intervals import Estimate
-from attacks.looks import Look, legend, looks
+from attacks.looks import Look, by_method, legend, looks
 from attacks.making import Making
 
 TITLES: dict[Knowledge, str] = {
@@ -18,104 +15,99 @@ TITLES: dict[Knowledge, str] = {
 }
 FEW = 10  # false positives under which a TPR is marked
 MARK = "†"
-FILLS: dict[Knowledge, Literal["full", "none"]] = {"matched": "full", "full": "none"}
 
 
-def _of(
-    rows: Sequence[Row], variant: str, knowledge: Knowledge, metric: Metric = "auc"
-) -> Row | None:
-    """The strongest attack with one kind of shadows or none; against `full` both kinds are one."""
+def _open_to(rows: Sequence[Row], variant: str, knowledge: Knowledge) -> list[Row]:
+    """Attacks with one kind of shadows or none; against `full` both kinds are one."""
     kinds = ("none", "matched" if variant == "full" else knowledge)
-    return strongest([row for row in rows if row.knowledge in kinds], variant, metric)
+    return [row for row in rows if row.variant == variant and row.knowledge in kinds]
 
 
-def roc_figure(rows: Sequence[Row], non_members: int) -> Figure:
+def _alternative(row: Row, look: Look, group: str, metric: Metric = "auc") -> Series:
+    """A series of one attack, still without points; of its group the strongest is drawn."""
+    estimate: Estimate = getattr(row.summary, metric)
+    return Series(
+        f"{row.variant} ({row.attack})",
+        colour=look.colour,
+        variant=row.variant,
+        knowledge=row.knowledge,
+        attack=row.attack,
+        group=group,
+        rank=estimate.value,
+    )
+
+
+def roc_chart(rows: Sequence[Row], non_members: int) -> Chart:
     """ROC of the strongest attack on each variant, on log axes.
 
     A row of panels a quantization method, in each of which full precision is drawn again, and a
     column a kind of knowledge.
     """
     shown = looks(list(dict.fromkeys(row.variant for row in rows)))
-    methods = list(dict.fromkeys(look.method for look in shown.values()))
-    methods = [method for method in methods if method != "full"] or methods
-    height = 4.6 if len(methods) == 1 else 3.2 * len(methods)
-    figure = Figure(figsize=(10, height), layout="constrained")
+    methods = by_method(shown)
     left = max(1 / non_members, FPR_GRID[0].item())  # below one false positive there is no curve
-    panels = figure.subplots(len(methods), 2, sharex=True, sharey=True, squeeze=False)
-    for method, pair in zip(methods, panels, strict=True):
-        some = {v: look for v, look in shown.items() if look.method in ("full", method)}
-        for axes, knowledge in zip(pair, TITLES, strict=True):
-            _roc(axes, rows, some, knowledge)
-            axes.set(xscale="log", yscale="log", xlim=(left, 1), ylim=(left, 1))
-            if len(methods) > 1:
-                axes.minorticks_off()  # decades suffice, and small ticks cost half the drawing
-        pair[0].set_ylabel("true positive rate" if len(methods) == 1 else f"{method}: TPR")
-    for axes, knowledge in zip(panels[0], TITLES, strict=True):
-        axes.set_title(f"Attacker with {TITLES[knowledge]}")
-    for axes in panels[-1]:
-        axes.set_xlabel("false positive rate")
-    return figure
+    several = len(methods) > 1
+    x = Axis("false positive rate", log=True, limits=(left, 1))
+    y = x._replace(label="TPR" if several else "true positive rate")
+    guides, grid = [Guide(label="guessing")], FPR_GRID.tolist()
+
+    def panel(method: str, knowledge: Knowledge) -> Panel:
+        curves = [
+            _alternative(row, look, variant)._replace(x=grid, y=row.curve, dashes=look.dashes)
+            for variant, look in shown.items()
+            if variant in methods[method]
+            for row in _open_to(rows, variant, knowledge)
+        ]
+        title = f"Attacker with {TITLES[knowledge]}"
+        return Panel(curves, x, y, title, method if several else "", guides, "lower right")
+
+    panels = [[panel(method, knowledge) for knowledge in TITLES] for method in methods]
+    height = 3.2 * len(methods) if several else 4.6
+    return Chart(panels, (10, height), share_x="all", share_y="all")
 
 
-def _roc(axes: Axes, rows: Sequence[Row], shown: Mapping[str, Look], knowledge: Knowledge) -> None:
-    for variant, look in shown.items():
-        row = _of(rows, variant, knowledge)
-        if row is not None:
-            label = f"{variant} ({row.attack})"
-            axes.plot(FPR_GRID, row.curve, color=look.colour, ls=look.line, label=label, lw=1.5)
-    axes.plot(FPR_GRID, FPR_GRID, color="gray", ls=":", lw=1, label="guessing")
-    axes.legend(fontsize="small" if len(shown) < 6 else "x-small", loc="lower right")
-    axes.grid(alpha=0.25)
-
-
-def plane_figure(rows: Sequence[Row], accuracy: Mapping[str, Estimate]) -> Figure:
+def plane_chart(rows: Sequence[Row], accuracy: Mapping[str, Estimate]) -> Chart:
     """Utility against leakage, as Fig. 1 of arXiv:2512.15335, for both kinds of attacker."""
-    figure = Figure(figsize=(11.5, 4.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
     few = min(row.summary.false_positives_01pct for row in rows) < FEW
     shown = looks(list(accuracy))
-    _plane(left, rows, accuracy, shown, "auc", "AUC")
-    label = "TPR at 0.1% FPR" + (f" {MARK}" if few else "")
-    _plane(right, rows, accuracy, shown, "tpr_01pct", label)
-    left.axhline(0.5, color="gray", ls=":", lw=1)
-    figure.suptitle("filled: shadows quantized like the target; hollow: full-precision shadows")
-    figure.legend(
-        handles=legend(shown, list(accuracy)), fontsize="small", loc="outside right upper"
-    )
-    return figure
+    x = Axis("test accuracy")
+    at_01pct = Axis("TPR at 0.1% FPR" + (f" {MARK}" if few else ""))
+    left = Panel(_points(rows, accuracy, shown, "auc"), x, Axis("AUC"), guides=[Guide(y=0.5)])
+    right = Panel(_points(rows, accuracy, shown, "tpr_01pct"), x, at_01pct)
+    title = "filled: shadows quantized like the target; hollow: full-precision shadows"
+    return Chart([[left, right]], (11.5, 4.8), title, legend(shown, list(accuracy)))
 
 
-def _plane(
-    axes: Axes,
+def _points(
     rows: Sequence[Row],
     accuracy: Mapping[str, Estimate],
     shown: Mapping[str, Look],
     metric: Metric,
-    label: str,
-) -> None:
+) -> list[Series]:
+    size, bars = (8.0, 0.8) if len(accuracy) < 8 else (6.5, 0.4)
+    points = []
     for variant, utility in accuracy.items():
-        for knowledge, fill in FILLS.items():
-            row = _of(rows, variant, knowledge, metric)
-            if row is None or (variant == "full" and knowledge == "full"):
-                continue
-            leak: Estimate = getattr(row.summary, metric)
-            axes.errorbar(
-                utility.value,
-                leak.value,
-                xerr=[[utility.value - utility.low], [utility.high - utility.value]],
-                yerr=[[leak.value - leak.low], [leak.high - leak.value]],
-                color=shown[variant].colour,
-                marker=shown[variant].marker,
-                markersize=8 if len(accuracy) < 8 else 6.5,
-                fillstyle=fill,
-                elinewidth=0.8 if len(accuracy) < 8 else 0.4,
-                label=variant if knowledge == "matched" else None,
-            )
-    axes.set(xlabel="test accuracy", ylabel=label)
-    axes.grid(alpha=0.25)
+        kinds: list[Knowledge] = ["matched"] if variant == "full" else ["matched", "full"]
+        for knowledge in kinds:
+            for row in _open_to(rows, variant, knowledge):
+                leak: Estimate = getattr(row.summary, metric)
+                series = _alternative(row, shown[variant], f"{variant} {knowledge}", metric)
+                points.append(
+                    series._replace(
+                        x=[utility.value],
+                        y=[leak.value],
+                        x_interval=([utility.low], [utility.high]),
+                        y_interval=([leak.low], [leak.high]),
+                        marker=shown[variant].marker,
+                        filled=knowledge == "matched",
+                        size=size,
+                        bars=bars,
+                    )
+                )
+    return points
 
 
-def layers_figure(made: Mapping[str, Making | None]) -> Figure | None:
+def layers_chart(made: Mapping[str, Making | None]) -> Chart | None:
     """What became of each layer: share of moved weights, and error before and after.
 
     A row of panels a recipe. None where there is nothing to see, as in rounding to nearest.
@@ -126,33 +118,47 @@ def layers_figure(made: Mapping[str, Making | None]) -> Figure | None:
         return None
     recipes = list(dict.fromkeys(shown[variant].recipe for variant in moved))
     names = list(dict.fromkeys(layer.name for making in moved.values() for layer in making.layers))
-    figure = Figure(figsize=(12, 1.6 + 1.9 * len(recipes)), layout="constrained")
-    panels = figure.subplots(len(recipes), 2, sharex=True, sharey="col", squeeze=False)
-    for recipe, (left, right) in zip(recipes, panels, strict=True):
-        for variant, making in moved.items():
-            if shown[variant].recipe == recipe:
-                _layers(left, right, making, names, shown[variant])
-        left.set_ylabel(recipe)
-    panels[0, 0].set_title("share of weights not at the nearest code")
-    panels[0, 1].set_title("relative error; hollow: nearest codes, filled: chosen ones")
-    panels[0, 0].set_ylim(bottom=0)
     step = ceil(len(names) / 40)  # more names than that cannot be read
-    style: dict[str, Any] = {"rotation": 90, "fontsize": "small", "parse_math": False}
-    for axes in panels[-1]:
-        axes.set_xticks(range(0, len(names), step), names[::step], **style)
-    entries = [line for line in legend(shown, list(moved)) if line.get_label() not in recipes]
-    figure.legend(handles=entries, fontsize="small", loc="outside right upper")
-    return figure
+    x = Axis(ticks=list(enumerate(names))[::step], upright=True)
+    titles = (
+        "share of weights not at the nearest code",
+        "relative error; hollow: nearest codes, filled: chosen ones",
+    )
+    panels = []
+    for recipe in recipes:
+        some = [variant for variant in moved if shown[variant].recipe == recipe]
+        shares = [_shares(moved[variant], names, variant, shown[variant]) for variant in some]
+        errors = [
+            series
+            for variant in some
+            for series in _errors(moved[variant], names, variant, shown[variant])
+        ]
+        left = Panel(shares, x, Axis(limits=(0, None)), titles[0], recipe)
+        panels.append([left, Panel(errors, x, Axis(log=True), titles[1], recipe)])
+    entries = [one for one in legend(shown, list(moved)) if one.label not in recipes]
+    size = 12, 1.6 + 1.9 * len(recipes)
+    return Chart(panels, size, legend=entries, share_x="all", share_y="col")
 
 
-def _layers(left: Axes, right: Axes, made: Making, names: list[str], look: Look) -> None:
-    colour, at = look.colour, [names.index(layer.name) for layer in made.layers]
-    style: dict[str, Any] = {"color": colour, "marker": "o", "markersize": 4, "lw": 1}
-    left.plot(at, [layer.flipped for layer in made.layers], **style)
-    right.set_yscale("log")
-    for key, ls, fill in (("before", "--", "none"), ("after", "-", "full")):
-        errors = [getattr(layer, key) or nan for layer in made.layers]  # nought has no logarithm
-        if any(error > 0 for error in errors):
-            right.plot(at, errors, ls=ls, fillstyle=fill, **style)
-    for axes in (left, right):
-        axes.grid(alpha=0.25)
+def _shares(made: Making, names: list[str], variant: str, look: Look) -> Series:
+    return Series(
+        variant,
+        [names.index(layer.name) for layer in made.layers],
+        [layer.flipped for layer in made.layers],
+        colour=look.colour,
+        marker="o",
+        size=4,
+        dashes=(),
+        width=1,
+        names=[layer.name for layer in made.layers],
+        variant=variant,
+    )
+
+
+def _errors(made: Making, names: list[str], variant: str, look: Look) -> list[Series]:
+    base = _shares(made, names, variant, look)
+    before = [layer.before or nan for layer in made.layers]  # nought has no logarithm
+    after = [layer.after or nan for layer in made.layers]
+    dashed = base._replace(label=f"{variant}, nearest codes", dashes=(3.7, 1.6), filled=False)
+    lines = dashed._replace(y=before), base._replace(label=f"{variant}, chosen codes", y=after)
+    return [line for line in lines if any(error > 0 for error in line.y)]

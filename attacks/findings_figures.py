@@ -7,45 +7,48 @@ from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from attacks.charts import Axis, Chart, Guide, Panel, Series
 from attacks.exposure import most_exposed
 from attacks.intervals import Estimate
-from attacks.looks import looks
+from attacks.looks import Look, by_method, looks
 
 
-def convergence_figure(convergence: Mapping[str, tuple[str, Mapping[int, Estimate]]]) -> Figure:
+def convergence_chart(convergence: Mapping[str, tuple[str, Mapping[int, Estimate]]]) -> Chart:
     """AUC against the number of shadows, of the strongest attack on each variant.
 
     A panel a quantization method, in each of which full precision is drawn again.
     """
     shown = looks(list(convergence))
-    methods = list(dict.fromkeys(look.method for look in shown.values()))
-    methods = [method for method in methods if method != "full"] or methods
-    columns = min(3, len(methods))
-    rows = ceil(len(methods) / columns)
-    figure = Figure(figsize=(max(8, 4 * columns), 3.4 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for method, axes in zip(methods, panels.flat, strict=False):
-        for variant, (attack, points) in convergence.items():
-            look = shown[variant]
-            if look.method in ("full", method):
-                low, value, high = zip(
-                    *((e.low, e.value, e.high) for e in points.values()), strict=True
-                )
-                label, counts = f"{variant} ({attack})", list(points)
-                axes.plot(counts, value, color=look.colour, ls=look.line, marker=".", label=label)
-                axes.fill_between(counts, low, high, color=look.colour, alpha=0.12, lw=0)
-        counts = sorted({count for _, points in convergence.values() for count in points})
-        axes.set(xscale="log", xticks=counts, xticklabels=counts, xlabel="shadow models")
-        axes.minorticks_off()
-        axes.tick_params(labelbottom=True)  # below the panels of the last row there may be none
-        axes.axhline(0.5, color="gray", ls=":", lw=1)
-        axes.legend(fontsize="x-small")
-        axes.grid(alpha=0.25)
-    for axes in panels.flat[len(methods) :]:
-        axes.set_visible(False)
-    for row in panels:
-        row[0].set_ylabel("AUC")
-    return figure
+    counts = sorted({count for _, points in convergence.values() for count in points})
+    limits = counts[0] / 1.1, counts[-1] * 1.1
+    x = Axis("shadow models", True, limits, [(count, str(count)) for count in counts])
+    panels: list[Panel | None] = []
+    for method, variants in by_method(shown).items():
+        lines = [_line(variant, *convergence[variant], shown[variant]) for variant in variants]
+        guides = [Guide(y=0.5)]
+        panels.append(Panel(lines, x, Axis("AUC"), method, guides=guides, legend="best"))
+    columns = min(3, len(panels))
+    rows = ceil(len(panels) / columns)
+    panels += [None] * (rows * columns - len(panels))
+    grid = [panels[i * columns : (i + 1) * columns] for i in range(rows)]
+    return Chart(grid, (max(8, 4 * columns), 3.4 * rows), share_y="all")
+
+
+def _line(variant: str, attack: str, points: Mapping[int, Estimate], look: Look) -> Series:
+    estimates = points.values()
+    return Series(
+        f"{variant} ({attack})",
+        list(points),
+        [estimate.value for estimate in estimates],
+        y_interval=([one.low for one in estimates], [one.high for one in estimates]),
+        colour=look.colour,
+        marker=".",
+        dashes=look.dashes,
+        band=True,
+        variant=variant,
+        knowledge="matched",
+        attack=attack,
+    )
 
 
 def gallery_figure(

@@ -1,13 +1,15 @@
 """How variants are drawn: the same in every figure."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from matplotlib import colormaps
-from matplotlib.lines import Line2D
+from matplotlib.colors import to_hex
+
+from attacks.charts import GUIDE, INK, Series
 
 MARKERS = "osD^vPXph<>8dH"
-LINES = ("-", "--", "-.", (0, (4, 1, 1, 1, 1, 1)), (0, (2, 2)), (0, (6, 1)))
+LINES = ((), (3.7, 1.6), (6.4, 1.6, 1, 1.6), (4, 1, 1, 1, 1, 1), (2, 2), (6, 1))
 
 
 class Look(NamedTuple):
@@ -17,17 +19,17 @@ class Look(NamedTuple):
         method: what is before the bits in its name, which is a panel of its own where lines are.
         recipe: method and settings, the name without its bits: `obc-last8`.
         bits: as in its name.
-        colour: black for full precision.
+        colour: that of the text for full precision.
         marker: of a point.
-        line: its style, by the settings among those of the method.
+        dashes: of its line, by the settings among those of the method.
     """
 
     method: str
     recipe: str
     bits: str
-    colour: Any
+    colour: str
     marker: str
-    line: Any
+    dashes: tuple[float, ...]
 
 
 def looks(variants: Sequence[str]) -> dict[str, Look]:
@@ -38,15 +40,15 @@ def looks(variants: Sequence[str]) -> dict[str, Look]:
         bits, dash, settings = rest.partition("-")
         parts[variant] = method, f"{method}{dash}{settings}", bits
     widths = sorted({bits for *_, bits in parts.values()}, key=_width, reverse=True)
-    step = 0.78 / max(1, len(widths) - 1)
-    colours = {bits: colormaps["plasma"](0.05 + i * step) for i, bits in enumerate(widths)}
+    step = 0.59 / max(1, len(widths) - 1)  # beyond 0.64 contrast with white is below 3 to 1
+    colours = {bits: to_hex(colormaps["plasma"](0.05 + i * step)) for i, bits in enumerate(widths)}
     recipes = list(dict.fromkeys(recipe for _, recipe, _ in parts.values()))
-    found = dict.fromkeys(variants, Look("full", "full", "", "black", "*", "-"))
+    found = dict.fromkeys(variants, Look("full", "full", "", INK, "*", ()))
     for variant, (method, recipe, bits) in parts.items():
         marker = MARKERS[recipes.index(recipe) % len(MARKERS)]
         siblings = list(dict.fromkeys(r for m, r, _ in parts.values() if m == method))
-        line = LINES[siblings.index(recipe) % len(LINES)]
-        found[variant] = Look(method, recipe, bits, colours[bits], marker, line)
+        dashes = LINES[siblings.index(recipe) % len(LINES)]
+        found[variant] = Look(method, recipe, bits, colours[bits], marker, dashes)
     return found
 
 
@@ -54,16 +56,25 @@ def _width(bits: str) -> float:
     return float(bits) if bits.replace(".", "", 1).isdigit() else 0.0
 
 
-def legend(shown: Mapping[str, Look], variants: Sequence[str]) -> list[Line2D]:
+def by_method(shown: Mapping[str, Look]) -> dict[str, list[str]]:
+    """The variants in the panel of each method, in each of which full precision is drawn again."""
+    methods = list(dict.fromkeys(look.method for look in shown.values()))
+    methods = [method for method in methods if method != "full"] or methods
+    return {
+        method: [variant for variant, look in shown.items() if look.method in ("full", method)]
+        for method in methods
+    }
+
+
+def legend(shown: Mapping[str, Look], variants: Sequence[str]) -> list[Series]:
     """Entries of a legend: one a number of bits and one a recipe, instead of one a variant."""
     quantized = [shown[variant] for variant in variants if variant != "full"]
-    entries = [("full", "black", "*")] if "full" in variants else []
+    entries = [("full", INK, "*")] if "full" in variants else []
     colours = {look.bits: look.colour for look in quantized}
     widths = sorted(colours, key=_width, reverse=True)
     entries += [(f"{bits} bits", colours[bits], "s") for bits in widths]
     markers = {look.recipe: look.marker for look in quantized}
-    entries += [(recipe, "gray", marker) for recipe, marker in markers.items()]
+    entries += [(recipe, GUIDE, marker) for recipe, marker in markers.items()]
     return [
-        Line2D([], [], ls="", color=colour, marker=marker, markersize=7, label=label)
-        for label, colour, marker in entries
+        Series(label, colour=colour, marker=marker, size=7) for label, colour, marker in entries
     ]

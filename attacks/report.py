@@ -1,23 +1,34 @@
 """The report as one HTML page that needs no network: rows and figures in, text out."""
 
 import io
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from jinja2 import Environment
+from jinja2 import Environment, FileSystemLoader
+from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from plotly.offline import get_plotlyjs
 
-from attacks.evaluate import Row, strongest
+from attacks.drawing import Drawing
+from attacks.evaluate import Knowledge, Row, strongest
 from attacks.figures import FEW, MARK
+from attacks.interactive import outlines, to_page
+from attacks.looks import looks
 from attacks.making import Precision, count_units
 from attacks.sections import Section
-from attacks.show import show
+from attacks.show import SHADOWS, show
 
-COLUMNS = ("shadows", "attack", "AUC", "balanced acc.", "TPR at 1% FPR", "TPR at 0.1% FPR")
+COLUMNS = (
+    *("variant", "shadows", "attack"),
+    *("AUC", "balanced acc.", "TPR at 1% FPR", "TPR at 0.1% FPR"),
+)
 BEST = "★"
-SHADOWS = {"matched": "matched shadows", "full": "full shadows", "none": "no shadows"}
+HERE = Path(__file__).parent
+NUMBER = re.compile(rf"(?:< )?([+-]?[\d,]*\.?\d+)%?(?:±[\d.]+)?(?: \(.*\))?{MARK}?")
 NOTES = (
     "AUC: the chance that a random member gets a higher score than a random non-member; 0.5 is "
     "guessing. TPR at 1% FPR: the share of members found when 1% of the non-members are accused "
@@ -32,28 +43,42 @@ NOTES = (
 )
 
 
-def cells(row: Row, best: bool) -> tuple[str, ...]:
-    """One row of the table, under `COLUMNS`."""
+class Line(NamedTuple):
+    """One row of the table; what is shown under `COLUMNS`, and the value that it sorts by."""
+
+    variant: str
+    knowledge: Knowledge
+    attack: str
+    best: bool
+    cells: tuple[tuple[str, float | None], ...]
+
+
+def make_lines(rows: Sequence[Row]) -> list[Line]:
+    """The table of every attack, in the order of the rows; each variant's strongest is marked."""
+    best = {row.variant: strongest(rows, row.variant) for row in rows}
+    return [_line(row, row is best[row.variant]) for row in rows]
+
+
+def _line(row: Row, best: bool) -> Line:
     summary = row.summary
     mark_1pct = MARK if summary.false_positives_1pct < FEW else ""
     mark_01pct = MARK if summary.false_positives_01pct < FEW else ""
-    return (
-        "-" if row.knowledge == "none" else row.knowledge,
-        f"{row.attack} {BEST}" if best else row.attack,
-        show(summary.auc, spread=summary.targets > 1),
-        show(summary.balanced_accuracy),
-        show(summary.tpr_1pct, percent=True) + mark_1pct,
-        show(summary.tpr_01pct, percent=True) + mark_01pct,
+    cells = (
+        (row.variant, None),
+        ("-" if row.knowledge == "none" else row.knowledge, None),
+        (f"{row.attack} {BEST}" if best else row.attack, None),
+        (show(summary.auc, spread=summary.targets > 1), summary.auc.value),
+        (show(summary.balanced_accuracy), summary.balanced_accuracy.value),
+        (show(summary.tpr_1pct, percent=True) + mark_1pct, summary.tpr_1pct.value),
+        (show(summary.tpr_01pct, percent=True) + mark_01pct, summary.tpr_01pct.value),
     )
+    return Line(row.variant, row.knowledge, row.attack, best, cells)
 
 
-def sections(rows: Sequence[Row]) -> dict[str, list[tuple[str, ...]]]:
-    """The cells of the table, by variant; the strongest attack on each is marked."""
-    table: dict[str, list[tuple[str, ...]]] = {}
-    for row in rows:
-        best = row is strongest(rows, row.variant)
-        table.setdefault(row.variant, []).append(cells(row, best))
-    return table
+def read_number(text: str) -> float | None:
+    """The value that a cell of a table shows, to sort by; None for a name, `-` or `unknown`."""
+    found = NUMBER.fullmatch(text)
+    return float(found[1].replace(",", "")) if found else None
 
 
 def as_svg(figure: Figure, caption: str) -> Markup:
@@ -63,15 +88,6 @@ def as_svg(figure: Figure, caption: str) -> Markup:
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()
     return Markup(svg[svg.index("<svg") :])
-
-
-def headings(precisions: Mapping[str, Precision]) -> dict[str, str]:
-    """What stands above each variant's part of the table."""
-    return {
-        variant: f"{variant}: test accuracy {show(accuracy, percent=True)}"
-        + (f", {size:,} bytes" if size else "")
-        for variant, (accuracy, size, *_) in precisions.items()
-    }
 
 
 class MakingCells(NamedTuple):
@@ -101,11 +117,20 @@ def makings(precisions: Mapping[str, Precision]) -> list[MakingCells]:
     ]
 
 
+def choices(variants: Sequence[str]) -> dict[str, dict[str, str]]:
+    """What the page offers to select: by method, each variant and the rest of its name."""
+    found: dict[str, dict[str, str]] = {}
+    for variant, look in looks(variants).items():
+        rest = variant.removeprefix(f"{look.method}-")
+        found.setdefault(look.method, {})[variant] = rest
+    return found
+
+
 def render(
     title: str,
     rows: Sequence[Row],
     precisions: Mapping[str, Precision],
-    figures: Mapping[str, Figure],
+    drawings: Sequence[Drawing],
     basis: Mapping[str, str],
     recipe: str,
     comparisons: Sequence[str],
@@ -118,149 +143,42 @@ def render(
         title: the experiment's name.
         rows: of the table.
         precisions: what else is known, by variant.
-        figures: by caption.
+        drawings: in the order in which they are shown.
         basis: what the numbers rest on, by label.
         recipe: the options that make them again, as YAML; empty where nothing can.
         comparisons: the differences between precisions, in sentences.
         summary: a line a variant.
         tables: of the findings.
     """
-    return PAGE.render(
+    charts = [to_page(drawing.chart) for drawing in drawings if drawing.chart is not None]
+    data = {"symbols": outlines(), "charts": charts}
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = read_number
+    return environment.get_template("report.html").render(
         title=title,
         columns=COLUMNS,
         notes=NOTES,
-        headings=headings(precisions),
-        sections=sections(rows),
-        figures={caption: as_svg(figure, caption) for caption, figure in figures.items()},
+        lines=make_lines(rows),
+        methods=choices(list(dict.fromkeys(row.variant for row in rows))),
+        attacks=list(dict.fromkeys(row.attack for row in rows)),
+        kinds={kind: SHADOWS[kind] for kind in dict.fromkeys(row.knowledge for row in rows)},
+        drawings=[
+            {
+                "caption": drawing.caption,
+                "image": as_svg(drawing.figure, drawing.caption) if drawing.chart is None else None,
+            }
+            for drawing in drawings
+        ],
         basis=basis,
         recipe=recipe,
-        best=BEST,
         makings=makings(precisions),
         comparisons=comparisons,
         summary=summary,
         tables=tables,
+        charts=htmlsafe_json_dumps(data, allow_nan=False, separators=(",", ":")),
+        style=Markup((HERE / "report.css").read_text()),
+        script=Markup((HERE / "report.js").read_text()),
+        plotly=Markup(get_plotlyjs()) if charts else "",
     )
-
-
-PAGE = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""\
-{% macro section(table) %}
-<h2>{{ table.title }}</h2>
-<div class="scroll"><table>
-<thead><tr>
-{% for column in table.columns %}<th scope="col">{{ column }}</th>{% endfor %}
-</tr></thead>
-<tbody>
-{% for line in table.rows %}
-<tr>{% for cell in line %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}
-</tbody>
-</table></div>
-<p class="note">{{ table.note }}</p>
-{% endmacro %}
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>BitLeak: {{ title }}</title>
-<style>
-:root { --line: #ddd; --soft: #f5f5f7; --ink: #1d1d1f; --dim: #595959; --risk: #b00020; }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: #fff;
-       margin: 0 auto; padding: 1rem; max-width: 68rem; }
-h1 { font-size: 1.6rem; margin: .5rem 0; }
-h2 { font-size: 1.2rem; margin-top: 2rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .75rem .25rem .4rem; text-align: left; white-space: nowrap; }
-thead th { border-bottom: 2px solid var(--ink); }
-tbody th { background: var(--soft); border-top: 1px solid var(--line); }
-.made td, .made th { vertical-align: top; }
-.made td:nth-child(2), .made td:nth-child(4) { white-space: normal; min-width: 15rem; }
-tr.best td { font-weight: 600; color: var(--risk); }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1rem; }
-dt { color: var(--dim); }
-dd { margin: 0; overflow-wrap: anywhere; }
-pre { background: var(--soft); padding: .75rem; overflow-x: auto; font-size: .8rem; }
-figure { margin: 1rem 0; }
-figure svg { width: 100%; min-width: 40rem; height: auto; }
-details > summary { cursor: pointer; margin: .5rem 0; }
-figcaption, .note { color: var(--dim); font-size: .875rem; }
-@media (max-width: 40rem) {
-  dl { grid-template-columns: 1fr; gap: 0; }
-  dd { margin-bottom: .5rem; }
-}
-</style>
-</head>
-<body>
-<h1>{{ title }}: what an attacker can still tell</h1>
-<ul>
-{% for sentence in comparisons %}
-<li>{{ sentence }}</li>
-{% endfor %}
-</ul>
-{{ section(summary) }}
-<details><summary>Every attack</summary>
-<div class="scroll"><table>
-<thead><tr>{% for column in columns %}<th scope="col">{{ column }}</th>{% endfor %}</tr></thead>
-{% for variant, lines in sections.items() %}
-<tbody>
-<tr><th colspan="{{ columns | length }}">{{ headings[variant] }}</th></tr>
-{% for line in lines %}
-<tr{% if best in line[1] %} class="best"{% endif %}>
-{% for cell in line %}<td>{{ cell }}</td>{% endfor %}
-</tr>
-{% endfor %}
-</tbody>
-{% endfor %}
-</table></div>
-{% for note in notes %}
-<p class="note">{{ note }}</p>
-{% endfor %}
-</details>
-<h2>Figures</h2>
-{% for caption, svg in figures.items() %}
-<figure><div class="scroll">{{ svg }}</div><figcaption>{{ caption }}</figcaption></figure>
-{% endfor %}
-{% for table in tables %}
-{{ section(table) }}
-{% endfor %}
-{% if makings %}
-<h2>How each precision was made</h2>
-<div class="scroll"><table class="made">
-<thead><tr><th scope="col">variant</th><th scope="col">what was minimised</th>
-<th scope="col">calibration</th><th scope="col">units reconstructed</th>
-<th scope="col">seconds a model</th></tr></thead>
-<tbody>
-{% for made in makings %}
-<tr><th scope="row">{{ made.variant }}</th><td>{{ made.objective }}</td>
-<td>{{ made.calibration }}</td>
-<td>
-{% if made.units | length > 4 %}
-<details><summary>{{ made.kinds }}</summary>{{ made.units | join(", ") }}</details>
-{% else %}
-{{ made.units | join(", ") or "-" }}
-{% endif %}
-</td><td>{{ made.seconds }}</td></tr>
-{% endfor %}
-</tbody>
-</table></div>
-<p class="note">Mean seconds over the audited models, of wall time while they were made.</p>
-{% endif %}
-<h2>What the numbers rest on</h2>
-<dl>
-{% for label, text in basis.items() %}
-<dt>{{ label }}</dt><dd>{{ text }}</dd>
-{% endfor %}
-</dl>
-{% if recipe %}
-<h2>How to reproduce it</h2>
-<p>Save the options below as recipe.yaml and run the commands, with <code>--data.root</code> where
-your data is elsewhere. On the same hardware, accelerator and <code>--threads</code> every model is
-the same bit for bit.</p>
-<pre>python train.py --config recipe.yaml --run_dir runs/again
-python audit.py --run_dir runs/again</pre>
-<pre>{{ recipe }}</pre>
-{% endif %}
-</body>
-</html>
-""")

@@ -4,6 +4,8 @@ from math import isnan
 
 from attacks.intervals import Estimate
 
+SHADOWS = {"matched": "matched shadows", "full": "full shadows", "none": "no shadows"}
+
 
 def show(estimate: Estimate, percent: bool = False, spread: bool = False) -> str:
     """An estimate: 0.692 (0.671-0.713), with its spread 0.692±0.011 (...), or 12.0% (9.1-15.2)."""

@@ -12,9 +12,8 @@ from attacks.evaluate import Row, strongest
 from attacks.figures import FEW, MARK
 from attacks.intervals import Estimate
 from attacks.making import Precision
-from attacks.report import SHADOWS
 from attacks.sections import Section
-from attacks.show import show
+from attacks.show import SHADOWS, show
 
 COLUMNS = (
     *("variant", "test accuracy", "bytes", "strongest attack", "AUC"),

@@ -69,7 +69,7 @@ def signals(standing: Mapping[str, Any]) -> Chart:
         "members": ("shadows_in", "members", "tab:red"),
     }
     rows = []
-    for knowledge, name in NAMES.items():
+    for knowledge, name in (("full", "full shadows"), ("matched", "matched shadows")):
         row = []
         for variant in STANDING:
             by_knowledge = standing[variant]

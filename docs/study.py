@@ -22,6 +22,7 @@ from attacks.show import show, show_difference
 from docs import figures
 from docs.numbers import (
     ATTACKERS,
+    FULL_BEST,
     MARGIN,
     MATCHED_BEST,
     MATCHED_LIRA,
@@ -192,7 +193,7 @@ def finding(study: Study) -> str:
     gains = [-compared.estimate.value for compared in leaks]
     return (
         f"{min(hidden):.0f} to {max(hidden):.0f}% of the privacy that ternary weights seem to\n"
-        "bring under the paper's attack is the attacker's mismatch, gone once its shadow models are\n"
+        "bring under the paper's attack is the attacker's mismatch, gone once its shadows are\n"
         f"quantized like the target; what is real is {min(gains):.2f} to {max(gains):.2f} less AUC."
     )
 
@@ -210,7 +211,12 @@ def render(study: Study) -> str:
     functions = {table.__name__: partial(table, study) for table in tables}
     page = pages.get_template("study.md.jinja")
     return page.render(
-        study=study, methods=METHODS, margin=MARGIN, matched=MATCHED_BEST, **functions
+        study=study,
+        methods=METHODS,
+        margin=MARGIN,
+        matched=MATCHED_BEST,
+        full=FULL_BEST,
+        **functions,
     )
 
 

@@ -38,7 +38,7 @@ def digest_inputs(config: Namespace) -> str:
     packages = (here / name for name in ("attacks", "lightning_modules"))
     code = [
         here / "audit.py",
-        *(file for package in packages for file in sorted(package.glob("*.py"))),
+        *(file for package in packages for file in sorted(package.glob("*.*"))),
     ]
     digest = hashlib.sha256(repr((config.attacks, config.partial)).encode())
     if config.signals is not None:

@@ -23,7 +23,7 @@ import train
 from attacks import ATTACKS, DEFAULT_ATTACKS
 from attacks.evaluate import make_cases, score
 from attacks.exposure import exposure
-from attacks.figures import layers_figure
+from attacks.figures import layers_chart
 from attacks.intervals import delong, mean_accuracy, summarise
 from attacks.observed import Observed, Shadows
 from attacks.quantile import make_features
@@ -833,10 +833,10 @@ def layer_lines(run, monkeypatch):
     drawn = []
 
     def keep(made):
-        drawn.append(layers_figure(made))
+        drawn.append(layers_chart(made))
         return drawn[0]
 
-    monkeypatch.setattr("attacks.drawing.layers_figure", keep)
+    monkeypatch.setattr("attacks.drawing.layers_chart", keep)
     audit(run, *QUICK)
     return [[list(line.get_ydata()) for line in axes.get_lines()] for axes in drawn[0].axes]
 

@@ -6,12 +6,26 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
 
+from attacks.charts import draw
 from attacks.evaluate import FPR_GRID
-from attacks.figures import layers_figure, plane_figure, roc_figure
+from attacks.figures import layers_chart, plane_chart, roc_chart
 from attacks.looks import looks
 from attacks.making import LayerMeans, Making
 
 PANELS = ("matched", "full")
+
+
+def roc_figure(rows, non_members):
+    return draw(roc_chart(rows, non_members))
+
+
+def plane_figure(rows, accuracy):
+    return draw(plane_chart(rows, accuracy))
+
+
+def layers_figure(made):
+    chart = layers_chart(made)
+    return None if chart is None else draw(chart)
 
 
 def best(rows, variant, knowledge, metric="auc"):

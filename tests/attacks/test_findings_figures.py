@@ -5,9 +5,14 @@ import pytest
 import torch
 from matplotlib.colors import to_rgba
 
-from attacks.findings_figures import convergence_figure, gallery_figure
+from attacks.charts import draw
+from attacks.findings_figures import convergence_chart, gallery_figure
 from attacks.intervals import Estimate
 from attacks.looks import looks
+
+
+def convergence_figure(convergence):
+    return draw(convergence_chart(convergence))
 
 
 def points(value, counts=(2, 4, 8)):
