@@ -1,7 +1,7 @@
 """The figures of the report as data: rows and records in, charts out."""
 
 from collections.abc import Mapping, Sequence
-from math import ceil, nan
+from math import ceil, isfinite, nan
 
 from attacks.charts import Axis, Chart, Guide, Panel, Series
 from attacks.evaluate import FPR_GRID, Knowledge, Metric, Row
@@ -157,8 +157,10 @@ def _shares(made: Making, names: list[str], variant: str, look: Look) -> Series:
 
 def _errors(made: Making, names: list[str], variant: str, look: Look) -> list[Series]:
     base = _shares(made, names, variant, look)
-    before = [layer.before or nan for layer in made.layers]  # nought has no logarithm
-    after = [layer.after or nan for layer in made.layers]
+    before, after = (
+        [error if error and isfinite(error) else nan for error in errors]  # nought has no logarithm
+        for errors in zip(*((layer.before, layer.after) for layer in made.layers), strict=True)
+    )
     dashed = base._replace(label=f"{variant}, nearest codes", dashes=(3.7, 1.6), filled=False)
     lines = dashed._replace(y=before), base._replace(label=f"{variant}, chosen codes", y=after)
     return [line for line in lines if any(error > 0 for error in line.y)]

@@ -838,7 +838,7 @@ def layer_lines(run, monkeypatch):
 
     monkeypatch.setattr("attacks.drawing.layers_chart", keep)
     audit(run, *QUICK)
-    return [[list(line.get_ydata()) for line in axes.get_lines()] for axes in drawn[0].axes]
+    return [[list(one.y) for one in panel.series] for row in drawn[0].panels for panel in row]
 
 
 def test_records_are_averaged_over_the_audited_models(fabricated, monkeypatch):

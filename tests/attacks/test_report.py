@@ -1,26 +1,22 @@
 """The page, parsed back, against the rows that it shows."""
 
 import io
+import json
 import re
 from html.parser import HTMLParser
-from math import nan
 
 import pytest
 from matplotlib.figure import Figure
 
+from attacks.charts import draw
+from attacks.drawing import Drawing
 from attacks.evaluate import strongest
-from attacks.figures import plane_figure, roc_figure
-from attacks.intervals import Estimate
+from attacks.figures import plane_chart, roc_chart
 from attacks.making import LayerMeans, Making, Precision
-from attacks.report import COLUMNS, NOTES, cells, render, sections
+from attacks.report import COLUMNS, NOTES, choices, make_lines, read_number, render
 from attacks.sections import Section
 
 SIZES = {"full": 98712, "nearest-w4": 16858, "nearest-w2": 1089}
-HEADINGS = {
-    "full": "full: test accuracy 95.0% (93.0-96.0), 98,712 bytes",
-    "nearest-w4": "nearest-w4: test accuracy 94.0% (91.0-96.0), 16,858 bytes",
-    "nearest-w2": "nearest-w2: test accuracy 70.0% (61.0-77.0), 1,089 bytes",
-}
 HOSTILE = """<script>alert("1")</script> & '</pre>' {{ title }}"""
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 POINTERS = {"src", "href", "xlink:href", "srcset", "poster", "action", "data", "formaction"}
@@ -76,11 +72,18 @@ def precisions(accuracy):
 
 @pytest.fixture(scope="module")
 def page(rows, accuracy, precisions):
-    figures = {"Planes & more": plane_figure(rows, accuracy), "Curves": roc_figure(rows, 80)}
+    charts = {"Planes & more": plane_chart(rows, accuracy), "Curves": roc_chart(rows, 80)}
+    drawings = [Drawing(caption, draw(chart), chart) for caption, chart in charts.items()]
     basis = {"data": "digits", "left out": "none"}
     return render(
-        "demo", rows, precisions, figures, basis, "seed: 0\n", COMPARISONS, SUMMARY, TABLES
+        "demo", rows, precisions, drawings, basis, "seed: 0\n", COMPARISONS, SUMMARY, TABLES
     )
+
+
+def data_of(page):
+    """What the page's script reads."""
+    (text,) = re.findall(r'<script type="application/json" id="charts">(.*?)</script>', page)
+    return json.loads(text)
 
 
 @pytest.mark.parametrize("count", [0, 9, 10, 11])
@@ -89,80 +92,124 @@ def test_fewer_than_ten_false_positives_are_marked(rows, column, count):
     field = column.replace("tpr", "false_positives")
     plenty = dict.fromkeys(("false_positives_1pct", "false_positives_01pct"), 99) | {field: count}
     row = rows[1]._replace(summary=rows[1].summary._replace(**plenty))
-    marked = ["†" in cell for cell in cells(row, best=False)]
-    position = {"tpr_1pct": 4, "tpr_01pct": 5}[column]
-    assert marked == [i == position and count < 10 for i in range(6)]
+    (line,) = make_lines([row])
+    marked = ["†" in cell for cell, _ in line.cells]
+    position = {"tpr_1pct": 5, "tpr_01pct": 6}[column]
+    assert marked == [i == position and count < 10 for i in range(7)]
     assert "fewer than 10 false positives" in NOTES[1]
 
 
-def test_the_table_has_every_row_under_its_variant(page, rows):
-    summary_heads, summary, heads, *found = Page(page).table
-    assert (tuple(summary_heads), tuple(summary)) == (SUMMARY.columns, SUMMARY.rows[0])
-    found = found[: 3 + len(rows)]  # other tables follow
-    assert heads == list(COLUMNS)
+def test_the_table_has_every_row(page, rows):
+    heads, summary, *found = Page(page).table
+    assert (tuple(heads), tuple(summary)) == (SUMMARY.columns, SUMMARY.rows[0])
+    assert found[0] == list(COLUMNS)
     wanted = []
-    for variant in ("full", "nearest-w4", "nearest-w2"):
-        wanted.append([HEADINGS[variant]])
-        for row in (row for row in rows if row.variant == variant):
-            star = " ★" if row is strongest(rows, variant) else ""
-            shadows = {"none": "-"}.get(row.knowledge, row.knowledge)
-            line = [shadows, row.attack + star]
-            area, balanced = row.summary.auc, row.summary.balanced_accuracy
-            line += [
-                f"{area.value:.3f}±{area.spread:.3f} ({area.low:.3f}-{area.high:.3f})",
-                f"{balanced.value:.3f} ({balanced.low:.3f}-{balanced.high:.3f})",
-            ]
-            line += [  # 80 non-members: never 10 false positives
-                f"{100 * e.value:.1f}% ({100 * e.low:.1f}-{100 * e.high:.1f})†"
-                for e in (row.summary.tpr_1pct, row.summary.tpr_01pct)
-            ]
-            wanted.append(line)
-    assert found == wanted
-    assert sum("★" in line[1] for line in wanted if len(line) > 1) == 3
-    marked = [line for line in page.splitlines() if 'class="best"' in line]
-    assert len(marked) == 3
+    for row in rows:
+        star = " ★" if row is strongest(rows, row.variant) else ""
+        shadows = {"none": "-"}.get(row.knowledge, row.knowledge)
+        area, balanced = row.summary.auc, row.summary.balanced_accuracy
+        line = [row.variant, shadows, row.attack + star]
+        line += [
+            f"{area.value:.3f}±{area.spread:.3f} ({area.low:.3f}-{area.high:.3f})",
+            f"{balanced.value:.3f} ({balanced.low:.3f}-{balanced.high:.3f})",
+        ]
+        line += [  # 80 non-members: never 10 false positives
+            f"{100 * e.value:.1f}% ({100 * e.low:.1f}-{100 * e.high:.1f})†"
+            for e in (row.summary.tpr_1pct, row.summary.tpr_01pct)
+        ]
+        wanted.append(line)
+    assert found[1 : 1 + len(rows)] == wanted
+    assert len(rows) == 10 + 17 + 17  # 3 attacks without shadows, and 7 with each kind
+    assert sum("★" in line[2] for line in wanted) == 3
+    assert page.count(' class="best"') == 3
 
 
-def test_sections_keep_the_order_of_the_rows(rows):
-    table = sections(rows)
-    assert list(table) == ["full", "nearest-w4", "nearest-w2"]
-    assert [len(lines) for lines in table.values()] == [
-        10,
-        17,
-        17,
-    ]  # 3 attacks without shadows, and 7 with each kind
+def test_lines_say_what_the_page_selects_and_sorts_by(page, rows):
+    lines = make_lines(rows)
+    assert [line[:3] for line in lines] == [row[:3] for row in rows]
+    for line, row in zip(lines, rows, strict=True):
+        values = [value for _, value in line.cells]
+        assert values[:3] == [None] * 3
+        assert values[3:] == [estimate.value for estimate in row.summary[:4]]
+    labels = r'<tr data-variant="([^"]*)" data-knowledge="([^"]*)" data-attack="([^"]*)"'
+    assert re.findall(labels, page) == [row[:3] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0.668±0.021 (0.640-0.698)", 0.668),
+        ("96.8% (96.1-97.6)", 96.8),
+        ("8.4% (5.4-11.6)†", 8.4),
+        ("98,712", 98712),
+        ("-0.021 (-0.031 to -0.011)", -0.021),
+        ("+0.1", 0.1),
+        ("< 0.001", 0.001),
+        ("12", 12),
+        ("1.23 (TPR 12.3%, FPR 0.4%)", 1.23),
+        ("-", None),
+        ("unknown", None),
+        ("nearest-w2", None),
+        ("4 bits", None),
+    ],
+)
+def test_numbers_are_read_from_cells(text, value):
+    assert read_number(text) == value
+
+
+def test_variants_are_offered_by_method():
+    found = choices(["full", "obc-w2", "obc-w1.58-last8", "gptq-w4, group 64"])
+    assert list(found) == ["full", "obc", "gptq"]
+    assert found["obc"] == {"obc-w2": "w2", "obc-w1.58-last8": "w1.58-last8"}
 
 
 def test_the_page_is_whole_and_needs_no_network(page):
     parsed = Page(page)
     assert page.startswith("<!doctype html>")
-    assert (parsed.tags.count("svg"), parsed.tags.count("figure")) == (2, 2)
-    assert not {"script", "link", "img", "iframe", "object", "base"} & set(parsed.tags)
+    assert parsed.tags.count("figure") == 2
+    assert not {"link", "img", "iframe", "object", "base"} & set(parsed.tags)
     for tag, name, value in parsed.attributes:
-        if name in POINTERS:
-            assert value.startswith("#"), (tag, name, value)
-        elif "//" in (value or ""):  # names in XML, which nobody fetches
-            assert name.startswith("xmlns") or name == "rdf:resource", (tag, name, value)
-    assert "@import" not in page
-    assert set(re.findall(r"url\((.)", page)) <= {"#"}
+        assert name not in POINTERS, (tag, name, value)
+    assert "@import" not in page.split("</style>")[0]
+    assert page.count("<script") - page.count("<script type") >= 2  # plotly's and ours
 
 
-def test_every_reference_within_a_figure_has_its_target(page):
-    parsed = Page(page)
-    ids = {value for _, name, value in parsed.attributes if name == "id"}
-    pointed = {value[1:] for _, name, value in parsed.attributes if name == "xlink:href"}
-    pointed |= set(re.findall(r"url\(#([^)]+)\)", page))
-    assert pointed
-    assert pointed <= ids
+def test_the_page_is_the_same_for_the_same_rows(page, rows, accuracy, precisions):
+    assert data_of(page) == data_of(page)
+    charts = {"Planes & more": plane_chart(rows, accuracy), "Curves": roc_chart(rows, 80)}
+    drawings = [Drawing(caption, draw(chart), chart) for caption, chart in charts.items()]
+    basis = {"data": "digits", "left out": "none"}
+    again = render(
+        "demo", rows, precisions, drawings, basis, "seed: 0\n", COMPARISONS, SUMMARY, TABLES
+    )
+    assert again == page
 
 
-def test_figures_show_their_own_data(rows, precisions):
+def test_figures_have_a_trace_of_every_attack(page, rows):
+    """So that the strongest of those that are selected can be drawn."""
+    planes, curves = data_of(page)["charts"]
+    for panel, metric in zip(planes["panels"], ("auc", "tpr_01pct"), strict=True):
+        found = {
+            tuple(trace["meta"][key] for key in ("variant", "knowledge", "attack")): trace
+            for trace in panel["data"]
+        }
+        for row in rows:
+            trace = found[row[:3]]
+            value = getattr(row.summary, metric).value
+            assert trace["y"] == [pytest.approx(value, rel=1e-4, abs=1e-9)]
+            assert trace["meta"]["rank"] == value
+    for panel in curves["panels"]:
+        assert all(len(trace["x"]) == 161 for trace in panel["data"])
+
+
+def test_images_show_their_own_data(rows, precisions):
     """The two figures share names of glyphs: the second must not be drawn with the first's."""
     figures = {}
     for text in ("abc", "xyz"):
         figures[text] = Figure()
         figures[text].subplots().set_title(text)
-    page = render("demo", rows, precisions, figures, {}, "", [], SUMMARY, [])
+    drawings = [Drawing(caption, figure) for caption, figure in figures.items()]
+    page = render("demo", rows, precisions, drawings, {}, "", [], SUMMARY, [])
     for caption, figure in figures.items():
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -177,13 +224,13 @@ def test_figures_show_their_own_data(rows, precisions):
 def test_hostile_text_stays_text(rows, accuracy, units):
     named = [row._replace(variant=HOSTILE) for row in rows if row.variant == "full"]
     made = Making(HOSTILE, HOSTILE, [HOSTILE] * units, [], 1.0, 1)
-    known, figures = {HOSTILE: Precision(accuracy["full"], 1, made)}, {HOSTILE: Figure()}
+    known, figures = {HOSTILE: Precision(accuracy["full"], 1, made)}, [Drawing(HOSTILE, Figure())]
     table = Section(HOSTILE, (HOSTILE,), [(HOSTILE,)], HOSTILE)
     page = render(
         HOSTILE, named, known, figures, {HOSTILE: HOSTILE}, HOSTILE, [HOSTILE], table, [table]
     )
     parsed = Page(page)
-    assert "script" not in parsed.tags
+    assert parsed.tags.count("script") == 2  # the data and ours: without charts no plotly
     for tag in ("title", "h1", "h2", "li", "th", "td", "p", "figcaption", "dt", "dd", "pre"):
         assert any(HOSTILE in text for text in parsed.texts[tag]), tag
     assert parsed.texts["li"][-1] == HOSTILE
@@ -208,19 +255,19 @@ def test_how_each_precision_was_made(page, rows, precisions):
         ),
     }
     known = {v: one._replace(made=made.get(v)) for v, one in precisions.items()}
-    parsed = Page(render("demo", rows, known, {}, {}, "", [], SUMMARY, []))
+    parsed = Page(render("demo", rows, known, [], {}, "", [], SUMMARY, []))
     assert [[cell.strip() for cell in line] for line in parsed.table[-2:]] == [
         ["nearest-w4", "nothing", "-", "-", "0.012"],
         ["nearest-w2", "each block", "members, 1,024 images", "stem, a, fc", "3.2"],
     ]
-    assert parsed.tags.count("details") == 1  # of every attack
+    assert parsed.tags.count("details") == 1  # what is shown
     assert parsed.table[-3] == [
         *("variant", "what was minimised", "calibration", "units reconstructed", "seconds a model")
     ]
     long = made["nearest-w2"]._replace(units=names)
     known["nearest-w2"] = known["nearest-w2"]._replace(made=long)
-    parsed = Page(render("demo", rows, known, {}, {}, "", [], SUMMARY, []))
-    assert parsed.texts["summary"] == ["Every attack", "6 layers"]
+    parsed = Page(render("demo", rows, known, [], {}, "", [], SUMMARY, []))
+    assert parsed.texts["summary"] == ["Show ", "6 layers"]
     assert "".join(parsed.texts["details"]).strip().split(", ") == names
     assert "How each precision was made" not in page  # where nothing is on record
 
@@ -237,17 +284,10 @@ def test_what_it_rests_on_and_how_to_reproduce_it(page, rows, precisions):
 
 def test_nothing_to_reproduce_where_there_is_no_recipe(page, rows, precisions):
     """Of models that were trained elsewhere."""
-    without = render("demo", rows, precisions, {}, {}, "", [], SUMMARY, [])
+    without = render("demo", rows, precisions, [], {}, "", [], SUMMARY, [])
     for text in ("How to reproduce it", "train.py", "<pre>"):
         assert text in page
         assert text not in without
-
-
-def test_what_is_unknown_of_models_that_were_trained_elsewhere(rows, precisions):
-    unknown = dict.fromkeys(precisions, Precision(Estimate(nan, nan, nan), 0))
-    parsed = Page(render("demo", rows, unknown, {}, {}, "", [], SUMMARY, []))
-    heads = [line[0] for line in parsed.table if len(line) == 1]
-    assert heads == [f"{variant}: test accuracy unknown" for variant in precisions]
 
 
 def test_the_tables_of_the_findings(page):
