@@ -203,6 +203,6 @@ def _hover(series: Series, panel: Panel) -> str:
     return "<br>".join(lines) + "<extra></extra>"
 
 
-def _numbers(values: Sequence[float]) -> list[float | None]:
+def _numbers(values: Sequence[float | int]) -> list[float | None]:
     """Five digits, which is more than can be seen; None, for which JSON has a name, for NaN."""
     return [float(f"{value:.5g}") if isfinite(value) else None for value in values]

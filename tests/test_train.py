@@ -862,7 +862,8 @@ def test_failed_models_are_reported_and_trained_again_when_asked(
 
 def test_a_model_trained_again_has_another_start(toy, toy_run, finished, snapshot, monkeypatch):
     before = of_model(tensors(finished), *NAMES)
-    monkeypatch.setattr(train, "failures", lambda *_: {2: "so says the test"})
+    health = train.HEALTH._replace(behind=lambda *_: {2: "so says the test"})
+    monkeypatch.setattr(train, "HEALTH", health)
     train.main(toy(finished, "--fleet.retrain_failed true"))
     after = of_model(tensors(finished), *NAMES)
     others = [name for name in NAMES if name != NAMES[2]]
