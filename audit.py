@@ -24,8 +24,21 @@ from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
 
-from attacks import ATTACKS, DEFAULT_ATTACKS, charts
-from attacks.compare import (
+from attacks import ATTACKS, DEFAULT_ATTACKS
+from attacks.evaluate import FPR_GRID, Row, evaluate, lacking, strongest
+from attacks.findings import Findings, find
+from attacks.game import Case, Observed, make_cases
+from attacks.health import failures, find_failures
+from attacks.metrics.intervals import Estimate, mean_accuracy
+from attacks.quantile import make_features
+from attacks.signals import signals
+from attacks.strongest import Strongest
+from datamodules import ImageDataModule
+from datamodules.images import Images
+from datamodules.stored import load_stored
+from quantization.variant import FULL
+from reporting import charts
+from reporting.compare import (
     NEEDED,
     against_first,
     comparison_lines,
@@ -33,33 +46,30 @@ from attacks.compare import (
     make_comparison,
     make_differences,
 )
-from attacks.compare_figure import comparison_chart
-from attacks.drawing import CAPTIONS, illustrate
-from attacks.evaluate import FPR_GRID, Case, Row, evaluate, lacking, make_cases, strongest
-from attacks.exposure import exposure_lines
-from attacks.findings import Findings, find
-from attacks.health import failures, find_failures
-from attacks.intervals import Estimate, mean_accuracy
-from attacks.making import Precision, average
-from attacks.observed import Observed
-from attacks.quantile import make_features
-from attacks.report import render
-from attacks.sections import flat, make_sections, sentences
-from attacks.signals import signals
-from attacks.strongest import Strongest
-from attacks.table import flatten, make_table, summarise_rows
-from datamodules import ImageDataModule
-from datamodules.images import Images
-from datamodules.stored import load_stored
-from lightning_modules.dashboard import WandbMode, check_key, publish
-from lightning_modules.experiment import Experiment, differing
-from lightning_modules.fleet import ModelName
-from lightning_modules.outside import read_outside
-from lightning_modules.results import digest_inputs, is_done, read_audits, write_csv
-from lightning_modules.run_folder import RunFolder
-from lightning_modules.signals import SavedSignal, load_signals
-from lightning_modules.whole import changed, write_whole
-from quantization.variant import FULL
+from reporting.compare_figure import comparison_chart
+from reporting.dashboard import publish
+from reporting.illustrate import CAPTIONS, illustrate
+from reporting.report import render
+from reporting.results import (
+    digest_inputs,
+    exposure_lines,
+    flat,
+    flatten,
+    is_done,
+    read_audits,
+    write_csv,
+)
+from reporting.table import make_table, summarise_rows
+from reporting.tables import make_sections, sentences
+from storage.checksums import changed
+from storage.experiment import Experiment, differing
+from storage.external_signals import read_outside
+from storage.files import write_whole
+from storage.names import ModelName, WandbMode
+from storage.records import Precision, average
+from storage.run_folder import RunFolder
+from storage.saved_signals import SavedSignal, load_signals
+from storage.wandb_project import check_key
 
 FIELDS = ("phi", "hinge", "population", "population_hinge")  # of a signals file
 

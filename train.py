@@ -30,22 +30,10 @@ from datamodules import ImageDataModule
 from datamodules.calibration import CalibrationOptions
 from datamodules.membership import membership
 from datamodules.seeds import derive_seed
-from lightning_modules.bfloat16 import emulates_bfloat16
-from lightning_modules.checkpoints import SaveCheckpoint, SaveWeights, WholeCheckpointIO
-from lightning_modules.classifier import Classifier
-from lightning_modules.compile_time import CompileTime
-from lightning_modules.cost import (
-    Costs,
-    Quantization,
-    count_flops,
-    count_work,
-    recorded_seconds,
-    show_cost,
-    try_signals,
-    try_training,
-)
-from lightning_modules.dashboard import FleetLogger, WandbMode, check_key
-from lightning_modules.engine import (
+from fleet.bfloat16 import emulates_bfloat16
+from fleet.cost import Costs, count_work, show_cost
+from fleet.display import FleetProgress, quieten
+from fleet.engine import (
     Outcome,
     Plan,
     check_files,
@@ -55,32 +43,39 @@ from lightning_modules.engine import (
     note_error,
     one_by_one,
 )
-from lightning_modules.experiment import Experiment, describe
-from lightning_modules.failed import Health, find_failed
-from lightning_modules.fleet import Fleet, ModelName, fleet_names, parse_slice
-from lightning_modules.guards import SameModel, StopDiverged
-from lightning_modules.interrupt import interruptible
-from lightning_modules.journal import Journal
-from lightning_modules.options import (
+from fleet.failed import Health, find_failed
+from fleet.interrupt import interruptible
+from fleet.options import (
     TRAINER_OPTIONS,
+    Fleet,
     RecipeFile,
     check_options,
     choose_queries,
     choose_threads,
     environment,
 )
-from lightning_modules.progress import FleetProgress, quieten
-from lightning_modules.run_folder import RunFolder
-from lightning_modules.signals import RecordSignals
-from lightning_modules.status import find_status, show_status, stopped_line, summarise
-from lightning_modules.workers import connect, in_workers
+from fleet.status import find_status, show_status, stopped_line, summarise
+from fleet.trials import Quantization, count_flops, recorded_seconds, try_signals, try_training
+from fleet.workers import connect, in_workers
+from lightning_modules.callbacks.checkpoints import SaveCheckpoint, SaveWeights, WholeCheckpointIO
+from lightning_modules.callbacks.compile_time import CompileTime
+from lightning_modules.callbacks.guards import SameModel, StopDiverged
+from lightning_modules.callbacks.progress import Journal
+from lightning_modules.callbacks.quantize import Quantize
+from lightning_modules.callbacks.record_signals import RecordSignals
+from lightning_modules.classifier import Classifier
+from lightning_modules.wandb_logger import FleetLogger
 from quantization.calibration import Calibration, check_count, wanted
-from quantization.callback import Quantize
-from quantization.cost import cost_class, estimate_seconds, loop_images, stored_bytes
-from quantization.model import layer_bits
+from quantization.cost import cost_class, estimate_seconds, loop_images
 from quantization.quantize import check_network
-from quantization.storage import load_weights
-from quantization.variant import FULL, Bits, Variant
+from quantization.quantized_network import layer_bits
+from quantization.rounding.grid import Bits
+from quantization.variant import FULL, Variant
+from storage.experiment import Experiment, describe
+from storage.names import ModelName, WandbMode, fleet_names, parse_slice
+from storage.run_folder import RunFolder
+from storage.wandb_project import check_key
+from storage.weights import load_weights, stored_bytes
 
 HEALTH = Health(find_broken, failures)
 FAILED = 3  # exit code: the fleet is trained, but for models that failed

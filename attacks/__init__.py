@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from attacks.game import Shadows, Target
 from attacks.lira import Spread, lira_carlini, lira_fitted, lira_offline_fitted
-from attacks.observed import Shadows, Target
 from attacks.quantile import quantile_regression
 from attacks.reference import attack_p, attack_r
 from attacks.rmia import base, log_ratio, rmia

@@ -1,6 +1,6 @@
 """Every attack on every variant with both kinds of knowledge: signals in, rows of a table out."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -8,12 +8,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from attacks import ATTACKS
-from attacks.intervals import Estimate, Summary, curve_metrics, summarise
-from attacks.metrics import roc
-from attacks.observed import Observed, Shadows
+from attacks.game import Case, Knowledge, Observed, Shadows, by_shadows
+from attacks.metrics.intervals import Estimate, Summary, curve_metrics, summarise
+from attacks.metrics.roc import roc
 from attacks.quantile import FEWEST
 
-Knowledge = Literal["matched", "full", "none"]
 Metric = Literal["auc", "balanced_accuracy", "tpr_1pct", "tpr_01pct"]
 FPR_GRID = torch.logspace(-4, 0, 161, dtype=torch.float64)
 WORDS = {  # fields of `Observed` to users
@@ -23,13 +22,6 @@ WORDS = {  # fields of `Observed` to users
     "features": "the images",
 }
 _CHUNK = 1 << 22  # signals of targets scored at once; float64 and its temporaries take 0.2 GB
-
-
-class Case(NamedTuple):
-    """One audited model and the shadows that may be used against it, as rows of the membership."""
-
-    target: int
-    shadows: list[int]
 
 
 class Row(NamedTuple):
@@ -61,26 +53,6 @@ class Scored(NamedTuple):
     scores: Float[Tensor, "targets examples"]
 
 
-def make_cases(shadows: int, targets: int, failed: Iterable[int] = ()) -> list[Case]:
-    """Say which shadows attack which model.
-
-    A failed shadow takes its partner with it: without the pair, each example is still in exactly
-    half of the shadows. With no targets every shadow is audited by all others but its partner,
-    whose presence would give the answer away by counting.
-
-    Args:
-        shadows: number of shadows, an even number; partners are 2k and 2k + 1.
-        targets: number of targets, which follow the shadows.
-        failed: positions of models to leave out.
-    """
-    pairs_out, failed = {position // 2 for position in failed if position < shadows}, set(failed)
-    usable = [position for position in range(shadows) if position // 2 not in pairs_out]
-    if targets:
-        audited = [p for p in range(shadows, shadows + targets) if p not in failed]
-        return [Case(target, usable) for target in audited]
-    return [Case(t, [p for p in usable if p // 2 != t // 2]) for t in usable]
-
-
 def score(
     attacks: Sequence[str],
     targets: Observed,
@@ -108,14 +80,6 @@ def score(
             for attack, found in scores.items():
                 found[some] = ATTACKS[attack].run(seen, against)
     return scores
-
-
-def by_shadows(cases: Sequence[Case]) -> dict[tuple[int, ...], list[int]]:
-    """Positions of the cases that share their shadows, which are fitted once for all of them."""
-    sharing: dict[tuple[int, ...], list[int]] = {}
-    for position, case in enumerate(cases):
-        sharing.setdefault(tuple(case.shadows), []).append(position)
-    return sharing
 
 
 def evaluate(

@@ -7,17 +7,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attacks.calibrated import calibration_auc
-from attacks.epsilon import EpsilonBound, epsilon_bound, one_run_epsilon
-from attacks.evaluate import Case, Knowledge, by_shadows, lacking, score
-from attacks.exposure import Change, change, exposure
-from attacks.intervals import Estimate, Summary, mean_auc, summarise
-from attacks.observed import Observed
-from attacks.paired import Difference, holm, paired_differences
+from attacks.calibration_set import calibration_auc
+from attacks.evaluate import lacking, score
+from attacks.game import Case, Knowledge, Observed, by_shadows
+from attacks.joint_lira import lira_joint
+from attacks.metrics.differences import Difference, holm, paired_differences
+from attacks.metrics.epsilon import EpsilonBound, epsilon_bound, one_run_epsilon
+from attacks.metrics.exposure import Change, change, exposure
+from attacks.metrics.intervals import Estimate, Summary, mean_auc, summarise
 from attacks.slices import Stacked
-from attacks.standing import Standing, stand_all
 from attacks.strongest import Kept, Strongest
-from attacks.versions import lira_joint
+from attacks.z_scores import Standing, stand_all
 
 GUESSES = 0.1  # share of the examples that the one-run audit guesses
 

@@ -46,15 +46,15 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))  # before this folder: `attacks` is this file
 
 from attacks import DEFAULT_ATTACKS
-from attacks.evaluate import lacking, make_cases, score
+from attacks.evaluate import lacking, score
+from attacks.game import Observed, make_cases
 from attacks.lira import lira
-from attacks.observed import Observed
 from attacks.rmia import log_ratio, rmia
 from datamodules.membership import membership
-from lightning_modules.fleet import fleet_names
-from lightning_modules.run_folder import RunFolder
-from lightning_modules.signals import SavedSignal
-from lightning_modules.whole import save_whole
+from storage.files import save_whole
+from storage.names import fleet_names
+from storage.run_folder import RunFolder
+from storage.saved_signals import SavedSignal
 
 FIELDS = ("phi", "hinge", "population", "population_hinge")
 

@@ -31,8 +31,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from quantization.grid import Grid, find_grid
-from quantization.obc import obc
+from quantization.rounding.grid import Grid, find_grid
+from quantization.rounding.obc import obc
 
 SHAPES = {(16, 27): 1, (16, 144): 6, (32, 144): 1, (32, 288): 5, (64, 288): 1, (64, 576): 5}
 GRIDS = [(4, False), (2, False), (1.58, True)]

@@ -19,10 +19,11 @@ from rich.console import Console
 import audit
 import train
 from attacks.evaluate import evaluate
-from attacks.paired import paired_differences, say
+from attacks.metrics.differences import paired_differences
 from benchmarks.train import PRECISIONS, some_images
-from lightning_modules.run_folder import RunFolder
 from quantization.variant import FULL
+from reporting.text import say
+from storage.run_folder import RunFolder
 
 ATTACK = "lira_online_fixed"
 

@@ -28,11 +28,11 @@ import torch
 from datamodules import ImageFolder
 from datamodules.seeds import derive_seed
 from lightning_modules.networks import build_network
-from lightning_modules.run_folder import RunFolder
 from quantization.calibration import Calibration
 from quantization.quantize import PAPER, quantize_network
-from quantization.storage import load_weights, save_quantized
 from quantization.variant import FULL, Variant
+from storage.run_folder import RunFolder
+from storage.weights import load_weights, save_quantized
 
 IMAGES = 1024
 COLUMNS = {"bytes": ",.0f", "logits": ".4f", "cpu": ".1f", "extrapolated": ",.0f"}

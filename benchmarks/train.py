@@ -57,10 +57,10 @@ from torchvision import transforms
 
 import train
 from datamodules.views import augment, normalise
-from lightning_modules.fleet import ModelName
-from lightning_modules.journal import Journal
+from fleet.display import FleetProgress, quieten
+from lightning_modules.callbacks.progress import Journal
 from lightning_modules.networks import build_network
-from lightning_modules.progress import FleetProgress, quieten
+from storage.names import ModelName
 
 NETWORKS = ["convnet", "resnet8", "resnet20"]
 LOOPS = ["usual", "bare", "ours", "logged"]

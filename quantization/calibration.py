@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from quantization.variant import Bits, Source, Variant
-
-LOOP_BATCH = 32  # images in a step of AdaRound's and BRECQ's published loops
+from quantization.rounding.adaround import LOOP_BATCH
+from quantization.rounding.grid import Bits
+from quantization.variant import Source, Variant
 
 
 class DivergedError(ValueError):

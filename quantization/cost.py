@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from quantization.calibration import Calibration, Record
 from quantization.fit import REFINED
-from quantization.grid import Grid
-from quantization.model import QuantizedNetwork, QuantizedWeight, layer_bits
 from quantization.quantize import PAPER, quantize_network
-from quantization.storage import serialise
+from quantization.quantized_network import layer_bits
+from quantization.rounding.grid import Bits
 from quantization.trace import Trace
-from quantization.variant import LEVELS, UNQUANTIZED, Bits, Variant
+from quantization.variant import UNQUANTIZED, Variant
 
 TRIAL_IMAGES = 64
 TRIAL_STEPS = 8  # of a published loop
@@ -25,22 +24,6 @@ POWER = {"obc": 3}  # 2 for the other methods
 
 
 Shapes = dict[str, tuple[int, int]]  # rows and columns, by the layer's name
-
-
-def stored_bytes(
-    network: nn.Module, variant: Variant, patterns: Mapping[str, Bits] | None = None
-) -> int:
-    """Size of the file of a variant, to the byte."""
-    rest, weights = dict(network.state_dict()), {}
-    for key, bits in layer_bits(network, variant, patterns).items():
-        if bits != UNQUANTIZED:
-            weight = rest.pop(key)
-            rows, columns = weight.flatten(1).shape
-            scale, zero = torch.ones(rows, 1), torch.zeros(rows, 1, dtype=torch.uint8)
-            codes = torch.zeros(rows, columns, dtype=torch.uint8)
-            grid = Grid(scale, zero, LEVELS[bits])
-            weights[key] = QuantizedWeight(codes, grid, tuple(weight.shape))
-    return len(serialise(QuantizedNetwork(variant, weights, rest)))
 
 
 def loop_images(variant: Variant) -> int:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantization.model import QuantizedNetwork, QuantizedWeight
-from quantization.pack import pack
+from quantization.quantized_network import QuantizedNetwork, QuantizedWeight
+from quantization.rounding.pack import pack
 
 Image = tuple[int, int, int]  # channels, height, width
 OnnxModel = Any  # `onnx.ModelProto`, of a package that need not be installed

@@ -10,9 +10,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from quantization.adaround import Settings, learn_rounding
-from quantization.descent import descend
-from quantization.gram import (
+from quantization.reconstruct import CHUNK, Codes, Fitted, Unit
+from quantization.refine import refine
+from quantization.rounding.adaround import Settings, learn_rounding
+from quantization.rounding.descent import descend
+from quantization.rounding.gram import (
     Quadratic,
     add_up,
     draw_positions,
@@ -21,10 +23,8 @@ from quantization.gram import (
     patches_at,
     places_an_image,
 )
-from quantization.grid import Grid, dequantize
-from quantization.nearest import nearest
-from quantization.reconstruct import CHUNK, Codes, Fitted, Unit
-from quantization.refine import refine
+from quantization.rounding.grid import Grid, dequantize
+from quantization.rounding.nearest import nearest
 
 REFINED = 256  # images; 512 in half as many passes were no more accurate
 

@@ -10,11 +10,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from quantization.calibration import Calibration, LayerRecord
-from quantization.gram import Quadratic, draw_positions, patches_at, places_an_image
-from quantization.grid import Grid, dequantize
-from quantization.nearest import nearest
-from quantization.obc import SPACE, obc
 from quantization.reconstruct import CHUNK, Codes, Fitted, Plan, check_finite, make_record
+from quantization.rounding.gram import Quadratic, draw_positions, patches_at, places_an_image
+from quantization.rounding.grid import Grid, dequantize
+from quantization.rounding.nearest import nearest
+from quantization.rounding.obc import SPACE, obc
 from quantization.variant import Variant
 
 Grams = dict[str, Float[Tensor, "groups columns columns"]]

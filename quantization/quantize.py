@@ -11,17 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from quantization.adaround import Settings
 from quantization.batchnorm import batchnorms, estimate_batchnorm, fold_batchnorm
 from quantization.calibration import Calibration, LayerRecord, Record, check_count
 from quantization.fisher import fisher_diagonal
 from quantization.fit import fit_descent, fit_loop, fit_quadratic
-from quantization.gptq import gptq
-from quantization.gram import Layer
-from quantization.grid import find_grid
 from quantization.independent import quantize_independently, rounds_of
-from quantization.model import QuantizedNetwork, QuantizedWeight, layer_bits
-from quantization.nearest import nearest
+from quantization.quantized_network import QuantizedNetwork, QuantizedWeight, layer_bits
 from quantization.reconstruct import (
     CHUNK,
     Codes,
@@ -33,8 +28,13 @@ from quantization.reconstruct import (
     make_record,
     reconstruct,
 )
+from quantization.rounding.adaround import Settings
+from quantization.rounding.gptq import gptq
+from quantization.rounding.gram import Layer
+from quantization.rounding.grid import Bits, find_grid
+from quantization.rounding.nearest import nearest
 from quantization.trace import Trace
-from quantization.variant import UNQUANTIZED, Bits, Variant
+from quantization.variant import UNQUANTIZED, Variant
 
 PAPER = {"adaround": Settings(regularisation=1e-3), "brecq": Settings(regularisation=1e-2)}
 OBJECTIVES = {

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from quantization.calibration import DivergedError, LayerRecord
-from quantization.gram import Layer
-from quantization.grid import Grid, dequantize
-from quantization.nearest import nearest
-from quantization.stream import Answer, lockstep
+from quantization.lockstep import Answer, lockstep
+from quantization.rounding.gram import Layer
+from quantization.rounding.grid import Bits, Grid, dequantize
+from quantization.rounding.nearest import nearest
 from quantization.trace import Operation
-from quantization.variant import Bits
 
 LARGEST = 1e15  # sums of squares of more do not fit in float32
 CHUNK = 128  # images that a network is run on at a time

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from quantization.descent import improve
-from quantization.gram import Quadratic, grouped_product
-from quantization.grid import dequantize
 from quantization.reconstruct import Codes, Unit
+from quantization.rounding.descent import improve
+from quantization.rounding.gram import Quadratic, grouped_product
+from quantization.rounding.grid import dequantize
 
 PASSES = 8  # over the layers of a unit, at most
 WORTH = 0.99  # a pass that leaves more of the error is the last, unless a step was too bold

@@ -4,13 +4,12 @@ import re
 from dataclasses import dataclass, fields
 from typing import Literal
 
-Bits = int | float  # 1.58 is a float, and a type checker at run time does not take 2 for one
+from quantization.rounding.grid import TERNARY, Bits, levels
+
 Source = Literal["members", "nonmembers", "heldout"]
 
 FULL = "full"  # the network as it was trained, which is no `Variant`
-TERNARY: Bits = 1.58  # log2(3), rounded the way everybody writes it
 UNQUANTIZED: Bits = 32  # of a single layer: left as it is
-LEVELS: dict[Bits, int] = {8: 256, 4: 16, 3: 8, 2: 4, TERNARY: 3}
 
 # What can follow a method's name beside bits and grid, and makes a difference to it.
 METHODS: dict[str, frozenset[str]] = {
@@ -34,17 +33,6 @@ _SOURCES: dict[str | None, Source] = {
     "nonmembers": "nonmembers",
     "heldout": "heldout",
 }
-
-
-def levels(bits: Bits) -> int:
-    """Number of values that a weight of `bits` can take in its channel.
-
-    Raises:
-        ValueError: no grid of so many bits exists.
-    """
-    if bits not in LEVELS:
-        raise ValueError(f"Bits must be one of {', '.join(map(str, LEVELS))}, got {bits:g}.")
-    return LEVELS[bits]
 
 
 @dataclass(frozen=True)

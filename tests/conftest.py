@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import train
-from attacks.observed import Observed
+from attacks.game import Observed
 
 # A shell's background job ignores Ctrl-C, and so would what is tested about it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -21,17 +21,18 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 import train
 from attacks import ATTACKS, DEFAULT_ATTACKS
-from attacks.charts import Chart, Panel
-from attacks.evaluate import make_cases, score
-from attacks.exposure import exposure
-from attacks.figures import layers_chart
-from attacks.intervals import delong, mean_accuracy, summarise
-from attacks.observed import Observed, Shadows
+from attacks.evaluate import score
+from attacks.game import Observed, Shadows, make_cases
+from attacks.metrics.exposure import exposure
+from attacks.metrics.intervals import delong, mean_accuracy, summarise
 from attacks.quantile import make_features
 from audit import main
 from datamodules import Digits
-from lightning_modules.run_folder import RunFolder
-from lightning_modules.whole import save_whole, seal
+from reporting.charts import Chart, Panel
+from reporting.figures import layers_chart
+from storage.checksums import seal
+from storage.files import save_whole
+from storage.run_folder import RunFolder
 
 FILES = {
     *("table.txt", "results.csv", "exposure.csv", "results.json", "report.html"),
@@ -152,7 +153,9 @@ def fabricated(synthetic_fleet, observe, tmp_path, monkeypatch):
     Its figures, which take most of an audit's time, are empty.
     """
     for name in ("plane_chart", "roc_chart", "convergence_chart"):
-        monkeypatch.setattr(f"attacks.drawing.{name}", lambda *_: Chart([[Panel([])]], (1.0, 1.0)))
+        monkeypatch.setattr(
+            f"reporting.illustrate.{name}", lambda *_: Chart([[Panel([])]], (1.0, 1.0))
+        )
 
     def make(name="small", shadows=10, targets=2, without=(), **options):
         phi, members = synthetic_fleet(shadows=shadows, targets=targets, examples=80, **options)
@@ -850,7 +853,7 @@ def layer_lines(run, monkeypatch):
         drawn.append(layers_chart(made))
         return drawn[0]
 
-    monkeypatch.setattr("attacks.drawing.layers_chart", keep)
+    monkeypatch.setattr("reporting.illustrate.layers_chart", keep)
     audit(run, *QUICK)
     return [[list(one.y) for one in panel.series] for row in drawn[0].panels for panel in row]
 

@@ -15,8 +15,8 @@ import torch
 
 import train
 from lightning_modules.classifier import Classifier
-from lightning_modules.fleet import ModelName
-from lightning_modules.run_folder import RunFolder
+from storage.names import ModelName
+from storage.run_folder import RunFolder
 
 ROOT = Path(train.__file__).parent
 SHADOW, SECOND, TARGET = ModelName("shadow", 1), ModelName("shadow", 2), ModelName("target", 0)

@@ -15,7 +15,7 @@ import audit
 import train
 from datamodules import CIFAR10
 from datamodules.images import Images
-from quantization import export
+from fleet import export
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -102,7 +102,7 @@ def test_every_command_of_the_readme(workplace, capsys):
             assert "Next: python audit.py" in capsys.readouterr().out
         elif script == "-m":
             module, *options = options
-            assert module == "quantization.export"
+            assert module == "fleet.export"
             export.main(options)
             assert re.search(r"[\d,]+ bytes, [\d,]+ at full precision", capsys.readouterr().out)
         elif "--compare" in options:

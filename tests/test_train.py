@@ -24,14 +24,14 @@ from datamodules.membership import membership
 from datamodules.seeds import derive_seed
 from datamodules.views import augment, normalise
 from lightning_modules.classifier import Classifier
-from lightning_modules.fleet import ModelName, fleet_names
 from lightning_modules.networks import NETWORKS
-from lightning_modules.run_folder import RunFolder
-from lightning_modules.signals import load_signals
 from quantization.calibration import Calibration
 from quantization.quantize import quantize_network
-from quantization.storage import load_quantized, load_weights
 from quantization.variant import Variant
+from storage.names import ModelName, fleet_names
+from storage.run_folder import RunFolder
+from storage.saved_signals import load_signals
+from storage.weights import load_quantized, load_weights
 
 ROOT = Path(train.__file__).parent
 NAMES = [*(ModelName("shadow", number) for number in range(4)), ModelName("target", 0)]

@@ -8,8 +8,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from attacks import ATTACKS, DEFAULT_ATTACKS
-from attacks.intervals import delong
-from attacks.observed import Observed, Shadows, Target
+from attacks.game import Observed, Shadows, Target
+from attacks.metrics.intervals import delong
 from attacks.quantile import make_features
 from attacks.signals import signals
 

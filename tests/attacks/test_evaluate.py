@@ -8,21 +8,10 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from attacks import ATTACKS, DEFAULT_ATTACKS
-from attacks.evaluate import (
-    FPR_GRID,
-    WORDS,
-    Case,
-    by_shadows,
-    evaluate,
-    lacking,
-    make_cases,
-    mean_curve,
-    score,
-    strongest,
-)
-from attacks.intervals import Estimate, delong, summarise
+from attacks.evaluate import FPR_GRID, WORDS, evaluate, lacking, mean_curve, score, strongest
+from attacks.game import Case, Observed, Shadows, by_shadows, make_cases
 from attacks.lira import fit_sides
-from attacks.observed import Observed, Shadows
+from attacks.metrics.intervals import Estimate, delong, summarise
 
 W2, W4 = "nearest-w2", "nearest-w4"
 FREE = [name for name in DEFAULT_ATTACKS if not ATTACKS[name].shadows]
@@ -154,7 +143,7 @@ def test_the_shadows_are_fitted_once_for_all_attacks(synthetic_fleet, monkeypatc
     """In one reading for both sides, the four forms of LiRA and all targets."""
     phi, members = synthetic_fleet(shadows=8, targets=3, examples=80)
     fits, real = [], fit_sides
-    monkeypatch.setattr("attacks.observed.fit_sides", lambda *a: fits.append(a) or real(*a))
+    monkeypatch.setattr("attacks.game.fit_sides", lambda *a: fits.append(a) or real(*a))
     score(LIRA, Observed(phi), Observed(phi), members, make_cases(8, 3))
     assert len(LIRA) == 4
     assert len(fits) == 1

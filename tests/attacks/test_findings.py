@@ -10,15 +10,15 @@ from scipy.stats import norm, ttest_rel
 from sklearn.metrics import roc_auc_score
 
 import attacks.findings
-from attacks.epsilon import epsilon_bound, one_run_epsilon
-from attacks.evaluate import Case, evaluate, make_cases, score
-from attacks.exposure import change, exposure
+from attacks.evaluate import evaluate, score
 from attacks.findings import find
-from attacks.intervals import Estimate, summarise
-from attacks.observed import Observed
-from attacks.paired import holm
+from attacks.game import Case, Observed, make_cases
+from attacks.joint_lira import lira_joint
+from attacks.metrics.differences import holm
+from attacks.metrics.epsilon import epsilon_bound, one_run_epsilon
+from attacks.metrics.exposure import change, exposure
+from attacks.metrics.intervals import Estimate, summarise
 from attacks.strongest import Kept, Strongest
-from attacks.versions import lira_joint
 
 W2, W4 = "nearest-w2", "nearest-w4"
 ATTACKS = ("gap", "global_threshold", "lira_online_fixed", "lira_offline_fixed")

@@ -11,7 +11,7 @@ import torch
 from scipy.stats import norm
 
 from attacks.lira import fit_sides, lira, lira_carlini, lira_offline
-from attacks.metrics import auc, roc, tpr_at
+from attacks.metrics.roc import auc, roc, tpr_at
 
 
 def awkward(kind: str, seed: int = 0):

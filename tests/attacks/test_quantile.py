@@ -6,7 +6,7 @@ import torch
 from scipy.stats import norm
 from sklearn.model_selection import KFold
 
-from attacks.metrics import auc, roc
+from attacks.metrics.roc import auc, roc
 from attacks.quantile import make_features, quantile_regression
 
 

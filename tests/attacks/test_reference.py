@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from attacks.intervals import delong
+from attacks.metrics.intervals import delong
 from attacks.reference import attack_p, attack_r
 from attacks.threshold import global_threshold
 

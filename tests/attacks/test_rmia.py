@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from attacks.intervals import delong
+from attacks.metrics.intervals import delong
 from attacks.rmia import base, log_ratio, rmia
 
 

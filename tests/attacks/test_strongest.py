@@ -6,8 +6,8 @@ import torch
 from scipy.stats import ttest_1samp
 
 from attacks.evaluate import Row, Scored
-from attacks.intervals import summarise
-from attacks.metrics import auc, roc
+from attacks.metrics.intervals import summarise
+from attacks.metrics.roc import auc, roc
 from attacks.strongest import Strongest, cross_choose
 
 W2 = "nearest-w2"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attacks.metrics import auc, balanced_accuracy, roc
+from attacks.metrics.roc import auc, balanced_accuracy, roc
 from attacks.threshold import gap, global_threshold
 
 

@@ -6,10 +6,10 @@ import torch
 from lightning_modules.networks import build_network
 from quantization import cost
 from quantization.calibration import Calibration, LayerRecord, Record
-from quantization.cost import cost_class, estimate_seconds, loop_images, stored_bytes
+from quantization.cost import cost_class, estimate_seconds, loop_images
 from quantization.quantize import quantize_network
-from quantization.storage import save_quantized
 from quantization.variant import UNQUANTIZED, Variant
+from storage.weights import save_quantized, stored_bytes
 
 
 @pytest.fixture

@@ -3,14 +3,14 @@ import torch
 from torch import nn
 from torch.nn.functional import relu, unfold
 
-from quantization.adaround import Settings, learn_rounding
-from quantization.descent import descend
 from quantization.fit import fit_descent, fit_loop, fit_quadratic
-from quantization.gptq import gptq
-from quantization.gram import Quadratic
-from quantization.grid import dequantize, find_grid
-from quantization.nearest import nearest
 from quantization.reconstruct import Plan, Unit
+from quantization.rounding.adaround import Settings, learn_rounding
+from quantization.rounding.descent import descend
+from quantization.rounding.gptq import gptq
+from quantization.rounding.gram import Quadratic
+from quantization.rounding.grid import dequantize, find_grid
+from quantization.rounding.nearest import nearest
 
 
 class Block(nn.Module):

@@ -8,16 +8,16 @@ from torch.nn.functional import cross_entropy, relu, unfold
 
 from datamodules import Digits
 from datamodules.views import normalise
-from quantization.adaround import Settings
 from quantization.calibration import Calibration, DivergedError
-from quantization.descent import descend
-from quantization.gptq import gptq
-from quantization.gram import Quadratic, make_quadratic
-from quantization.grid import dequantize, find_grid
-from quantization.nearest import nearest
-from quantization.obc import obc
 from quantization.quantize import check_network, quantize_network
-from quantization.variant import LEVELS, Variant
+from quantization.rounding.adaround import Settings
+from quantization.rounding.descent import descend
+from quantization.rounding.gptq import gptq
+from quantization.rounding.gram import Quadratic, make_quadratic
+from quantization.rounding.grid import LEVELS, dequantize, find_grid
+from quantization.rounding.nearest import nearest
+from quantization.rounding.obc import obc
+from quantization.variant import Variant
 
 METHODS = ["nearest", "adaround", "brecq", "obc", "gptq"]
 

@@ -4,10 +4,10 @@ from torch import nn
 from torch.nn.functional import relu
 
 from quantization import refine as module
-from quantization.grid import dequantize, find_grid
-from quantization.nearest import nearest
 from quantization.reconstruct import Plan, Unit
 from quantization.refine import refine
+from quantization.rounding.grid import dequantize, find_grid
+from quantization.rounding.nearest import nearest
 
 
 class Block(nn.Module):

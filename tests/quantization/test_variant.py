@@ -2,7 +2,8 @@ from itertools import product
 
 import pytest
 
-from quantization.variant import FULL, LEVELS, METHODS, Variant, levels
+from quantization.rounding.grid import LEVELS, levels
+from quantization.variant import FULL, METHODS, Variant
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""How well scores tell members from non-members, and how far to trust it."""

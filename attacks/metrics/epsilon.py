@@ -1,0 +1,149 @@
+"""Lower bounds on differential privacy's epsilon: what the attack disproves, in nats.
+
+Training is (epsilon, delta)-private if one example more or less makes no outcome over exp(epsilon)
+times as likely, but for a chance of delta. An attack that fails proves nothing.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from scipy.optimize import brentq
+from scipy.special import expit
+from scipy.stats import beta, binom
+from torch import Tensor
+
+from attacks.metrics.roc import Roc, roc
+
+
+class EpsilonBound(NamedTuple):
+    """A lower bound on epsilon, the test that gave it, and how many trials it rests on."""
+
+    epsilon: float  # nats
+    threshold: float
+    tpr: float  # share of members with a score at or above the threshold
+    fpr: float
+    members: int
+    non_members: int
+
+
+def epsilon_bound(
+    scores: Float[Tensor, "targets examples"],
+    members: Bool[Tensor, "targets examples"],
+    delta: float = 0.0,
+    confidence: float = 0.95,
+) -> EpsilonBound:
+    """Bound epsilon by a test's error rates over targets and examples.
+
+    The threshold that bounds best on the first half of the targets is tested on the others. With
+    their exact limits of TPR and FPR, epsilon is at least log((TPR - delta) / FPR), and by the
+    members that it clears at least log((1 - FPR - delta) / (1 - TPR)); both hold at once.
+
+    Examples of one target are treated as independent trials. They share a model: where their
+    scores move together, the bound is surer than it should be.
+
+    Args:
+        scores: higher means likelier a member, by the same scale for every target.
+        members: the truth.
+        delta: chance for which the promise of epsilon may fail.
+        confidence: chance that the bound holds, half of the rest for each of the two limits.
+
+    Raises:
+        ValueError: fewer than 2 targets, a NaN, or half of them without members or non-members.
+
+    Source: Jagielski et al. 2020, arXiv:2006.07709.
+    """
+    _check(confidence)
+    if len(scores) < 2:
+        raise ValueError(
+            "`epsilon_bound` chooses and tests its threshold on different targets: at least 2 are "
+            f"needed, got {len(scores)}. Train more, or use `one_run_epsilon`."
+        )
+    half = len(scores) // 2
+    thresholds, chosen_on = _curve(scores[:half], members[:half])
+    threshold = thresholds[_bound(chosen_on, members[:half], delta, confidence).argmax()]
+    thresholds, tested_on = _curve(scores[half:], members[half:])
+    point = (thresholds >= threshold).sum() - 1  # the first threshold is infinite
+    rates = [rate[point : point + 1] for rate in tested_on]
+    bound = _bound(Roc(*rates), members[half:], delta, confidence).item()
+    counts = [int(side.sum()) for side in (members[half:], ~members[half:])]
+    return EpsilonBound(bound, threshold.item(), rates[1].item(), rates[0].item(), *counts)
+
+
+def one_run_epsilon(
+    scores: Float[Tensor, " examples"],
+    members: Bool[Tensor, " examples"],
+    guesses: int,
+    delta: float = 0.0,
+    confidence: float = 0.95,
+) -> float:
+    """Bound epsilon, in nats, by how many guesses about one model are right.
+
+    Half of the guesses are that the highest scores are members, half that the lowest are not; of
+    tied scores random ones are taken. A private model lets no more be right than as many coins
+    that fall right with chance 1 / (1 + exp(-epsilon)), whatever the examples share.
+
+    That is proved for examples that became members by independent fair coins. Our targets train on
+    random halves of fixed size instead, an approximation: without a leak, right guesses about m
+    examples then have m / (m - 1) times the variance.
+
+    Args:
+        scores: higher means likelier a member.
+        members: the truth.
+        guesses: how many, fixed before the scores are seen; an even number.
+        delta: chance for which the promise of epsilon may fail; its price grows with the examples.
+        confidence: chance that the bound holds.
+
+    Raises:
+        ValueError: a score is NaN, or `guesses` is odd, below 2 or more than the examples.
+
+    Source: Steinke, Nasr, Jagielski 2023, arXiv:2305.08846, Theorem 5.2 and Appendix D.
+    """
+    _check(confidence)
+    if guesses % 2 or not 2 <= guesses <= len(scores):
+        raise ValueError(f"`guesses` must be even, 2 to {len(scores)} (all), got {guesses}.")
+    if scores.isnan().any():
+        raise ValueError(f"Scores must be numbers, got {int(scores.isnan().sum())} NaN.")
+    # in the order given, ties would be guessed right where members come first
+    shuffled = torch.randperm(len(scores), generator=torch.Generator().manual_seed(0))
+    ordered = members[shuffled][scores[shuffled].argsort(stable=True)]
+    right = int((~ordered[: guesses // 2]).sum() + ordered[-guesses // 2 :].sum())
+    short = np.arange(1, right + 1)
+
+    def excess(epsilon: float) -> float:
+        """How much likelier than 1 - confidence so many right guesses are."""
+        chance = expit(epsilon)
+        just_short = (binom.pmf(right - short, guesses, chance).cumsum() / short).max(initial=0)
+        p = binom.sf(right - 1, guesses, chance) + 2 * len(scores) * delta * just_short
+        return float(p - (1 - confidence))
+
+    return 0.0 if excess(0.0) >= 0 else float(brentq(excess, 0, 50))  # 50 nats: all are right
+
+
+def _check(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"`confidence` must be between 0 and 1, got {confidence}. 95% is 0.95.")
+
+
+def _curve(
+    scores: Float[Tensor, "targets examples"], members: Bool[Tensor, "targets examples"]
+) -> tuple[Float[Tensor, " points"], Roc]:
+    """Rates of all targets together, and the threshold of each point, infinite for the first."""
+    curve = roc(scores.flatten(), members.flatten())
+    return torch.cat([scores.new_tensor([torch.inf]), torch.unique(scores).flip(0)]), curve
+
+
+def _bound(
+    curve: Roc, members: Bool[Tensor, "targets examples"], delta: float, confidence: float
+) -> Float[np.ndarray, " points"]:
+    """Lower bound on epsilon at each point of a curve, by Clopper and Pearson's limits."""
+    inside, outside = int(members.sum()), int((~members).sum())
+    hits, alarms = (curve.tpr * inside).round().numpy(), (curve.fpr * outside).round().numpy()
+    error = (1 - confidence) / 2
+    # NaN, without a warning, where no hit or nothing but alarms leave no limit
+    tpr = np.nan_to_num(beta.ppf(error, hits, inside - hits + 1), nan=0.0)
+    fpr = np.nan_to_num(beta.ppf(1 - error, alarms + 1, outside - alarms), nan=1.0)
+    ratio = np.maximum((tpr - delta) / fpr, (1 - fpr - delta) / (1 - tpr))
+    bound: np.ndarray = np.log(np.maximum(ratio, 1))
+    return bound

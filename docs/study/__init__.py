@@ -1,0 +1,1 @@
+"""The study: its numbers, tables and figures, from the results beside it."""

@@ -1,0 +1,237 @@
+"""Write docs/study.md and its figures from an audit's results.
+
+    python -m docs.study runs/study/cifar10_small   # keeps the results beside the document
+    python -m docs.study                            # from those that are kept
+
+Every number, verdict and figure in the document is computed here; none is typed.
+"""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from attacks.metrics.intervals import Estimate
+from docs.study import figures
+from docs.study.numbers import (
+    ATTACKERS,
+    FULL_BEST,
+    MARGIN,
+    MATCHED_BEST,
+    MATCHED_LIRA,
+    PAPERS,
+    Compared,
+    Metric,
+    Study,
+    compare,
+)
+from reporting.matplotlib_charts import draw
+from reporting.text import show, show_difference
+from storage.files import write_whole
+
+HERE = Path(__file__).parent
+KEPT = HERE / "results.json"
+DIGITS = 5  # of what is kept
+METHODS = ("adaround", "brecq", "obc")
+MARKS = {"alike": "≈", "less": "↓", "more": "↑", "unclear": "?"}
+# Fig. 1 of arXiv:2512.15335, CIFAR-100, ResNet-18, LiRA online: TPR at 0.1% FPR
+PAPERS_TPR = {
+    **{"full": 0.3683, "adaround-w4": 0.3712, "adaround-w2": 0.2009, "adaround-w1.58": 0.0028},
+    **{"brecq-w4": 0.3650, "brecq-w2": 0.2934, "brecq-w1.58": 0.0011},
+    **{"obc-w4": 0.3647, "obc-w2": 0.2288, "obc-w1.58": 0.0189},
+}
+
+
+def keep(results: dict[str, Any]) -> dict[str, Any]:
+    """What the document rests on, rounded: no curves, and pictures of what it draws alone."""
+    numbers = ("accuracy", *get_args(Metric))
+    columns = [f"{number}{end}" for number in numbers for end in ("", "_low", "_high")]
+    columns = ["variant", "knowledge", "attack", *columns, "by_target"]
+    rows = [{column: row[column] for column in columns} for row in results["rows"]]
+    found = results["findings"]
+    standing = {name: found["standing"][name] for name in figures.STANDING}
+    findings = {"standing": standing} | {key: found[key] for key in ("versions", "calibration")}
+    kept = {"experiment": results["experiment"], "basis": results["basis"], "findings": findings}
+    return {key: _rounded(some) for key, some in (kept | {"rows": rows}).items()}
+
+
+def _rounded(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, dict):
+        return {key: _rounded(some) for key, some in value.items()}
+    if isinstance(value, list):
+        return [_rounded(some) for some in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def points(estimate: Sequence[float]) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    value, low, high = (100 * number for number in estimate[:3])
+    return f"{value:+z.1f} ({low:+z.1f} to {high:+z.1f})"
+
+
+def share(estimate: Estimate | None) -> str:
+    """A share of a gain, which may be below none and above all of it."""
+    if estimate is None:
+        return "no gain shown"
+    value, low, high = (100 * number for number in estimate[:3])
+    return f"{value:.0f}% ({low:.0f} to {high:.0f})"
+
+
+def mark(compared: Compared, metric: Metric = "auc") -> str:
+    """A difference with its interval, and a sign for what it shows."""
+    if metric == "auc":
+        return f"{MARKS[compared.verdict()]} {show_difference(compared.estimate)}"
+    return f"{MARKS[compared.verdict(0)]} {points(compared.estimate)}"
+
+
+def everything(study: Study) -> str:
+    """All variants, as a table of levels."""
+    rows = []
+    for variant in study.variants:
+        best = [study.best(variant, attacker) for attacker in ATTACKERS.values()]
+        papers = PAPERS_TPR.get(variant)
+        rows.append(
+            (
+                variant,
+                show(estimate(best[0], "accuracy"), percent=True),
+                *(show(estimate(row, "auc")) for row in best),
+                *(show(estimate(row, "tpr_01pct"), percent=True) for row in best[:2]),
+                "unknown" if papers is None else f"{100 * papers:.1f}%",
+            )
+        )
+    columns = (
+        *("variant", "test accuracy", *(f"AUC, {name}" for name in ATTACKERS)),
+        *("TPR at 0.1% FPR†, LiRA online, full-precision shadows", "the same, matched shadows"),
+        "the paper's, full-precision shadows",
+    )
+    return table(columns, rows)
+
+
+def estimate(row: Mapping[str, Any], metric: str) -> Estimate:
+    """A number of a row, with its interval."""
+    return Estimate(row[metric], row[f"{metric}_low"], row[f"{metric}_high"])
+
+
+def against(study: Study, pairs: Sequence[tuple[str, str]], metric: Metric = "auc") -> str:
+    """How much more accurate the first is than the second, and how much more it leaks."""
+    columns = [study.leaks(pairs, attacker, metric) for attacker in ATTACKERS.values()]
+    accuracy = compare([study.accuracies(a) - study.accuracies(b) for a, b in pairs])
+    names = [a if b == "full" else f"{a} beyond {b}" for a, b in pairs]
+    rows = [
+        (name, points(accuracy[i].estimate), *(mark(column[i], metric) for column in columns))
+        for i, name in enumerate(names)
+    ]
+    return table(("variant", "test accuracy", *ATTACKERS), rows)
+
+
+def tally(study: Study, pairs: Sequence[tuple[str, str]]) -> str:
+    """How many of the first of each pair leak less than, more than, or like the second."""
+    words = {"alike": f"within ±{MARGIN}", "less": "less", "more": "more", "unclear": "unclear"}
+    lines = []
+    for name, attacker in ATTACKERS.items():
+        verdicts = Counter(compared.verdict() for compared in study.leaks(pairs, attacker))
+        counts = [f"{count} {words[verdict]}" for verdict, count in verdicts.most_common()]
+        lines.append(f"- {name}: {', '.join(counts)}.")
+    return "\n".join(lines)
+
+
+def hidden(study: Study, variants: Sequence[str]) -> str:
+    """What full-precision shadows do not see."""
+    attacks = PAPERS, None
+    areas = [study.shadows(variants, attack) for attack in attacks]
+    rates = study.shadows(variants, PAPERS, "tpr_1pct")
+    rows = []
+    for i, variant in enumerate(variants):
+        lira, best = (
+            (mark(area[i]), share(study.mismatch(variant, attack)))
+            for area, attack in zip(areas, attacks, strict=True)
+        )
+        rows.append((variant, *lira, mark(rates[i], "tpr_1pct"), *best))
+    columns = (
+        *("variant", "AUC, LiRA online", "share of the gain that was mismatch"),
+        "TPR at 1% FPR, LiRA online",
+        *("AUC, strongest attack", "share of the gain that was mismatch"),
+    )
+    return table(columns, rows)
+
+
+def versions(study: Study) -> str:
+    """What an attacker gains who holds several versions."""
+    rows = []
+    for held in study.results["findings"]["versions"]:
+        names, gain = held["names"], held["gain"]
+        compared = Compared(Estimate(**gain["estimate"]), gain["p"], gain["p_holm"])
+        text = " + ".join(names) if len(names) < 4 else f"all {len(names)}"
+        rows.append((text, show(Estimate(**held["summary"]["auc"])), held["best"], mark(compared)))
+    columns = "versions", "AUC, joint LiRA", "leaks most alone", "beyond its strongest attack"
+    return table(columns, rows)
+
+
+def calibration(study: Study) -> str:
+    """Whether calibration images are told from other members."""
+    found = study.results["findings"]["calibration"].items()
+    return table(("variant", "AUC"), [(name, show(Estimate(**some))) for name, some in found])
+
+
+def finding(study: Study) -> str:
+    """The study in a sentence, which the README repeats."""
+    ternary = [f"{method}-w1.58" for method in METHODS]
+    shares = [study.mismatch(variant, PAPERS) for variant in ternary]
+    hidden = [100 * some.value for some in shares if some is not None]
+    leaks = study.leaks([(variant, "full") for variant in ternary], MATCHED_LIRA)
+    gains = [-compared.estimate.value for compared in leaks]
+    return (
+        f"{min(hidden):.0f} to {max(hidden):.0f}% of the privacy that ternary weights seem to\n"
+        "bring under the paper's attack is the attacker's mismatch, gone once its shadows are\n"
+        f"quantized like the target; what is real is {min(gains):.2f} to {max(gains):.2f} less AUC."
+    )
+
+
+def render(study: Study) -> str:
+    """Fill the document."""
+    pages = Environment(
+        loader=FileSystemLoader(HERE),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    tables = (finding, everything, against, tally, hidden, versions, calibration)
+    functions = {table.__name__: partial(table, study) for table in tables}
+    page = pages.get_template("study.md.jinja")
+    return page.render(
+        study=study,
+        methods=METHODS,
+        margin=MARGIN,
+        matched=MATCHED_BEST,
+        full=FULL_BEST,
+        **functions,
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Keep the results of a run, if one is named, and write the document and its figures."""
+    if arguments:
+        path = Path(arguments[0]) / "audit" / "results.json"
+        if not path.exists():
+            sys.exit(f"{path} is not there. Run `python audit.py --run_dir {arguments[0]}` first.")
+        text = json.dumps(keep(json.loads(path.read_text())), separators=(",", ":"))
+        text = text.replace('{"variant"', '\n{"variant"')  # a line a row, for who compares versions
+        write_whole(KEPT, lambda kept: kept.write_text(text))
+    study = Study(json.loads(KEPT.read_text()))
+    for name, chart in figures.all_of(study).items():
+        figure = draw(chart)
+        write_whole(KEPT.with_name(f"{name}.png"), partial(figure.savefig, format="png", dpi=110))
+    page = render(study)
+    write_whole(HERE.parent / "study.md", lambda document: document.write_text(page))

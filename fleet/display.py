@@ -1,0 +1,107 @@
+"""One display for the whole fleet: which models, which epoch, how long to go."""
+
+import logging
+import warnings
+from threading import Event, Thread
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from fleet.engine import Outcome
+from lightning_modules.callbacks.progress import read_progress
+from storage.names import ModelName
+from storage.run_folder import RunFolder
+
+REFRESH = 0.5  # seconds
+SAID = {
+    "finished": "finished in {:.1f} s",
+    "failed": "[bold red]failed[/] after {:.1f} s",
+    "busy": "passed over, another process is at it",
+    "stopped": "[bold red]stopped[/] after {:.1f} s",
+}
+
+
+def quieten() -> None:
+    """Leave the screen to one progress display."""
+    for package in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(package).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning 2.6 on torch 2.14
+
+
+class FleetProgress:
+    """A line a model that ends, and on a terminal a bar over all epochs of all models.
+
+    What is drawn is read from the models' own journals, whichever process works on them.
+
+    Args:
+        run: the folder of the fleet.
+        num_models: how many models this call works on.
+        max_epochs: epochs of each.
+        console: where to draw.
+    """
+
+    def __init__(self, run: RunFolder, num_models: int, max_epochs: int, console: Console) -> None:
+        self.run, self.num_models, self.max_epochs = run, num_models, max_epochs
+        self.console, self.in_hand, self.ended = console, list[ModelName](), 0
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self.task = self.bar.add_task("", total=num_models * max_epochs)
+        self._over = Event()
+        self._watcher = Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "FleetProgress":
+        self.bar.start()
+        self._watcher.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        self._watcher.join()
+        self.bar.stop()
+
+    def begin(self, name: ModelName) -> None:
+        """Note that a model is worked on."""
+        self.in_hand.append(name)
+
+    def end(self, outcome: Outcome) -> None:
+        """Say what became of a model."""
+        self.in_hand.remove(outcome.name)
+        self.ended += 1
+        said = SAID[outcome.state].format(outcome.seconds)
+        progress = read_progress(self.run.progress(outcome.name))
+        if progress and progress.compile_seconds:
+            said += f", {progress.compile_seconds:.1f} s of them in torch.compile"
+        self.console.print(f"{self.ended} of {self.num_models}: {outcome.name} {said}")
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Draw how far the models in hand are."""
+        found = {name: read_progress(self.run.progress(name)) for name in [*self.in_hand]}
+        epochs = sum(progress.epoch for progress in found.values() if progress)
+        self.bar.update(
+            self.task,
+            completed=self.ended * self.max_epochs + epochs,
+            description=f"{self.ended} of {self.num_models} models, "
+            + ", ".join(
+                f"{name} {progress.say(self.max_epochs) if progress else 'begins'}"
+                for name, progress in found.items()
+            ),
+        )
+
+    def _watch(self) -> None:
+        while self.console.is_terminal and not self._over.wait(REFRESH):
+            self.refresh()

@@ -1,0 +1,147 @@
+"""Write one model of a run folder the way it is deployed: what was audited is what runs.
+
+onnx has packed INT2, INT4 or INT8 weights behind DequantizeLinear, torchao a byte a weight in a
+state dict of its tensors, and state_dict float32 safetensors for any code that has the network.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+from torch import Tensor, nn
+
+from quantization.deploy import Image, to_onnx, to_torchao
+from quantization.quantized_network import QuantizedNetwork
+from quantization.variant import FULL
+from storage.weights import load_quantized, load_weights
+
+NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torchao": ("torchao",), "state_dict": ()}
+SUFFIX = {"onnx": "onnx", "torchao": "pt", "state_dict": "safetensors"}
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], QuantizedNetwork | None]:
+    """A network's state, and its codes unless it is at full precision.
+
+    Raises:
+        ValueError: the file is damaged, or the training had diverged.
+    """
+    state = load_weights(path)
+    quantized = None if path.stem == FULL else load_quantized(path)
+    unpacked = quantized is not None and not quantized.weights
+    if unpacked or any(tensor.isnan().any() for tensor in state.values()):
+        raise ValueError(
+            f"{path} must hold a trained network, got one that diverged, whose weights are stored"
+            " unpacked. Run train.py with its options and `--fleet.retrain_failed true`."
+        )
+    return state, quantized
+
+
+def choose_output(run_dir: Path, output: Path | None, name: str) -> Path:
+    """Where to write: RUN/export/`name` if nothing else is asked.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: a folder, or a place among the run's own files.
+    """
+    if output is None:
+        return run_dir / "export" / name
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"No folder {output.parent} for `--output`. Create it first.")
+    if output.is_dir() or (run_dir / "models").resolve() in output.resolve().parents:
+        raise ValueError(
+            f"`--output` must be a file apart from the run's own models, got {output}. Leave it out"
+            f" for {run_dir / 'export' / name}."
+        )
+    return output
+
+
+def build(experiment: dict[str, Any], state: dict[str, Tensor]) -> tuple[nn.Module, Image]:
+    """The network of an experiment, with these weights, and the images that it takes.
+
+    Raises:
+        ValueError: it is not said how large images are, or the network was changed since.
+    """
+    from lightning_modules.networks import build_network
+
+    if (sizes := experiment.get("input")) is None:
+        raise ValueError(
+            "experiment.yaml must say what the network takes, and was written before train.py did."
+            " Add a line, with your data's numbers, such as `input: {num_classes: 10, channels: 1,"
+            " height: 8, width: 8}`, or take `--format state_dict`."
+        )
+    name, args = (experiment["config"]["model"][key] for key in ("network", "network_args"))
+    network = build_network(name, sizes["num_classes"], sizes["channels"], args or {})
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"`{name}` must be the network that was trained, got another one ({error}). Undo what"
+            " changed in it, or take `--format state_dict`."
+        ) from error
+    return network, (sizes["channels"], sizes["height"], sizes["width"])
+
+
+def export(run_dir: Path, model: str, variant: str, kind: str, output: Path | None) -> str:
+    """Read, convert, write; returns where the file is and its size.
+
+    Raises:
+        FileNotFoundError: no such run, model, variant or folder of `output`.
+        ValueError: the weights are damaged or diverged, or the format cannot hold the network.
+        ModuleNotFoundError: the format needs a package that is not installed.
+    """
+    # In here alone: packages do not import each other, but this command wires them.
+    from storage.files import save_whole, write_whole
+    from storage.run_folder import RunFolder
+
+    if missing := [name for name in NEEDS[kind] if find_spec(name) is None]:
+        raise ModuleNotFoundError(
+            f"`--format {kind}` needs {', '.join(missing)}. Run `pip install -e '.[export]'`."
+        )
+    run = RunFolder(run_dir)
+    names = {str(name): name for name in run.names()}
+    if model not in names:
+        raise FileNotFoundError(f"No model `{model}` in {run_dir}: it has {', '.join(names)}.")
+    source = run.weights(names[model], variant)
+    if not source.exists():
+        known = ", ".join(sorted(path.stem for path in source.parent.glob("*.safetensors")))
+        raise FileNotFoundError(
+            f"No variant `{variant}` of {model} in {run_dir}: it has {known or 'none yet'}. Run"
+            f" train.py with the run's options and `--quantize {variant}` to add it."
+        )
+    target = choose_output(run_dir, output, f"{model}-{variant}.{SUFFIX[kind]}")
+    state, quantized = read(source)
+    if kind == "state_dict":
+        save_whole(target, state)
+    elif kind == "onnx":
+        content = to_onnx(*build(run.read(), state), quantized).SerializeToString()
+        write_whole(target, lambda path: path.write_bytes(content))
+    elif quantized is not None:
+        converted = to_torchao(*build(run.read(), state), quantized)
+        write_whole(target, lambda path: torch.save(converted, path))
+    else:
+        raise ValueError("torchao has nothing to pack in `full`. Take onnx or state_dict.")
+    before = run.weights(names[model], FULL).stat().st_size
+    return f"{target}: {target.stat().st_size:,} bytes, {before:,} at full precision."
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = ArgumentParser(prog="python -m fleet.export", description=__doc__, allow_abbrev=False)
+    parser.add_argument("run", type=Path, help="folder that train.py filled, as in runs/digits")
+    parser.add_argument("model", help="as in target-000")
+    parser.add_argument("variant", help="as in nearest-w2, or full")
+    parser.add_argument("--format", choices=list(NEEDS), required=True, help="of the file")
+    parser.add_argument("--output", type=Path, help="file to write (default: in RUN/export)")
+    config = parser.parse_args(arguments)
+    try:
+        print(export(config.run, config.model, config.variant, config.format, config.output))
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"fleet.export: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""trials."""
+
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from itertools import islice, pairwise
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
+
+from datamodules.images import ImageDataModule
+from lightning_modules.callbacks.checkpoints import SaveCheckpoint
+from lightning_modules.callbacks.record_signals import Measure
+from storage.names import ModelName
+from storage.run_folder import RunFolder
+
+TRIAL_EPOCHS, TRIAL_STEPS = 4, 4  # the first epoch warms up; a gap between two has a checkpoint
+
+
+TRIAL_BATCHES = 4
+
+
+class Training(NamedTuple):
+    """What some steps of a model took.
+
+    Attributes:
+        step: seconds of an optimisation step, its images included.
+        epoch: seconds of an epoch beside its steps, checkpoint included, validation not.
+        checkpoint: bytes of it.
+        memory: peak bytes; on a GPU those that torch allocated there, else of this process.
+    """
+
+    step: float
+    epoch: float
+    checkpoint: int
+    memory: int
+
+
+class Seen(NamedTuple):
+    """What some forward passes took: seconds an image, and bytes that are kept of it a query."""
+
+    image: float
+    kept: int
+
+
+class Flops(NamedTuple):
+    """Floating-point operations of one image, as torch counts them: two a multiplication."""
+
+    forward: int
+    training: int  # forward and backward
+
+
+class Quantization(NamedTuple):
+    """Of one variant: seconds, how they are known, bytes of its file, images of its loop."""
+
+    seconds: float
+    source: str
+    stored: int
+    loop_images: int
+
+
+def try_training(
+    classifier: LightningModule,
+    data: ImageDataModule,
+    options: Mapping[str, Any],
+    plugins: Sequence[ClusterEnvironment],
+) -> Training:
+    """Train for some steps, in a temporary folder.
+
+    Args:
+        classifier: changed by it.
+        data: with a split assigned.
+        options: of the trainer.
+        plugins: of the trainer.
+    """
+    timer = _Timer()
+    with TemporaryDirectory() as folder:
+        checkpoint = Path(folder) / "last.ckpt"
+        trainer = Trainer(
+            **{**options, "max_epochs": TRIAL_EPOCHS},
+            limit_train_batches=TRIAL_STEPS,
+            limit_val_batches=0,
+            callbacks=[timer, SaveCheckpoint(checkpoint)],
+            plugins=[*plugins],
+            logger=False,
+            log_every_n_steps=1,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
+        )
+        trainer.fit(classifier, datamodule=data)
+        size = checkpoint.stat().st_size if checkpoint.exists() else 0  # written by the first
+        step, epoch = timer.seconds()
+        return Training(step, epoch, size, _peak(trainer.strategy.root_device))
+
+
+@torch.inference_mode()
+def try_signals(network: nn.Module, data: ImageDataModule, measure: Measure) -> Seen:
+    """Look at some images as an attacker does; the second time counts."""
+    network.eval()
+    for _ in range(2):
+        started, images, kept = time.perf_counter(), 0, 0
+        for batch in islice(data.pool_batches("identity"), TRIAL_BATCHES):
+            found = measure(network(batch.images).cpu(), batch.labels.cpu())._asdict()
+            images, kept = images + len(batch.labels), sum(t.element_size() for t in found.values())
+    return Seen((time.perf_counter() - started) / images, kept)
+
+
+def count_flops(network: nn.Module, images: Tensor, labels: Tensor) -> Flops:
+    """Count the operations of an image, from a batch on the CPU; gradients are left there."""
+    network.train()
+    with FlopCounterMode(display=False) as counter:
+        loss = cross_entropy(network(images), labels)
+        forward = counter.get_total_flops()
+        torch.autograd.backward(loss)
+    return Flops(forward // len(images), counter.get_total_flops() // len(images))
+
+
+def recorded_seconds(run: RunFolder, names: Sequence[ModelName], variant: str) -> list[float]:
+    """How long a variant took in the models that have it."""
+    records = (run.read_record(name, variant) for name in names)
+    return [record["seconds"] for record in records if record]
+
+
+class _Timer(Callback):
+    """Note when each step of each epoch ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[list[float]] = []
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.ends.append([])
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:  # noqa: ANN401
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.synchronize()
+        self.ends[-1].append(time.perf_counter())
+
+    def seconds(self) -> tuple[float, float]:
+        """Of a step, and of an epoch beside its steps."""
+        gaps = median(after[0] - before[-1] for before, after in pairwise(self.ends))
+        steps = [after - before for ends in self.ends[1:] for before, after in pairwise(ends)]
+        if not steps:  # an epoch is one step
+            return gaps, 0.0
+        return median(steps), max(gaps - median(steps), 0.0)
+
+
+def _peak(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,121 @@
+"""What an attacker sees of every variant of a model, recorded once after its training."""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor, nn
+
+from datamodules.images import Batch, ImageDataModule
+from storage.files import save_whole
+from storage.wandb_project import accuracy_key
+
+
+@runtime_checkable
+class SignalsLike(Protocol):
+    """A named tuple of tensors that end in `examples`."""
+
+    @property
+    def phi(self) -> Tensor: ...
+    @property
+    def hinge(self) -> Tensor: ...
+    @property
+    def correct(self) -> Tensor: ...
+    def _asdict(self) -> dict[str, Tensor]: ...
+
+
+Measure = Callable[[Tensor, Tensor], SignalsLike]
+ReadWeights = Callable[[Path], dict[str, Tensor]]
+Record = dict[str, Tensor]
+
+
+class RecordSignals(Callback):
+    """Write `signals/<variant>.safetensors` for every variant of a model, after a fit.
+
+    The weights are read back from their file, so what is audited is what would be deployed, in
+    float32 on purpose: what `fleet/export.py` deploys computes in float32 too. One process
+    does it, over the whole pool in order: a distributed sampler would repeat examples. There is
+    one pass, in which each batch goes through the networks of all variants that lack their file.
+
+    Args:
+        folder: the model's folder, with a weights file for each variant.
+        variants: `full` and the names of the quantized variants.
+        queries: the views of an example that the attacker asks for, the same for every model
+            unless they are random ones.
+        measure: logits and labels in, signals out; each example by itself.
+        read: a weights file in, a full state dict out.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        variants: Sequence[str],
+        queries: Sequence[str],
+        measure: Measure,
+        read: ReadWeights,
+    ) -> None:
+        self.folder, self.variants, self.queries = folder, variants, queries
+        self.measure, self.read = measure, read
+
+    @rank_zero_only
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        paths = {name: self.folder / "signals" / f"{name}.safetensors" for name in self.variants}
+        missing = {name: path for name, path in paths.items() if not path.exists()}
+        if not missing:
+            return
+        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        # By now Lightning has moved the module back to the CPU.
+        trained, device = pl_module.get_submodule("network"), trainer.strategy.root_device
+        networks = [self._load(trained, variant).to(device) for variant in missing]
+        records = self._record(networks, data)
+        for (variant, path), record in zip(missing.items(), records, strict=True):
+            save_whole(path, record)
+            accuracy = record["test_correct"].double().mean().item()
+            for logger in trainer.loggers:
+                logger.log_metrics({accuracy_key(variant): accuracy})
+
+    def _load(self, trained: nn.Module, variant: str) -> nn.Module:
+        network = copy.deepcopy(trained).float().eval()
+        network.load_state_dict(self.read(self.folder / f"{variant}.safetensors"))
+        return network
+
+    def _record(self, networks: Sequence[nn.Module], data: ImageDataModule) -> Iterator[Record]:
+        asked = len(self.queries)
+        # accuracy is that of images as they are, which the attacker need not ask for
+        views = [*self.queries, *({"identity"} - set(self.queries))]
+        pool = self._see(networks, data.pool_batches, self.queries)
+        test = self._see(networks, data.test_batches, views)  # that no model trained on
+        for record, others in zip(pool, test, strict=True):
+            yield record | {
+                "population": others["phi"][:asked],
+                "population_hinge": others["hinge"][:asked],
+                "test_correct": others["correct"][views.index("identity")],
+            }
+
+    def _see(
+        self,
+        networks: Sequence[nn.Module],
+        batches: Callable[[str], Iterable[Batch]],
+        queries: Sequence[str],
+    ) -> list[Record]:
+        """Signals `[queries, examples]` of each network."""
+        rows = [self._see_view(networks, batches(query)) for query in queries]
+        return [_join(torch.stack, row) for row in zip(*rows, strict=True)]
+
+    @torch.inference_mode()
+    def _see_view(self, networks: Sequence[nn.Module], batches: Iterable[Batch]) -> list[Record]:
+        """Signals `[examples]` of each network; its logits live for a batch."""
+        parts = [
+            [self.measure(network(images).cpu(), labels.cpu())._asdict() for network in networks]
+            for images, labels, _ in batches
+        ]
+        return [_join(torch.cat, part) for part in zip(*parts, strict=True)]
+
+
+def _join(how: Callable[[list[Tensor]], Tensor], records: Sequence[Record]) -> Record:
+    return {key: how([record[key] for record in records]) for key in records[0]}

@@ -1,0 +1,75 @@
+"""wandb_logger."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import wandb
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from wandb.sdk.lib import RunDisabled
+
+from storage.names import ModelName, WandbMode
+from storage.wandb_project import PROJECT, SETTINGS
+
+
+class FleetLogger(WandbLogger):
+    """One W&B run a model, grouped by experiment, resumed where it stopped.
+
+    Args:
+        run_dir: the experiment's folder; W&B writes below it, so that experiments never collide.
+        name: the model, also the run's name.
+        attempt: how many trainings of this model failed before; each is a run of its own.
+        experiment: the resolved experiment; becomes the run's config.
+        mode: `offline` or `online`.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        name: ModelName,
+        attempt: int,
+        experiment: dict[str, Any],
+        mode: WandbMode,
+    ) -> None:
+        super().__init__(
+            name=str(name),
+            id=f"{experiment['id']}-{name}" + (f"-{attempt}" if attempt else ""),
+            project=PROJECT,
+            save_dir=run_dir,
+            group=run_dir.resolve().name,
+            job_type=name.role,
+            config=experiment,
+            mode=mode,
+            settings=SETTINGS,
+        )
+        self.failed = False
+
+    @property
+    def experiment(self) -> wandb.Run | RunDisabled:
+        """The W&B run, or one that does nothing where none can be started."""
+        if self._experiment is None:
+            self._carefully(lambda: super(FleetLogger, self).experiment)
+        if self._experiment is None:
+            self._experiment = wandb.init(mode="disabled", settings=SETTINGS)
+        return self._experiment
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        if not self.failed:
+            self._carefully(lambda: super(FleetLogger, self).log_metrics(metrics, step))
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        run: Any = self._experiment
+        if run is not None:
+            self._carefully(lambda: run.finish(exit_code=0 if status == "success" else 1))
+
+    def _carefully(self, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except Exception as error:
+            if not self.failed:
+                warnings.warn(f"W&B failed, training goes on without it: {error!r}", stacklevel=2)
+            self.failed = True

@@ -1,0 +1,1 @@
+"""One layer's matrix in, codes out."""

@@ -1,0 +1,121 @@
+"""AdaRound and BRECQ as published: rounding up or down is learned by gradient descent."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from quantization.rounding.grid import Grid
+
+LOOP_BATCH = 32  # images in a step of AdaRound's and BRECQ's published loops
+
+
+LOW, HIGH = -0.1, 1.1  # what the sigmoid is stretched to, so that it reaches 0 and 1
+
+Weights = Mapping[str, Tensor]
+
+
+class Settings(NamedTuple):
+    """Constants of the loop.
+
+    Attributes:
+        iterations: steps of Adam.
+        regularisation: weight of the term that pushes each rounding to 0 or 1, in units of the
+            squared error of one position.
+        batch: images in a step.
+        lr: learning rate of Adam.
+        warmup: share of the steps without that term.
+        sharpest: exponent of that term when it sets in; it falls linearly to `bluntest`.
+        bluntest: exponent at the end.
+    """
+
+    iterations: int = 20_000
+    regularisation: float = 0.01
+    batch: int = LOOP_BATCH
+    lr: float = 1e-3
+    warmup: float = 0.2
+    sharpest: float = 20.0
+    bluntest: float = 2.0
+
+
+def learn_rounding(
+    weights: Mapping[str, Float[Tensor, "_ _"]],
+    grids: Mapping[str, Grid],
+    forward: Callable[[Mapping[str, Tensor], Tensor], Tensor],
+    inputs: Float[Tensor, "images *_"],
+    targets: Float[Tensor, "images *_"],
+    settings: Settings,
+    generator: torch.Generator,
+    importance: Float[Tensor, "images *_"] | None = None,
+) -> dict[str, UInt8[Tensor, "_ _"]]:
+    """Learn for every weight whether it is rounded up or down.
+
+    Minimises the mean over images and positions of the error's squares, summed over channels, plus
+    a sum over weights of 1 - |2 h - 1|^beta, with h the soft rounding.
+
+    Args:
+        weights: rows of every layer of the unit, by the weight's key in it.
+        grids: theirs.
+        forward: the unit with other rows, on some inputs.
+        inputs: what the unit will be given once all before it is quantized.
+        targets: what the full-precision unit gives in the full-precision network.
+        settings: constants.
+        generator: of the order of images, on the CPU.
+        importance: weight of each squared error, such as the Fisher information's diagonal.
+
+    Returns:
+        Codes of every layer.
+
+    Source: Nagel et al. 2020, arXiv:2004.10568, equations 21 to 25; for a block Li et al. 2021,
+    arXiv:2102.05426, algorithm 1.
+    """
+    floors = {key: (w / grids[key].scale).floor() for key, w in weights.items()}
+    variables = {key: _start(w / grids[key].scale - floors[key]) for key, w in weights.items()}
+    optimizer = torch.optim.Adam(variables.values(), settings.lr, fused=True)
+    warm = int(settings.warmup * settings.iterations)
+    for iteration in range(settings.iterations):
+        chosen = torch.randperm(len(inputs), generator=generator)[: settings.batch]
+        chosen = chosen.to(inputs.device)
+        with torch.enable_grad():
+            up = {key: _rectified(variable) for key, variable in variables.items()}
+            rows = {key: _place(floors[key] + up[key], grids[key]) for key in up}
+            error = (forward(rows, inputs[chosen]) - targets[chosen]).square()
+            if importance is not None:
+                error = error * importance[chosen]
+            loss = _per_position(error)
+            if iteration >= warm:
+                left = 1 - (iteration - warm) / max(1, settings.iterations - warm)
+                beta = settings.bluntest + (settings.sharpest - settings.bluntest) * left
+                unsure = sum((1 - (2 * h - 1).abs().pow(beta)).sum() for h in up.values())
+                loss = loss + settings.regularisation * unsure
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+    return {
+        key: (floors[key] + (variables[key] >= 0) + grids[key].zero)
+        .clamp(0, grids[key].levels - 1)
+        .byte()
+        for key in variables
+    }
+
+
+def _start(fraction: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
+    """The variable whose rectified sigmoid is the fraction that rounding cuts off."""
+    start: Tensor = -((HIGH - LOW) / (fraction - LOW) - 1).log()
+    return start.requires_grad_()
+
+
+def _rectified(variable: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
+    return (variable.sigmoid() * (HIGH - LOW) + LOW).clamp(0, 1)
+
+
+def _place(steps: Float[Tensor, "rows columns"], grid: Grid) -> Float[Tensor, "rows columns"]:
+    """Weights at soft codes, kept within the grid."""
+    return ((steps + grid.zero).clamp(0, grid.levels - 1) - grid.zero) * grid.scale
+
+
+def _per_position(error: Float[Tensor, "batch channels *places"]) -> Float[Tensor, ""]:
+    """Summed over channels, mean over images and places."""
+    return error.sum() / (error.numel() / error.shape[1])

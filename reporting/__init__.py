@@ -1,0 +1,1 @@
+"""What a person reads: text, tables, charts, the page, the comparison, the W&B dashboard."""

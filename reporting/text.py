@@ -1,0 +1,61 @@
+"""Numbers as text."""
+
+from math import isnan
+
+from attacks.game import Knowledge
+from attacks.metrics.differences import Difference
+from attacks.metrics.intervals import Estimate
+
+TITLES: dict[Knowledge, str] = {
+    "matched": "shadows quantized like the target",
+    "full": "full-precision shadows",
+}
+FEW = 10  # false positives under which a TPR is marked
+MARK = "†"
+BEST = "★"
+
+
+SHADOWS = {"matched": "matched shadows", "full": "full shadows", "none": "no shadows"}
+
+
+def show(estimate: Estimate, percent: bool = False, spread: bool = False) -> str:
+    """An estimate: 0.692 (0.671-0.713), with its spread 0.692±0.011 (...), or 12.0% (9.1-15.2)."""
+    if isnan(estimate.value):
+        return "unknown"
+    if percent:
+        value, low, high = (100 * number for number in estimate[:3])
+        return f"{value:.1f}% ({low:.1f}-{high:.1f})"
+    over_targets = f"±{estimate.spread:.3f}" if spread else ""
+    return f"{estimate.value:.3f}{over_targets} ({estimate.low:.3f}-{estimate.high:.3f})"
+
+
+def show_difference(estimate: Estimate) -> str:
+    """A difference, with its sign: -0.021 (-0.031 to -0.011)."""
+    return f"{estimate.value:+z.3f} ({estimate.low:+z.3f} to {estimate.high:+z.3f})"
+
+
+def show_p(p: float) -> str:
+    """A p-value: 0.031, or < 0.001."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def say(difference: Difference) -> str:
+    """Say in a sentence which of the two leaks more, if that is shown at 5% after correction."""
+    first, second, (_, low, high, _), _, p_holm = difference
+    if p_holm < 0.05:
+        more, (near, far) = low > 0, sorted([abs(low), abs(high)])
+        extent = f"{_range(near, far)} {'more' if more else 'less'}"
+        return f"{first} leaks {extent} AUC than {second}"
+    alone = "" if low <= 0 <= high else " before correction for the number of comparisons"
+    return f"{first} and {second}: no difference shown (AUC {_range(low, high)}{alone})"
+
+
+def _range(low: float, high: float) -> str:
+    """Both ends with 2 decimals, or as many as tell them from each other and from 0."""
+
+    def told_apart(decimals: int) -> bool:
+        ends = round(low, decimals), round(high, decimals)
+        return ends[0] != ends[1] and all(ends)
+
+    decimals = next(filter(told_apart, range(2, 7)), 2)
+    return f"{low:z.{decimals}f} to {high:z.{decimals}f}"

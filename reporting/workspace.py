@@ -1,0 +1,146 @@
+"""One W&B view an experiment: the audit, what quantization did, and training curves by role.
+
+`python -m reporting.workspace runs/NAME --entity TEAM` saves it for runs that were logged
+offline, once `wandb sync` has uploaded them; `audit.py --wandb online` does it by itself.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import wandb
+import wandb_workspaces.reports.v2 as wr
+import wandb_workspaces.workspaces as ws
+from jsonargparse import ArgumentParser
+from wandb_workspaces import expr
+
+from reporting.dashboard import METRICS, audit_id, figure_keys, finding_key, risk_key, roc_keys
+from reporting.results import read_results
+from storage.files import write_whole
+from storage.wandb_project import PROJECT, accuracy_key, check_key
+
+CURVES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "train/learning_rate")
+STEP = "trainer/global_step"  # Lightning logs the learning rate without its epoch
+NEEDED = ("variant", "knowledge", "attack", "strongest", *METRICS)
+
+
+def make_workspace(entity: str, name: str, results: Mapping[str, Any]) -> ws.Workspace:
+    """The view of one experiment; nothing is sent.
+
+    Args:
+        entity: the W&B user or team that has the project.
+        name: the view's, that of the experiment.
+        results: what results.json holds, from which every key that the audit logs follows.
+    """
+    variants = list(dict.fromkeys(row["variant"] for row in results["rows"]))
+    planes = [
+        _chart(f"plane/{metric}", "scatter", {"x": "accuracy", "y": metric}, title=metric)
+        for metric in METRICS
+    ]
+    axes = {axis: axis for axis in ("step", "lineKey", "lineVal")}
+    rocs = [
+        _chart(key, "lineseries", axes, title=key, xname="false positive rate")
+        for key in roc_keys(results)
+    ]
+    pictures = [
+        wr.MediaBrowser(title=key, media_keys=[key], num_columns=1) for key in figure_keys(results)
+    ]
+    tables = [wr.WeavePanelSummaryTable(table_name=finding_key(t)) for t in results["tables"]]
+    bars = [
+        _bars("AUC of the strongest attack", [risk_key("auc", v) for v in variants]),
+        _bars("TPR at 1% FPR of the strongest attack", [risk_key("tpr_1pct", v) for v in variants]),
+        _bars("test accuracy", [accuracy_key(v) for v in variants]),
+    ]
+    # not by W&B's group: that is the folder's name, which another experiment may have, too
+    if results["experiment"]:
+        mine = expr.Config("id") == results["experiment"]["id"]
+    else:  # trained elsewhere: the audit is the only run
+        mine = expr.Metric("ID") == audit_id(results)
+    sections = [
+        _section("Audit", [wr.WeavePanelSummaryTable(table_name="audit/table")], columns=1),
+        _section("Figures", pictures, columns=2),
+        _section("Leakage and accuracy", [*planes, *bars], columns=2),
+        _section("Training, by role", [_curve(key) for key in CURVES], columns=3),
+        _section("Findings", tables, columns=1, is_open=False),
+        _section("ROC curves", rocs, columns=3, is_open=False),
+    ]
+    return ws.Workspace(
+        entity=entity,
+        project=PROJECT,
+        name=name,
+        sections=[section for section in sections if section.panels],
+        settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=100),
+        runset_settings=ws.RunsetSettings(
+            filters=expr.And(mine),
+            groupby=[expr.Metric("JobType")],
+            order=[expr.Ordering(expr.Metric("Name"))],
+        ),
+    )
+
+
+def _section(name: str, panels: Sequence[Any], columns: int, is_open: bool = True) -> ws.Section:
+    layout = ws.SectionLayoutSettings(columns=columns, rows=max(1, -(-len(panels) // columns)))
+    return ws.Section(name=name, panels=list(panels), is_open=is_open, layout_settings=layout)
+
+
+def _chart(key: str, kind: str, fields: dict[str, str], **strings: str) -> wr.CustomChart:
+    """A chart over the table that `wandb.plot` logged for it."""
+    return wr.CustomChart(
+        query={"summaryTable": {"tableKey": f"{key}_table"}},
+        chart_name=f"wandb/{kind}/v0",
+        chart_fields=fields,
+        chart_strings=strings,
+    )
+
+
+def _bars(title: str, keys: Sequence[str]) -> wr.BarPlot:
+    return wr.BarPlot(title=title, metrics=list(keys), groupby="JobType")
+
+
+def _curve(key: str) -> wr.LinePlot:
+    """The mean over the models of a role, and how far they reach."""
+    style = {"groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
+    return wr.LinePlot(title=key, x=STEP, y=[key], groupby="JobType", **style)
+
+
+def save_view(run_dir: Path, entity: str, results: Mapping[str, Any]) -> str:
+    """Save the view of an experiment, or bring the one that was saved before up to date.
+
+    Returns:
+        Its URL, which is also kept in the run folder.
+
+    Raises:
+        ValueError: W&B does not find the view that was saved before.
+    """
+    made, place = make_workspace(entity, run_dir.resolve().name, results), run_dir / "wandb.url"
+    if place.exists():
+        try:
+            before = ws.Workspace.from_url(place.read_text().strip())
+        except ValueError as error:
+            raise ValueError(
+                f"{place} names a view that is not found ({error}). Delete it for a new view."
+            ) from error
+        before.sections, before.runset_settings = made.sections, made.runset_settings
+        made = before
+    url: str = made.save().url
+    write_whole(place, lambda path: path.write_text(url + "\n"))
+    return url
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = ArgumentParser(prog="python -m reporting.workspace", allow_abbrev=False)
+    parser.add_argument("run_dir", type=Path, help="folder whose runs and audit are in W&B")
+    parser.add_argument("--entity", type=str, required=True, help="W&B user or team")
+    config = parser.parse_args(arguments)
+    try:
+        results = read_results(config.run_dir, NEEDED)
+        check_key("online")
+        print(f"View: {save_view(config.run_dir, config.entity, results)}")
+    except (ValueError, OSError, wandb.Error) as error:
+        sys.exit(f"workspace: {error}")
+
+
+if __name__ == "__main__":
+    main()

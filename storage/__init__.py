@@ -1,0 +1,1 @@
+"""What an experiment is on disk: names, files, checksums, weights, signals, records, evidence."""

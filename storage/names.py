@@ -1,0 +1,53 @@
+"""The models of one experiment: their names, their order, and which of them a process takes."""
+
+import re
+from typing import Literal, NamedTuple
+
+WandbMode = Literal["disabled", "offline", "online"]
+
+
+Role = Literal["shadow", "target"]
+
+
+class ModelName(NamedTuple):
+    """One model of the fleet; `str()` is the name of its folder and its W&B run."""
+
+    role: Role
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.role}-{self.number:03d}"
+
+
+def fleet_names(shadows: int, targets: int) -> list[ModelName]:
+    """Every model of a fleet in the order of the membership matrix: shadows first, then targets."""
+    names = [ModelName("shadow", number) for number in range(shadows)]
+    return names + [ModelName("target", number) for number in range(targets)]
+
+
+def parse_slice(text: str, num_models: int) -> list[int]:
+    """Positions of the models that `--fleet.models` names.
+
+    Args:
+        text: positions and inclusive ranges, as in "0-7,12"; shadows count from 0, targets follow.
+        num_models: shadows and targets together.
+
+    Returns:
+        The positions in increasing order, each once.
+
+    Raises:
+        ValueError: the text does not parse, or names a model that the fleet does not have.
+    """
+    chosen: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if match is None:
+            raise ValueError(f"`fleet.models` takes positions like 0-7,12, got {text!r}.")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first or last >= num_models:
+            raise ValueError(
+                f"`fleet.models` must lie within 0-{num_models - 1}, got {part.strip()}. Raise "
+                "`--fleet.shadows` or `--fleet.targets` for more models."
+            )
+        chosen.update(range(first, last + 1))
+    return sorted(chosen)

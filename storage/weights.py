@@ -1,0 +1,111 @@
+"""Quantized networks on disk: packed codes in safetensors, readable without the original weights.
+
+A weight `fc.weight` becomes `fc.weight.codes`, `.scale` and `.zero`; the metadata's one entry
+`quantized` (safetensors writes several in random order, and a file should be the same each time)
+holds the variant and, for each weight, its number of levels and its shape, as JSON.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, contiguous_format, nn
+
+from quantization.quantized_network import QuantizedNetwork, QuantizedWeight, layer_bits
+from quantization.rounding.grid import LEVELS, Bits, Grid
+from quantization.rounding.pack import pack, unpack
+from quantization.variant import UNQUANTIZED, Variant
+
+
+def serialise(quantized: QuantizedNetwork) -> bytes:
+    """The content of a quantized network's file."""
+    tensors, layout = dict(quantized.rest), {}
+    for key, (codes, grid, shape) in quantized.weights.items():
+        tensors[f"{key}.codes"] = pack(codes, grid.levels)
+        tensors[f"{key}.scale"], tensors[f"{key}.zero"] = grid.scale, grid.zero
+        layout[key] = {"levels": grid.levels, "shape": shape}
+    header = json.dumps({"variant": str(quantized.variant), "weights": layout})
+    # copies, for tied weights share memory, which the format refuses
+    copies = {k: t.cpu().clone(memory_format=contiguous_format) for k, t in tensors.items()}
+    return save(copies, {"quantized": header})
+
+
+def save_quantized(path: Path, quantized: QuantizedNetwork) -> None:
+    """Write a quantized network; a file of that name is whole or not there at all."""
+    content = serialise(quantized)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_bytes(content)  # `save_file` would make it unreadable to others
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict from a quantized or a full-precision file, bit for bit what was evaluated.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged.
+    """
+    _, weights, rest = _read(path)
+    return rest | {key: weight.dequantize() for key, weight in weights.items()}
+
+
+def load_quantized(path: Path) -> QuantizedNetwork:
+    """What `save_quantized` was given.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, holds full-precision weights, or names a variant that this
+            version does not know.
+    """
+    name, weights, rest = _read(path)
+    if name is None:
+        raise ValueError(
+            f"{path} must hold a quantized network, got one at full precision. Read it by"
+            " `load_weights`, or take another variant's file."
+        )
+    return QuantizedNetwork(Variant.parse(name), weights, rest)
+
+
+def _read(path: Path) -> tuple[str | None, dict[str, QuantizedWeight], dict[str, Tensor]]:
+    """The variant's name, which a full-precision file lacks, its weights and all else."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("quantized", '{"weights": {}}'))
+            rest = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({error}). Delete it and run the command that"
+            " wrote it again."
+        ) from error
+    weights = {}
+    for key, layout in header["weights"].items():
+        levels, shape = layout["levels"], tuple(layout["shape"])
+        codes = unpack(rest.pop(f"{key}.codes"), math.prod(shape[1:]), levels)
+        grid = Grid(rest.pop(f"{key}.scale"), rest.pop(f"{key}.zero"), levels)
+        weights[key] = QuantizedWeight(codes, grid, shape)
+    return header.get("variant"), weights, rest
+
+
+def stored_bytes(
+    network: nn.Module, variant: Variant, patterns: Mapping[str, Bits] | None = None
+) -> int:
+    """Size of the file of a variant, to the byte."""
+    rest, weights = dict(network.state_dict()), {}
+    for key, bits in layer_bits(network, variant, patterns).items():
+        if bits != UNQUANTIZED:
+            weight = rest.pop(key)
+            rows, columns = weight.flatten(1).shape
+            scale, zero = torch.ones(rows, 1), torch.zeros(rows, 1, dtype=torch.uint8)
+            codes = torch.zeros(rows, columns, dtype=torch.uint8)
+            grid = Grid(scale, zero, LEVELS[bits])
+            weights[key] = QuantizedWeight(codes, grid, tuple(weight.shape))
+    return len(serialise(QuantizedNetwork(variant, weights, rest)))

@@ -1,0 +1,187 @@
+"""AUC differences against slow loops, hand-worked corrections and how often they hold the truth."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm, ttest_1samp, ttest_rel
+from sklearn.metrics import roc_auc_score
+
+from attacks.metrics.differences import (
+    Difference,
+    holm,
+    mean_difference,
+    paired_differences,
+    ratio_of_means,
+)
+from attacks.metrics.intervals import Estimate
+from reporting.text import say
+
+
+def draw(rng, targets, examples=80, shared=0.8, shifts=(1.0, 0.6), difficulty=0.0):
+    """Scores N(shift x member, 1) of two variants whose noise has the correlation `shared`."""
+    members = torch.rand(targets, examples, generator=rng).argsort(1) < examples // 2
+    common, *own = torch.randn(3, targets, examples, generator=rng)
+    noise = (shared**0.5 * common + (1 - shared) ** 0.5 * each for each in own)
+    scores = [n + s * members + difficulty for n, s in zip(noise, shifts, strict=True)]
+    return dict(zip("ab", scores, strict=True)), members
+
+
+@pytest.mark.parametrize(
+    ("targets", "shared", "hard"),
+    [(3, 0.0, 0.0), (3, 0.8, 2.0), (1, 0.0, 0.0), (1, 0.8, 0.0)],
+    ids=["apart", "one-pool", "one-target-apart", "one-target-correlated"],
+)
+def test_intervals_cover_the_truth(rng, targets, shared, hard):
+    """In 95% of 1,000 draws; two standard deviations are 1.4 points.
+
+    `one-pool`: examples differ in difficulty, the same in all draws, and the truth is that pool's:
+    of a random half, any ordered pair of examples is as likely a member and a non-member.
+    """
+    difficulty = hard * torch.randn(80, generator=rng)
+    gaps = (difficulty[:, None] - difficulty)[~torch.eye(80, dtype=torch.bool)].numpy()
+    true = np.subtract(*(norm.cdf((shift + gaps) / 2**0.5).mean() for shift in (1.0, 0.6)))
+    held = disagree = 0
+    for _ in range(1000):
+        scores, members = draw(rng, targets, shared=shared, difficulty=difficulty)
+        (found,) = paired_differences(scores, members, [("a", "b")])
+        held += found.estimate.low <= true <= found.estimate.high
+        disagree += (found.p < 0.05) == (found.estimate.low <= 0 <= found.estimate.high)
+    assert 930 <= held <= 970
+    assert disagree == 0  # so p below 5% is as rare without a difference
+
+
+def test_several_targets_match_scipy(rng):
+    scores, members = draw(rng, 5)
+    first, second = (
+        [roc_auc_score(*rows) for rows in zip(members, scores[name], strict=True)] for name in "ab"
+    )
+    (found,) = paired_differences(scores, members, [("a", "b")])
+    expected = ttest_rel(first, second)
+    gaps = np.subtract(first, second)
+    estimate = gaps.mean(), *expected.confidence_interval(0.95), gaps.std()
+    assert found.estimate == pytest.approx(estimate, abs=1e-9)
+    assert found.p == pytest.approx(expected.pvalue, abs=1e-9)
+
+
+@pytest.mark.parametrize("decimals", [0, 6], ids=["ties", "no-ties"])
+def test_one_target_matches_the_quadratic_definition(rng, decimals):
+    scores, members = draw(rng, 1, examples=60)
+    scores = {name: rows.round(decimals=decimals) for name, rows in scores.items()}
+    inside, outside = members[0].nonzero().flatten(), (~members[0]).nonzero().flatten()
+
+    def wins(row):
+        return np.array([[np.sign(row[i] - row[j]) / 2 + 0.5 for j in outside] for i in inside])
+
+    gaps = np.subtract(*(wins(rows[0].double().numpy()) for rows in scores.values()))
+    variance = sum(np.var(gaps.mean(axis), ddof=1) / gaps.shape[1 - axis] for axis in (0, 1))
+    (found,) = paired_differences(scores, members, [("a", "b")])
+    margin = norm.ppf(0.975) * variance**0.5
+    expected = gaps.mean(), gaps.mean() - margin, gaps.mean() + margin, 0
+    assert found.estimate == pytest.approx(expected, abs=1e-9)
+    assert found.p == pytest.approx(2 * norm.sf(abs(gaps.mean()) / variance**0.5))
+
+
+@pytest.mark.parametrize("targets", [1, 3])
+def test_the_same_ranks_differ_by_nothing(rng, targets):
+    scores, members = draw(rng, targets)
+    scores = {"a": scores["a"], "b": 2 * scores["a"] - 7}
+    (found,) = paired_differences(scores, members, [("a", "b")])
+    assert found == Difference("a", "b", Estimate(0, 0, 0), 1, 1)
+
+
+@pytest.mark.parametrize("targets", [1, 3])
+def test_no_variance_claims_no_certainty(targets):
+    """20 disjoint pairs, all alike: 16.8% of others may not be; p is 2 x 0.5^20. By hand."""
+    members = (torch.arange(40) % 2 == 0).expand(targets, -1)
+    scores = {"right": members.float(), "wrong": 1 - members.float()}
+    scores["too"] = members + torch.linspace(0, 0.5, 40)
+    wrong, too = paired_differences(scores, members, [("right", "wrong"), ("right", "too")])
+    other = 1 - 0.025 ** (1 / 20)
+    assert wrong.estimate == pytest.approx((1, 1 - 2 * other, 1, 0))
+    assert wrong.p == pytest.approx(2 * 0.5**20)
+    assert too.estimate == pytest.approx((0, -other, other, 0))
+    assert too.p == 1
+
+
+def test_targets_that_differ_alike_fall_back_on_examples(rng):
+    scores, members = draw(rng, 1)
+    (one,) = paired_differences(scores, members, [("a", "b")])
+    twice = {name: rows.repeat(2, 1) for name, rows in scores.items()}
+    assert paired_differences(twice, members.repeat(2, 1), [("a", "b")]) == [one]
+
+
+def test_holm_by_hand():
+    """Sorted 0.01, 0.02, 0.03, 0.5 times 4, 3, 2, 1; the third may not be below the second."""
+    assert holm([0.02, 0.5, 0.01, 0.03]) == pytest.approx([0.06, 0.5, 0.04, 0.06])
+    assert holm([0.9, 0.4, 0.6]) == [1, 1, 1]
+    assert holm([]) == []
+
+
+def test_all_comparisons_of_a_call_are_corrected(rng):
+    scores, members = draw(rng, 4)
+    scores["c"] = scores["b"] + torch.randn(4, 80, generator=rng)
+    pairs = [("a", "b"), ("b", "c"), ("a", "c")]
+    found = paired_differences(scores, members, pairs)
+    assert [(d.first, d.second) for d in found] == pairs
+    assert [d.p_holm for d in found] == holm([d.p for d in found])
+    assert found[1].p == paired_differences(scores, members, pairs[1:2])[0].p_holm
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p", "sentence"),
+    [
+        (-0.091, -0.038, 0.01, "w2 leaks 0.04 to 0.09 less AUC than full"),
+        (0.038, 0.091, 0.01, "w2 leaks 0.04 to 0.09 more AUC than full"),
+        (0.0012, 0.061, 0.04, "w2 leaks 0.001 to 0.061 more AUC than full"),
+        (0.0212, 0.0241, 0.01, "w2 leaks 0.021 to 0.024 more AUC than full"),
+        (-0.012, 0.021, 0.4, "w2 and full: no difference shown (AUC -0.01 to 0.02)"),
+        (-0.0004, 0.0003, 0.8, "w2 and full: no difference shown (AUC -0.0004 to 0.0003)"),
+        (0.0, 0.0, 1.0, "w2 and full: no difference shown (AUC 0.00 to 0.00)"),
+    ],
+)
+def test_sentences(low, high, p, sentence):
+    assert say(Difference("w2", "full", Estimate((low + high) / 2, low, high), p, p)) == sentence
+
+
+def test_a_difference_that_only_correction_hides_says_so():
+    found = Difference("w2", "full", Estimate(0.026, 0.011, 0.042), 0.04, 0.12)
+    assert say(found).endswith("(AUC 0.01 to 0.04 before correction for the number of comparisons)")
+
+
+def test_what_cannot_be_compared_is_refused(rng):
+    scores, members = draw(rng, 1, examples=20)
+    with pytest.raises(ValueError, match="2 members and 2 non-members, got 1 and 19"):
+        paired_differences(scores, torch.arange(20)[None] == 3, [("a", "b")])
+    with pytest.raises(ValueError, match="20 NaN of 20"):
+        paired_differences({**scores, "b": scores["b"] * torch.nan}, members, [("a", "b")])
+
+
+def test_a_mean_difference_matches_scipy(rng):
+    gaps = torch.randn(7, generator=rng).double() / 10
+    found, p = mean_difference(gaps)
+    expected = ttest_1samp(gaps.numpy(), 0)
+    low, high = expected.confidence_interval(0.95)
+    assert found == pytest.approx((gaps.mean().item(), low, high, gaps.numpy().std()))
+    assert p == pytest.approx(expected.pvalue)
+
+
+@pytest.mark.parametrize("gaps", [[0.1], [0.1, 0.1, 0.1]], ids=["one", "alike"])
+def test_targets_that_do_not_differ_have_no_t(gaps):
+    with pytest.raises(ValueError, match=r"2 targets that differ, got .* `paired_differences`"):
+        mean_difference(torch.tensor(gaps).double())
+
+
+def test_a_ratio_is_rejected_at_5_percent_at_both_ends(rng):
+    below = 0.1 + 0.02 * torch.randn(10, generator=rng).double()
+    above = 0.4 * below + 0.02 * torch.randn(10, generator=rng).double()
+    found = ratio_of_means(above, below)
+    assert found.low < found.value < found.high
+    assert found.value == pytest.approx(above.mean().item() / below.mean().item())
+    for end in (found.low, found.high):
+        assert ttest_1samp((above - end * below).numpy(), 0).pvalue == pytest.approx(0.05)
+    for inside in (0.9 * found.low + 0.1 * found.high, 0.1 * found.low + 0.9 * found.high):
+        assert ttest_1samp((above - inside * below).numpy(), 0).pvalue > 0.05
+
+
+def test_a_ratio_to_nothing_is_unknown():
+    assert ratio_of_means(torch.tensor([1.0, 2, 3]), torch.tensor([-1.0, 0, 1.5])) is None

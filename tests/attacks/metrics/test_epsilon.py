@@ -1,0 +1,148 @@
+"""Bounds on epsilon against hand-worked limits, a literal port, and how often they exceed it."""
+
+import math
+
+import pytest
+import torch
+from scipy.special import logit
+from scipy.stats import beta, binom, binomtest
+
+from attacks.metrics.epsilon import epsilon_bound, one_run_epsilon
+
+
+def respond(rng, epsilon, shape, delta=0.0, halves=False):
+    """Answer with the membership, flipped with chance 1 / (1 + e^epsilon), and tiny noise.
+
+    With chance `delta` the answer is the truth, shouted.
+    """
+    members = torch.rand(shape, generator=rng)
+    members = members.argsort(-1) < shape[-1] // 2 if halves else members < 0.5
+    lie = torch.rand(shape, generator=rng) < 1 / (1 + math.exp(epsilon))
+    shouted = torch.rand(shape, generator=rng) < delta
+    scores = torch.where(shouted, 10 * (2.0 * members - 1), (members ^ lie).float())
+    return scores + 1e-3 * torch.randn(shape, generator=rng), members
+
+
+def bounds_below(found, epsilon):
+    """At most 5% of 300 bounds are above; more than 25 are in 0.5% of samples at exactly 5%."""
+    found = torch.tensor(found)
+    return len(found) == 300 and (found > epsilon).sum() <= 25 and found.mean() >= epsilon / 2
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "delta", "halves"),
+    [(0.0, 0, False), (0.0, 0, True), (1.0, 0, True), (1.0, 1e-4, False), (3.0, 0, False)],
+)
+def test_one_run_rarely_exceeds_the_truth(rng, epsilon, delta, halves):
+    runs = [respond(rng, epsilon, (400,), delta, halves) for _ in range(300)]
+    found = [one_run_epsilon(*run, guesses=300, delta=float(delta)) for run in runs]
+    assert bounds_below(found, epsilon)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1.0, 3.0])
+def test_bound_over_targets_rarely_exceeds_the_truth(rng, epsilon):
+    found = [epsilon_bound(*respond(rng, epsilon, (4, 300))).epsilon for _ in range(300)]
+    assert bounds_below(found, epsilon)
+
+
+def test_delta_pays_for_rare_disclosure(rng):
+    """1 in 20 examples is given away: epsilon 0.5 at delta 0.05, and far more at delta 0."""
+    runs = [respond(rng, 0.5, (4, 800), delta=0.05) for _ in range(100)]
+    at_none, at_true = (
+        torch.tensor([epsilon_bound(*run, delta=delta).epsilon for run in runs])
+        for delta in (0.0, 0.05)
+    )
+    assert (at_true > 0.5).sum() <= 5
+    assert at_true.mean() >= 0.25
+    assert (at_none > 0.5).sum() >= 90
+
+
+def p_value_of_the_paper(examples, guesses, right, epsilon, delta):
+    """Appendix D, as its loop."""
+    chance, alpha, total = 1 / (1 + math.exp(-epsilon)), 0.0, 0.0
+    for short in range(1, right + 1):
+        total += binom.pmf(right - short, guesses, chance)
+        alpha = max(alpha, total / short)
+    return binom.sf(right - 1, guesses, chance) + 2 * alpha * delta * examples
+
+
+@pytest.mark.parametrize("delta", [0.0, 1e-5, 1e-3])
+def test_one_run_matches_the_paper(rng, delta):
+    scores, members = respond(rng, 2.0, (100,))
+    order = scores.argsort()
+    right = int((~members[order[:40]]).sum() + members[order[60:]].sum())
+    found = one_run_epsilon(scores, members, 80, delta, confidence=0.9)
+    assert p_value_of_the_paper(100, 80, right, found - 1e-6, delta) < 0.1
+    assert p_value_of_the_paper(100, 80, right, found + 1e-6, delta) > 0.1
+    if not delta:
+        assert found == pytest.approx(logit(beta.ppf(0.1, right, 80 - right + 1)), abs=1e-9)
+
+
+def test_one_run_by_hand():
+    members = torch.arange(40) % 2 == 0
+    always = 0.05 ** (1 / 20)  # chance at which 20 of 20 are right in 5%
+    perfect = one_run_epsilon(members.float(), members, 20)
+    assert perfect == pytest.approx(math.log(always / (1 - always)))
+    assert one_run_epsilon(-members.float(), members, 20) == 0
+    assert one_run_epsilon(members.float(), members, 20, delta=0.5) == 0
+
+
+def test_ties_do_not_betray_the_order_of_the_examples():
+    members = torch.arange(2000) >= 1000
+    assert one_run_epsilon(torch.zeros(2000), members, 1000) < 0.1
+    assert epsilon_bound(torch.zeros(2, 2000), members.repeat(2, 1)).epsilon == 0
+
+
+def test_bound_over_targets_by_hand():
+    """20 of 20 members and 0 of 30 non-members at the threshold; exact limits at 2.5% each."""
+    members = (torch.arange(50) < 20).repeat(3, 1)
+    found = epsilon_bound(members.float(), members)
+    tpr, fpr = 0.025 ** (1 / 40), 1 - 0.025 ** (1 / 60)
+    assert found.epsilon == pytest.approx(max(math.log(tpr / fpr), math.log((1 - fpr) / (1 - tpr))))
+    assert found[1:] == (1, 1, 0, 40, 60)  # of the two targets that test
+
+
+def test_bound_over_targets_matches_scipy(rng):
+    """The threshold is the best of the first target alone, by SciPy's own exact intervals."""
+    scores, members = respond(rng, 2.0, (2, 60))
+    scores = (5 * scores + torch.randn(2, 60, generator=rng)).round()
+
+    def bound(target, threshold):
+        inside, outside = scores[target][members[target]], scores[target][~members[target]]
+        limits = [
+            binomtest(int((side >= threshold).sum()), len(side)).proportion_ci(0.9, "exact")
+            for side in (inside, outside)
+        ]
+        tpr, fpr = limits[0].low, limits[1].high
+        ratios = (tpr - 0.01) / fpr, (1 - fpr - 0.01) / (1 - tpr) if tpr < 1 else 0
+        return math.log(max(*ratios, 1))
+
+    threshold = max(scores[0].unique().tolist(), key=lambda at: bound(0, at))
+    found = epsilon_bound(scores, members, delta=0.01, confidence=0.9)
+    assert found.threshold == threshold
+    assert found.epsilon == pytest.approx(bound(1, threshold))
+    assert found.tpr == pytest.approx((scores[1][members[1]] >= threshold).double().mean())
+    assert found.fpr == pytest.approx((scores[1][~members[1]] >= threshold).double().mean())
+
+
+def test_clearing_counts_as_accusing_does(rng):
+    scores, members = respond(rng, 2.0, (4, 200))
+    scores = scores.round() + (torch.rand(4, 200, generator=rng) < 0.2)
+    found, mirrored = epsilon_bound(scores, members), epsilon_bound(-scores, ~members)
+    assert found.epsilon == pytest.approx(mirrored.epsilon) != 0
+    assert (found.tpr, found.fpr) == pytest.approx((1 - mirrored.fpr, 1 - mirrored.tpr))
+
+
+def test_what_gives_no_bound_is_refused(rng):
+    scores, members = respond(rng, 1.0, (2, 40))
+    with pytest.raises(ValueError, match=r"at least 2 are needed, got 1. Train more, or use `one_"):
+        epsilon_bound(scores[:1], members[:1])
+    with pytest.raises(ValueError, match="between 0 and 1, got 95"):
+        epsilon_bound(scores, members, confidence=95.0)
+    for guesses in (0, 7, 42):
+        with pytest.raises(ValueError, match=rf"must be even, 2 to 40 \(all\), got {guesses}"):
+            one_run_epsilon(scores[0], members[0], guesses)
+    with pytest.raises(ValueError, match=r"got 40 NaN\."):
+        one_run_epsilon(scores[0] * torch.nan, members[0], 10)
+    with pytest.raises(ValueError, match="got 40 NaN of 40"):
+        epsilon_bound(torch.stack([scores[0], scores[1] * torch.nan]), members)

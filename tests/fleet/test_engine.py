@@ -1,0 +1,204 @@
+import errno
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file
+
+from fleet import interrupt
+from fleet.engine import Outcome, Plan, check_files, complete, is_running, one_by_one
+from storage.files import save_whole
+from storage.names import ModelName
+from storage.run_folder import RunFolder
+
+NAMES = [ModelName("shadow", number) for number in range(3)]
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder(tmp_path)
+
+
+def plan(run, processes=1, retry=None):
+    return Plan(run, ["full"], processes, retry or {})
+
+
+def make(run):
+    """A fit that leaves what it should."""
+
+    def fit(name):
+        for file in (run.weights, run.signals):
+            if not file(name, "full").exists():
+                save_whole(file(name, "full"), {"attempt": torch.tensor(run.attempt(name))})
+
+    return fit
+
+
+def test_a_model_is_made_under_its_lock_and_sealed(run):
+    def fit(name):
+        assert is_running(run, name)
+        assert not run.error(name).exists()
+        save_whole(run.weights(name, "full"), {})
+        save_whole(run.signals(name, "full"), {})
+
+    run.model(NAMES[0]).mkdir(parents=True)
+    run.error(NAMES[0]).write_text("of the last time")
+    outcome = complete(plan(run), fit, NAMES[0])
+    assert outcome[:2] == (NAMES[0], "finished")
+    assert outcome.seconds > 0
+    assert run.is_finished(NAMES[0], ["full"])
+    assert not is_running(run, NAMES[0])
+    assert not is_running(run, NAMES[1])
+
+
+def test_a_failure_is_told_and_its_traceback_kept(run):
+    def fit(name):
+        raise KeyError("lost")
+
+    outcome = complete(plan(run), fit, NAMES[0])
+    assert (outcome.state, outcome.reason) == ("failed", "KeyError: 'lost'")
+    assert "in fit\n    raise KeyError" in run.error(NAMES[0]).read_text()
+    assert not is_running(run, NAMES[0])
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_where_no_model_can_be_written_all_stop(run, number):
+    def fit(name):
+        raise OSError(number, "is full")
+
+    outcome = complete(plan(run), fit, NAMES[0])
+    assert (outcome.state, outcome.reason) == ("stopped", f"[Errno {number}] is full")
+    assert not run.error(NAMES[0]).exists()
+
+
+def test_one_of_several_processes_never_goes_on_alone(run):
+    def fit(name):
+        raise KeyError("lost")
+
+    with pytest.raises(KeyError, match="lost"):
+        complete(plan(run, 2), fit, NAMES[0])
+    with (
+        FileLock(run.lock(NAMES[0])),
+        pytest.raises(RuntimeError, match=r"shadow-000: another process .*`--fleet.models`"),
+    ):
+        complete(plan(run, 2), fit, NAMES[0])
+
+
+def test_a_model_in_another_hand_is_passed_over(run):
+    def fit(name):
+        raise AssertionError
+
+    run.model(NAMES[0]).mkdir(parents=True)
+    with FileLock(run.lock(NAMES[0])):
+        assert complete(plan(run), fit, NAMES[0]).state == "busy"
+
+
+def test_looking_whether_a_model_runs_does_not_drive_others_away(run):
+    run.model(NAMES[0]).mkdir(parents=True)
+    lock, outcomes = FileLock(run.lock(NAMES[0]), thread_local=False), []
+    lock.acquire()
+    threading.Timer(0.2, lock.release).start()
+    outcomes.append(complete(plan(run), make(run), NAMES[0]))
+    assert outcomes[0].state == "finished"
+
+
+def test_ctrl_c_is_no_failure_whatever_it_became(run, monkeypatch):
+    def fit(name):
+        raise ValueError("a library's own")
+
+    monkeypatch.setattr(interrupt.asked, "is_set", lambda: True)
+    with pytest.raises(ValueError, match="a library's own"):
+        complete(plan(run), fit, NAMES[0])
+    assert not run.error(NAMES[0]).exists()
+
+
+def test_one_begins_when_the_last_has_ended(run):
+    events = []
+
+    def work(name):
+        events.append(("work", name))
+        return Outcome(name, "finished", 0.0)
+
+    for outcome in one_by_one(NAMES, work, lambda name: events.append(("begin", name))):
+        events.append(("end", outcome.name))
+    assert events == [(what, name) for name in NAMES for what in ("begin", "work", "end")]
+
+
+def test_a_lock_that_cannot_be_opened_is_nobodys(run, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError
+
+    run.model(NAMES[0]).mkdir(parents=True)
+    Path(run.lock(NAMES[0])).touch()
+    monkeypatch.setattr("fleet.engine.FileLock", refuse)
+    assert not is_running(run, NAMES[0])
+
+
+def test_a_model_without_its_files_has_failed(run):
+    outcome = complete(plan(run), lambda name: None, NAMES[0])
+    assert (outcome.state, outcome.reason) == ("failed", "RuntimeError: it was left without full.")
+
+
+def test_a_model_that_another_process_finished_meanwhile_is_not_made_again(run):
+    assert complete(plan(run), make(run), NAMES[0]).state == "finished"
+
+    def fit(name):
+        raise AssertionError
+
+    (run.model(NAMES[0]) / "SHA256SUMS").unlink()  # as in folders of older versions
+    assert complete(plan(run), fit, NAMES[0]).state == "finished"
+    assert run.is_finished(NAMES[0], ["full"])
+
+
+def test_what_was_made_of_weights_that_are_lost_goes_with_them(run):
+    complete(plan(run), make(run), NAMES[0])
+    save_whole(run.weights(NAMES[0], "nearest-w2"), {})
+    run.record(NAMES[0], "nearest-w2").write_text("{}")
+    run.weights(NAMES[0], "full").unlink()
+    run.checkpoint(NAMES[0]).touch()
+    complete(plan(run), lambda name: None, NAMES[0])  # it could go on from there
+    assert run.record(NAMES[0], "nearest-w2").exists()
+    run.checkpoint(NAMES[0]).unlink()
+    complete(plan(run), make(run), NAMES[0])
+    found = {path.name for path in run.model(NAMES[0]).iterdir() if not path.name.startswith(".")}
+    assert found == {"full.safetensors", "signals", "SHA256SUMS"}
+
+
+def test_a_failed_model_is_set_aside_once_and_under_its_lock(run):
+    complete(plan(run), make(run), NAMES[0])
+    again = plan(run, retry={NAMES[0]: 0})
+    with FileLock(run.lock(NAMES[0])):
+        assert complete(again, make(run), NAMES[0]).state == "busy"
+    assert run.attempt(NAMES[0]) == 0
+    for _ in range(2):  # the second process decided before the first was done
+        assert complete(again, make(run), NAMES[0]).state == "finished"
+        assert run.attempt(NAMES[0]) == 1
+        assert load_file(run.weights(NAMES[0], "full"))["attempt"] == 1
+
+
+def test_damaged_files_are_named_and_removed_under_the_lock(run):
+    complete(plan(run), make(run), NAMES[0])
+    complete(plan(run), make(run), NAMES[1])
+    paths = [run.weights(name, "full") for name in NAMES[:2]]
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:-1])
+    message = rf"(?s)Damaged since they were written:\n  {paths[0]}\n  {paths[1]}\nPass `--repair`"
+    with pytest.raises(ValueError, match=message):
+        check_files(run, NAMES, False)
+    with FileLock(run.lock(NAMES[1])):
+        assert check_files(run, NAMES, True) == paths[:1]
+    assert [path.exists() for path in paths] == [False, True]
+    assert check_files(run, NAMES, True) == paths[1:]
+    assert check_files(run, NAMES, False) == []
+
+
+def test_an_error_that_cannot_be_noted_stops_one_model_only(run, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "a colleague's")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    outcome = complete(plan(run), refuse, NAMES[0])
+    assert outcome.state == "failed"
+    assert "a colleague's" in outcome.reason

@@ -1,0 +1,59 @@
+"""Signals are sent to this process: their handler runs before `raise_signal` returns."""
+
+import signal
+import sys
+import time
+
+import pytest
+
+from fleet.interrupt import interruptible
+
+
+class Loses:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_is_an_exception_and_is_remembered():
+    before = signal.getsignal(signal.SIGINT), sys.unraisablehook
+    with interruptible() as interrupted:
+        assert not interrupted.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert interrupted.is_set()
+    assert (signal.getsignal(signal.SIGINT), sys.unraisablehook) == before
+
+
+def test_ctrl_c_that_a_destructor_loses_comes_again(capsys):
+    def lose_one():
+        Loses()
+        time.sleep(5)
+
+    with interruptible() as interrupted:
+        with pytest.raises(KeyboardInterrupt):
+            lose_one()
+        assert interrupted.is_set()
+    assert "ignored" not in capsys.readouterr().err
+
+
+def test_other_errors_of_a_destructor_are_said_as_ever(monkeypatch):
+    said = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+
+    class Breaks:
+        def __del__(self):
+            raise OSError("disk")
+
+    with interruptible():
+        Breaks()
+    assert [str(lost.exc_value) for lost in said] == ["disk"]
+
+
+def test_what_ignores_ctrl_c_goes_on_to():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interruptible() as interrupted:
+            signal.raise_signal(signal.SIGINT)
+            assert not interrupted.is_set()
+    finally:
+        signal.signal(signal.SIGINT, before)

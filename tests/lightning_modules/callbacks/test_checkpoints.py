@@ -1,0 +1,108 @@
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from safetensors.torch import load_file
+
+from datamodules import Digits
+from lightning_modules.callbacks.checkpoints import SaveCheckpoint, SaveWeights, WholeCheckpointIO
+from lightning_modules.classifier import Classifier
+
+
+class Witness(Callback):
+    """Remembers what is on disk when an epoch starts, and the weights when it has ended."""
+
+    def __init__(self, path):
+        self.path, self.found, self.weights = path, [], []
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        self.found.append(torch.load(self.path, weights_only=True) if self.path.exists() else None)
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.weights.append({key: value.clone() for key, value in pl_module.state_dict().items()})
+
+
+def fit(folder, epochs, *callbacks, resume=None):
+    data = Digits(pool_size=60, batch_size=16)
+    data.setup("fit")
+    data.assign(torch.arange(60) < 30, seed=1)
+    model = Classifier(10, 1, 1, "convnet")
+    trainer = Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        callbacks=[SaveCheckpoint(folder / "last.ckpt"), *callbacks],
+        plugins=[WholeCheckpointIO()],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=folder,
+    )
+    trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
+    return model
+
+
+def test_every_epoch_ends_with_its_checkpoint_on_disk(tmp_path):
+    witness = Witness(tmp_path / "last.ckpt")
+    fit(tmp_path, 3, witness)
+    assert witness.found[0] is None
+    for epoch, checkpoint in enumerate(witness.found[1:]):
+        assert checkpoint["epoch"] == epoch
+        assert checkpoint["global_step"] == 2 * (epoch + 1)
+        state = checkpoint["state_dict"]
+        assert all(torch.equal(state[key], witness.weights[epoch][key]) for key in state)
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, monkeypatch):
+    fit(tmp_path, 1)
+    before = (tmp_path / "last.ckpt").read_bytes()
+
+    real = Path.write_bytes
+
+    def full(path, content):
+        real(path, content[:100])
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="disk full"):
+        fit(tmp_path, 2)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"last.ckpt": before}
+
+
+def test_weights_are_the_networks_own_and_written_once(tmp_path):
+    path = tmp_path / "models" / "full.safetensors"
+    model = fit(tmp_path, 2, SaveWeights(path))
+    saved, expected = load_file(path), model.network.state_dict()
+    assert saved.keys() == expected.keys()
+    assert all(torch.equal(saved[key], expected[key]) for key in saved)
+    path.write_bytes(b"as it was")
+    fit(tmp_path, 2, SaveWeights(path), resume=tmp_path / "last.ckpt")
+    assert path.read_bytes() == b"as it was"
+
+
+def test_a_fit_that_had_ended_writes_its_weights_without_a_step(tmp_path, monkeypatch):
+    model = fit(tmp_path, 2)
+    monkeypatch.setattr(Classifier, "training_step", lambda *_: pytest.fail("trained again"))
+    path = tmp_path / "full.safetensors"
+    fit(tmp_path, 2, SaveWeights(path), resume=tmp_path / "last.ckpt")
+    saved, expected = load_file(path), model.network.state_dict()
+    assert all(torch.equal(saved[key], expected[key]) for key in expected)
+
+
+def test_only_rank_zero_writes_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning.fabric.utilities.rank_zero.rank_zero_only.rank", 1)
+    model = Classifier(10, 1, 1, "convnet")
+    SaveWeights(tmp_path / "x").on_fit_end(Trainer(logger=False, accelerator="cpu"), model)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_that_could_run_code_is_refused(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (print, ("code ran",))
+
+    torch.save({"state_dict": Trap()}, tmp_path / "last.ckpt")
+    with pytest.raises(Exception, match=r"(?s)Weights only load failed|weights_only"):
+        fit(tmp_path, 2, resume=tmp_path / "last.ckpt")

@@ -1,0 +1,70 @@
+import random
+from itertools import pairwise
+
+import pytest
+
+from fleet.options import Fleet
+from storage.names import ModelName, fleet_names, parse_slice
+
+
+def test_names_are_in_the_order_of_the_membership_matrix():
+    assert list(map(str, fleet_names(3, 2))) == [
+        "shadow-000",
+        "shadow-001",
+        "shadow-002",
+        "target-000",
+        "target-001",
+    ]
+    assert fleet_names(0, 1) == [ModelName("target", 0)]
+    assert str(ModelName("shadow", 1234)) == "shadow-1234"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0-7,12", [*range(8), 12]),
+        ("3", [3]),
+        ("12,3,3,2-4", [2, 3, 4, 12]),
+        (" 1 , 5-5 ", [1, 5]),
+        ("12", [12]),
+        ("007", [7]),
+    ],
+)
+def test_a_slice_by_hand(text, expected):
+    assert parse_slice(text, 13) == expected
+
+
+def test_slices_of_an_array_job_cover_the_fleet_once():
+    rng = random.Random(0)
+    cuts = [0, *sorted(rng.sample(range(1, 50), 6)), 50]
+    slices = [f"{a}-{b - 1}" for a, b in pairwise(cuts)]
+    assert [position for text in slices for position in parse_slice(text, 50)] == list(range(50))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "takes positions like 0-7,12, got ''"),
+        ("0-", "takes positions like 0-7,12, got '0-'"),
+        ("-1", "takes positions"),
+        ("1,,2", "takes positions"),
+        ("all", "takes positions"),
+        ("13", r"must lie within 0-12, got 13\. Raise `--fleet.shadows` or `--fleet.targets`"),
+        ("0-13", "must lie within 0-12, got 0-13"),
+        ("4-3", "must lie within 0-12, got 4-3"),
+    ],
+)
+def test_a_wrong_slice_says_what_is_right(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_slice(text, 13)
+
+
+def test_several_workers_need_ray(monkeypatch):
+    assert not Fleet().by_ray
+    assert Fleet(workers=2).by_ray
+    assert Fleet(address="auto").by_ray
+    monkeypatch.setattr("storage.names.find_spec", lambda _: None)
+    Fleet()
+    for asked in ({"workers": 2}, {"address": "auto"}):
+        with pytest.raises(ValueError, match=r"need Ray.*`pip install -e '.\[ray\]'`.*workers 1"):
+            Fleet(**asked)
