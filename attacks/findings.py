@@ -1,6 +1,9 @@
-"""What follows from the scores of all attacks: comparisons, bounds, and who is exposed."""
+"""What follows from the scores of all attacks: comparisons, bounds, and who is exposed.
 
-from collections.abc import Iterator, Mapping, Sequence
+Each function takes the game and the strongest attacks. `reporting/findings.py` registers them with
+their tables.
+"""
+
 from typing import NamedTuple
 
 import torch
@@ -9,7 +12,7 @@ from torch import Tensor
 
 from attacks.calibration_set import calibration_auc
 from attacks.evaluate import lacking, score
-from attacks.game import Case, Knowledge, Observed, by_shadows
+from attacks.game import Case, Game, Knowledge, by_shadows
 from attacks.joint_lira import lira_joint
 from attacks.metrics.differences import Difference, holm, paired_differences
 from attacks.metrics.epsilon import EpsilonBound, epsilon_bound, one_run_epsilon
@@ -17,22 +20,36 @@ from attacks.metrics.exposure import Change, change, exposure
 from attacks.metrics.intervals import Estimate, Summary, mean_auc, summarise
 from attacks.slices import Stacked
 from attacks.strongest import Kept, Strongest
-from attacks.z_scores import Standing, stand_all
+from attacks.z_scores import ZScores, z_scores
 
 GUESSES = 0.1  # share of the examples that the one-run audit guesses
 
 
-class Versions(NamedTuple):
-    """An attacker who holds several versions of one model.
+class Differences(NamedTuple):
+    """How much the variants differ, by the strongest attack on each.
 
     Attributes:
-        names: of the versions.
+        reference: the variant that others are compared with.
+        against_reference: AUC minus that on the reference, for each other variant.
+        beyond_gap: AUC minus that of the gap attack, for each variant that it was run on.
+    """
+
+    reference: str
+    against_reference: dict[str, Difference]
+    beyond_gap: dict[str, Difference]
+
+
+class JointAttack(NamedTuple):
+    """An attacker who holds several variants of one model.
+
+    Attributes:
+        variants: which it holds.
         summary: what joint LiRA reveals.
-        best: the version that leaks most by itself.
+        best: the variant that leaks most by itself.
         gain: AUC beyond that of the strongest attack on `best`.
     """
 
-    names: tuple[str, ...]
+    variants: tuple[str, ...]
     summary: Summary
     best: str
     gain: Difference
@@ -43,7 +60,7 @@ class Bounds(NamedTuple):
 
     Attributes:
         tested: from error rates over targets; None with a single target.
-        one_run: mean over targets of the one-run audit, each by itself.
+        one_run: mean over targets of each target's one-run audit.
         guesses: of a one-run audit, fixed beforehand.
     """
 
@@ -52,163 +69,162 @@ class Bounds(NamedTuple):
     guesses: int
 
 
-class Findings(NamedTuple):
-    """All of them, by variant where nothing else is said.
+class Convergence(NamedTuple):
+    """AUC of the strongest attack with matched shadows, by the number of shadows that it has."""
+
+    attack: str
+    points: dict[int, Estimate]
+
+
+class Exposures(NamedTuple):
+    """Who is exposed, by one attack on all variants.
 
     Attributes:
-        reference: what the others are compared with: full precision, or the first variant.
-        attack: the strongest on it, which exposures are by.
-        against_reference: AUC of the strongest attack, minus that on the reference.
-        against_full_shadows: AUC of the strongest attack with matched shadows, minus that of the
-            strongest with full-precision ones.
-        beyond_gap: AUC of the strongest attack, minus that of the gap attack.
-        versions: attackers who hold the reference and another version, or all of them, or without
-            the reference those of as many bits by several methods; none where joint LiRA lacks two
-            shadows on a side of an example.
-        calibration: AUC of telling calibration examples from other members.
-        bounds: on epsilon.
-        convergence: AUC of one attack by the number of shadows.
-        exposures: of each example, by one attack.
-        changes: of exposures, against the reference.
-        standing: where members and others stand among each kind of shadows; none where those lack
-            two without an example.
+        reference: the variant that others are compared with.
+        attack: the strongest attack on the reference, run with matched shadows.
+        changes: of exposures, against the reference, for each other variant.
+        variants: the rows of `examples`.
+        examples: exposure of each example; NaN where no target trained on it.
     """
 
     reference: str
     attack: str
-    against_reference: list[Difference]
-    against_full_shadows: list[Difference]
-    beyond_gap: list[Difference]
-    versions: list[Versions]
-    calibration: dict[str, Estimate]
-    bounds: dict[str, Bounds]
-    convergence: dict[str, tuple[str, dict[int, Estimate]]]
-    exposures: dict[str, Float[Tensor, " examples"]]
     changes: dict[str, Change]
-    standing: dict[str, dict[Knowledge, Standing]]
+    variants: list[str]
+    examples: Float[Tensor, "variants examples"]
 
 
-def find(
-    seen: Mapping[str, Observed],
-    members: Bool[Tensor, "models examples"],
-    cases: Sequence[Case],
-    best: Strongest,
-    calibrated: Mapping[str, Bool[Tensor, "models examples"]],
-) -> Findings:
-    """Draw every conclusion.
-
-    Args:
-        seen: signals of all models, by variant; the others are compared with the first.
-        members: which model trained on which example.
-        cases: who is audited, and by whom.
-        best: the strongest attacks on every variant.
-        calibrated: which example each model's quantizer looked at, by variant.
-    """
-    audited = members[[case.target for case in cases]]
-    reference, *others = seen
-    kept = best.variants
-    scores = {variant: some.scores for variant, some in kept.items()}
-    shared = [v for v in others if {"matched", "full"} <= kept[v].by_knowledge.keys()]
-    kinds = {
-        f"{variant}, {kind} shadows": some
-        for variant in shared
-        for kind, some in kept[variant].by_knowledge.items()
-    }
-    gaps = {f"the gap attack on {v}": k.gap for v, k in kept.items() if k.gap is not None}
-    exposures = {variant: exposure(some.alike, audited) for variant, some in kept.items()}
-    calibration = {
-        variant: calibration_auc(seen[variant].phi, members, mask, cases)
-        for variant, mask in calibrated.items()
-    }
-    return Findings(
+def find_differences(game: Game, best: Strongest) -> Differences:
+    """Compare the variants' leakage with the reference's, and with the gap attack's."""
+    reference, *others = game.variants
+    scores = {variant: kept.scores for variant, kept in best.variants.items()}
+    pairs = [(variant, reference) for variant in others]
+    against = paired_differences(scores, game.audited, pairs)
+    gaps = {f"the gap attack on {v}": k.gap for v, k in best.variants.items() if k.gap is not None}
+    pairs = [(v, name) for v in scores if (name := f"the gap attack on {v}") in gaps]
+    beyond = paired_differences(scores | gaps, game.audited, pairs)
+    return Differences(
         reference,
-        best.attack,
-        paired_differences(scores, audited, [(v, reference) for v in others]),
-        paired_differences(
-            kinds, audited, [(f"{v}, matched shadows", f"{v}, full shadows") for v in shared]
-        ),
-        paired_differences(
-            scores | gaps,
-            audited,
-            [(v, name) for v in kept if (name := f"the gap attack on {v}") in gaps],
-        ),
-        _correct(list(_hold_versions(seen, members, cases, scores))),
-        {variant: some for variant, some in calibration.items() if some is not None},
-        {variant: _bound(some, audited) for variant, some in kept.items()},
-        {
-            variant: (some.matched, _converge(seen[variant], members, cases, some.matched))
-            for variant, some in kept.items()
-            if some.matched
-        },
-        exposures,
-        {variant: change(exposures[reference], exposures[variant]) for variant in others},
-        {}
-        if lacking("lira_offline", seen.values(), members, cases)
-        else stand_all(seen, members, cases),
+        {difference.first: difference for difference in against},
+        {difference.first: difference for difference in beyond},
     )
 
 
-def _hold_versions(
-    seen: Mapping[str, Observed],
-    members: Bool[Tensor, "models examples"],
-    cases: Sequence[Case],
-    scores: Mapping[str, Float[Tensor, "targets examples"]],
-) -> Iterator[Versions]:
-    if lacking("lira_online", seen.values(), members, cases):
-        return  # who asked for no such attack is to get the rest
-    audited = members[[case.target for case in cases]]
-    areas = {name: _mean_auc(some, audited).value for name, some in scores.items()}
-    reference, *others = seen
+def find_shadow_differences(game: Game, best: Strongest) -> dict[str, Difference]:
+    """AUC of the strongest attack with matched shadows minus that with full-precision shadows."""
+    scores, pairs, variants = {}, [], []
+    for variant, kept in best.variants.items():
+        kinds = kept.by_knowledge
+        if "matched" in kinds and "unquantized" in kinds:
+            pair = f"{variant}, matched shadows", f"{variant}, full-precision shadows"
+            scores[pair[0]], scores[pair[1]] = kinds["matched"], kinds["unquantized"]
+            pairs.append(pair)
+            variants.append(variant)
+    differences = paired_differences(scores, game.audited, pairs)
+    return dict(zip(variants, differences, strict=True))
+
+
+def find_z_scores(game: Game, best: Strongest) -> dict[str, dict[Knowledge, ZScores]]:
+    """Where members and non-members stand among each kind of shadows.
+
+    Empty where an example has fewer than two shadows without it.
+    """
+    return {} if lacking("lira_offline", game) else z_scores(game)
+
+
+def find_joint_attacks(game: Game, best: Strongest) -> list[JointAttack]:
+    """Attack the holders of the reference and another variant, of all, or of those of equal bits.
+
+    Empty where joint LiRA lacks two shadows on a side of an example.
+    """
+    if lacking("lira_online", game):
+        return []  # the other findings do not need this attack
+    audited = game.audited
+    areas = {variant: _auc(kept.scores, audited).value for variant, kept in best.variants.items()}
+    attacks = []
+    for variants in _holdings(game.variants):
+        phi = Stacked([game.signals[variant].phi for variant in variants])
+        scores = torch.empty(audited.shape, dtype=torch.float64)
+        for shadows, positions in by_shadows(game.cases).items():
+            rows, targets = list(shadows), [game.cases[position].target for position in positions]
+            seen = phi[targets][..., :]
+            scores[positions] = lira_joint(seen, phi[rows], game.members[rows], "fixed")
+        alone = max(variants, key=areas.__getitem__)
+        both = {"joint": scores, alone: best.variants[alone].scores}
+        (gain,) = paired_differences(both, audited, [("joint", alone)])
+        attacks.append(JointAttack(variants, summarise(scores, audited), alone, gain))
+    corrected = holm([attack.gain.p for attack in attacks])
+    return [
+        attack._replace(gain=attack.gain._replace(p_holm=p))
+        for attack, p in zip(attacks, corrected, strict=True)
+    ]
+
+
+def _holdings(variants: list[str]) -> list[tuple[str, ...]]:
+    """Sets of variants that an attacker may hold together."""
+    reference, *others = variants
     held: list[tuple[str, ...]] = [(reference, variant) for variant in others]
-    alike: dict[str, list[str]] = {}
+    by_bits: dict[str, list[str]] = {}
     for variant in others:
-        alike.setdefault(variant.partition("-w")[2], []).append(variant)
-    held += [tuple(some) for bits, some in alike.items() if bits and len(some) > 1]
+        by_bits.setdefault(variant.partition("-w")[2], []).append(variant)
+    held += [tuple(alike) for bits, alike in by_bits.items() if bits and len(alike) > 1]
     if len(others) > 1:
         held.append((reference, *others))
-    for names in held:
-        phi = Stacked([seen[name].phi for name in names])
-        found = torch.empty(audited.shape, dtype=torch.float64)
-        for shadows, positions in by_shadows(cases).items():
-            targets, rows = [cases[position].target for position in positions], list(shadows)
-            found[positions] = lira_joint(phi[targets][..., :], phi[rows], members[rows], "fixed")
-        alone = max(names, key=areas.__getitem__)
-        both = {"joint": found, alone: scores[alone]}
-        (gain,) = paired_differences(both, audited, [("joint", alone)])
-        yield Versions(names, summarise(found, audited), alone, gain)
+    return held
 
 
-def _correct(versions: list[Versions]) -> list[Versions]:
-    """Correct the gains for their number: each was compared by itself."""
-    adjusted = holm([held.gain.p for held in versions])
-    return [
-        held._replace(gain=held.gain._replace(p_holm=p))
-        for held, p in zip(versions, adjusted, strict=True)
-    ]
+def find_calibration(game: Game, best: Strongest) -> dict[str, Estimate]:
+    """AUC of telling calibration examples from other members, where there are both."""
+    areas = {variant: calibration_auc(game, variant) for variant in game.calibrated}
+    return {variant: area for variant, area in areas.items() if area is not None}
+
+
+def find_bounds(game: Game, best: Strongest) -> dict[str, Bounds]:
+    """Lower bounds on epsilon of every variant."""
+    return {variant: _bound(kept, game.audited) for variant, kept in best.variants.items()}
 
 
 def _bound(kept: Kept, members: Bool[Tensor, "targets examples"]) -> Bounds:
     guesses = max(2, int(GUESSES * members.shape[1]) // 2 * 2)
-    each = [one_run_epsilon(*one, guesses) for one in zip(kept.scores, members, strict=True)]
+    pairs = zip(kept.scores, members, strict=True)
+    bounds = [one_run_epsilon(scores, inside, guesses) for scores, inside in pairs]
     tested = epsilon_bound(kept.tested, members) if len(members) > 1 else None
-    return Bounds(tested, sum(each) / len(each), guesses)
+    return Bounds(tested, sum(bounds) / len(bounds), guesses)
 
 
-def _converge(
-    seen: Observed, members: Bool[Tensor, "models examples"], cases: Sequence[Case], attack: str
-) -> dict[int, Estimate]:
-    """AUC of an attack with matched shadows, by how many of them it has: 2, 4, 8, ... all."""
-    audited, most = members[[case.target for case in cases]], len(cases[0].shadows)
+def find_convergence(game: Game, best: Strongest) -> dict[str, Convergence]:
+    """How the strongest attack with matched shadows grows with the number of shadows."""
+    return {
+        variant: Convergence(kept.matched, _converge(game, variant, kept.matched))
+        for variant, kept in best.variants.items()
+        if kept.matched
+    }
+
+
+def _converge(game: Game, variant: str, attack: str) -> dict[int, Estimate]:
+    """AUC of an attack with matched shadows by how many of them it has: 2, 4, 8, ... all."""
+    most = len(game.cases[0].shadows)
     points = {}
     for count in [*(2**k for k in range(1, most.bit_length()) if 2**k < most), most]:
-        fewer = [Case(target, shadows[:count]) for target, shadows in cases]
-        if not lacking(attack, [seen], members, fewer):  # of one shadow a side LiRA has no spread
-            scores = score([attack], seen, seen, members, fewer)[attack]
-            points[count] = _mean_auc(scores, audited)
+        cases = [Case(target, shadows[:count]) for target, shadows in game.cases]
+        fewer = Game({variant: game.signals[variant]}, game.members, cases)
+        if not lacking(attack, fewer):  # LiRA needs two shadows on a side for a spread
+            scores = score([attack], fewer, variant, variant)[attack]
+            points[count] = _auc(scores, game.audited)
     return points
 
 
-def _mean_auc(
+def find_exposures(game: Game, best: Strongest) -> Exposures:
+    """Exposure of every example in every variant, and how it changes from the reference."""
+    reference, *others = game.variants
+    audited = game.audited
+    exposures = {variant: exposure(kept.alike, audited) for variant, kept in best.variants.items()}
+    changes = {variant: change(exposures[reference], exposures[variant]) for variant in others}
+    examples = torch.stack(list(exposures.values()))
+    return Exposures(reference, best.attack, changes, list(exposures), examples)
+
+
+def _auc(
     scores: Float[Tensor, "targets examples"], members: Bool[Tensor, "targets examples"]
 ) -> Estimate:
     return mean_auc(list(zip(scores, members, strict=True)))

@@ -1,6 +1,6 @@
-"""What an attacker sees: signals of audited models, and of shadows of known membership."""
+"""The membership game: who is attacked by whom, and what the attacker sees of each model."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -10,18 +10,20 @@ from torch import Tensor
 from attacks.lira import Fit, fit_sides
 from attacks.slices import Sliced
 
-Knowledge = Literal["matched", "full", "none"]
+FULL = "full"  # the variant at the end of training, at full precision
+Knowledge = Literal["matched", "unquantized", "none"]
 
 
-class Observed(NamedTuple):
-    """Signals of some models in one precision; any but phi may be unknown.
+class ModelSignals(NamedTuple):
+    """Signals of all models of a fleet in one variant; any but phi may be unknown.
 
     Attributes:
-        phi: of the audited examples, in nats.
-        hinge: of the same, in units of the logits; above 0 where classified correctly.
+        phi: scaled logits of the audited examples, in nats.
+        hinge: margins of the same examples, in units of the logits; above 0 where classified
+            correctly.
         population: phi of examples that no model trained on.
-        population_hinge: their hinge.
-        features: a representation of the audited examples and of the population, for regression.
+        population_hinge: hinge of these examples.
+        features: representations of the audited examples and of the population, for regression.
     """
 
     phi: Float[Sliced, "models queries examples"]
@@ -30,25 +32,26 @@ class Observed(NamedTuple):
     population_hinge: Float[Sliced, "models queries population"] | None = None
     features: tuple[Tensor, Tensor] | None = None
 
-    def of(self, models: Sequence[int]) -> "Observed":
-        """Signals of some of the models."""
+    def of(self, models: Sequence[int]) -> "ModelSignals":
+        """Select models by position."""
         rows = list(models)
-        return self._replace(**{name: some[rows] for name, some in self._signals().items()})
+        return self._replace(**{name: signal[rows] for name, signal in self._known().items()})
 
     def read(self) -> "Target":
-        """The same in memory."""
-        known: dict[str, Any] = {name: some[..., :] for name, some in self._signals().items()}
+        """Read the signals into memory."""
+        known: dict[str, Any] = {name: signal[..., :] for name, signal in self._known().items()}
         return Target(**known, features=self.features)
 
-    def _signals(self) -> dict[str, Sliced]:
+    def _known(self) -> dict[str, Sliced]:
         signals = self._replace(features=None)._asdict()
-        return {name: some for name, some in signals.items() if some is not None}
+        return {name: signal for name, signal in signals.items() if signal is not None}
 
 
 class Target(NamedTuple):
-    """As `Observed`, of models that are attacked together; an attack finds all that it needs."""
+    """`ModelSignals` in memory, of models that are attacked together."""
 
     phi: Float[Tensor, "targets queries examples"]
+    # An attack runs only where what it needs is known, so these are tensors to it.
     hinge: Any = None
     population: Any = None
     population_hinge: Any = None
@@ -59,22 +62,22 @@ class Shadows:
     """Shadow models; what several attacks need of them is computed once.
 
     Args:
-        seen: their signals.
-        included: which of them trained on which example.
+        signals: of the shadows.
+        included: which shadow trained on which example.
     """
 
-    def __init__(self, seen: Observed, included: Bool[Tensor, "models examples"]) -> None:
-        self.phi, self.included = seen.phi, included
-        self.population: Any = seen.population  # an attack finds what it needs
+    def __init__(self, signals: ModelSignals, included: Bool[Tensor, "models examples"]) -> None:
+        self.phi, self.included = signals.phi, included
+        self.population: Any = signals.population  # known to every attack that needs it
 
     @cached_property
     def inside(self) -> Fit:
-        """Of the shadows that trained on each example."""
+        """Each example's fit over the shadows that trained on it."""
         return self._sides[0]
 
     @cached_property
     def outside(self) -> Fit:
-        """Of the others; there need be no shadows of the first kind."""
+        """Each example's fit over the other shadows; the first kind may be missing."""
         if self.included.sum(0).min() < 2:
             return fit_sides(self.phi, (~self.included,))[0]
         return self._sides[1]
@@ -85,28 +88,66 @@ class Shadows:
 
 
 class Case(NamedTuple):
-    """One audited model and the shadows that may be used against it, as rows of the membership."""
+    """One audited model and the shadows that may attack it, as rows of the membership matrix."""
 
     target: int
     shadows: list[int]
 
 
-def make_cases(shadows: int, targets: int, failed: Iterable[int] = ()) -> list[Case]:
+class Game(NamedTuple):
+    """All that an audit's attacks, findings and comparisons start from.
+
+    Attributes:
+        signals: of all models, by variant; the first variant is what others are compared with.
+        members: which model trained on which example.
+        cases: who is audited, and by whom.
+        calibrated: which example each model's quantizer looked at, for the variants whose
+            calibration can be audited.
+    """
+
+    signals: Mapping[str, ModelSignals]
+    members: Bool[Tensor, "models examples"]
+    cases: Sequence[Case]
+    calibrated: Mapping[str, Bool[Tensor, "models examples"]] = {}
+
+    @property
+    def variants(self) -> list[str]:
+        """Names of the variants, the reference first."""
+        return list(self.signals)
+
+    @property
+    def audited(self) -> Bool[Tensor, "targets examples"]:
+        """Which audited model trained on which example."""
+        return self.members[[case.target for case in self.cases]]
+
+    def shadow_variants(self, variant: str) -> dict[Knowledge, str]:
+        """The variant of the shadows for each kind of knowledge.
+
+        Against `full` itself both kinds are the same, and called `matched`.
+        """
+        kinds: dict[Knowledge, str] = {"matched": variant}
+        if variant != FULL and FULL in self.signals:
+            kinds["unquantized"] = FULL
+        return kinds
+
+
+def make_cases(shadows: int, targets: int, excluded: Iterable[int] = ()) -> list[Case]:
     """Say which shadows attack which model.
 
-    A failed shadow takes its partner with it: without the pair, each example is still in exactly
-    half of the shadows. With no targets every shadow is audited by all others but its partner,
-    whose presence would give the answer away by counting.
+    An excluded shadow takes its partner with it: without the pair, each example is still in
+    exactly half of the shadows. With no targets every shadow is audited by all others but its
+    partner, whose presence would give the answer away by counting.
 
     Args:
         shadows: number of shadows, an even number; partners are 2k and 2k + 1.
         targets: number of targets, which follow the shadows.
-        failed: positions of models to leave out.
+        excluded: positions of models to leave out.
     """
-    pairs_out, failed = {position // 2 for position in failed if position < shadows}, set(failed)
-    usable = [position for position in range(shadows) if position // 2 not in pairs_out]
+    excluded = set(excluded)
+    broken_pairs = {position // 2 for position in excluded if position < shadows}
+    usable = [position for position in range(shadows) if position // 2 not in broken_pairs]
     if targets:
-        audited = [p for p in range(shadows, shadows + targets) if p not in failed]
+        audited = [p for p in range(shadows, shadows + targets) if p not in excluded]
         return [Case(target, usable) for target in audited]
     return [Case(t, [p for p in usable if p // 2 != t // 2]) for t in usable]
 

@@ -1,106 +1,92 @@
-"""Where members and others stand among an attacker's shadows: the picture of a mismatch.
+"""Z-scores of members and non-members among an attacker's shadows: the picture of a mismatch.
 
 LiRA asks how far a signal is from what shadows show without the example, and with it. If quantizing
-the target moves its signals, full-precision shadows expect members and others where they are not.
+the target moves its signals, full-precision shadows expect members and non-members where they are
+not.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import nan
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from attacks.game import Case, Knowledge, Observed, by_shadows
+from attacks.game import Game, Knowledge, by_shadows
 from attacks.lira import fit_sides
 
 BINS = 60
-_BEYOND = 0.002  # share of each tail that the picture leaves out
+_BEYOND = 0.002  # share of each tail that the picture omits
 
 
 class Density(NamedTuple):
-    """How z is distributed; `heights` is the density in each bin, mean and std are of all."""
+    """Distribution of z; `heights` is the density in each bin, mean and std are over all z."""
 
     mean: float
     std: float
     heights: list[float]
 
 
-class Standing(NamedTuple):
+class ZScores(NamedTuple):
     """z = (phi - mean of the shadows without the example) / their std, pooled over examples.
 
-    Of the first query. What the attacker expects is the shadows'; what there is, the targets'.
+    First query only. The shadow densities are what the attacker expects; the target densities are
+    what it meets.
 
     Attributes:
         edges: of the bins, one more than there are heights.
         members: audited models on the examples that they trained on.
-        others: audited models on the rest.
+        non_members: audited models on the other examples.
         shadows_in: shadows on the examples that they trained on.
-        shadows_out: shadows on the rest.
+        shadows_out: shadows on the other examples.
     """
 
     edges: list[float]
     members: Density
-    others: Density
+    non_members: Density
     shadows_in: Density
     shadows_out: Density
 
 
-def stand(
-    targets: Observed,
-    shadows: Observed,
-    members: Bool[Tensor, "models examples"],
-    cases: Sequence[Case],
-) -> Standing:
-    """Measure all audited models by their shadows.
+def z_scores(game: Game) -> dict[str, dict[Knowledge, ZScores]]:
+    """Measure every variant's audited models by each kind of shadows.
 
     Args:
-        targets: signals of all models in the variant that is attacked.
-        shadows: signals of all models in the variant that the attacker's shadows are.
-        members: which model trained on which example.
-        cases: who is audited, and by whom; two shadows lack each example.
+        game: every case has two shadows without each example.
     """
+    return {
+        variant: {
+            kind: _measure(game, variant, shadow)
+            for kind, shadow in game.shadow_variants(variant).items()
+        }
+        for variant in game.variants
+    }
+
+
+def _measure(game: Game, variant: str, shadow_variant: str) -> ZScores:
+    """Measure all audited models of one variant by their shadows in another."""
+    targets, shadows = game.signals[variant].phi, game.signals[shadow_variant].phi
     parts: list[list[Tensor]] = [[], [], [], []]
-    for group, positions in by_shadows(cases).items():
-        rows, audited = list(group), [cases[position].target for position in positions]
-        seen, inside = shadows.phi[rows], members[rows]
-        (out,) = fit_sides(seen, (~inside,), "mean")
+    for group, positions in by_shadows(game.cases).items():
+        rows, audited = list(group), [game.cases[position].target for position in positions]
+        phi, included = shadows[rows], game.members[rows]
+        (out,) = fit_sides(phi, (~included,), "mean")
         spread = out.pooled[0].where(out.pooled[0] > 0, 1.0)  # of shadows that are all alike
-        for some, mask, sides in (
-            (targets.phi[audited], members[audited], parts[:2]),
-            (seen, inside, parts[2:]),
+        for signals, mask, sides in (
+            (targets[audited], game.members[audited], parts[:2]),
+            (phi, included, parts[2:]),
         ):
-            z = (some[..., :][:, 0].double() - out.location[0]) / spread
+            z = (signals[..., :][:, 0].double() - out.location[0]) / spread
             for side, chosen in zip(sides, (mask, ~mask), strict=True):
                 side.append(z[chosen].float())
     joined = [torch.cat(side) for side in parts]
     edges = _edges(joined)
-    return Standing(edges.tolist(), *(_density(side, edges) for side in joined))
-
-
-def stand_all(
-    seen: Mapping[str, Observed],
-    members: Bool[Tensor, "models examples"],
-    cases: Sequence[Case],
-) -> dict[str, dict[Knowledge, Standing]]:
-    """Measure every variant by matched shadows and, but for `full` itself, by full-precision ones.
-
-    Args:
-        seen: signals of all models, by variant.
-        members: which model trained on which example.
-        cases: who is audited, and by whom.
-    """
-    found: dict[str, dict[Knowledge, Standing]] = {}
-    for variant, some in seen.items():
-        found[variant] = {"matched": stand(some, some, members, cases)}
-        if variant != "full" and "full" in seen:
-            found[variant]["full"] = stand(some, seen["full"], members, cases)
-    return found
+    return ZScores(edges.tolist(), *(_density(side, edges) for side in joined))
 
 
 def _edges(parts: Sequence[Tensor]) -> Float[Tensor, " edges"]:
-    """Bins over all that is common; by sorting, as `quantile` takes no more than 2^24 numbers."""
+    """Bins over all that is common; by sorting, because `quantile` takes at most 2^24 numbers."""
     ends: list[float] = []
     for part in parts:
         ordered, beyond = part.sort().values, int(_BEYOND * len(part))

@@ -1,21 +1,34 @@
 """What a fleet will cost on this machine: some real steps of one model, and arithmetic.
 
-`recipes/digits.yaml` with 4 shadows and 2 targets, one thread: 17.9 CPU seconds said, 18 taken. Of
-single 2-bit variants it said 0.7 to 1.6 times what they took (0.07 to 0.18 s). By the clock, beside
-other work that changed meanwhile, 47.6 s said and 36 taken.
+For `recipes/digits.yaml` with 4 shadows and 2 targets on one thread, it said 17.9 CPU seconds and
+18 were taken. For single 2-bit variants it said 0.7 to 1.6 times what they took (0.07 to 0.18 s).
+By the clock, beside other work that changed meanwhile, it said 47.6 s and 36 were taken.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from math import ceil
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from jaxtyping import Bool
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from torch import Tensor, nn
 
-from datamodules.images import ImageDataModule
-from fleet.trials import Flops, Quantization, Seen, Training
+from attacks.game import FULL
+from fleet.engine import is_first
+from fleet.fit import environment
+from fleet.prepare import Job
+from fleet.trials import (
+    Flops,
+    QuantizationCost,
+    SignalCost,
+    Training,
+    count_flops,
+    try_quantizations,
+    try_signals,
+    try_training,
+)
+from lightning_modules.classifier import Classifier
 from storage.files import serialise
 from storage.names import ModelName
 from storage.run_folder import RunFolder
@@ -29,10 +42,10 @@ class Costs(NamedTuple):
     """What was measured; `quantizations` are those of all variants but `full`."""
 
     training: Training
-    seen: Seen
+    signals: SignalCost
     flops: Flops
-    network: nn.Module
-    quantizations: Mapping[str, Quantization]
+    full_bytes: int  # of a file of weights at full precision
+    quantizations: Mapping[str, QuantizationCost]
 
 
 class Counts(NamedTuple):
@@ -44,7 +57,7 @@ class Counts(NamedTuple):
         finished: how many of those asked for are.
         epochs: of training.
         members: images that a model trains on.
-        steps: of an epoch.
+        steps: per epoch.
         validations: passes over the test split while training.
         pool: images of it.
         test: images of the test split.
@@ -71,38 +84,51 @@ class Counts(NamedTuple):
         """Images that go through a variant for its signals, each in every view."""
         return self.pool * len(self.queries) + self.test * len({*self.queries, "identity"})
 
-    def kept(self, each: int) -> int:
-        """Bytes of a variant's signals, `each` of one image and query of the pool."""
+    def kept(self, image_bytes: int) -> int:
+        """Bytes of a variant's signals, with `image_bytes` per image and query of the pool."""
         population = 8 * len(self.queries) + 1  # phi and hinge, and correct or not
-        return HEADER + self.pool * len(self.queries) * each + self.test * population
+        return HEADER + self.pool * len(self.queries) * image_bytes + self.test * population
 
 
-def count_work(
-    run: RunFolder,
-    chosen: Sequence[ModelName],
-    todo: Sequence[ModelName],
-    members: Bool[Tensor, " examples"],
-    data: ImageDataModule,
-    options: Mapping[str, Any],
-    queries: Sequence[str],
-    variants: Sequence[str],
-    workers: int,
-) -> Counts:
-    """Count what is to be done of `chosen` models, of which `todo` are not finished."""
-    size, epochs = int(members.sum()), options["max_epochs"]
+def print_cost(job: Job, console: Console) -> None:
+    """Try some steps of a model, and print what is to be done and what that costs."""
+    data = job.data
+    classifier = Classifier(data.num_classes, len(data.mean), 0, job.model)
+    network = copy.deepcopy(classifier.get_submodule("network"))
+    batch = next(data.test_batches())
+    flops = count_flops(copy.deepcopy(network), batch.images[:2], batch.labels[:2])
+    data.assign(next(iter(job.members.values())), job.config.seed)
+    options = job.config.trainer.as_dict() | ({"devices": 1} if job.fleet.by_ray else {})
+    with console.status("Trying some steps of training"):
+        training = try_training(classifier, data, options, environment(job.fleet))
+    if not is_first():
+        return
+    signals = try_signals(network.to(data.device), data)
+    with console.status("Trying quantizations"):
+        quantizations = try_quantizations(job, network)
+    full_bytes = len(serialise(network.state_dict()))
+    costs = Costs(training, signals, flops, full_bytes, quantizations)
+    for line in show_cost(count_work(job), costs):
+        console.print(line, soft_wrap=True)
+
+
+def count_work(job: Job) -> Counts:
+    """Count what is to be done."""
+    trainer, data, todo = job.config.trainer, job.data, job.todo
+    members = int(next(iter(job.members.values())).sum())
     return Counts(
-        run,
-        todo,
-        len(chosen) - len(todo),
-        epochs,
-        size,
-        ceil(size / data.batch_size),
-        epochs // (options["check_val_every_n_epoch"] or 1),
-        len(data.pool.labels),
-        len(data.test.labels),
-        queries,
-        variants,
-        workers,
+        run=job.run,
+        todo=todo,
+        finished=len(job.chosen) - len(todo),
+        epochs=trainer.max_epochs,
+        members=members,
+        steps=ceil(members / data.batch_size),
+        validations=trainer.max_epochs // (trainer.check_val_every_n_epoch or 1),
+        pool=len(data.pool.labels),
+        test=len(data.test.labels),
+        queries=job.experiment.queries,
+        variants=job.experiment.variants,
+        workers=job.fleet.workers,
     )
 
 
@@ -115,59 +141,58 @@ def show_cost(counts: Counts, costs: Costs) -> list[Table | str]:
     for heading in ("each", "times", "all"):
         table.add_column(heading, justify="right")
     table.add_column("known from")
-    untrained = sum(not run.weights(name, "full").exists() for name in todo)
-    unseen = sum(len(run.missing(name, counts.variants)) for name in todo)
+    untrained = sum(not run.weights(name, FULL).exists() for name in todo)
+    unrecorded = sum(len(run.missing(name, counts.variants)) for name in todo)
     rows = [
         (f"training, {counts.epochs} epochs", _training_seconds(counts, costs), untrained, "trial"),
-        ("signals of a variant", counts.passes * costs.seen.image, unseen, "trial"),
+        ("signals of a variant", counts.passes * costs.signals.image, unrecorded, "trial"),
     ]
     for variant, (seconds, source, *_) in costs.quantizations.items():
         missing = sum(not run.weights(name, variant).exists() for name in todo)
         rows.append((variant, seconds, missing, source))
     for label, seconds, count, source in rows:
-        table.add_row(label, say(seconds), f"{count:,}", say(seconds * count), source)
+        table.add_row(label, duration(seconds), f"{count:,}", duration(seconds * count), source)
     total = sum(seconds * count for _, seconds, count, _ in rows)
     table.add_section()
-    table.add_row("all", "", "", say(total), "")
+    table.add_row("all", "", "", duration(total), "")
     return [table, *_lines(counts, costs, total)]
 
 
 def _training_seconds(counts: Counts, costs: Costs) -> float:
-    """Of one model."""
+    """Seconds to train one model."""
     step, epoch, *_ = costs.training
-    validation = counts.validations * counts.test * costs.seen.image
+    validation = counts.validations * counts.test * costs.signals.image
     return counts.epochs * (counts.steps * step + epoch) + validation
 
 
 def _lines(counts: Counts, costs: Costs, total: float) -> list[str]:
-    training, seen, flops, network, quantizations = costs
+    training, signals, flops, full, quantizations = costs
     models, variants = len(counts.todo), len(counts.variants)
-    full = len(serialise(network.state_dict()))
-    stored = full + sum(each.stored for each in quantizations.values())
-    kept = variants * counts.kept(seen.kept)
+    stored = full + sum(cost.stored for cost in quantizations.values())
+    kept = variants * counts.kept(signals.kept)
     disk = stored + kept + training.checkpoint
     trained = flops.training * counts.members * counts.epochs
     passed = flops.forward * counts.passes * variants
-    looped = flops.training * sum(each.loop_images for each in quantizations.values())
+    looped = flops.training * sum(cost.loop_images for cost in quantizations.values())
     hours = models * (trained + passed + looped) / (PEAK * SHARE) / 3600
     return [
-        f"Models: {models} to be made, {counts.finished} finished. A model: {counts.epochs} epochs "
-        f"of {counts.steps} steps over {counts.members:,} images; {variants} precisions; "
+        f"Models: {models} to be made, {counts.finished} finished. Per model: {counts.epochs} "
+        f"epochs of {counts.steps} steps over {counts.members:,} images; {variants} variants; "
         f"{', '.join(counts.queries)} of {counts.pool:,} images, and of {counts.test:,} to test.",
-        f"Time: {say(total / counts.workers)} with {counts.workers} at once, if they do not slow "
-        f"each other. A step takes {training.step:.4f} s, an epoch {training.epoch:.3f} s beside "
-        f"its steps. Training peaked at {training.memory / 1e9:.2f} GB of memory.",
-        f"Disk: {models * disk / 1e9:.3g} GB. Bytes of a model: {stored:,} of weights, {full:,} of "
+        f"Time: {duration(total / counts.workers)} with {counts.workers} at once, if they do not "
+        f"slow each other. A step takes {training.step:.4f} s, an epoch {training.epoch:.3f} s "
+        f"beside its steps. Training peaked at {training.memory / 1e9:.2f} GB of memory.",
+        f"Disk: {models * disk / 1e9:.3g} GB. Bytes per model: {stored:,} of weights, {full:,} of "
         f"them full; {kept:,} of signals; {training.checkpoint:,} of its checkpoint.",
-        f"PFLOP of a model: {trained / 1e15:.3g} training, {passed / 1e15:.3g} signals, at most "
+        f"PFLOP per model: {trained / 1e15:.3g} training, {passed / 1e15:.3g} signals, at most "
         f"{looped / 1e15:.3g} published loops; other solvers are not counted. At {SHARE:.0%} of an "
         f"{GPU}'s {PEAK / 1e12:g} TFLOP/s, assumed and not measured, {models} models take "
         f"{hours:.3g} GPU hours.",
     ]
 
 
-def say(seconds: float) -> str:
-    """A duration, for people."""
+def duration(seconds: float) -> str:
+    """A duration for people: 0.25 s, 3.1 min or 1,200.5 h."""
     if seconds < 60:
         return f"{seconds:.2f} s"
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:,.1f} h"

@@ -82,9 +82,6 @@ class FleetProgress:
         self.in_hand.remove(outcome.name)
         self.ended += 1
         said = SAID[outcome.state].format(outcome.seconds)
-        progress = read_progress(self.run.progress(outcome.name))
-        if progress and progress.compile_seconds:
-            said += f", {progress.compile_seconds:.1f} s of them in torch.compile"
         self.console.print(f"{self.ended} of {self.num_models}: {outcome.name} {said}")
         self.refresh()
 
@@ -97,7 +94,7 @@ class FleetProgress:
             completed=self.ended * self.max_epochs + epochs,
             description=f"{self.ended} of {self.num_models} models, "
             + ", ".join(
-                f"{name} {progress.say(self.max_epochs) if progress else 'begins'}"
+                f"{name} {progress.describe(self.max_epochs) if progress else 'begins'}"
                 for name, progress in found.items()
             ),
         )

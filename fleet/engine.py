@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_only
 
+from attacks.game import FULL
 from fleet import interrupt
 from storage.checksums import break_seals, damaged, remove, seal
 from storage.names import ModelName
@@ -34,14 +35,15 @@ Fit = Callable[[ModelName], None]
 Work = Callable[[ModelName], Outcome]
 
 
-class Plan(NamedTuple):
-    """What is to be made of each model; `retry` has those to train from another start.
+class Task(NamedTuple):
+    """What is to be made of each model.
 
-    Args:
+    Attributes:
         run: the folder of the fleet.
-        variants: the precisions that a model must have.
-        processes: how many train a model together, of which this is one.
-        retry: how many trainings of such a model had failed when that was decided.
+        variants: what a model must have, `full` among them.
+        processes: how many processes train a model together; this is one of them.
+        retry: models to train from another start, and how many of their trainings had failed when
+            that was decided.
     """
 
     run: RunFolder
@@ -50,11 +52,11 @@ class Plan(NamedTuple):
     retry: dict[ModelName, int]
 
 
-def complete(plan: Plan, fit: Fit, name: ModelName) -> Outcome:
+def complete(task: Task, fit: Fit, name: ModelName) -> Outcome:
     """Make what is missing of one model.
 
     Args:
-        plan: what is to be there afterwards.
+        task: what must exist afterwards.
         fit: leaves the model's files there.
         name: the model.
 
@@ -65,23 +67,23 @@ def complete(plan: Plan, fit: Fit, name: ModelName) -> Outcome:
         RuntimeError: several processes were to train a model that others are at.
         Exception: what stopped one of several processes.
     """
-    began, run = time.monotonic(), plan.run
+    began, run = time.monotonic(), task.run
     try:
-        _set_aside(plan, name)
+        _set_aside(task, name)
         with _lock(run, name):
             if is_first():
                 run.error(name).unlink(missing_ok=True)
-                run.clear(name)
+                _clear(run, name)
                 break_seals(run.model(name))
             # another process may have finished it since this one looked
-            if plan.processes > 1 or run.missing(name, plan.variants):
+            if task.processes > 1 or run.missing(name, task.variants):
                 fit(name)
             if is_first():
                 seal(run.model(name))
-                if missing := run.missing(name, plan.variants):
+                if missing := run.missing(name, task.variants):
                     raise RuntimeError(f"it was left without {', '.join(missing)}.")
     except Timeout:
-        if plan.processes > 1:  # of which only the first knows
+        if task.processes > 1:  # of which only the first knows
             raise RuntimeError(
                 f"{name}: another process is at it. Wait for that, or leave the model out by "
                 "`--fleet.models`: several devices cannot pass it over."
@@ -89,7 +91,7 @@ def complete(plan: Plan, fit: Fit, name: ModelName) -> Outcome:
         return Outcome(name, "busy", time.monotonic() - began)
     except Exception as error:
         # those that train a model together must not part: one would wait for the others for ever
-        if plan.processes > 1 or interrupt.asked.is_set():
+        if task.processes > 1 or interrupt.asked.is_set():
             raise
         seconds, reason = time.monotonic() - began, f"{type(error).__name__}: {error}"
         if is_hopeless(error):
@@ -163,13 +165,23 @@ def is_first() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
-def _set_aside(plan: Plan, name: ModelName) -> None:
+def _set_aside(task: Task, name: ModelName) -> None:
     """Rename a failed model's folder, unless another process did, or is at it."""
-    if name not in plan.retry or not is_first():
+    if name not in task.retry or not is_first():
         return
-    with _lock(plan.run, name):
-        if plan.run.attempt(name) == plan.retry[name]:
-            plan.run.set_aside(name)
+    with _lock(task.run, name):
+        attempt = task.run.attempt(name)
+        if attempt == task.retry[name]:
+            task.run.model(name).rename(task.run.set_aside(name, attempt))
+
+
+def _clear(run: RunFolder, name: ModelName) -> None:
+    """Delete what was made of weights that are gone, because these are trained from the start."""
+    if run.weights(name, FULL).exists() or run.checkpoint(name).exists():
+        return
+    folder = run.model(name)
+    for path in [*folder.glob("*-w*"), *folder.glob("signals/*")]:
+        path.unlink()
 
 
 def _lock(run: RunFolder, name: ModelName) -> AbstractContextManager[Any]:

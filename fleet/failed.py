@@ -1,66 +1,55 @@
-"""Which trained models of a fleet are not sound, told by their saved signals."""
+"""Which trained models of a fleet diverged, as their saved signals tell."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from attacks.game import FULL
+from attacks.health import failures, find_broken
 from storage.names import ModelName
 from storage.run_folder import RunFolder
 from storage.saved_signals import SavedSignal, load_signals
 
-FULL = "full"
-
-
-class Health(NamedTuple):
-    """How signals tell: model numbers, each with a reason.
-
-    Attributes:
-        broken: from phi by variant, models with signals that are not finite.
-        behind: from phi, correctness and membership at full precision, also those that fell behind
-            their peers.
-    """
-
-    broken: Callable[[Mapping[str, Tensor]], Mapping[int, str]]
-    behind: Callable[[Tensor, Tensor, Tensor], Mapping[int, str]]
-
 
 class Failed(NamedTuple):
-    """Trained models that are not sound."""
+    """Trained models that diverged, or that a quantization broke.
+
+    Attributes:
+        reasons: to be shown.
+        broken: those with signals that are not finite; the others fell behind their peers.
+    """
 
     reasons: dict[ModelName, str]
-    broken: set[ModelName]  # with signals that are not finite; the others fell behind their peers
+    broken: set[ModelName]
 
 
 def find_failed(
-    run: RunFolder,
-    names: Sequence[ModelName],
-    members: Bool[Tensor, "models examples"],
-    variants: Sequence[str],
-    health: Health,
+    run: RunFolder, members: Mapping[ModelName, Bool[Tensor, " examples"]], variants: Sequence[str]
 ) -> Failed:
     """Look for models that diverged, or that a quantization broke."""
     reasons: dict[ModelName, str] = {}
     broken: set[ModelName] = set()
-    for variant in variants:  # of which a slice of the fleet may have more than the others
-        rows = []
-        for row, name in enumerate(names):
+    for variant in variants:  # a slice of the fleet may have more of them than the others
+        names = []
+        for name in members:
             if (path := run.signals(name, variant)).exists():
                 try:
-                    SavedSignal([path], "phi").exists()
-                    rows.append(row)
+                    _ = SavedSignal([path], "phi").shape  # opens the file
+                    names.append(name)
                 except ValueError as error:
                     reasons.setdefault(name, str(error))
-        if not rows:
+        if not names:
             continue
-        paths = [run.signals(names[row], variant) for row in rows]
-        phi = {variant: load_signals(paths, "phi")}
-        found = dict(health.broken(phi))
-        broken |= {names[rows[model]] for model in found}
+        paths = [run.signals(name, variant) for name in names]
+        phi = load_signals(paths, "phi")
+        by_row = find_broken({variant: phi})
+        broken |= {names[row] for row in by_row}
         if variant == FULL:
             correct = load_signals(paths, "correct")
-            found |= health.behind(phi[FULL], correct, members[rows])
-        for model, reason in found.items():
-            reasons.setdefault(names[rows[model]], reason)
+            by_row |= failures(phi, correct, torch.stack([members[name] for name in names]))
+        for row, reason in by_row.items():
+            reasons.setdefault(names[row], reason)
     return Failed(reasons, broken)

@@ -1,44 +1,45 @@
-"""What a fleet makes of its options: which it can do with, and what the open ones become."""
+"""The options of train.py, and their parser; importing this imports neither torch nor Lightning.
 
-import os
+`--help` must answer at once, so what checks the options against data and devices is in checks.py.
+"""
+
+import inspect
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
+import yaml
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
-from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch import Trainer
-from lightning.pytorch.accelerators import CUDAAccelerator
-from rich.console import Console
 
-from datamodules.images import ImageDataModule
-from datamodules.views import check_queries, default_queries, is_random, view
-from storage.run_folder import RunFolder
+from lightning_modules.options import CalibrationOptions, ModelOptions, TrainerOptions
+from storage.command_line import CommandLine, make_command_line, recipe_keys
+from storage.names import EXPERIMENT_FILE, MEMBERSHIP_FILE, WandbMode
 
-TRAINER_OPTIONS = {  # the others are ours (callbacks, checkpoints) or would skip data
-    "accelerator", "strategy", "devices", "num_nodes", "precision", "max_epochs",
-    "check_val_every_n_epoch", "accumulate_grad_batches",
-    "gradient_clip_val", "gradient_clip_algorithm", "deterministic", "benchmark", "sync_batchnorm",
-}  # fmt: skip
+DESCRIPTION = """Train a fleet, quantize every model, and record what an attacker would see of it.
+
+The same command again goes on where it stopped; a finished fleet is left as it is.
+"""
+DATA = ("Digits", "ImageFolder", "FashionMNIST", "CIFAR10", "CIFAR100", "TinyImageNet")
+Bits = int | float
 
 
-class Fleet:
-    """How many models an experiment has, and which of them this process takes.
+class FleetOptions:
+    """How many models an experiment has, and which of them this process trains.
 
     Args:
-        shadows: models that the attacker learns from; an even number, for they come in
+        shadows: models that the attacker learns from; an even number, because they come in
             complementary pairs.
         targets: models that are audited; with 0, every shadow is audited by the others.
-        models: which models to train here, as in 0-7,12: shadows from 0, then targets; default all.
+        models: models to train here, as in 0-7,12: shadows from 0, then targets; default all.
         retrain_failed: set models that diverged aside, and train them from another start.
         workers: how many models to train at once, each in a process of its own; needs Ray.
         gpus_per_model: share of a GPU that each of several workers takes; 0.25 packs four on one.
         address: of a Ray cluster, `auto` or host:port; by default Ray stays on this machine.
-        dry_run: check everything, try some steps, print what is to be done and what it costs, and
-            write nothing.
+        dry_run: check everything, try some steps, print the work and its cost, and write nothing.
 
     Raises:
         ValueError: counts that cannot be, or several workers without Ray.
@@ -79,106 +80,128 @@ class Fleet:
 
 
 class RecipeFile(ActionConfigFile):
-    """A recipe; a run folder's own record of its options is refused, for it is none."""
+    """A recipe; a run folder's own record of its options is refused, because it is none."""
 
     def __call__(self, *args: Any) -> None:  # noqa: ANN401
         parser, _, recipe, *_ = args
-        run = RunFolder(Path(recipe).parent)
-        if Path(recipe).name == run.experiment_file.name and run.membership_file.exists():
+        folder = Path(recipe).parent
+        if Path(recipe).name == EXPERIMENT_FILE and (folder / MEMBERSHIP_FILE).exists():
             parser.error(
-                f"{recipe} records an experiment, and is no recipe: it says nothing of this "
-                "machine, or of where the images are. Give the command that began it: its recipe, "
-                f"such as `--config recipes/digits.yaml`, with `--run_dir {run.path}`. What then "
+                f"{recipe} records an experiment and is no recipe: it lacks what concerns this "
+                "machine, and where the images are. Give the command that began it: its recipe, "
+                f"such as `--config recipes/digits.yaml`, with `--run_dir {folder}`. What then "
                 "differs from the record is named."
             )
         super().__call__(*args)  # type: ignore[no-untyped-call]
 
 
-def check_options(config: Namespace, fleet: Fleet) -> int:
-    """Raise for what Lightning would accept and a fleet cannot do.
+def make_parser(data: type | None = None) -> CommandLine:
+    """Every option of train.py.
+
+    Args:
+        data: the base class of the data sets; None for help alone, which needs no data set.
+    """
+    parser = make_command_line("train.py", DESCRIPTION, ("layer_bits", "model.network_args"))
+    parser.add_argument("--config", action=RecipeFile, help="recipe (YAML) to read options from")
+    parser.add_argument("--run_dir", type=Path, required=True, help="folder of the experiment")
+    parser.add_argument("--seed", type=int, default=0, help="everything random derives from it")
+    parser.add_argument("--status", action="store_true", help="show how far the fleet is, and end")
+    parser.add_argument("--repair", action="store_true", help="make damaged files again")
+    parser.add_argument(
+        "--threads", type=int, help="CPU threads per model; 1 is fastest for small networks"
+    )
+    parser.add_argument(
+        "--quantize",
+        nargs="*",
+        default=["adaround-w4", "adaround-w2", "adaround-w1.58"],
+        help="variants beside full, as in nearest-w4, adaround-w2-last8, brecq-w1.58-nonmembers",
+    )
+    parser.add_argument(
+        "--layer_bits",
+        type=dict[str, Bits],
+        default={},
+        help='bits of some layers in every variant, by name or pattern: {"fc": 8, "layer1.*": 4}',
+    )
+    parser.add_argument(
+        "--queries",
+        nargs="*",
+        help="views the attacker asks for: identity, mirror, shift+2-1; random-0, drawn by each "
+        "model for itself (default: the views of training)",
+    )
+    parser.add_argument(
+        "--wandb", type=WandbMode, default="disabled", help="Weights & Biases, one run per model"
+    )
+    parser.add_class_arguments(CalibrationOptions, "calibration")
+    parser.add_class_arguments(FleetOptions, "fleet")
+    if data is None:
+        parser.add_argument(
+            "--data",
+            help=f"{', '.join(DATA)} (default: Digits), or the import path of your own; "
+            "`--data.help NAME` lists the options of a data set",
+        )
+    else:
+        parser.add_subclass_arguments(data, "data", required=False)
+    parser.add_class_arguments(ModelOptions, "model", instantiate=False)
+    parser.add_class_arguments(TrainerOptions, "trainer", instantiate=False)
+    return parser
+
+
+def parse(arguments: Sequence[str]) -> tuple[CommandLine, Namespace]:
+    """Parse the arguments of train.py, or exit with its help or one line that says what is wrong.
 
     Returns:
-        How many processes train a model together.
+        The parser, to make the data and the fleet with, and the options.
+    """
+    if {"-h", "--help"}.intersection(arguments):
+        make_parser().read(["--help"])
+    data = import_module("datamodules").ImageDataModule  # imports torch and Lightning
+    parser, arguments = make_parser(data), list(arguments)
+    try:
+        name = _data_name(arguments)
+        known = _data_options(name)
+    except ValueError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    if name is None:  # a default in the parser would hand its pool size to any other data
+        arguments = ["--data", "datamodules.Digits", *arguments]
+    return parser, parser.read(arguments, known)
+
+
+def _data_name(arguments: Sequence[str]) -> str | None:
+    """The data set that is asked for, on the command line or in a recipe."""
+    name = None
+    for option, value in pairwise(arguments):
+        if option == "--config" and Path(value).is_file():
+            name = _recipe_data(Path(value)) or name
+    for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        option, equals, attached = option.partition("=")
+        if option in ("--data", "--data.class_path"):
+            name = attached if equals else value
+    return name
+
+
+def _recipe_data(path: Path) -> str | None:
+    recipe_keys(path)  # raises for what is no recipe
+    data = yaml.safe_load(path.read_text()).get("data")
+    return data.get("class_path") if isinstance(data, dict) else data
+
+
+def _data_options(name: str | None) -> set[str]:
+    """Names of the options of a data set.
 
     Raises:
-        ValueError: a count below 1, no length of training, weights spread over devices, models
-            spread over devices and side by side at once, or a dry run that repairs.
+        ValueError: there is no such data set.
     """
-    if config.trainer.max_epochs is None:
+    path = f"datamodules.{name}" if name in DATA else name or "datamodules.Digits"
+    module, _, attribute = path.rpartition(".")
+    try:
+        data = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        near = get_close_matches((name or "").rpartition(".")[2], DATA, n=1, cutoff=0.5)
+        hint = f"Did you mean `{near[0]}`?" if near else f"Take one of {', '.join(DATA)}."
+        reason = f" ({error})" if "." in (name or "") else ""
         raise ValueError(
-            "How long to train is not said: pass `--trainer.max_epochs 30`, say. A run folder goes "
-            "on by the command that began it."
-        )
-    if fleet.dry_run and config.repair:
-        raise ValueError(
-            "`--repair` deletes damaged files and `--fleet.dry_run true` writes nothing. Leave one "
-            "of them out."
-        )
-    counts = {"threads": config.threads, **config.trainer.as_dict()}
-    for name in ("threads", "max_epochs", "check_val_every_n_epoch", "accumulate_grad_batches"):
-        if counts[name] is not None and counts[name] < 1:
-            raise ValueError(f"`{name}` must be 1 or more, got {counts[name]}.")
-    if str(config.trainer.strategy).startswith(("fsdp", "deepspeed")):
-        raise ValueError(
-            f"`trainer.strategy` must keep a whole model on each device, as ddp does, got "
-            f"{config.trainer.strategy}: one process saves a model's weights."
-        )
-    devices, nodes = config.trainer.devices, config.trainer.num_nodes
-    if fleet.by_ray and (devices not in ("auto", 1, "1") or nodes != 1):
-        raise ValueError(
-            "`trainer.devices` and `trainer.num_nodes` must be 1 with `--fleet.workers`, got "
-            f"{devices} and {nodes}: either several models at once, or one over several devices."
-        )
-    trainer = Trainer(**config.trainer.as_dict(), logger=False, enable_progress_bar=False)
-    if not fleet.by_ray:
-        return trainer.num_devices * trainer.num_nodes
-    if isinstance(trainer.accelerator, CUDAAccelerator) and not fleet.gpus_per_model:
-        raise ValueError(
-            "`--fleet.gpus_per_model` must say how much of a GPU each of several workers takes, "
-            "got 0. Pass 1, or 0.25 to pack four models on one; or `--trainer.accelerator cpu`."
-        )
-    return 1
-
-
-def choose_threads(config: Namespace, fleet: Fleet) -> int:
-    """CPU threads of a model: what is asked for, or a fair share of this machine's cores."""
-    if config.threads is not None:
-        return int(config.threads)
-    if fleet.by_ray:
-        return 1 if fleet.address else max(1, _cores() // fleet.workers)
-    return torch.get_num_threads()
-
-
-def choose_queries(config: Namespace, data: ImageDataModule, console: Console) -> list[str]:
-    """The views that the attacker asks for: those asked for, or those that training uses.
-
-    Raises:
-        ValueError: no such view, or one that leaves nothing of these images.
-    """
-    queries: list[str] = config.queries
-    if queries is None:
-        queries = default_queries(data.flip, data.crop)
-    elif unused := check_queries(queries, data.flip, data.crop):
-        console.print(f"Note: training never uses {', '.join(unused)}; such a query is weak.")
-    for query in queries:
-        if not is_random(query):  # which moves images no further than training does
-            view(data.pool.images[:1], query)
-    return queries
-
-
-def environment(fleet: Fleet) -> list[ClusterEnvironment]:
-    """What tells Lightning of the other processes of a model, where its own guess is not ours."""
-    if fleet.by_ray:  # alone, whatever the job that Ray runs in
-        return [LightningEnvironment()]
-    if SLURMEnvironment.detect():
-        # Its own requeueing goes on in the middle of an epoch; ours from the last finished one,
-        # which ends bit for bit like an uninterrupted run.
-        return [SLURMEnvironment(auto_requeue=False)]
-    return []
-
-
-def _cores() -> int:
-    """Those that this process may use, where the system tells."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+            f"`--data` must be a data set or the import path of your own, got `{name}`{reason}. "
+            f"{hint}"
+        ) from error
+    names = set(inspect.signature(data).parameters) | {"class_path", "init_args", "help"}
+    return {"data", *(f"data.{option}" for option in names)}

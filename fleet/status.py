@@ -5,10 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Literal, NamedTuple
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from fleet.engine import Outcome, is_running
+from fleet.failed import find_failed
 from lightning_modules.callbacks.progress import Progress, read_progress
 from storage.names import ModelName
 from storage.run_folder import RunFolder
@@ -35,9 +37,9 @@ def find_status(run: RunFolder, diverged: Mapping[ModelName, str]) -> list[Model
     Raises:
         FileNotFoundError: there is no experiment in the folder.
     """
-    variants = ["full", *run.read()["config"]["quantize"]]
+    variants = run.read().variants
     found = []
-    for name in run.names():
+    for name in run.read().names:
         progress = read_progress(run.progress(name))
         error = run.error(name)
         if is_running(run, name):
@@ -52,6 +54,17 @@ def find_status(run: RunFolder, diverged: Mapping[ModelName, str]) -> list[Model
         else:
             found.append(ModelStatus(name, "waiting", progress))
     return found
+
+
+def print_status(run: RunFolder, console: Console) -> None:
+    """Print how far a fleet is.
+
+    Raises:
+        FileNotFoundError: there is no experiment in the folder.
+        ValueError: a file is damaged.
+    """
+    failed = find_failed(run, run.membership(), run.read().variants)
+    console.print(show_status(run, find_status(run, failed.reasons)))
 
 
 def time_left(models: Sequence[ModelStatus], max_epochs: int) -> timedelta | None:
@@ -78,7 +91,7 @@ def time_left(models: Sequence[ModelStatus], max_epochs: int) -> timedelta | Non
 
 def show_status(run: RunFolder, models: Sequence[ModelStatus]) -> Table:
     """A table of the states, with the models that run and those that failed."""
-    max_epochs = run.read()["config"]["trainer"]["max_epochs"]
+    max_epochs = run.read().config["trainer"]["max_epochs"]
     table = Table(title=escape(str(run.path)), title_justify="left")
     table.add_column("state")
     table.add_column("models", justify="right")
@@ -88,7 +101,8 @@ def show_status(run: RunFolder, models: Sequence[ModelStatus]) -> Table:
         lines = {
             "finished": _times(those),
             "running": [
-                f"{m.name} {m.progress.say(max_epochs) if m.progress else 'begins'}" for m in those
+                f"{m.name} {m.progress.describe(max_epochs) if m.progress else 'begins'}"
+                for m in those
             ],
             "failed": [f"{m.name}: {m.reason}" for m in those],
             "waiting": [f"{m.name} from epoch {m.progress.epoch}" for m in those if m.progress],

@@ -1,4 +1,4 @@
-"""trials."""
+"""Trials of what a fleet will do: some steps of training, signals and quantizations, measured."""
 
 import resource
 import sys
@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from itertools import islice, pairwise
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
@@ -18,15 +18,19 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
+from attacks.signals import signals
 from datamodules.images import ImageDataModule
+from fleet.prepare import Job
 from lightning_modules.callbacks.checkpoints import SaveCheckpoint
-from lightning_modules.callbacks.record_signals import Measure
+from lightning_modules.callbacks.quantize import calibrate
+from quantization.cost import cost_class, estimate_seconds, loop_images
+from quantization.variant import Variant
 from storage.names import ModelName
+from storage.records import read_record
 from storage.run_folder import RunFolder
+from storage.weights import stored_bytes
 
 TRIAL_EPOCHS, TRIAL_STEPS = 4, 4  # the first epoch warms up; a gap between two has a checkpoint
-
-
 TRIAL_BATCHES = 4
 
 
@@ -46,22 +50,22 @@ class Training(NamedTuple):
     memory: int
 
 
-class Seen(NamedTuple):
-    """What some forward passes took: seconds an image, and bytes that are kept of it a query."""
+class SignalCost(NamedTuple):
+    """What recording signals took: seconds per image, and bytes kept per image and query."""
 
     image: float
     kept: int
 
 
 class Flops(NamedTuple):
-    """Floating-point operations of one image, as torch counts them: two a multiplication."""
+    """Floating-point operations per image, as torch counts them: two per multiplication."""
 
     forward: int
     training: int  # forward and backward
 
 
-class Quantization(NamedTuple):
-    """Of one variant: seconds, how they are known, bytes of its file, images of its loop."""
+class QuantizationCost(NamedTuple):
+    """One variant's cost: seconds, how they are known, bytes of its file, images of its loop."""
 
     seconds: float
     source: str
@@ -105,15 +109,18 @@ def try_training(
 
 
 @torch.inference_mode()
-def try_signals(network: nn.Module, data: ImageDataModule, measure: Measure) -> Seen:
-    """Look at some images as an attacker does; the second time counts."""
+def try_signals(network: nn.Module, data: ImageDataModule) -> SignalCost:
+    """Record the signals of some images twice, and measure the second time."""
     network.eval()
     for _ in range(2):
         started, images, kept = time.perf_counter(), 0, 0
         for batch in islice(data.pool_batches("identity"), TRIAL_BATCHES):
-            found = measure(network(batch.images).cpu(), batch.labels.cpu())._asdict()
-            images, kept = images + len(batch.labels), sum(t.element_size() for t in found.values())
-    return Seen((time.perf_counter() - started) / images, kept)
+            record = signals(network(batch.images).cpu(), batch.labels.cpu())._asdict()
+            images, kept = (
+                images + len(batch.labels),
+                sum(t.element_size() for t in record.values()),
+            )
+    return SignalCost((time.perf_counter() - started) / images, kept)
 
 
 def count_flops(network: nn.Module, images: Tensor, labels: Tensor) -> Flops:
@@ -126,9 +133,29 @@ def count_flops(network: nn.Module, images: Tensor, labels: Tensor) -> Flops:
     return Flops(forward // len(images), counter.get_total_flops() // len(images))
 
 
+def try_quantizations(job: Job, network: nn.Module) -> dict[str, QuantizationCost]:
+    """Each variant's cost: of finished models if there are any, else tried, once for all alike."""
+    costs, tried = dict[str, QuantizationCost](), dict[str, float]()
+    patterns, first = job.config.layer_bits, next(iter(job.members.values()))
+    for name in job.experiment.variants[1:]:
+        variant, known = Variant.parse(name), recorded_seconds(job.run, list(job.members), name)
+        seconds, source = fmean(known or [0.0]), f"{len(known)} finished models"
+        if not known:
+            source, kind = "trial: estimate", cost_class(variant)
+            if kind not in tried:
+                images = None
+                if variant.calibrates:
+                    images = calibrate(job.data, job.calibration, first, 0, variant)
+                tried[kind] = estimate_seconds(network, variant, images, patterns)
+            seconds = tried[kind]
+        size = stored_bytes(network, variant, patterns)
+        costs[name] = QuantizationCost(seconds, source, size, loop_images(variant))
+    return costs
+
+
 def recorded_seconds(run: RunFolder, names: Sequence[ModelName], variant: str) -> list[float]:
     """How long a variant took in the models that have it."""
-    records = (run.read_record(name, variant) for name in names)
+    records = (read_record(run, name, variant) for name in names)
     return [record["seconds"] for record in records if record]
 
 
@@ -147,7 +174,7 @@ class _Timer(Callback):
         self.ends[-1].append(time.perf_counter())
 
     def seconds(self) -> tuple[float, float]:
-        """Of a step, and of an epoch beside its steps."""
+        """Seconds of a step, and of an epoch beside its steps."""
         gaps = median(after[0] - before[-1] for before, after in pairwise(self.ends))
         steps = [after - before for ends in self.ends[1:] for before, after in pairwise(ends)]
         if not steps:  # an epoch is one step

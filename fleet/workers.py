@@ -10,13 +10,13 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from fleet.engine import Outcome, Work
-from fleet.options import Fleet
+from fleet.options import FleetOptions
 from storage.names import ModelName
 
 RETRIES = 3  # of a model whose process died; it goes on from its last checkpoint
 
 
-def connect(fleet: Fleet, threads: int) -> None:
+def connect(fleet: FleetOptions, threads: int) -> None:
     """Start Ray on this machine, or reach the cluster.
 
     Args:
@@ -28,7 +28,7 @@ def connect(fleet: Fleet, threads: int) -> None:
         ConnectionError: there is no cluster at that address.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray: Any = import_module("ray")  # an extra; `Fleet` has seen that it is there
+    ray: Any = import_module("ray")  # an extra; `FleetOptions` has checked that it is there
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     if fleet.address:
         ray.init(fleet.address, **quiet)
@@ -49,7 +49,7 @@ def in_workers(
     names: Sequence[ModelName],
     work: Work,
     begin: Callable[[ModelName], None],
-    fleet: Fleet,
+    fleet: FleetOptions,
     threads: int,
 ) -> Iterator[Outcome]:
     """Work on `fleet.workers` models at once, each in a process of Ray's.

@@ -1,7 +1,6 @@
 """The LightningModule that every model of a fleet is."""
 
 import copy
-from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -17,6 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from datamodules.images import Batch
 from datamodules.seeds import derive_seed
 from lightning_modules.networks import build_network
+from lightning_modules.options import ModelOptions
 
 
 class Classifier(LightningModule):
@@ -26,38 +26,21 @@ class Classifier(LightningModule):
         num_classes: number of classes.
         channels: channels of an image.
         seed: fixes the initialisation, and anything random inside the network (dropout).
-        network: a name (resnet18, resnet20, resnet8, wide_resnet28_2, convnet) or your own module's
-            import path, `package.module.Class`.
-        network_args: further keyword arguments of the network.
-        lr: highest learning rate of SGD.
-        momentum: momentum of SGD.
-        weight_decay: L2 penalty of SGD on every parameter.
-        schedule: learning rate over the whole fit, by step: `cosine` to zero, or `one-cycle`.
-        compile: train through `torch.compile`; on CPUs that gained nothing, and took half a minute.
+        options: the network, and how SGD trains it.
 
     Raises:
         ValueError: a network that cannot be built.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        channels: int,
-        seed: int,
-        network: str = "resnet18",
-        network_args: dict[str, Any] | None = None,
-        lr: float = 0.1,
-        momentum: float = 0.9,
-        weight_decay: float = 5e-4,
-        schedule: Literal["cosine", "one-cycle"] = "cosine",
-        compile: bool = False,
-    ) -> None:
+    def __init__(self, num_classes: int, channels: int, seed: int, options: ModelOptions) -> None:
         super().__init__()
-        self.num_classes, self.seed, self.lr, self.momentum = num_classes, seed, lr, momentum
-        self.weight_decay, self.schedule = weight_decay, schedule
+        self.num_classes, self.seed = num_classes, seed
+        self.lr, self.momentum = options.lr, options.momentum
+        self.weight_decay, self.schedule = options.weight_decay, options.schedule
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "initialisation"))
-            self.network = build_network(network, num_classes, channels, network_args or {})
+            arguments = options.network_args or {}
+            self.network = build_network(options.network, num_classes, channels, arguments)
         if any(isinstance(p, UninitializedParameter) for p in self.network.parameters()):
             raise ValueError(
                 f"{type(self.network).__name__} has lazy layers, whose weights no seed of ours "
@@ -65,7 +48,7 @@ class Classifier(LightningModule):
             )
         # NHWC convolutions are 1.1 to 1.6 times faster on CPU, and what tensor cores want.
         self.network.to(memory_format=torch.channels_last)
-        if compile:  # in place: keys stay as they are, and deep copies are not compiled
+        if options.compile:  # in place: keys stay as they are, and deep copies are not compiled
             self.network.compile()
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
 

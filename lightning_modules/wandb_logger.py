@@ -1,4 +1,4 @@
-"""wandb_logger."""
+"""One Weights & Biases run per model, whose absence or failure never costs a model."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -10,18 +10,19 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from wandb.sdk.lib import RunDisabled
 
+from storage.experiment import Experiment
 from storage.names import ModelName, WandbMode
 from storage.wandb_project import PROJECT, SETTINGS
 
 
 class FleetLogger(WandbLogger):
-    """One W&B run a model, grouped by experiment, resumed where it stopped.
+    """One W&B run per model, grouped by experiment, resumed where it stopped.
 
     Args:
         run_dir: the experiment's folder; W&B writes below it, so that experiments never collide.
         name: the model, also the run's name.
         attempt: how many trainings of this model failed before; each is a run of its own.
-        experiment: the resolved experiment; becomes the run's config.
+        experiment: what the model belongs to; becomes the run's config.
         mode: `offline` or `online`.
     """
 
@@ -30,17 +31,17 @@ class FleetLogger(WandbLogger):
         run_dir: Path,
         name: ModelName,
         attempt: int,
-        experiment: dict[str, Any],
+        experiment: Experiment,
         mode: WandbMode,
     ) -> None:
         super().__init__(
             name=str(name),
-            id=f"{experiment['id']}-{name}" + (f"-{attempt}" if attempt else ""),
+            id=f"{experiment.id}-{name}" + (f"-{attempt}" if attempt else ""),
             project=PROJECT,
             save_dir=run_dir,
             group=run_dir.resolve().name,
             job_type=name.role,
-            config=experiment,
+            config=experiment.as_dict(),
             mode=mode,
             settings=SETTINGS,
         )

@@ -1,29 +1,35 @@
-"""Several experiments beside each other: lines of their results in, a table out."""
+"""Several experiments beside each other: their results in, a table and its lines out."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import isnan, nan
 from typing import Any, NamedTuple
 
+from attacks.evaluate import Row
 from attacks.metrics.differences import Difference, Sample, holm, welch
 from attacks.metrics.intervals import Estimate
-from reporting.tables import Section
-from reporting.text import BEST, FEW, MARK, show, show_difference, show_p
-
-Line = Mapping[str, Any]  # a row of results.json, as `table.flatten` makes it
-ESTIMATES = ("accuracy", "auc", "tpr_1pct")
-NEEDED = (
-    *("variant", "knowledge", "attack", "targets", "false_positives_1pct", "auc_spread"),
-    *(f"{key}{end}" for key in ESTIMATES for end in ("", "_low", "_high")),
+from reporting.results import Results
+from reporting.tables import (
+    DASH,
+    Cell,
+    Table,
+    difference_cells,
+    estimate_cell,
+    find_strongest,
+    number,
 )
+from reporting.text import BEST, MARK_NOTE, dagger
+from storage.experiment import differing
+from storage.records import VariantFacts
+
 NOTE = (
-    "In brackets: 95% intervals. The strongest attack with each kind of shadows; one that uses "
-    "none is open to both. {best} is the stronger of the two, by AUC, whose TPR at 1% FPR is "
-    "shown; {mark} rests on fewer than {few} false positives and proves little. AUC beyond "
-    "{first}'s: of the strongest attack on each, by Welch's t over the targets, which speaks of "
-    "more targets of these pools; p is corrected for the number of comparisons in its column "
-    "(Holm). The targets are different models, so nothing that they share cancels: a difference "
-    "may come of all that differs between the experiments, or of the draw of their pools. It is "
-    "unknown with a single target, or where the targets do not differ."
+    "In brackets: 95% intervals. The strongest attack with each kind of shadows; an attack that "
+    "uses none is open to both attackers. {best} is the stronger of the two, by AUC, whose TPR at "
+    "1% FPR is shown; {mark} AUC beyond {first}'s: of the strongest attack on each, by Welch's t "
+    "over the targets, which speaks of more targets of these pools; p is corrected for the number "
+    "of comparisons in its column (Holm). The targets are different models, so nothing that they "
+    "share cancels: a difference may come from all that differs between the experiments, or from "
+    "the draw of their pools. It is unknown with a single target, or where the targets do not "
+    "differ."
 )
 
 
@@ -33,50 +39,36 @@ class Entry(NamedTuple):
     Attributes:
         variant: its name.
         experiment: its name.
-        accuracy: on the test split.
+        facts: what is known of it beside its leakage.
         matched: the strongest attack with matched shadows, or without any.
-        full: the same with full-precision shadows; None where both kinds are one.
+        unquantized: the same with full-precision shadows; None where both kinds are the same.
         best: the stronger of the two.
     """
 
     variant: str
     experiment: str
-    accuracy: Estimate
-    matched: Line
-    full: Line | None
-    best: Line
+    facts: VariantFacts
+    matched: Row
+    unquantized: Row | None
+    best: Row
 
 
-def estimate(line: Line, key: str) -> Estimate:
-    """One number of a line with its interval; NaN where it is unknown."""
-    fields = (line.get(f"{key}{end}") for end in ("", "_low", "_high", "_spread"))
-    return Estimate(*(nan if field is None else float(field) for field in fields))
-
-
-def enter(results: Mapping[str, Sequence[Line]]) -> list[Entry]:
-    """An entry a variant and experiment, those of one variant together.
-
-    Args:
-        results: rows of results.json with at least the fields `NEEDED`, by experiment.
-    """
-    variants = dict.fromkeys(line["variant"] for lines in results.values() for line in lines)
+def enter(results: Mapping[str, Results]) -> list[Entry]:
+    """Entries of all variants and experiments, those of one variant together."""
+    variants = dict.fromkeys(name for audit in results.values() for name in audit.variants)
     entries = []
     for variant in variants:
-        for experiment, lines in results.items():
-            some = [line for line in lines if line["variant"] == variant]
-            if some:
-                kinds = {line["knowledge"] for line in some}
-                matched = _strongest(some, "matched")
-                full = _strongest(some, "full") if "full" in kinds else None
-                best = _strongest(some, *kinds)
-                accuracy = estimate(best, "accuracy")
-                entries.append(Entry(variant, experiment, accuracy, matched, full, best))
+        for experiment, audit in results.items():
+            if (best := find_strongest(audit.rows, variant)) is not None:
+                matched = find_strongest(audit.rows, variant, "none", "matched")
+                unquantized = None
+                if find_strongest(audit.rows, variant, "unquantized"):
+                    unquantized = find_strongest(audit.rows, variant, "none", "unquantized")
+                facts = audit.variants[variant]
+                entries.append(
+                    Entry(variant, experiment, facts, matched or best, unquantized, best)
+                )
     return entries
-
-
-def _strongest(lines: Iterable[Line], *kinds: str) -> Line:
-    able = [line for line in lines if line["knowledge"] in ("none", *kinds)]
-    return max(able, key=lambda line: line["auc"])
 
 
 def against_first(entries: Sequence[Entry]) -> list[Difference | None]:
@@ -85,89 +77,86 @@ def against_first(entries: Sequence[Entry]) -> list[Difference | None]:
     None for the first experiment itself and for variants that it lacks; NaN where it is unknown.
     """
     first = {e.variant: e for e in entries if e.experiment == entries[0].experiment}
-    found: list[tuple[Estimate, float] | None] = [
+    compared: list[tuple[Estimate, float] | None] = [
         None
         if (reference := first.get(entry.variant)) in (None, entry)
         else welch(_sample(entry.best), _sample(reference.best))
         for entry in entries
     ]
-    known = [p for _, p in filter(None, found) if not isnan(p)]
+    known = [p for _, p in filter(None, compared) if not isnan(p)]
     corrected = iter(holm(known))
     return [
-        one
+        pair
         and Difference(
             entry.experiment,
             entries[0].experiment,
-            *one,
-            nan if isnan(one[1]) else next(corrected),
+            *pair,
+            nan if isnan(pair[1]) else next(corrected),
         )
-        for entry, one in zip(entries, found, strict=True)
+        for entry, pair in zip(entries, compared, strict=True)
     ]
 
 
-def _sample(line: Line) -> Sample:
-    auc = estimate(line, "auc")
-    return Sample(auc.value, auc.spread, line["targets"])
+def _sample(row: Row) -> Sample:
+    auc = row.summary.auc
+    return Sample(auc.value, auc.spread, row.summary.targets)
 
 
-def make_differences(
-    results: Mapping[str, Mapping[str, Any]], options: Mapping[str, Sequence[str]]
-) -> Section:
-    """What is not the same in all experiments, a column each.
-
-    Args:
-        results: what results.json holds, by experiment.
-        options: those that differ: their values, in the order of the experiments.
-    """
+def make_differences(results: Mapping[str, Results]) -> Table:
+    """What is not the same in all experiments, one column each."""
+    options = differing({name: audit.experiment for name, audit in results.items()})
     rows = {key: values for key, values in options.items() if not key.startswith("fleet.")}
-    for key in ("audited models", "shadow models", "left out"):  # what came of fleet's options
-        rows[key] = [some["basis"].get(key, "-") for some in results.values()]
-    attacks = [{line["attack"] for line in some["rows"]} for some in results.values()]
+    for key in ("audited models", "shadow models", "excluded"):  # what came of fleet's options
+        rows[key] = [audit.basis.get(key, "-") for audit in results.values()]
+    attacks = [{row.attack for row in audit.rows} for audit in results.values()]
     shared = set.intersection(*attacks)
-    rows["attacks but the shared ones"] = [", ".join(sorted(some - shared)) for some in attacks]
-    lines = [(key, *values) for key, values in rows.items() if len(set(values)) > 1]
-    note = "A difference in leakage below may come of any of these lines."
+    rows["attacks beside the shared ones"] = [", ".join(sorted(own - shared)) for own in attacks]
+    lines = [
+        [Cell(text) for text in (key, *values)]
+        for key, values in rows.items()
+        if len(set(values)) > 1
+    ]
+    note = "A difference in leakage below may come from any of these lines."
     if not lines:
         note = "Nothing but what was quantized: the options and versions are the same."
-    return Section("What differs between the experiments", ("", *results), lines, note)
+    return Table("options", "What differs between the experiments", ("", *results), lines, note)
 
 
-def make_comparison(entries: Sequence[Entry], differences: Sequence[Difference | None]) -> Section:
-    """The table: a line a variant and experiment."""
+def make_comparison(entries: Sequence[Entry], differences: Sequence[Difference | None]) -> Table:
+    """The table: one line per variant and experiment."""
     first = entries[0].experiment
     columns = (
-        *("variant", "experiment", "test accuracy", "AUC, matched shadows", "AUC, full shadows"),
-        *("TPR at 1% FPR", f"AUC beyond {first}'s", "p"),
+        *("variant", "experiment", "test accuracy", "AUC, matched shadows"),
+        *("AUC, full-precision shadows", "TPR at 1% FPR", f"AUC beyond {first}'s", "p"),
     )
     lines = []
     for entry, difference in zip(entries, differences, strict=True):
-        few = MARK if entry.best["false_positives_1pct"] < FEW else ""
+        mark = dagger(entry.best.summary.false_positives_1pct)
         lines.append(
             (
-                entry.variant,
-                entry.experiment,
-                show(entry.accuracy, percent=True),
-                *(_show_auc(line, entry.best) for line in (entry.matched, entry.full)),
-                show(estimate(entry.best, "tpr_1pct"), percent=True) + few,
-                *_show_difference(difference),
+                Cell(entry.variant),
+                Cell(entry.experiment),
+                estimate_cell(entry.facts.accuracy, percent=True),
+                *(_auc_cell(row, entry.best) for row in (entry.matched, entry.unquantized)),
+                estimate_cell(entry.best.summary.tpr_1pct, percent=True, mark=mark),
+                *_difference_cells(difference),
             )
         )
-    note = NOTE.format(best=BEST, mark=MARK, few=FEW, first=first)
-    return Section("Leakage and accuracy", columns, lines, note)
+    note = NOTE.format(best=BEST, mark=MARK_NOTE, first=first)
+    return Table("comparison", "Leakage and accuracy", columns, lines, note)
 
 
-def _show_auc(line: Line | None, best: Line) -> str:
-    if line is None:
-        return "-"
-    return show(estimate(line, "auc")) + (f" {BEST}" if line is best else "")
+def _auc_cell(row: Row | None, best: Row) -> Cell:
+    if row is None:
+        return DASH
+    return estimate_cell(row.summary.auc, mark=f" {BEST}" if row is best else "")
 
 
-def _show_difference(difference: Difference | None) -> tuple[str, str]:
-    if difference is None:
-        return "-", "-"
-    if isnan(difference.p):
-        return f"{difference.estimate.value:+z.3f} (unknown)", "unknown"
-    return show_difference(difference.estimate), show_p(difference.p_holm)
+def _difference_cells(difference: Difference | None) -> tuple[Cell, Cell]:
+    if difference is not None and isnan(difference.p):
+        value = difference.estimate.value
+        return number(value, f"{value:+z.3f} (unknown)"), Cell("unknown")
+    return difference_cells(difference)
 
 
 def comparison_lines(
@@ -177,20 +166,23 @@ def comparison_lines(
     lines = []
     for entry, difference in zip(entries, differences, strict=True):
         line: dict[str, Any] = {"variant": entry.variant, "experiment": entry.experiment}
-        line |= _numbers("accuracy", entry.accuracy)
-        for kind, some in (("matched", entry.matched), ("full", entry.full)):
-            line |= {f"{kind}_attack": some and some["attack"]}
-            line |= _numbers(f"{kind}_auc", estimate(some or {}, "auc"))
-        line |= {"strongest": entry.best["attack"], "knowledge": entry.best["knowledge"]}
-        line |= _numbers("tpr_1pct", estimate(entry.best, "tpr_1pct"))
-        line |= {key: entry.best[key] for key in ("false_positives_1pct", "targets")}
-        _, _, beyond, *p = difference or ("", "", Estimate(nan, nan, nan), nan, nan)
-        line |= _numbers("beyond", beyond)
-        line |= {k: None if isnan(v) else v for k, v in zip(("p", "p_holm"), p, strict=True)}
+        line |= _numbers("accuracy", entry.facts.accuracy)
+        for kind, row in (("matched", entry.matched), ("unquantized", entry.unquantized)):
+            line |= {f"{kind}_attack": row and row.attack}
+            line |= _numbers(f"{kind}_auc", row and row.summary.auc)
+        summary = entry.best.summary
+        line |= {"strongest": entry.best.attack, "knowledge": entry.best.knowledge}
+        line |= _numbers("tpr_1pct", summary.tpr_1pct)
+        line |= {key: getattr(summary, key) for key in ("false_positives_1pct", "targets")}
+        line |= _numbers("beyond", difference and difference.estimate)
+        for key in ("p", "p_holm"):
+            value = nan if difference is None else getattr(difference, key)
+            line[key] = None if isnan(value) else value
         lines.append(line)
     return lines
 
 
-def _numbers(key: str, estimate: Estimate) -> dict[str, float | None]:
-    ends = zip(("", "_low", "_high"), estimate, strict=False)
-    return {f"{key}{end}": None if isnan(number) else number for end, number in ends}
+def _numbers(key: str, estimate: Estimate | None) -> dict[str, float | None]:
+    value, low, high, _ = estimate or (nan, nan, nan, nan)
+    ends = zip(("", "_low", "_high"), (value, low, high), strict=True)
+    return {f"{key}{end}": None if isnan(bound) else bound for end, bound in ends}

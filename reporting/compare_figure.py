@@ -5,8 +5,10 @@ from string import ascii_uppercase
 
 from matplotlib import colormaps
 
+from attacks.evaluate import Row
+from attacks.game import FULL
 from reporting.charts import GUIDE, Axis, Chart, Guide, Panel, Series
-from reporting.compare import Entry, Line, estimate
+from reporting.compare import Entry
 from reporting.styles import MARKERS
 from reporting.text import TITLES
 
@@ -15,23 +17,23 @@ FIRST, LAST = -0.3, 0.3  # of a variant's points, about its place on the axis
 
 
 def comparison_chart(entries: Sequence[Entry]) -> Chart:
-    """A colour an experiment, a marker a variant, filled and hollow for both kinds of shadows."""
+    """One colour per experiment and marker per variant, filled or hollow by kind of shadows."""
     variants = list(dict.fromkeys(entry.variant for entry in entries))
     experiments = list(dict.fromkeys(entry.experiment for entry in entries))
-    rest = [variant for variant in variants if variant != "full"]
-    markers = {"full": "*"} | {v: MANY[i % len(MANY)] for i, v in enumerate(rest)}
+    rest = [variant for variant in variants if variant != FULL]
+    markers = {FULL: "*"} | {v: MANY[i % len(MANY)] for i, v in enumerate(rest)}
     colours = {name: colormaps["tab10"](i % 10) for i, name in enumerate(experiments)}
     step = (LAST - FIRST) / (2 * len(experiments) - 1)
     plane, by_variant = [], []
     for entry in entries:
         place = variants.index(entry.variant) + FIRST
         place += 2 * step * experiments.index(entry.experiment)
-        for line, filled in ((entry.matched, True), (entry.full, False)):
-            if line is not None:
-                point = _point(line)._replace(
+        for row, filled in ((entry.matched, True), (entry.unquantized, False)):
+            if row is not None:
+                point = _point(row)._replace(
                     colour=colours[entry.experiment], marker=markers[entry.variant], filled=filled
                 )
-                across = entry.accuracy
+                across = entry.facts.accuracy
                 sides = [across.low], [across.high]
                 plane.append(point._replace(x=[across.value], x_interval=sides))
                 by_variant.append(point._replace(x=[place if filled else place + step]))
@@ -50,8 +52,8 @@ def comparison_chart(entries: Sequence[Entry]) -> Chart:
     return Chart(panels, (11, 9.5), legend=legend)
 
 
-def _point(line: Line) -> Series:
-    auc = estimate(line, "auc")
+def _point(row: Row) -> Series:
+    auc = row.summary.auc
     return Series("", y=[auc.value], y_interval=([auc.low], [auc.high]), size=6.5, bars=0.7)
 
 

@@ -1,29 +1,30 @@
-"""The figures of the report as data: rows and records in, charts out."""
+"""The figures of the report as data: rows, records and findings in, charts out."""
 
 from collections.abc import Mapping, Sequence
 from math import ceil, isfinite, nan
 
 from attacks.evaluate import FPR_GRID, Metric, Row
-from attacks.game import Knowledge
+from attacks.findings import Convergence
+from attacks.game import FULL, Knowledge
 from attacks.metrics.intervals import Estimate
 from reporting.charts import Axis, Chart, Guide, Panel, Series
-from reporting.styles import Look, by_method, legend, looks
+from reporting.styles import Style, by_method, legend, styles_of
 from reporting.text import FEW, MARK, TITLES
-from storage.records import Making
+from storage.records import QuantizationMeans
 
 
 def _open_to(rows: Sequence[Row], variant: str, knowledge: Knowledge) -> list[Row]:
     """Attacks with one kind of shadows or none; against `full` both kinds are one."""
-    kinds = ("none", "matched" if variant == "full" else knowledge)
+    kinds = ("none", "matched" if variant == FULL else knowledge)
     return [row for row in rows if row.variant == variant and row.knowledge in kinds]
 
 
-def _alternative(row: Row, look: Look, group: str, metric: Metric = "auc") -> Series:
-    """A series of one attack, still without points; of its group the strongest is drawn."""
+def _alternative(row: Row, style: Style, group: str, metric: Metric = "auc") -> Series:
+    """One attack's series, still without points; the strongest of its group is drawn."""
     estimate: Estimate = getattr(row.summary, metric)
     return Series(
         f"{row.variant} ({row.attack})",
-        colour=look.colour,
+        colour=style.colour,
         variant=row.variant,
         knowledge=row.knowledge,
         attack=row.attack,
@@ -35,10 +36,10 @@ def _alternative(row: Row, look: Look, group: str, metric: Metric = "auc") -> Se
 def roc_chart(rows: Sequence[Row], non_members: int) -> Chart:
     """ROC of the strongest attack on each variant, on log axes.
 
-    A row of panels a quantization method, in each of which full precision is drawn again, and a
-    column a kind of knowledge.
+    One row of panels per quantization method, in each of which full precision is drawn again, and
+    one column per kind of knowledge.
     """
-    shown = looks(list(dict.fromkeys(row.variant for row in rows)))
+    shown = styles_of(list(dict.fromkeys(row.variant for row in rows)))
     methods = by_method(shown)
     left = max(1 / non_members, FPR_GRID[0].item())  # below one false positive there is no curve
     several = len(methods) > 1
@@ -48,8 +49,8 @@ def roc_chart(rows: Sequence[Row], non_members: int) -> Chart:
 
     def panel(method: str, knowledge: Knowledge) -> Panel:
         curves = [
-            _alternative(row, look, variant)._replace(x=grid, y=row.curve, dashes=look.dashes)
-            for variant, look in shown.items()
+            _alternative(row, style, variant)._replace(x=grid, y=row.tpr, dashes=style.dashes)
+            for variant, style in shown.items()
             if variant in methods[method]
             for row in _open_to(rows, variant, knowledge)
         ]
@@ -64,7 +65,7 @@ def roc_chart(rows: Sequence[Row], non_members: int) -> Chart:
 def plane_chart(rows: Sequence[Row], accuracy: Mapping[str, Estimate]) -> Chart:
     """Utility against leakage, as Fig. 1 of arXiv:2512.15335, for both kinds of attacker."""
     few = min(row.summary.false_positives_01pct for row in rows) < FEW
-    shown = looks(list(accuracy))
+    shown = styles_of(list(accuracy))
     x = Axis("test accuracy")
     at_01pct = Axis("TPR at 0.1% FPR" + (f" {MARK}" if few else ""))
     left = Panel(_points(rows, accuracy, shown, "auc"), x, Axis("AUC"), guides=[Guide(y=0.5)])
@@ -76,13 +77,13 @@ def plane_chart(rows: Sequence[Row], accuracy: Mapping[str, Estimate]) -> Chart:
 def _points(
     rows: Sequence[Row],
     accuracy: Mapping[str, Estimate],
-    shown: Mapping[str, Look],
+    shown: Mapping[str, Style],
     metric: Metric,
 ) -> list[Series]:
     size, bars = (8.0, 0.8) if len(accuracy) < 8 else (6.5, 0.4)
     points = []
     for variant, utility in accuracy.items():
-        kinds: list[Knowledge] = ["matched"] if variant == "full" else ["matched", "full"]
+        kinds: list[Knowledge] = ["matched"] if variant == FULL else ["matched", "unquantized"]
         for knowledge in kinds:
             for row in _open_to(rows, variant, knowledge):
                 leak: Estimate = getattr(row.summary, metric)
@@ -102,16 +103,16 @@ def _points(
     return points
 
 
-def layers_chart(made: Mapping[str, Making | None]) -> Chart | None:
+def layers_chart(made: Mapping[str, QuantizationMeans | None]) -> Chart | None:
     """What became of each layer: share of moved weights, and error before and after.
 
-    A row of panels a recipe. None where there is nothing to see, as in rounding to nearest.
+    One row of panels per scheme. None where there is nothing to see, as in rounding to nearest.
     """
-    shown = looks(list(made))
+    shown = styles_of(list(made))
     moved = {variant: making for variant, making in made.items() if making and making.moves}
     if not moved:
         return None
-    recipes = list(dict.fromkeys(shown[variant].recipe for variant in moved))
+    schemes = list(dict.fromkeys(shown[variant].scheme for variant in moved))
     names = list(dict.fromkeys(layer.name for making in moved.values() for layer in making.layers))
     step = ceil(len(names) / 40)  # more names than that cannot be read
     x = Axis(ticks=list(enumerate(names))[::step], upright=True)
@@ -120,27 +121,27 @@ def layers_chart(made: Mapping[str, Making | None]) -> Chart | None:
         "relative error; hollow: nearest codes, filled: chosen ones",
     )
     panels = []
-    for recipe in recipes:
-        some = [variant for variant in moved if shown[variant].recipe == recipe]
+    for scheme in schemes:
+        some = [variant for variant in moved if shown[variant].scheme == scheme]
         shares = [_shares(moved[variant], names, variant, shown[variant]) for variant in some]
         errors = [
             series
             for variant in some
             for series in _errors(moved[variant], names, variant, shown[variant])
         ]
-        left = Panel(shares, x, Axis(limits=(0, None)), titles[0], recipe)
-        panels.append([left, Panel(errors, x, Axis(log=True), titles[1], recipe)])
-    entries = [one for one in legend(shown, list(moved)) if one.label not in recipes]
-    size = 12, 1.6 + 1.9 * len(recipes)
+        left = Panel(shares, x, Axis(limits=(0, None)), titles[0], scheme)
+        panels.append([left, Panel(errors, x, Axis(log=True), titles[1], scheme)])
+    entries = [entry for entry in legend(shown, list(moved)) if entry.label not in schemes]
+    size = 12, 1.6 + 1.9 * len(schemes)
     return Chart(panels, size, legend=entries, share_x="all", share_y="col")
 
 
-def _shares(made: Making, names: list[str], variant: str, look: Look) -> Series:
+def _shares(made: QuantizationMeans, names: list[str], variant: str, style: Style) -> Series:
     return Series(
         variant,
         [names.index(layer.name) for layer in made.layers],
         [layer.flipped for layer in made.layers],
-        colour=look.colour,
+        colour=style.colour,
         marker="o",
         size=4,
         dashes=(),
@@ -150,8 +151,8 @@ def _shares(made: Making, names: list[str], variant: str, look: Look) -> Series:
     )
 
 
-def _errors(made: Making, names: list[str], variant: str, look: Look) -> list[Series]:
-    base = _shares(made, names, variant, look)
+def _errors(made: QuantizationMeans, names: list[str], variant: str, style: Style) -> list[Series]:
+    base = _shares(made, names, variant, style)
     before, after = (
         [error if error and isfinite(error) else nan for error in errors]  # nought has no logarithm
         for errors in zip(*((layer.before, layer.after) for layer in made.layers), strict=True)
@@ -159,3 +160,44 @@ def _errors(made: Making, names: list[str], variant: str, look: Look) -> list[Se
     dashed = base._replace(label=f"{variant}, nearest codes", dashes=(3.7, 1.6), filled=False)
     lines = dashed._replace(y=before), base._replace(label=f"{variant}, chosen codes", y=after)
     return [line for line in lines if any(error > 0 for error in line.y)]
+
+
+def convergence_chart(convergence: Mapping[str, Convergence]) -> Chart:
+    """AUC against the number of shadows, of the strongest attack on each variant.
+
+    One panel per quantization method, in each of which full precision is drawn again.
+    """
+    shown = styles_of(list(convergence))
+    counts = sorted({count for _, points in convergence.values() for count in points})
+    limits = counts[0] / 1.1, counts[-1] * 1.1
+    x = Axis("shadow models", True, limits, [(count, str(count)) for count in counts])
+    panels: list[Panel | None] = []
+    for method, variants in by_method(shown).items():
+        lines = [_line(variant, *convergence[variant], shown[variant]) for variant in variants]
+        guides = [Guide(y=0.5)]
+        panels.append(Panel(lines, x, Axis("AUC"), method, guides=guides, legend="best"))
+    columns = min(3, len(panels))
+    rows = ceil(len(panels) / columns)
+    panels += [None] * (rows * columns - len(panels))
+    grid = [panels[i * columns : (i + 1) * columns] for i in range(rows)]
+    return Chart(grid, (max(8, 4 * columns), 3.4 * rows), share_y="all")
+
+
+def _line(variant: str, attack: str, points: Mapping[int, Estimate], style: Style) -> Series:
+    estimates = points.values()
+    return Series(
+        f"{variant} ({attack})",
+        list(points),
+        [estimate.value for estimate in estimates],
+        y_interval=(
+            [estimate.low for estimate in estimates],
+            [estimate.high for estimate in estimates],
+        ),
+        colour=style.colour,
+        marker=".",
+        dashes=style.dashes,
+        band=True,
+        variant=variant,
+        knowledge="matched",
+        attack=attack,
+    )

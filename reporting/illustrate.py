@@ -1,19 +1,18 @@
-"""All figures of the report, with their captions."""
+"""All figures of the report, drawn, with their captions."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from attacks.evaluate import Row
-from attacks.findings import Findings
+from attacks.findings import Convergence, Exposures
+from attacks.metrics.exposure import most_exposed
 from reporting.charts import Chart
-from reporting.figures import layers_chart, plane_chart, roc_chart
-from reporting.findings_figures import convergence_chart, gallery_figure
+from reporting.figures import convergence_chart, layers_chart, plane_chart, roc_chart
 from reporting.matplotlib_charts import draw
-from storage.records import Precision
+from reporting.results import Results
 
 CAPTIONS = {
     "plane": "Test accuracy against leakage by the strongest attack, with 95% intervals.",
@@ -41,28 +40,28 @@ class Drawing(NamedTuple):
 
 
 def illustrate(
-    rows: Sequence[Row],
-    precisions: Mapping[str, Precision],
-    found: Findings,
+    results: Results,
+    findings: Mapping[str, Any],
     images: UInt8[Tensor, "examples channels height width"] | None,
 ) -> dict[str, Drawing]:
-    """Figures by name: those in `CAPTIONS` that there is something to draw for.
+    """Draw the figures in `CAPTIONS` that there is something to draw for, by name.
 
     Args:
-        rows: what every attack achieves.
-        precisions: what else is known, by variant.
-        found: what follows.
+        results: what every attack achieves.
+        findings: values by key.
         images: of the pool, if they are at hand.
     """
-    accuracy = {variant: known.accuracy for variant, known in precisions.items()}
-    made = {variant: known.made for variant, known in precisions.items()}
+    rows, variants = results.rows, results.variants
+    accuracy = {variant: facts.accuracy for variant, facts in variants.items()}
+    quantizations = {variant: facts.quantization for variant, facts in variants.items()}
+    convergence: dict[str, Convergence] = findings["convergence"]
     charts = {
         "plane": plane_chart(rows, accuracy),
         "roc": roc_chart(rows, rows[0].summary.non_members),
-        "convergence": convergence_chart(found.convergence) if found.convergence else None,
-        "layers": layers_chart(made),
+        "convergence": convergence_chart(convergence) if convergence else None,
+        "layers": layers_chart(quantizations),
     }
-    counts = sorted({making.models for making in made.values() if making})
+    counts = sorted({made.models for made in quantizations.values() if made})
     models = " to ".join(dict.fromkeys(map(str, counts[:1] + counts[-1:])))
     drawings = {}
     for name, caption in CAPTIONS.items():
@@ -70,5 +69,23 @@ def illustrate(
         if chart is not None:
             drawings[name] = Drawing(caption, draw(chart), chart)
         elif name == "gallery" and images is not None:
-            drawings[name] = Drawing(caption, gallery_figure(images, found.exposures))
+            drawings[name] = Drawing(caption, gallery_figure(images, findings["exposure"]))
     return drawings
+
+
+def gallery_figure(
+    images: UInt8[Tensor, "examples channels height width"], exposures: Exposures, count: int = 16
+) -> Figure:
+    """The images that are most exposed in each variant, the most exposed first."""
+    rows = len(exposures.variants)
+    figure = Figure(figsize=(0.75 * count + 1.6, 0.95 * rows + 0.3), layout="constrained")
+    panels = figure.subplots(rows, count, squeeze=False)
+    for row, variant, exposure in zip(panels, exposures.variants, exposures.examples, strict=True):
+        for axes in row:
+            axes.set(xticks=[], yticks=[], frame_on=False)
+        for axes, index in zip(row, most_exposed(exposure, count).tolist(), strict=False):
+            image = images[index].movedim(0, -1).squeeze(-1).numpy()
+            axes.imshow(image, cmap="gray", interpolation="nearest")
+            axes.set_title(f"{index}: {100 * exposure[index]:.1f}%", fontsize=6, pad=2)
+        row[0].set_ylabel(variant, rotation=0, ha="right", va="center", fontsize=8)
+    return figure

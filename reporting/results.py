@@ -1,124 +1,251 @@
-"""What an audit leaves in a run folder, read and written."""
+"""The results of an audit: what every view shows, and results.json holds."""
 
-import csv
-import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
-from math import isfinite, isnan
+from math import isfinite, isnan, nan
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from jaxtyping import Float, Int64
-from jsonargparse import Namespace
 from torch import Tensor
 
-from attacks.evaluate import Row
-from attacks.findings import Findings
-from attacks.metrics.intervals import Estimate
-from storage.files import write_whole
-from storage.records import Precision
-from storage.run_folder import RunFolder
+from attacks.evaluate import FPR_GRID, Row
+from attacks.metrics.intervals import Estimate, Summary
+from attacks.strongest import Strongest
+from reporting.findings import make_tables
+from reporting.tables import Cell, Table
+from reporting.text import compare
+from storage.evidence import Evidence
+from storage.experiment import Experiment, check_format
+from storage.records import LayerMeans, QuantizationMeans, VariantFacts
 
-RESULTS = "results.json"  # written last, so that with it all are there
-
-
-def write_csv(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Write lines that have the same fields."""
-
-    def write(partial: Path) -> None:
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(lines[0]))
-            writer.writeheader()
-            writer.writerows(lines)
-
-    write_whole(path, write)
+FORMAT = 1
+RESULTS = "results.json"
+METRICS = ("auc", "balanced_accuracy", "tpr_1pct", "tpr_01pct")
+COUNTS = ("targets", "non_members", "false_positives_1pct", "false_positives_01pct")
 
 
-def digest_inputs(config: Namespace) -> str:
-    """Fingerprint of all that the results follow from: signals, records, options and the code.
+class Results(NamedTuple):
+    """Everything an audit found, as plain values.
 
-    Raises:
-        FileNotFoundError: there is no experiment in the folder.
+    Attributes:
+        name: of the experiment.
+        inputs: fingerprint of all that the results follow from.
+        experiment: None for models that were trained elsewhere.
+        basis: what the numbers rest on, by label.
+        variants: what is known of each variant beside its leakage.
+        rows: every attack on every variant; the strongest on each is marked.
+        findings: values by key, as `plain` makes them.
+        tables: of the findings.
+        sentences: the differences between variants, in words.
+        figures: names of the figures that were drawn.
     """
-    here = Path(__file__).parents[1]
-    packages = (here / name for name in ("attacks", "lightning_modules"))
-    code = [
-        here / "audit.py",
-        *(file for package in packages for file in sorted(package.glob("*.*"))),
-    ]
-    digest = hashlib.sha256(repr((config.attacks, config.partial)).encode())
-    if config.signals is not None:
-        path: Path = config.signals
-        files = sorted(path.rglob("*.npy")) if path.is_dir() else [path]
-    else:
-        run = RunFolder(config.run_dir)
-        places = run.read().get("places", {})
-        digest.update(repr([Path(place).exists() for place in places.values()]).encode())
-        for path in (run.experiment_file, run.membership_file):
-            digest.update(path.read_bytes())  # not their times: train.py rewrites them
-        files = [*run.path.glob("models/*/signals/*"), *run.path.glob("models/*/*.json")]
-    for path in [*code, *sorted(files)]:
-        if path.exists():
-            state = path.stat()
-            digest.update(f"{path} {state.st_size} {state.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
+
+    name: str
+    inputs: str
+    experiment: Experiment | None
+    basis: dict[str, str]
+    variants: dict[str, VariantFacts]
+    rows: list[Row]
+    findings: dict[str, Any]
+    tables: list[Table]
+    sentences: list[str]
+    figures: Sequence[str] = ()
+
+    @property
+    def strongest(self) -> dict[str, Row]:
+        """The strongest attack on each variant, by AUC."""
+        return {row.variant: row for row in self.rows if row.strongest}
 
 
-def is_done(folder: Path, digest: str) -> bool:
-    """Whether the folder holds the audit of exactly these inputs."""
-    if not (folder / RESULTS).exists():
-        return False
-    results = json.loads((folder / RESULTS).read_text())
-    same: bool = results["inputs"] == digest
-    return same and all((folder / name).exists() for name in results["files"])
-
-
-def read_audits(folders: Sequence[Path], needed: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The audits of several run folders, by names that tell them apart.
-
-    Raises:
-        FileNotFoundError, ValueError: as `name_apart` and `read_results`.
-    """
-    names = name_apart(folders)
-    return {name: read_results(some, needed) for name, some in zip(names, folders, strict=True)}
-
-
-def read_results(run_dir: Path, needed: Iterable[str]) -> dict[str, Any]:
-    """The audit of a run folder.
+def make_results(
+    evidence: Evidence, best: Strongest, findings: Mapping[str, Any], inputs: str
+) -> Results:
+    """Sum up an audit.
 
     Args:
-        run_dir: the experiment's folder.
-        needed: fields that every row must have.
+        evidence: what the audit rests on.
+        best: all attacks on all variants.
+        findings: values by key, as `findings.find` computes them.
+        inputs: fingerprint of all that the results follow from.
+    """
+    differences = findings["differences"].against_reference.values()
+    return Results(
+        name=evidence.name,
+        inputs=inputs,
+        experiment=evidence.experiment,
+        basis=_basis(evidence.facts, best.rows),
+        variants=evidence.variants,
+        rows=best.rows,
+        findings=plain(findings),
+        tables=make_tables(findings),
+        sentences=[compare(difference) for difference in differences],
+    )
+
+
+def _basis(facts: Mapping[str, str], rows: Sequence[Row]) -> dict[str, str]:
+    """What the numbers rest on."""
+    summaries = [row.summary for row in rows]
+    # where many scores tie, as the gap attack's, there may be none at all
+    at_1pct = max(summary.false_positives_1pct for summary in summaries)
+    at_01pct = max(summary.false_positives_01pct for summary in summaries)
+    return {
+        **facts,
+        "non-members": f"{summaries[0].non_members} per target, so that a TPR at 1% FPR rests on "
+        f"at most {at_1pct} false positives and one at 0.1% on {at_01pct}",
+        "intervals": "95%, bootstrap over targets and examples, no narrower than Student's t over "
+        "the targets; with a single target DeLong (AUC) and Clopper-Pearson (TPR, accuracy)",
+    }
+
+
+def plain(value: Any) -> Any:  # noqa: ANN401
+    """A value for JSON: named tuples become dictionaries, what has no number None.
+
+    Those are an infinite threshold, which accuses nobody, and an unknown correlation. Tensors stay
+    out: exposure.csv has them.
+    """
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items() if not isinstance(v, Tensor)}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+def flatten(row: Row, facts: VariantFacts) -> dict[str, Any]:
+    """A row as one line of results.csv."""
+    estimates = {"accuracy": facts.accuracy}
+    estimates |= {metric: getattr(row.summary, metric) for metric in METRICS}
+    line = {key: getattr(row, key) for key in ("variant", "knowledge", "attack", "strongest")}
+    for key, estimate in estimates.items():
+        for field, number in estimate._asdict().items():
+            end = "" if field == "value" else f"_{field}"
+            line[f"{key}{end}"] = None if isnan(number) else number
+    made = facts.quantization
+    return (
+        line
+        | {key: getattr(row.summary, key) for key in COUNTS}
+        | {"shadows": row.shadows, "bytes": facts.bytes or None}
+        | {"seconds": made.seconds if made else None}
+    )
+
+
+def as_json(results: Results) -> str:
+    """The content of results.json."""
+    experiment = results.experiment
+    rows = []
+    for row in results.rows:
+        facts = results.variants[row.variant]
+        by_target = row.by_target | {"accuracy": list(facts.accuracy_by_target)}
+        rows.append(flatten(row, facts) | {"tpr": row.tpr, "by_target": by_target})
+    return json.dumps(
+        {
+            "format": FORMAT,
+            "name": results.name,
+            "inputs": results.inputs,
+            "experiment": experiment and experiment.as_dict(),
+            "basis": results.basis,
+            "fpr": FPR_GRID.tolist(),
+            "variants": plain(results.variants),
+            "rows": rows,
+            "findings": results.findings,
+            "tables": [table._asdict() for table in results.tables],
+            "sentences": results.sentences,
+            "figures": list(results.figures),
+        },
+        indent=1,
+    )
+
+
+def read_results(run_dir: Path) -> Results:
+    """The audit of a run folder.
 
     Raises:
         FileNotFoundError: there is no audit in the folder.
-        ValueError: the file is damaged, or an older version wrote it without such a field.
+        ValueError: the file is damaged, or another version of BitLeak wrote it.
     """
     path, again = run_dir / "audit" / RESULTS, f"`python audit.py --run_dir {run_dir}`"
     if not path.exists():
         raise FileNotFoundError(f"No audit in {run_dir}: no audit/{RESULTS} there. Run {again}.")
+    return parse_results(path, f"Run {again} again")
+
+
+def parse_results(path: Path, way_out: str) -> Results:
+    """Read a file of results, wherever it lies.
+
+    Raises:
+        ValueError: the file is damaged, or another version of BitLeak wrote it.
+    """
     try:
-        results = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except ValueError as error:
-        results = error
-    if not isinstance(results, dict):
-        raise ValueError(f"{path} is damaged ({results}). Delete it and run {again}.")
-    rows = results.get("rows") or [{}]
-    lacking = [key for key in ("experiment", "basis", "files", "tables") if key not in results]
-    lacking += [key for key in needed if any(key not in row for row in rows)]
-    if lacking:
-        raise ValueError(
-            f"{path} lacks {', '.join(lacking)}: an older version wrote it. Run {again} again."
-        )
-    return results
+        content = error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged ({content}). Delete it. {way_out}.")
+    check_format(path, content.get("format", 0), FORMAT, way_out)
+    try:
+        return _from_json(content)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}. Delete it. {way_out}.") from error
+
+
+def _from_json(content: Mapping[str, Any]) -> Results:
+    experiment = content["experiment"]
+    tables = [
+        Table(**{**table, "rows": [[Cell(*cell) for cell in row] for row in table["rows"]]})
+        for table in content["tables"]
+    ]
+    return Results(
+        name=content["name"],
+        inputs=content["inputs"],
+        experiment=experiment
+        and Experiment(**{field: experiment[field] for field in Experiment._fields}),
+        basis=content["basis"],
+        variants={name: _read_facts(facts) for name, facts in content["variants"].items()},
+        rows=[_read_row(line) for line in content["rows"]],
+        findings=content["findings"],
+        tables=tables,
+        sentences=content["sentences"],
+        figures=content["figures"],
+    )
+
+
+def _read_facts(facts: Mapping[str, Any]) -> VariantFacts:
+    made = facts["quantization"]
+    if made is not None:
+        layers = [LayerMeans(**layer) for layer in made["layers"]]
+        made = QuantizationMeans(**{**made, "layers": layers})
+    accuracy = Estimate(**{key: _number(v) for key, v in facts["accuracy"].items()})
+    return VariantFacts(accuracy, facts["bytes"], made, facts["accuracy_by_target"])
+
+
+def _read_row(line: Mapping[str, Any]) -> Row:
+    estimates = (
+        Estimate(*(_number(line[f"{metric}{end}"]) for end in ("", "_low", "_high", "_spread")))
+        for metric in METRICS
+    )
+    return Row(
+        variant=line["variant"],
+        knowledge=line["knowledge"],
+        attack=line["attack"],
+        summary=Summary(*estimates, *(line[key] for key in COUNTS)),
+        shadows=line["shadows"],
+        tpr=line["tpr"],
+        by_target={metric: line["by_target"][metric] for metric in METRICS},
+        strongest=line["strongest"],
+    )
+
+
+def _number(value: float | None) -> float:
+    return nan if value is None else value
 
 
 def name_apart(folders: Sequence[Path]) -> list[str]:
     """The shortest ends of the folders' paths, as many parts for each, that are all different.
 
     Raises:
-        ValueError: fewer than two folders, or the same one twice.
+        ValueError: fewer than two folders, or the same folder twice.
     """
     whole = [folder.resolve() for folder in folders]
     if len(whole) < 2:
@@ -127,55 +254,6 @@ def name_apart(folders: Sequence[Path]) -> list[str]:
         )
     twice = [folder for folder in whole if whole.count(folder) > 1]
     if twice:
-        raise ValueError(f"{twice[0]} is there twice. Name each run folder once.")
+        raise ValueError(f"{twice[0]} is named twice. Name each run folder once.")
     names = (["/".join(path.parts[-parts:]) for path in whole] for parts in count(1))
-    return next(some for some in names if len(set(some)) == len(some))
-
-
-def exposure_lines(
-    exposures: Mapping[str, Float[Tensor, " examples"]], labels: Int64[Tensor, " examples"] | None
-) -> list[dict[str, Any]]:
-    """A line an example: its position in the pool, its label if known, and its exposures."""
-    columns = {variant: some.tolist() for variant, some in exposures.items()}
-    if labels is not None:
-        columns = {"label": labels.tolist()} | columns
-    lines = zip(*columns.values(), strict=True)
-    return [
-        {"example": index} | dict(zip(columns, line, strict=True))
-        for index, line in enumerate(lines)
-    ]
-
-
-def flatten(row: Row, precision: Precision, best: bool) -> dict[str, Any]:
-    """One line of results.csv."""
-    summary = row.summary._asdict()
-    estimates = {"accuracy": precision.accuracy}
-    estimates |= {key: value for key, value in summary.items() if isinstance(value, Estimate)}
-    numbers = {
-        f"{key}{'' if field == 'value' else f'_{field}'}": None if isnan(number) else number
-        for key, estimate in estimates.items()
-        for field, number in estimate._asdict().items()
-    }
-    counts = {key: value for key, value in summary.items() if key not in estimates}
-    names = {"variant": row.variant, "knowledge": row.knowledge, "attack": row.attack}
-    made = precision.made
-    cost = {"bytes": precision.bytes or None, "seconds": made.seconds if made else None}
-    return names | {"strongest": best} | numbers | counts | {"shadows": row.shadows} | cost
-
-
-def flat(findings: Findings) -> Mapping[str, object]:
-    """The numbers behind the tables, for results.json; None for those that JSON has no name for.
-
-    Those are an infinite threshold, which accuses nobody, and an unknown correlation.
-    """
-
-    def plain(value: object) -> object:
-        if hasattr(value, "_asdict"):
-            return {key: plain(some) for key, some in value._asdict().items()}
-        if isinstance(value, dict):
-            return {str(key): plain(some) for key, some in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(some) for some in value]
-        return None if isinstance(value, float) and not isfinite(value) else value
-
-    return {k: plain(v) for k, v in findings._asdict().items() if k != "exposures"}
+    return next(ends for ends in names if len(set(ends)) == len(ends))

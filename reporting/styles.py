@@ -1,4 +1,4 @@
-"""How variants are drawn: the same in every figure."""
+"""How variants are drawn: the same style in every figure."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -6,18 +6,19 @@ from typing import NamedTuple
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
+from attacks.game import FULL
 from reporting.charts import GUIDE, INK, Series
 
 MARKERS = "osD^vPXph<>8dH"
 LINES = ((), (3.7, 1.6), (6.4, 1.6, 1, 1.6), (4, 1, 1, 1, 1, 1), (2, 2), (6, 1))
 
 
-class Look(NamedTuple):
+class Style(NamedTuple):
     """How a variant is drawn: its bits are the colour, its method and settings the marker.
 
     Attributes:
         method: what is before the bits in its name, which is a panel of its own where lines are.
-        recipe: method and settings, the name without its bits: `obc-last8`.
+        scheme: method and settings, the name without its bits: `obc-last8`.
         bits: as in its name.
         colour: that of the text for full precision.
         marker: of a point.
@@ -25,56 +26,56 @@ class Look(NamedTuple):
     """
 
     method: str
-    recipe: str
+    scheme: str
     bits: str
     colour: str
     marker: str
     dashes: tuple[float, ...]
 
 
-def looks(variants: Sequence[str]) -> dict[str, Look]:
-    """Looks of `full` and of variants named METHOD-wBITS[-SETTINGS]: no two alike."""
+def styles_of(variants: Sequence[str]) -> dict[str, Style]:
+    """Styles of `full` and of variants named METHOD-wBITS[-SETTINGS]: no two alike."""
     parts = {}
-    for variant in (variant for variant in variants if variant != "full"):
+    for variant in (variant for variant in variants if variant != FULL):
         method, _, rest = variant.partition("-w")
         bits, dash, settings = rest.partition("-")
         parts[variant] = method, f"{method}{dash}{settings}", bits
     widths = sorted({bits for *_, bits in parts.values()}, key=_width, reverse=True)
     step = 0.59 / max(1, len(widths) - 1)  # beyond 0.64 contrast with white is below 3 to 1
     colours = {bits: to_hex(colormaps["plasma"](0.05 + i * step)) for i, bits in enumerate(widths)}
-    recipes = list(dict.fromkeys(recipe for _, recipe, _ in parts.values()))
-    found = dict.fromkeys(variants, Look("full", "full", "", INK, "*", ()))
-    for variant, (method, recipe, bits) in parts.items():
-        marker = MARKERS[recipes.index(recipe) % len(MARKERS)]
+    schemes = list(dict.fromkeys(scheme for _, scheme, _ in parts.values()))
+    styles = dict.fromkeys(variants, Style(FULL, FULL, "", INK, "*", ()))
+    for variant, (method, scheme, bits) in parts.items():
+        marker = MARKERS[schemes.index(scheme) % len(MARKERS)]
         siblings = list(dict.fromkeys(r for m, r, _ in parts.values() if m == method))
-        dashes = LINES[siblings.index(recipe) % len(LINES)]
-        found[variant] = Look(method, recipe, bits, colours[bits], marker, dashes)
-    return found
+        dashes = LINES[siblings.index(scheme) % len(LINES)]
+        styles[variant] = Style(method, scheme, bits, colours[bits], marker, dashes)
+    return styles
 
 
 def _width(bits: str) -> float:
     return float(bits) if bits.replace(".", "", 1).isdigit() else 0.0
 
 
-def by_method(shown: Mapping[str, Look]) -> dict[str, list[str]]:
+def by_method(shown: Mapping[str, Style]) -> dict[str, list[str]]:
     """The variants in the panel of each method, in each of which full precision is drawn again."""
-    methods = list(dict.fromkeys(look.method for look in shown.values()))
-    methods = [method for method in methods if method != "full"] or methods
+    methods = list(dict.fromkeys(style.method for style in shown.values()))
+    methods = [method for method in methods if method != FULL] or methods
     return {
-        method: [variant for variant, look in shown.items() if look.method in ("full", method)]
+        method: [variant for variant, style in shown.items() if style.method in (FULL, method)]
         for method in methods
     }
 
 
-def legend(shown: Mapping[str, Look], variants: Sequence[str]) -> list[Series]:
-    """Entries of a legend: one a number of bits and one a recipe, instead of one a variant."""
-    quantized = [shown[variant] for variant in variants if variant != "full"]
-    entries = [("full", INK, "*")] if "full" in variants else []
-    colours = {look.bits: look.colour for look in quantized}
+def legend(shown: Mapping[str, Style], variants: Sequence[str]) -> list[Series]:
+    """Entries of a legend: one per number of bits and one per scheme, not one per variant."""
+    quantized = [shown[variant] for variant in variants if variant != FULL]
+    entries = [(FULL, INK, "*")] if FULL in variants else []
+    colours = {style.bits: style.colour for style in quantized}
     widths = sorted(colours, key=_width, reverse=True)
     entries += [(f"{bits} bits", colours[bits], "s") for bits in widths]
-    markers = {look.recipe: look.marker for look in quantized}
-    entries += [(recipe, GUIDE, marker) for recipe, marker in markers.items()]
+    markers = {style.scheme: style.marker for style in quantized}
+    entries += [(scheme, GUIDE, marker) for scheme, marker in markers.items()]
     return [
         Series(label, colour=colour, marker=marker, size=7) for label, colour, marker in entries
     ]

@@ -1,180 +1,131 @@
-"""The findings as tables of text, for the report and the dashboard."""
+"""Tables that every view shows: cells with a text and the value that they sort by."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isnan
 from typing import NamedTuple
 
-from attacks.findings import Findings
+from rich.box import SIMPLE
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from attacks.evaluate import Row
+from attacks.game import Knowledge
 from attacks.metrics.differences import Difference
-from attacks.metrics.epsilon import EpsilonBound
-from attacks.metrics.exposure import MOVED
-from reporting.text import say, show, show_difference, show_p
+from attacks.metrics.intervals import Estimate
+from reporting.text import (
+    AUC_NOTE,
+    INTERVAL_NOTE,
+    MARK_NOTE,
+    RISK_NOTE,
+    SHADOWS,
+    SHADOWS_NOTE,
+    TPR_NOTE,
+    dagger,
+    show,
+    show_difference,
+    show_p,
+)
+from storage.records import VariantFacts
 
 
-class Section(NamedTuple):
-    """A table with its title, and what is to be said about it."""
+class Cell(NamedTuple):
+    """One cell: its text, and the value to sort by; None for a name or an unknown value."""
 
+    text: str
+    value: float | None = None
+
+
+DASH = Cell("-")
+
+
+class Table(NamedTuple):
+    """A table with its title and what is to be said about it.
+
+    Attributes:
+        key: by which dashboards and results.json find it, whatever its title says.
+        title: its heading.
+        columns: headings of the columns.
+        rows: cells, as many in each row as there are columns.
+        note: how to read it.
+    """
+
+    key: str
     title: str
-    columns: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
     note: str
 
 
-def make_sections(findings: Findings) -> list[Section]:
-    """Every table that has rows."""
-    sections = [
-        _precisions(findings),
-        _knowledge(findings),
-        _standing(findings),
-        _versions(findings),
-        _calibration(findings),
-        _bounds(findings),
-        _exposure(findings),
-    ]
-    return [section for section in sections if section.rows]
+def number(value: float, text: str) -> Cell:
+    """A cell that sorts by its value; NaN is unknown."""
+    return Cell(text, None if isnan(value) else value)
 
 
-def sentences(findings: Findings) -> list[str]:
-    """The comparisons in words."""
-    return [f"{say(difference)}." for difference in findings.against_reference]
+def estimate_cell(
+    estimate: Estimate, percent: bool = False, spread: bool = False, mark: str = ""
+) -> Cell:
+    """An estimate with its interval."""
+    return number(estimate.value, show(estimate, percent, spread) + mark)
 
 
-def _compared(difference: Difference) -> tuple[str, str]:
-    return show_difference(difference.estimate), show_p(difference.p_holm)
+def difference_cells(difference: Difference | None) -> tuple[Cell, Cell]:
+    """A difference with its interval, and its corrected p-value; dashes where there is none."""
+    if difference is None:
+        return DASH, DASH
+    estimate, p = difference.estimate, difference.p_holm
+    return number(estimate.value, show_difference(estimate)), number(p, show_p(p))
 
 
-def _precisions(findings: Findings) -> Section:
-    gaps = {difference.first: difference for difference in findings.beyond_gap}
-    rows = []
-    if findings.reference in gaps:
-        rows.append((findings.reference, "-", "-", *_compared(gaps[findings.reference])))
-    for difference in findings.against_reference:
-        gap = gaps.get(difference.first)
-        rows.append((difference.first, *_compared(difference), *(_compared(gap) if gap else "--")))
-    return Section(
-        "Is the difference between two precisions one?",
-        (
-            "variant",
-            f"AUC beyond {findings.reference}'s",
-            "p",
-            "AUC beyond the gap attack's",
-            "p",
-        ),
-        rows,
-        "The strongest attack on each, on the same targets and the same examples: Student's t over "
-        "the targets' differences (DeLong for a single target), which speaks of more targets of "
-        "this pool. Which attack is the strongest is decided for each half of the targets on the "
-        "other (a single target has none). p is corrected for the number of comparisons in its "
-        "column (Holm). The gap attack accuses what is classified correctly: where nothing is "
-        "leaked beyond it, a smaller leak is no more than a smaller difference of accuracy between "
-        "members and others.",
-    )
+def find_strongest(
+    rows: Sequence[Row], variant: str, *kinds: Knowledge, metric: str = "auc"
+) -> Row | None:
+    """The strongest attack on a variant among those with these kinds of knowledge, by one metric.
+
+    Args:
+        rows: of any variants.
+        variant: what is attacked.
+        kinds: of knowledge; all if none is named.
+        metric: a field of `Summary`.
+    """
+    able = [r for r in rows if r.variant == variant and (not kinds or r.knowledge in kinds)]
+    return max(able, key=lambda row: getattr(row.summary, metric).value, default=None)
 
 
-def _knowledge(findings: Findings) -> Section:
-    rows = [
-        (difference.first.removesuffix(", matched shadows"), *_compared(difference))
-        for difference in findings.against_full_shadows
-    ]
-    return Section(
-        "What quantizing the shadows is worth to the attacker",
-        ("variant", "AUC with matched shadows beyond that with full ones", "p"),
-        rows,
-        "The strongest attack of each kind, chosen and corrected as above. Above 0, an audit with "
-        "full-precision shadows understates the risk.",
-    )
-
-
-def _standing(findings: Findings) -> Section:
-    rows = []
-    for variant, by_knowledge in findings.standing.items():
-        texts = [
-            f"{side.mean:z.2f}±{side.std:.2f}"
-            for standing in by_knowledge.values()
-            for side in (standing.members, standing.others)
-        ]
-        rows.append((variant, *texts, *["-"] * (4 - len(texts))))
-    return Section(
-        "Where members and others stand among the shadows",
-        (
-            "variant",
-            *("members, matched shadows", "others, matched shadows"),
-            *("members, full shadows", "others, full shadows"),
-        ),
-        rows,
-        "Mean and standard deviation of (phi - mean of the shadows without the example) / their "
-        "pooled standard deviation, first query. What full-precision shadows expect of others is "
-        "0±1: how far these are from it is how far quantization moved the signals, and what an "
-        "attacker whose shadows are quantized too does not suffer from.",
-    )
-
-
-def _versions(findings: Findings) -> Section:
-    rows = [
-        (
-            " + ".join(held.names) if len(held.names) < 4 else f"all {len(held.names)} versions",
-            show(held.summary.auc),
-            show(held.summary.tpr_1pct, percent=True),
-            held.best,
-            *_compared(held.gain),
+def headline(rows: Sequence[Row], variants: Mapping[str, VariantFacts]) -> Table:
+    """One line per variant: what its strongest attack finds, and what each kind of shadows does."""
+    lines = []
+    for variant, facts in variants.items():
+        best = next(row for row in rows if row.variant == variant and row.strongest)
+        matched, unquantized = (
+            find_strongest(rows, variant, kind) for kind in ("matched", "unquantized")
         )
-        for held in findings.versions
-    ]
-    return Section(
-        "An attacker who holds several versions of a model",
-        ("versions", "AUC", "TPR at 1% FPR", "most leaking by itself", "AUC beyond it", "p"),
-        rows,
-        "LiRA with a joint Gaussian over the versions' signals, beside the strongest attack on the "
-        "version that leaks most by itself. Above 0, publishing both leaks more than either. p is "
-        "corrected for the number of rows (Holm).",
+        summary = best.summary
+        mark = dagger(summary.false_positives_1pct)
+        lines.append(
+            (
+                Cell(variant),
+                estimate_cell(facts.accuracy, percent=True),
+                Cell(f"{facts.bytes:,}", facts.bytes) if facts.bytes else DASH,
+                Cell(f"{best.attack}, {SHADOWS[best.knowledge]}"),
+                estimate_cell(summary.auc, spread=summary.targets > 1),
+                estimate_cell(matched.summary.auc) if matched else DASH,
+                estimate_cell(unquantized.summary.auc) if unquantized else DASH,
+                estimate_cell(summary.tpr_1pct, percent=True, mark=mark),
+            )
+        )
+    columns = (
+        *("variant", "test accuracy", "bytes", "strongest attack", "AUC"),
+        *("AUC, matched shadows", "AUC, full-precision shadows", "TPR at 1% FPR"),
     )
+    notes = AUC_NOTE, RISK_NOTE, TPR_NOTE, INTERVAL_NOTE, MARK_NOTE, SHADOWS_NOTE
+    return Table("headline", "Leakage and accuracy", columns, lines, " ".join(notes))
 
 
-def _calibration(findings: Findings) -> Section:
-    return Section(
-        "Was a training example used to calibrate the quantizer?",
-        ("variant", "AUC"),
-        [(variant, show(estimate)) for variant, estimate in findings.calibration.items()],
-        "Online LiRA among a target's own training examples; 0.5 is guessing. The shadows are "
-        "those that trained on the example, some calibrated on it and some not.",
-    )
-
-
-def _bounds(findings: Findings) -> Section:
-    rows = []
-    for variant, bounds in findings.bounds.items():
-        tested = "-" if bounds.tested is None else _show_tested(bounds.tested)
-        rows.append((variant, tested, f"{bounds.one_run:.2f}"))
-    guesses = max((bounds.guesses for bounds in findings.bounds.values()), default=0)
-    return Section(
-        "Lower bounds on epsilon",
-        ("variant", "from TPR and FPR", "one-run audit, mean over targets"),
-        rows,
-        "At 95% confidence, in nats, and delta = 0: a network that was trained with a smaller "
-        "epsilon would leak this much in 5% of audits at most. Attack and threshold are chosen on "
-        "half of the targets and tested on the others, whose examples are taken for independent. "
-        f"The one-run audit makes {guesses} guesses a target, fixed beforehand, by the attack that "
-        "is strongest on the other half of the targets (a single one has none); a target trains "
-        "on a random half of fixed size, taken for fair coins. Its column is a mean of bounds that "
-        "each hold at 95%. 0 proves nothing.",
-    )
-
-
-def _show_tested(bound: EpsilonBound) -> str:
-    return f"{bound.epsilon:.2f} (TPR {100 * bound.tpr:.1f}%, FPR {100 * bound.fpr:.1f}%)"
-
-
-def _exposure(findings: Findings) -> Section:
-    rows = [
-        (variant, str(safer), str(exposed), "-" if isnan(rank) else f"{rank:.2f}")
-        for variant, (safer, exposed, rank) in findings.changes.items()
-    ]
-    return Section(
-        "Who becomes safer, and who more exposed",
-        ("variant", "safer examples", "more exposed", "rank correlation"),
-        rows,
-        f"Against {findings.reference}. An example's exposure is the share of a model's "
-        "non-members below it where it is a member, mean over the targets that trained on it; "
-        f"counted are changes of more than {MOVED}. All by {findings.attack}, the strongest attack "
-        f"on {findings.reference}, with matched shadows. exposure.csv has every example.",
-    )
+def for_terminal(table: Table, title: str) -> RichTable:
+    """A table for the terminal."""
+    drawn = RichTable(title=escape(title), caption=table.note, caption_justify="left", box=SIMPLE)
+    for position, column in enumerate(table.columns):
+        drawn.add_column(column, no_wrap=position in (0, 4, 5, 6))
+    for row in table.rows:
+        drawn.add_row(*(escape(cell.text) for cell in row))
+    return drawn

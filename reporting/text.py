@@ -1,4 +1,4 @@
-"""Numbers as text."""
+"""Numbers and comparisons as text, and what the words in every view mean."""
 
 from math import isnan
 
@@ -6,16 +6,40 @@ from attacks.game import Knowledge
 from attacks.metrics.differences import Difference
 from attacks.metrics.intervals import Estimate
 
-TITLES: dict[Knowledge, str] = {
-    "matched": "shadows quantized like the target",
-    "full": "full-precision shadows",
-}
 FEW = 10  # false positives under which a TPR is marked
 MARK = "†"
 BEST = "★"
+SHADOWS: dict[Knowledge, str] = {
+    "matched": "matched shadows",
+    "unquantized": "full-precision shadows",
+    "none": "no shadows",
+}
+TITLES: dict[Knowledge, str] = {
+    "matched": "shadows quantized like the target",
+    "unquantized": "full-precision shadows",
+}
+AUC_NOTE = (
+    "AUC: the chance that a random member gets a higher score than a random non-member; 0.5 is "
+    "guessing."
+)
+RISK_NOTE = (
+    "A variant's risk is the AUC of its strongest attack. As the maximum of several estimates it "
+    "is biased slightly upward."
+)
+TPR_NOTE = (
+    "TPR at 1% FPR: the share of members found when 1% of the non-members are accused wrongly."
+)
+INTERVAL_NOTE = "In brackets: 95% intervals; behind ±: the standard deviation over targets."
+MARK_NOTE = f"{MARK} rests on fewer than {FEW} false positives and proves little."
+SHADOWS_NOTE = (
+    "Matched shadows are quantized like the target; full-precision shadows are not quantized, as "
+    "in the paper's code, which can understate the risk."
+)
 
 
-SHADOWS = {"matched": "matched shadows", "full": "full shadows", "none": "no shadows"}
+def dagger(false_positives: int | None) -> str:
+    """The mark of a TPR that rests on few false positives, or on an unknown number."""
+    return "" if false_positives is not None and false_positives >= FEW else MARK
 
 
 def show(estimate: Estimate, percent: bool = False, spread: bool = False) -> str:
@@ -39,15 +63,15 @@ def show_p(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def say(difference: Difference) -> str:
-    """Say in a sentence which of the two leaks more, if that is shown at 5% after correction."""
+def compare(difference: Difference) -> str:
+    """Which of two variants leaks more, as a sentence, if that is shown at 5% after correction."""
     first, second, (_, low, high, _), _, p_holm = difference
     if p_holm < 0.05:
         more, (near, far) = low > 0, sorted([abs(low), abs(high)])
         extent = f"{_range(near, far)} {'more' if more else 'less'}"
-        return f"{first} leaks {extent} AUC than {second}"
+        return f"{first} leaks {extent} AUC than {second}."
     alone = "" if low <= 0 <= high else " before correction for the number of comparisons"
-    return f"{first} and {second}: no difference shown (AUC {_range(low, high)}{alone})"
+    return f"{first} and {second}: no difference shown (AUC {_range(low, high)}{alone})."
 
 
 def _range(low: float, high: float) -> str:

@@ -1,39 +1,38 @@
-"""One W&B view an experiment: the audit, what quantization did, and training curves by role.
+"""One W&B view per experiment: the audit, what quantization did, and training curves by role.
 
 `python -m reporting.workspace runs/NAME --entity TEAM` saves it for runs that were logged
 offline, once `wandb sync` has uploaded them; `audit.py --wandb online` does it by itself.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import wandb
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
-from jsonargparse import ArgumentParser
 from wandb_workspaces import expr
 
-from reporting.dashboard import METRICS, audit_id, figure_keys, finding_key, risk_key, roc_keys
-from reporting.results import read_results
+from reporting.results import METRICS, Results, read_results
+from reporting.wandb_keys import audit_id, figure_key, finding_key, risk_key, roc_key
+from storage.command_line import make_command_line
 from storage.files import write_whole
 from storage.wandb_project import PROJECT, accuracy_key, check_key
 
 CURVES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "train/learning_rate")
 STEP = "trainer/global_step"  # Lightning logs the learning rate without its epoch
-NEEDED = ("variant", "knowledge", "attack", "strongest", *METRICS)
 
 
-def make_workspace(entity: str, name: str, results: Mapping[str, Any]) -> ws.Workspace:
+def make_workspace(entity: str, name: str, results: Results) -> ws.Workspace:
     """The view of one experiment; nothing is sent.
 
     Args:
         entity: the W&B user or team that has the project.
         name: the view's, that of the experiment.
-        results: what results.json holds, from which every key that the audit logs follows.
+        results: from which every key that the audit logs follows.
     """
-    variants = list(dict.fromkeys(row["variant"] for row in results["rows"]))
+    variants = list(results.variants)
     planes = [
         _chart(f"plane/{metric}", "scatter", {"x": "accuracy", "y": metric}, title=metric)
         for metric in METRICS
@@ -41,20 +40,21 @@ def make_workspace(entity: str, name: str, results: Mapping[str, Any]) -> ws.Wor
     axes = {axis: axis for axis in ("step", "lineKey", "lineVal")}
     rocs = [
         _chart(key, "lineseries", axes, title=key, xname="false positive rate")
-        for key in roc_keys(results)
+        for key in dict.fromkeys(map(roc_key, results.rows))
     ]
     pictures = [
-        wr.MediaBrowser(title=key, media_keys=[key], num_columns=1) for key in figure_keys(results)
+        wr.MediaBrowser(title=key, media_keys=[key], num_columns=1)
+        for key in map(figure_key, results.figures)
     ]
-    tables = [wr.WeavePanelSummaryTable(table_name=finding_key(t)) for t in results["tables"]]
+    tables = [wr.WeavePanelSummaryTable(table_name=finding_key(t)) for t in results.tables]
     bars = [
         _bars("AUC of the strongest attack", [risk_key("auc", v) for v in variants]),
         _bars("TPR at 1% FPR of the strongest attack", [risk_key("tpr_1pct", v) for v in variants]),
         _bars("test accuracy", [accuracy_key(v) for v in variants]),
     ]
     # not by W&B's group: that is the folder's name, which another experiment may have, too
-    if results["experiment"]:
-        mine = expr.Config("id") == results["experiment"]["id"]
+    if results.experiment:
+        mine = expr.Config("id") == results.experiment.id
     else:  # trained elsewhere: the audit is the only run
         mine = expr.Metric("ID") == audit_id(results)
     sections = [
@@ -104,7 +104,7 @@ def _curve(key: str) -> wr.LinePlot:
     return wr.LinePlot(title=key, x=STEP, y=[key], groupby="JobType", **style)
 
 
-def save_view(run_dir: Path, entity: str, results: Mapping[str, Any]) -> str:
+def save_view(run_dir: Path, entity: str, results: Results) -> str:
     """Save the view of an experiment, or bring the one that was saved before up to date.
 
     Returns:
@@ -130,12 +130,12 @@ def save_view(run_dir: Path, entity: str, results: Mapping[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = ArgumentParser(prog="python -m reporting.workspace", allow_abbrev=False)
+    parser = make_command_line("python -m reporting.workspace", __doc__)
     parser.add_argument("run_dir", type=Path, help="folder whose runs and audit are in W&B")
     parser.add_argument("--entity", type=str, required=True, help="W&B user or team")
-    config = parser.parse_args(arguments)
+    config = parser.read(arguments)
     try:
-        results = read_results(config.run_dir, NEEDED)
+        results = read_results(config.run_dir)
         check_key("online")
         print(f"View: {save_view(config.run_dir, config.entity, results)}")
     except (ValueError, OSError, wandb.Error) as error:

@@ -1,23 +1,110 @@
-"""What an experiment is, and whether two of them are the same one."""
+"""What an experiment is, and whether two experiments are the same."""
 
 import hashlib
+import uuid
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import yaml
 from jsonargparse import Namespace
 from torch import nn
 
+from attacks.game import FULL
 from datamodules.images import ImageDataModule
+from storage.names import ModelName, fleet_names
 
-Experiment = dict[str, Any]
-
+FORMAT = 1  # of experiment.yaml, and of the folder that it describes
 # What may be raised: it adds models and leaves the others as they are.
 GROWING = ("fleet.shadows", "fleet.targets")
 # What may differ between two calls on one run folder: where things are, and what they run on.
 PLACES = {"root", "download"}
 HARDWARE = {"accelerator", "strategy", "devices", "num_nodes", "benchmark"}
+
+
+class Experiment(NamedTuple):
+    """Every option that changes a number, and what the options only name.
+
+    Attributes:
+        config: the options, nested as on the command line.
+        input: what the network takes: `num_classes`, `channels`, `height`, `width`.
+        fingerprints: of the data, of the network's shapes, and of the order of `layer_bits`.
+        versions: of the packages, and the number of threads.
+        places: where the data lies on this machine.
+        id: drawn once per folder; W&B runs are named by it.
+    """
+
+    config: dict[str, Any]
+    input: dict[str, int]
+    fingerprints: dict[str, str]
+    versions: dict[str, str | int]
+    places: dict[str, str]
+    id: str
+
+    @property
+    def variants(self) -> list[str]:
+        """Names of every variant, `full` first."""
+        return [FULL, *self.config["quantize"]]
+
+    @property
+    def shadows(self) -> int:
+        """Number of shadow models."""
+        return int(self.config["fleet"]["shadows"])
+
+    @property
+    def targets(self) -> int:
+        """Number of targets; with 0, every shadow is audited by the others."""
+        return int(self.config["fleet"]["targets"])
+
+    @property
+    def names(self) -> list[ModelName]:
+        """Every model of the fleet, shadows first."""
+        return fleet_names(self.shadows, self.targets)
+
+    @property
+    def queries(self) -> list[str]:
+        """Views that the attacker asks for."""
+        queries: list[str] = self.config["queries"]
+        return queries
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as experiment.yaml and results.json hold them."""
+        return {"format": FORMAT, **self._asdict()}
+
+
+def read_experiment(path: Path) -> Experiment:
+    """Read experiment.yaml.
+
+    Raises:
+        ValueError: the file is damaged, or another version of BitLeak wrote it.
+    """
+    try:
+        stored = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        stored = error
+    if not isinstance(stored, dict):
+        raise ValueError(
+            f"{path} is damaged ({stored}). Restore it from a copy, or train into a new folder "
+            "with `--run_dir`."
+        )
+    check_format(path, stored.pop("format", 0), FORMAT, "Train into a new folder")
+    missing = [field for field in Experiment._fields if field not in stored]
+    if missing:
+        raise ValueError(
+            f"{path} is damaged: it lacks {', '.join(missing)}. Restore it from a copy, or train "
+            "into a new folder with `--run_dir`."
+        )
+    return Experiment(**{field: stored[field] for field in Experiment._fields})
+
+
+def check_format(path: Path, given: object, expected: int, way_out: str) -> None:
+    """Raise ValueError unless a file has the format that this version reads."""
+    if given != expected:
+        raise ValueError(
+            f"{path} was written by another version of BitLeak (format {given or 'none'}, this "
+            f"version reads {expected}). {way_out}, or use the version that wrote it."
+        )
 
 
 def describe(
@@ -27,7 +114,7 @@ def describe(
     queries: list[str],
     variants: Sequence[str],
 ) -> Experiment:
-    """Every option that makes a difference to a number; a run folder belongs to one of these."""
+    """The experiment that a command asks for."""
     options = config.data.init_args.as_dict()
     kept = {
         "seed": config.seed,
@@ -47,10 +134,6 @@ def describe(
         "layer_bits": config.layer_bits,
         "quantize": list(dict.fromkeys(variants)),
     }
-    versions: dict[str, str | int] = {
-        package: version(package) for package in ("torch", "lightning", "bitleak")
-    }
-    versions["threads"] = config.threads
     shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
     fingerprints = {
         "data": data.fingerprint(),
@@ -60,59 +143,27 @@ def describe(
         order = ", ".join(f"{pattern}: {bits:g}" for pattern, bits in config.layer_bits.items())
         fingerprints["layer_bits"] = order
     _, channels, height, width = data.pool.images.shape
-    sizes = {"num_classes": data.num_classes}
-    sizes |= {"channels": channels, "height": height, "width": width}
-    places = {key: str(Path(value).resolve()) for key, value in options.items() if key == "root"}
-    return {
-        "config": kept,
-        "input": sizes,
-        "fingerprints": fingerprints,
-        "versions": versions,
-        "places": places,
-    }
+    return Experiment(
+        config=kept,
+        input={
+            "num_classes": data.num_classes,
+            "channels": channels,
+            "height": height,
+            "width": width,
+        },
+        fingerprints=fingerprints,
+        versions={package: version(package) for package in ("torch", "lightning", "bitleak")}
+        | {"threads": config.threads},
+        places={key: str(Path(value).resolve()) for key, value in options.items() if key == "root"},
+        id=uuid.uuid4().hex[:8],
+    )
 
 
-def _flatten(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in options.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _compared(experiment: Experiment) -> dict[str, Any]:
-    """What makes two experiments the same one: not the precisions, whose files just add up."""
-    config = {key: value for key, value in experiment["config"].items() if key != "quantize"}
-    facts = {f"{key}'s fingerprint": value for key, value in experiment["fingerprints"].items()}
-    return _flatten(config) | facts
-
-
-def differing(experiments: Mapping[str, Experiment]) -> dict[str, list[str]]:
-    """What is not the same in all experiments: values by option, in the order of the experiments.
-
-    Precisions do not count, nor the folder's id; "-" is an option that an experiment does not
-    record, "unknown" any of one that was trained elsewhere, whose `Experiment` is empty.
-    """
-    asked = [
-        _compared(some) | _flatten({"versions": some["versions"]}) if some else None
-        for some in experiments.values()
-    ]
-    known = [options for options in asked if options is not None]
-    found = {}
-    for key in dict.fromkeys(key for options in known for key in options):
-        values = {repr(options.get(key)) for options in known}
-        if len(values) > 1 or len(known) < len(asked):
-            found[key] = [
-                "unknown" if options is None else _show(options, key) for options in asked
-            ]
-    return found
-
-
-def _show(options: Mapping[str, Any], key: str) -> str:
-    value = options.get(key, "-")
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+def grow(stored: Experiment, asked: Experiment) -> Experiment:
+    """The stored experiment with what `asked` adds: models, variants, and places that moved."""
+    variants = dict.fromkeys([*stored.config["quantize"], *asked.config["quantize"]])
+    config = asked.config | {"quantize": list(variants)}
+    return stored._replace(config=config, places=asked.places)
 
 
 def check_same(path: Path, stored: Experiment, asked: Experiment) -> None:
@@ -127,7 +178,6 @@ def check_same(path: Path, stored: Experiment, asked: Experiment) -> None:
         for field in dict.fromkeys([*before, *after])
         if before.get(field) != after.get(field)
         and not (field in GROWING and after[field] > before[field])
-        and not (field not in before and after[field] is False)  # an option newer than the folder
     ]
     if differences:
         raise ValueError(
@@ -135,3 +185,46 @@ def check_same(path: Path, stored: Experiment, asked: Experiment) -> None:
             "Ask for what is in the folder, or train into a new one with `--run_dir`. Shadows and "
             "targets can be raised, not lowered. Nothing was changed."
         )
+
+
+def differing(experiments: Mapping[str, Experiment | None]) -> dict[str, list[str]]:
+    """Options that are not the same in all experiments: values by option, in their order.
+
+    Variants do not count, nor the folder's id; "-" is an option that an experiment does not
+    record, "unknown" any option of models that were trained elsewhere.
+    """
+    asked = [
+        experiment and _compared(experiment) | _flatten({"versions": experiment.versions})
+        for experiment in experiments.values()
+    ]
+    known = [options for options in asked if options is not None]
+    values = {}
+    for key in dict.fromkeys(key for options in known for key in options):
+        distinct = {repr(options.get(key)) for options in known}
+        if len(distinct) > 1 or len(known) < len(asked):
+            values[key] = [
+                "unknown" if options is None else _show(options, key) for options in asked
+            ]
+    return values
+
+
+def _compared(experiment: Experiment) -> dict[str, Any]:
+    """What makes two experiments the same: not the variants, whose files just add up."""
+    config = {key: value for key, value in experiment.config.items() if key != "quantize"}
+    facts = {f"{key}'s fingerprint": value for key, value in experiment.fingerprints.items()}
+    return _flatten(config) | facts
+
+
+def _flatten(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in options.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _show(options: Mapping[str, Any], key: str) -> str:
+    value = options.get(key, "-")
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -25,16 +25,23 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import permutations
+from math import nan
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_modules.callbacks.record_signals import Measure
+from attacks.game import FULL, Case, Game, ModelSignals
+from attacks.health import failures
+from attacks.metrics.intervals import Estimate, mean_accuracy
+from attacks.signals import signals
+from storage.evidence import Evidence, check_cases, list_excluded
+from storage.names import ModelName, fleet_names
+from storage.records import VariantFacts
 
 ROLES, PARTS = ("shadow", "target"), {"": "examples", "population_": "population"}
 AXES = {  # of every array; `*` is the variant, and `queries` may be left out
@@ -54,41 +61,73 @@ TYPES = {  # by the end of a name: NumPy's kinds of dtype, in words, and the way
 }
 FLOATS = "f", "floats", "Save what the network puts out, times its scale where that is integer."
 _KEPT = "phi", "hinge"
+_END = {"phi": "", "hinge": "_hinge"}  # of a field of `ModelSignals` about the population
 _BFLOAT16 = np.dtype("V2")  # NumPy has none: what ml_dtypes saves is read as 2 bytes of anything
 
 
-class Outside(NamedTuple):
-    """Signals of a fleet by variant, `full` first; models are the shadows, then the targets."""
-
-    members: Bool[Tensor, "models examples"]
-    shadows: int
-    targets: int
-    phi: dict[str, Float[Tensor, "models queries examples"]]  # nats
-    hinge: dict[str, Float[Tensor, "models queries examples"] | None]  # None without logits
-    population: dict[str, Float[Tensor, "models queries population"] | None]  # phi, nats
-    population_hinge: dict[str, Float[Tensor, "models queries population"] | None]
-
-
-def read_outside(path: Path, measure: Measure) -> Outside:
-    """Read and check an `.npz` file or a folder, whose logits `measure` reduces to signals.
+def gather_external(path: Path) -> Evidence:
+    """Read and check an `.npz` file or a folder, and exclude failed models.
 
     Raises:
         FileNotFoundError: there is no such path.
-        ValueError: it is not laid out as above; the message names the array and the way out.
+        ValueError: it is not laid out as above, or too few models are left to audit; the message
+            names the array and the way out.
     """
-    found = _find(path)
-    pairs = _pair(path, found)
-    _check_arrays(path, found)
+    axes = _find(path)
+    pairs = _pair(path, axes)
+    _check_arrays(path, axes)
     shadows, targets = (torch.from_numpy(_read(path, f"{r}_members").copy()) for r in ROLES)
-    signals = {key: _convert(path, names, key[1], measure) for key, names in pairs.items()}
+    members, names = torch.cat([shadows, targets]), fleet_names(len(shadows), len(targets))
+    parts = {key: _convert(path, arrays, key[1]) for key, arrays in pairs.items()}
+    by_variant = {
+        variant: ModelSignals(
+            **parts[variant, ""],
+            **{
+                f"population{_END[key]}": signal
+                for key, signal in parts.get((variant, "population_"), {}).items()
+            },
+        )
+        for variant in dict.fromkeys(variant for variant, _ in pairs)
+    }
+    _check_targets(by_variant, members, len(shadows))
+    excluded = _find_failures(next(iter(by_variant.values())), members, names)
+    usable = [p for p in range(len(shadows)) if names[p] not in excluded]  # there are no pairs
+    audited = [p for p in range(len(shadows), len(names)) if names[p] not in excluded]
+    cases = [Case(position, usable) for position in audited]
+    check_cases(cases, excluded)
+    return Evidence(
+        name=path.resolve().stem,
+        game=Game(by_variant, members, cases),
+        variants={variant: _read_facts(known, audited) for variant, known in by_variant.items()},
+        facts={
+            "signals": f"{path}, {members.shape[1]} audited examples",
+            "audited models": str(len(cases)),
+            "shadow models": f"{len(usable)} against each of them",
+            "test accuracy": "on the population",
+            "excluded": list_excluded(excluded),
+        },
+        excluded=excluded,
+        notes=[],
+    )
 
-    def of(key: str, part: str = "") -> dict[str, Any]:
-        return {variant: signals.get((variant, part), {}).get(key) for variant, _ in pairs}
 
-    kept = (of(key, part) for part in PARTS for key in _KEPT)
-    outside = Outside(torch.cat([shadows, targets]), len(shadows), len(targets), *kept)
-    _check_targets(outside)
-    return outside
+def _find_failures(
+    known: ModelSignals, members: Bool[Tensor, "models examples"], names: Sequence[ModelName]
+) -> dict[ModelName, str]:
+    """Models that diverged, as far as the first variant's logits tell, and why."""
+    if known.hinge is None:
+        return {}
+    reasons = failures(known.phi, known.hinge > 0, members)
+    return {names[position]: reason for position, reason in reasons.items()}
+
+
+def _read_facts(known: ModelSignals, audited: Sequence[int]) -> VariantFacts:
+    """Accuracy on the population, where there are logits on it."""
+    if known.population_hinge is None:
+        return VariantFacts(Estimate(nan, nan, nan), 0)
+    correct = known.population_hinge[audited, 0] > 0
+    by_target = correct.double().mean(1).tolist()
+    return VariantFacts(mean_accuracy(correct), 0, accuracy_by_target=by_target)
 
 
 def _wrong(name: str, expected: str, given: object, way_out: str) -> ValueError:
@@ -136,7 +175,7 @@ def _pair(path: Path, found: Collection[str]) -> dict[tuple[str, str], list[str]
     there = f"only {', '.join(found)}" if found else f"no array in {path}"
     variants = dict.fromkeys(name.split("/")[0] for name in found if "/" in name)
     pairs, needed = {}, [f"{role}_members" for role in ROLES]
-    for variant in sorted(variants or ["full"], key=lambda variant: variant != "full"):
+    for variant in sorted(variants or [FULL], key=lambda variant: variant != FULL):
         for part in PARTS:
             slots = [f"{variant}/{role}_{part}" for role in ROLES]
             given = [[s + end for end in ("logits", "phi") if s + end in found] for s in slots]
@@ -194,7 +233,7 @@ def _hint(name: str, shape: Mapping[str, int], sizes: Mapping[str, Mapping[str, 
     return "Save models first, then queries, examples, classes: the same ones in every array."
 
 
-def _convert(path: Path, names: Sequence[str], part: str, measure: Measure) -> dict[str, Tensor]:
+def _convert(path: Path, names: Sequence[str], part: str) -> dict[str, Tensor]:
     """Reduce logits to signals a model at a time: the shadows, then the targets."""
     records: list[dict[str, Tensor]] = []
     for name in names:
@@ -213,7 +252,7 @@ def _convert(path: Path, names: Sequence[str], part: str, measure: Measure) -> d
                 broken[row] = count
             record = {"phi": values.float().reshape(-1, values.shape[-1])}
             if is_logits:
-                record = measure(values.reshape(-1, *values.shape[-2:]), labels)._asdict()
+                record = signals(values.reshape(-1, *values.shape[-2:]), labels)._asdict()
             records.append({key: record[key] for key in _KEPT if key in record})
         if broken:
             given = f"{sum(broken.values())} NaN or infinite, the first in row {min(broken)}"
@@ -222,17 +261,18 @@ def _convert(path: Path, names: Sequence[str], part: str, measure: Measure) -> d
     return {key: torch.stack([record.pop(key) for record in records]) for key in kept}
 
 
-def _check_targets(outside: Outside) -> None:
-    """Raise if a target has no members or no others, or is a shadow, whose members are known."""
-    shadows = outside.members[: outside.shadows]
-    for row, target in enumerate(outside.members[outside.shadows :]):
+def _check_targets(
+    by_variant: Mapping[str, ModelSignals], members: Bool[Tensor, "models examples"], shadows: int
+) -> None:
+    """Raise if a target lacks members or non-members, or is a shadow, whose members are known."""
+    for row, target in enumerate(members[shadows:]):
         if not 0 < (count := int(target.sum())) < len(target):
             given = f"{count} members of {len(target)} in row {row}"
             way_out = "Audit examples that it trained on, and others that it did not."
             raise _wrong("target_members", "have members and non-members", given, way_out)
-        for twin in (shadows == target).all(1).nonzero().flatten().tolist():
-            for variant, phi in outside.phi.items():
-                if torch.equal(phi[twin], phi[outside.shadows + row]):
+        for twin in (members[:shadows] == target).all(1).nonzero().flatten().tolist():
+            for variant, known in by_variant.items():
+                if torch.equal(known.phi[twin], known.phi[shadows + row]):
                     given = f"row {row} the same as shadow {twin}, membership and signals"
                     way_out = f"It is so in `{variant}`. Take it out of one of them."
                     raise _wrong("target_members", "be of no shadow", given, way_out)

@@ -1,12 +1,13 @@
-"""The models of one experiment: their names, their order, and which of them a process takes."""
+"""Names that need no import of torch: of models, files and modes."""
 
 import re
 from typing import Literal, NamedTuple
 
+Role = Literal["shadow", "target"]
 WandbMode = Literal["disabled", "offline", "online"]
 
-
-Role = Literal["shadow", "target"]
+EXPERIMENT_FILE = "experiment.yaml"
+MEMBERSHIP_FILE = "membership.safetensors"
 
 
 class ModelName(NamedTuple):
@@ -33,7 +34,7 @@ def parse_slice(text: str, num_models: int) -> list[int]:
         num_models: shadows and targets together.
 
     Returns:
-        The positions in increasing order, each once.
+        The positions in increasing order, without repeats.
 
     Raises:
         ValueError: the text does not parse, or names a model that the fleet does not have.

@@ -1,10 +1,17 @@
-"""How each precision was made: the records of its models in, their means out."""
+"""What is on record about a variant: its accuracy, its size, and what its quantizer did."""
 
+import json
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
 from attacks.metrics.intervals import Estimate
+from storage.names import ModelName
+from storage.run_folder import RunFolder
 
 
 class LayerMeans(NamedTuple):
@@ -14,7 +21,7 @@ class LayerMeans(NamedTuple):
         name: of the layer in its network.
         flipped: share of its weights that are not at the code nearest to the trained weight.
         before: squared error of its unit's output with nearest codes, over the squared
-            full-precision output; None where no images were looked at.
+            full-precision output; None where the quantizer looked at no images.
         after: the same with the codes that were chosen.
     """
 
@@ -24,15 +31,15 @@ class LayerMeans(NamedTuple):
     after: float | None
 
 
-class Making(NamedTuple):
-    """How one precision was made; layers and seconds are means over the models.
+class QuantizationMeans(NamedTuple):
+    """How one variant was quantized; layers and seconds are means over the models.
 
     Attributes:
         objective: what was minimised.
         calibration: which images were looked at; None for none.
         units: what was reconstructed as a whole, in order: blocks and single layers.
         layers: in the network's order.
-        seconds: of wall time a model.
+        seconds: wall time per model.
         models: how many the means are over.
     """
 
@@ -45,33 +52,71 @@ class Making(NamedTuple):
 
     @property
     def moves(self) -> bool:
-        """Whether a layer has anything to show: rounding to nearest leaves all at nought."""
+        """Whether a layer has anything to show: rounding to nearest leaves all at 0."""
         return any(layer.flipped or layer.after is not None for layer in self.layers)
 
 
-class Precision(NamedTuple):
+class VariantFacts(NamedTuple):
     """What is known of one variant beside its leakage.
 
     Attributes:
-        accuracy: on test images, of the audited models.
-        bytes: of a weights file.
-        made: None for full precision, and where no record was kept.
-        by_target: accuracy of each audited model.
+        accuracy: on test images, mean over the audited models.
+        bytes: size of a weights file; 0 where unknown.
+        quantization: None for `full`, and where no record was kept.
+        accuracy_by_target: of each audited model.
     """
 
     accuracy: Estimate
     bytes: int
-    made: Making | None = None
-    by_target: Sequence[float] = ()
+    quantization: QuantizationMeans | None = None
+    accuracy_by_target: Sequence[float] = ()
 
 
-def average(records: Sequence[Mapping[str, Any]]) -> Making | None:
-    """Sum up what one precision's models left on record; None without records.
+def read_record(run: RunFolder, name: ModelName, variant: str) -> dict[str, Any] | None:
+    """What a quantizer recorded of one model's variant; None for `full` or a diverged model.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = run.record(name, variant)
+    if not path.exists():
+        return None
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not a whole record ({error}). Delete it, and the audit does without."
+        ) from error
+    return record
+
+
+def read_calibrated(
+    run: RunFolder, variant: str, members: Mapping[ModelName, Tensor], finished: Sequence[ModelName]
+) -> Bool[Tensor, "models examples"] | None:
+    """Which model's quantizer looked at which of its training examples; None if at none.
 
     Args:
-        records: one a model, of one network and one variant: `objective`, `calibration` (`source`
-            and `images`, or None), `units`, `seconds` and `layers`, each with `name`, `flipped`,
-            `error_before` and `error_after` (numbers, or None).
+        run: the folder of the fleet.
+        variant: whose records are read.
+        members: which model trained on which example, in the order of the result's rows.
+        finished: the models whose records are read; other rows stay False.
+    """
+    masks = {name: torch.zeros_like(row) for name, row in members.items()}
+    for name in finished:
+        used = (read_record(run, name, variant) or {}).get("calibration")
+        if not used or used["source"] != "members":
+            return None
+        masks[name][used["indices"]] = True
+    return torch.stack(list(masks.values()))
+
+
+def average(records: Sequence[Mapping[str, Any]]) -> QuantizationMeans | None:
+    """Average what the models of one variant left on record; None without records.
+
+    Args:
+        records: one per model, of one network and one variant: `objective`, `calibration`
+            (`source` and `images`, or None), `units`, `seconds` and `layers`, each with `name`,
+            `flipped`, `error_before` and `error_after` (numbers, or None).
     """
     if not records:
         return None
@@ -91,7 +136,7 @@ def average(records: Sequence[Mapping[str, Any]]) -> Making | None:
     objective, used, units = (records[0][key] for key in ("objective", "calibration", "units"))
     calibration = used and f"{used['source']}, {used['images']:,} images"
     seconds = fmean(record["seconds"] for record in records)
-    return Making(objective, calibration, units, means, seconds, len(records))
+    return QuantizationMeans(objective, calibration, units, means, seconds, len(records))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -99,10 +144,10 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-def count_units(made: Making) -> str:
-    """What the units are, in short: 9 blocks, 2 layers."""
-    names = {layer.name for layer in made.layers}
-    layers = sum(unit in names for unit in made.units)
-    kinds = {"block": len(made.units) - layers, "layer": layers}
+def count_units(quantization: QuantizationMeans) -> str:
+    """Count the units in short: 9 blocks, 2 layers."""
+    names = {layer.name for layer in quantization.layers}
+    layers = sum(unit in names for unit in quantization.units)
+    kinds = {"block": len(quantization.units) - layers, "layer": layers}
     parts = [f"{n} {kind}{'' if n == 1 else 's'}" for kind, n in kinds.items() if n]
     return ", ".join(parts) or "none"

@@ -1,4 +1,4 @@
-"""saved_signals."""
+"""Signals of many models, left in their files and read a slice of examples at a time."""
 
 import json
 import os
@@ -18,11 +18,11 @@ class SavedSignal:
     """One signal of several models, left in their files.
 
     Like a tensor `[models, queries, examples]` of which a slice of examples is read at a time:
-    `some[[0, 2]]` are two of the models, still on disk, and `some[..., 0:9]` is a tensor.
+    `signal[[0, 2]]` are two of the models, still on disk, and `signal[..., 0:9]` is a tensor.
 
     Args:
-        paths: a file a model.
-        key: of the signal.
+        paths: one file per model.
+        key: name of the signal in the files.
 
     Raises:
         ValueError: on reading, a damaged file, or one without this signal.
@@ -43,17 +43,17 @@ class SavedSignal:
         if isinstance(index, list):
             return SavedSignal([self.paths[position] for position in index], self.key)
         *others, examples = self.shape
-        some = range(examples)[index[-1]]
+        chosen = range(examples)[index[-1]]
         starts, dtype = self._places
-        read = torch.empty(*others, len(some), dtype=dtype)
+        read = torch.empty(*others, len(chosen), dtype=dtype)
         if not read.numel():
             return read
-        first, step = some.start * dtype.itemsize, examples * dtype.itemsize
+        first, step = chosen.start * dtype.itemsize, examples * dtype.itemsize
         for path, start, signal in zip(self.paths, starts, read.numpy(), strict=True):
             # not mapped: that took three times as long, and 0.3 GB for 256 files
             with path.open("rb", buffering=0) as file:
                 number = file.fileno()
-                for row, at in zip(signal.reshape(-1, len(some)), count(start + first, step)):
+                for row, at in zip(signal.reshape(-1, len(chosen)), count(start + first, step)):
                     if os.preadv(number, [row], at) != row.nbytes:
                         raise ValueError(f"{path} ended early. Was it changed? Run this again.")
         return read
@@ -72,11 +72,6 @@ class SavedSignal:
         if len(kinds) > 1:
             raise ValueError(f"`{self.key}` must have one shape in all models, got {kinds}.")
         return starts, {"F32": torch.float32, "BOOL": torch.bool}[kinds.pop()[-1]]
-
-    def exists(self) -> bool:
-        """Whether the files have it: those of older versions have no population."""
-        with _opened(self.paths[0]) as file:
-            return self.key in file.keys()  # noqa: SIM118
 
 
 def load_signals(paths: Sequence[Path], key: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""wandb_project."""
+"""What training and audits agree on in Weights & Biases: the project, the settings, the keys."""
 
 import re
 
@@ -20,12 +20,12 @@ def sortable(variant: str) -> str:
 
 
 def accuracy_key(variant: str) -> str:
-    """The name under which a variant's test accuracy is logged, of a model or mean over targets."""
+    """Key of a variant's test accuracy: of one model in its run, mean over targets in the audit."""
     return f"test_accuracy/{sortable(variant)}"
 
 
 def check_key(mode: WandbMode) -> None:
-    """Raise before anything is trained if W&B could not be reached for want of a key.
+    """Raise before any work if W&B needs an API key and has none.
 
     Raises:
         ValueError: `online` without an API key, or with one that is refused.
@@ -33,13 +33,13 @@ def check_key(mode: WandbMode) -> None:
     if mode != "online":
         return
     try:
-        found = wandb.login(prompt=False)
+        logged_in = wandb.login(prompt=False)
     except Exception as error:
         raise ValueError(
             f"`--wandb online` could not log in ({error}). Check the key and the network, or pass "
             "`--wandb offline`."
         ) from error
-    if not found:
+    if not logged_in:
         raise ValueError(
             "`--wandb online` needs an API key and found none. Run `wandb login`, or set "
             "WANDB_API_KEY, or pass `--wandb offline` and later `wandb sync` "

@@ -7,22 +7,21 @@ holds the variant and, for each weight, its number of levels and its shape, as J
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor, contiguous_format, nn
+from torch import Tensor, nn
 
 from quantization.quantized_network import QuantizedNetwork, QuantizedWeight, layer_bits
 from quantization.rounding.grid import LEVELS, Bits, Grid
 from quantization.rounding.pack import pack, unpack
 from quantization.variant import UNQUANTIZED, Variant
+from storage.files import serialise, write_whole
 
 
-def serialise(quantized: QuantizedNetwork) -> bytes:
+def pack_network(quantized: QuantizedNetwork) -> bytes:
     """The content of a quantized network's file."""
     tensors, layout = dict(quantized.rest), {}
     for key, (codes, grid, shape) in quantized.weights.items():
@@ -30,21 +29,13 @@ def serialise(quantized: QuantizedNetwork) -> bytes:
         tensors[f"{key}.scale"], tensors[f"{key}.zero"] = grid.scale, grid.zero
         layout[key] = {"levels": grid.levels, "shape": shape}
     header = json.dumps({"variant": str(quantized.variant), "weights": layout})
-    # copies, for tied weights share memory, which the format refuses
-    copies = {k: t.cpu().clone(memory_format=contiguous_format) for k, t in tensors.items()}
-    return save(copies, {"quantized": header})
+    return serialise(tensors, {"quantized": header})
 
 
 def save_quantized(path: Path, quantized: QuantizedNetwork) -> None:
     """Write a quantized network; a file of that name is whole or not there at all."""
-    content = serialise(quantized)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        partial.write_bytes(content)  # `save_file` would make it unreadable to others
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    content = pack_network(quantized)
+    write_whole(path, lambda partial: partial.write_bytes(content))
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -108,4 +99,4 @@ def stored_bytes(
             codes = torch.zeros(rows, columns, dtype=torch.uint8)
             grid = Grid(scale, zero, LEVELS[bits])
             weights[key] = QuantizedWeight(codes, grid, tuple(weight.shape))
-    return len(serialise(QuantizedNetwork(variant, weights, rest)))
+    return len(pack_network(QuantizedNetwork(variant, weights, rest)))

@@ -20,16 +20,15 @@ class Progress(NamedTuple):
     stage: str  # `training`, the variant that is being made, or `finished`
     epoch: int  # finished epochs
     seconds: float  # that all of this took, without what a kill lost
-    compile_seconds: float = 0.0  # of these, of the last process
 
-    def say(self, max_epochs: int) -> str:
-        """In words, of a model that is worked on."""
+    def describe(self, max_epochs: int) -> str:
+        """Say how far a model is that is worked on."""
         if self.stage == TRAINING:
             return f"epoch {self.epoch} of {max_epochs}"
         return self.stage
 
 
-class Journal(Callback):
+class SaveProgress(Callback):
     """Write `progress.json` at every stage of a model; it comes before the other callbacks.
 
     Args:
@@ -39,7 +38,7 @@ class Journal(Callback):
     def __init__(self, path: Path) -> None:
         self.path, self.began = path, time.monotonic()
         self.before = read_progress(path) or Progress(TRAINING, 0, 0.0)
-        self.epoch, self.compile_seconds = self.before.epoch, 0.0
+        self.epoch = self.before.epoch
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.epoch = trainer.current_epoch
@@ -49,21 +48,17 @@ class Journal(Callback):
         self.epoch = trainer.current_epoch + 1
         self.note(TRAINING)
 
-    def compiled(self, seconds: float) -> None:
-        """Note how long `torch.compile` took."""
-        self.compile_seconds = round(seconds, 3)
-
     @rank_zero_only
     def note(self, stage: str) -> None:
         """Say what is being made of the model now."""
         seconds = self.before.seconds + time.monotonic() - self.began
-        progress = Progress(stage, self.epoch, round(seconds, 3), self.compile_seconds)
+        progress = Progress(stage, self.epoch, round(seconds, 3))
         text = json.dumps(progress._asdict())
         write_whole(self.path, lambda partial: partial.write_text(text))
 
 
 def read_progress(path: Path) -> Progress | None:
-    """What a model's journal says; None where there is none, or nothing that can be read."""
+    """Read how far a model is; None where no file is there, or none that can be read."""
     try:
         return Progress(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):

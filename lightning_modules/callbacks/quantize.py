@@ -1,29 +1,65 @@
 """When a network is quantized: once, after its training has ended."""
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
+from jaxtyping import Bool
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
-from torch import nn
+from torch import Tensor, nn
 
-from quantization.calibration import Calibration, DivergedError
+from datamodules.images import ImageDataModule
+from datamodules.seeds import derive_seed
+from lightning_modules.options import CalibrationOptions
+from quantization.calibration import Calibration, DivergedError, wanted
 from quantization.quantize import quantize_network
 from quantization.quantized_network import QuantizedNetwork, layer_bits
 from quantization.rounding.grid import Bits
 from quantization.variant import Variant
+from storage.files import write_whole
 from storage.weights import save_quantized
 
 Calibrate = Callable[[Variant], Calibration]
+
+
+def calibrate(
+    data: ImageDataModule,
+    options: CalibrationOptions,
+    members: Bool[Tensor, " examples"],
+    seed: int,
+    variant: Variant,
+) -> Calibration:
+    """The images that a variant of one model looks at.
+
+    Args:
+        data: where they are drawn from.
+        options: how many images, and how often they are augmented.
+        members: which examples the model trained on.
+        seed: the model's; it decides the draw and everything random in the quantization.
+        variant: says which part of the data, and how many images if the paper does.
+
+    Raises:
+        ValueError: there are no images to draw.
+    """
+    source = variant.calibration
+    count, rounds = wanted(variant, options.images, options.rounds)
+    indices = data.draw_calibration(source, members, count, seed)
+
+    def augmented(number: int) -> Tensor:
+        augment_seed = derive_seed(seed, "calibration", source, number)
+        return data.calibration_images(source, indices, augment_seed)
+
+    images = augmented(0) if rounds else data.calibration_images(source, indices)
+    return Calibration(images, augmented, indices, source, seed, rounds)
 
 
 def save_variant(
     network: nn.Module,
     path: Path,
     variant: Variant,
-    calibrate: Calibrate,
+    draw: Calibrate,
     patterns: Mapping[str, Bits],
 ) -> None:
     """Write one variant to `path`, and beside it, as JSON, what became of each layer.
@@ -32,7 +68,7 @@ def save_variant(
     not finite either, then tell what became of it, and the rest of the fleet goes on.
     """
     state = network.state_dict()
-    calibration = calibrate(variant) if variant.calibrates else None
+    calibration = draw(variant) if variant.calibrates else None
     try:
         if not all(state[key].isfinite().all() for key in layer_bits(network, variant, patterns)):
             raise DivergedError
@@ -40,15 +76,9 @@ def save_variant(
     except DivergedError:
         save_quantized(path, QuantizedNetwork(variant, {}, state))
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".json.partial")
-    try:
-        partial.write_text(json.dumps(record.as_json(calibration)))
-        os.replace(
-            partial, path.with_suffix(".json")
-        )  # first, so that with the weights it is there
-    finally:
-        partial.unlink(missing_ok=True)
+    # the record first, so that it is there once the weights are
+    text = json.dumps(record.as_json(calibration))
+    write_whole(path.with_suffix(".json"), lambda partial: partial.write_text(text))
     save_quantized(path, quantized)
 
 
@@ -60,7 +90,9 @@ class Quantize(Callback):
     Args:
         model_dir: where the files go, `<variant>.safetensors` and `<variant>.json`.
         variants: what to make.
-        calibrate: the images for a variant that looks at some.
+        options: which images a quantizer looks at.
+        members: which examples the model trained on.
+        seed: the model's.
         patterns: bits of some layers by the pattern of their names.
         note: told which variant is begun.
     """
@@ -69,15 +101,19 @@ class Quantize(Callback):
         self,
         model_dir: Path,
         variants: Sequence[Variant],
-        calibrate: Calibrate,
+        options: CalibrationOptions,
+        members: Bool[Tensor, " examples"],
+        seed: int,
         patterns: Mapping[str, Bits],
         note: Callable[[str], None],
     ) -> None:
         self.model_dir, self.variants, self.note = model_dir, variants, note
-        self.calibrate, self.patterns = calibrate, patterns
+        self.options, self.members, self.seed, self.patterns = options, members, seed, patterns
 
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        draw = partial(calibrate, data, self.options, self.members, self.seed)
         network = pl_module.get_submodule("network")
         home = next(network.parameters()).device
         network.to(trainer.strategy.root_device)  # Lightning has moved it back to the CPU by now
@@ -85,5 +121,5 @@ class Quantize(Callback):
             path = self.model_dir / f"{variant}.safetensors"
             if not path.exists():
                 self.note(str(variant))
-                save_variant(network, path, variant, self.calibrate, self.patterns)
+                save_variant(network, path, variant, draw, self.patterns)
         network.to(home)

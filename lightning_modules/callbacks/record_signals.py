@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -11,26 +10,12 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
+from attacks.signals import signals
 from datamodules.images import Batch, ImageDataModule
 from storage.files import save_whole
 from storage.wandb_project import accuracy_key
+from storage.weights import load_weights
 
-
-@runtime_checkable
-class SignalsLike(Protocol):
-    """A named tuple of tensors that end in `examples`."""
-
-    @property
-    def phi(self) -> Tensor: ...
-    @property
-    def hinge(self) -> Tensor: ...
-    @property
-    def correct(self) -> Tensor: ...
-    def _asdict(self) -> dict[str, Tensor]: ...
-
-
-Measure = Callable[[Tensor, Tensor], SignalsLike]
-ReadWeights = Callable[[Path], dict[str, Tensor]]
 Record = dict[str, Tensor]
 
 
@@ -38,29 +23,19 @@ class RecordSignals(Callback):
     """Write `signals/<variant>.safetensors` for every variant of a model, after a fit.
 
     The weights are read back from their file, so what is audited is what would be deployed, in
-    float32 on purpose: what `fleet/export.py` deploys computes in float32 too. One process
-    does it, over the whole pool in order: a distributed sampler would repeat examples. There is
-    one pass, in which each batch goes through the networks of all variants that lack their file.
+    float32 on purpose: what `fleet/export.py` deploys computes in float32 too. One process does it,
+    over the whole pool in order: a distributed sampler would repeat examples. Each batch goes
+    through the networks of all variants that lack their file, in one pass over the data.
 
     Args:
         folder: the model's folder, with a weights file for each variant.
-        variants: `full` and the names of the quantized variants.
+        variants: names of the variants, `full` among them.
         queries: the views of an example that the attacker asks for, the same for every model
-            unless they are random ones.
-        measure: logits and labels in, signals out; each example by itself.
-        read: a weights file in, a full state dict out.
+            unless they are random.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        variants: Sequence[str],
-        queries: Sequence[str],
-        measure: Measure,
-        read: ReadWeights,
-    ) -> None:
+    def __init__(self, folder: Path, variants: Sequence[str], queries: Sequence[str]) -> None:
         self.folder, self.variants, self.queries = folder, variants, queries
-        self.measure, self.read = measure, read
 
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -81,40 +56,41 @@ class RecordSignals(Callback):
 
     def _load(self, trained: nn.Module, variant: str) -> nn.Module:
         network = copy.deepcopy(trained).float().eval()
-        network.load_state_dict(self.read(self.folder / f"{variant}.safetensors"))
+        network.load_state_dict(load_weights(self.folder / f"{variant}.safetensors"))
         return network
 
     def _record(self, networks: Sequence[nn.Module], data: ImageDataModule) -> Iterator[Record]:
-        asked = len(self.queries)
-        # accuracy is that of images as they are, which the attacker need not ask for
+        count = len(self.queries)
+        # accuracy is measured on images as they are, which the attacker need not ask for
         views = [*self.queries, *({"identity"} - set(self.queries))]
-        pool = self._see(networks, data.pool_batches, self.queries)
-        test = self._see(networks, data.test_batches, views)  # that no model trained on
-        for record, others in zip(pool, test, strict=True):
+        pool = _measure(networks, data.pool_batches, self.queries)
+        test = _measure(networks, data.test_batches, views)  # no model trained on these
+        for record, population in zip(pool, test, strict=True):
             yield record | {
-                "population": others["phi"][:asked],
-                "population_hinge": others["hinge"][:asked],
-                "test_correct": others["correct"][views.index("identity")],
+                "population": population["phi"][:count],
+                "population_hinge": population["hinge"][:count],
+                "test_correct": population["correct"][views.index("identity")],
             }
 
-    def _see(
-        self,
-        networks: Sequence[nn.Module],
-        batches: Callable[[str], Iterable[Batch]],
-        queries: Sequence[str],
-    ) -> list[Record]:
-        """Signals `[queries, examples]` of each network."""
-        rows = [self._see_view(networks, batches(query)) for query in queries]
-        return [_join(torch.stack, row) for row in zip(*rows, strict=True)]
 
-    @torch.inference_mode()
-    def _see_view(self, networks: Sequence[nn.Module], batches: Iterable[Batch]) -> list[Record]:
-        """Signals `[examples]` of each network; its logits live for a batch."""
-        parts = [
-            [self.measure(network(images).cpu(), labels.cpu())._asdict() for network in networks]
-            for images, labels, _ in batches
-        ]
-        return [_join(torch.cat, part) for part in zip(*parts, strict=True)]
+def _measure(
+    networks: Sequence[nn.Module],
+    batches: Callable[[str], Iterable[Batch]],
+    queries: Sequence[str],
+) -> list[Record]:
+    """Signals `[queries, examples]` of each network."""
+    rows = [_measure_view(networks, batches(query)) for query in queries]
+    return [_join(torch.stack, row) for row in zip(*rows, strict=True)]
+
+
+@torch.inference_mode()
+def _measure_view(networks: Sequence[nn.Module], batches: Iterable[Batch]) -> list[Record]:
+    """Signals `[examples]` of each network; logits are kept for one batch only."""
+    parts = [
+        [signals(network(images).cpu(), labels.cpu())._asdict() for network in networks]
+        for images, labels, _ in batches
+    ]
+    return [_join(torch.cat, part) for part in zip(*parts, strict=True)]
 
 
 def _join(how: Callable[[list[Tensor]], Tensor], records: Sequence[Record]) -> Record:

@@ -1,5 +1,4 @@
 import pytest
-
 from fleet.bfloat16 import emulates_bfloat16
 
 

@@ -1,0 +1,184 @@
+"""Everything that a user can get wrong, checked before anything is trained."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool
+from jsonargparse import Namespace
+from rich.console import Console
+from rich.markup import escape
+from torch import Tensor, nn
+
+from datamodules.images import ImageDataModule
+from datamodules.membership import membership
+from fleet.checks import check_options, choose_queries, choose_threads, note_precision
+from fleet.engine import check_files
+from fleet.failed import find_failed
+from fleet.options import FleetOptions
+from lightning_modules.classifier import Classifier
+from lightning_modules.options import CalibrationOptions, ModelOptions
+from quantization.calibration import check_count, wanted
+from quantization.quantize import check_network
+from quantization.quantized_network import layer_bits
+from quantization.variant import Variant
+from storage.experiment import Experiment, describe
+from storage.names import ModelName, fleet_names, parse_slice
+from storage.run_folder import RunFolder
+from storage.wandb_project import check_key
+
+
+class Job(NamedTuple):
+    """What every model of one call shares.
+
+    Attributes:
+        config: the options of the command line.
+        fleet: how many models, and where they are trained.
+        model: the network, and how it is trained.
+        calibration: which images a quantizer looks at.
+        data: the pool and the test split.
+        run: the folder of the fleet.
+        experiment: as it is stored, grown by what this call adds.
+        members: which model trains on which example, in the order of the fleet.
+        chosen: the models of this call.
+        processes: how many processes train a model together.
+        retry: failed models to train from another start, and how many of their trainings failed.
+    """
+
+    config: Namespace
+    fleet: FleetOptions
+    model: ModelOptions
+    calibration: CalibrationOptions
+    data: ImageDataModule
+    run: RunFolder
+    experiment: Experiment
+    members: dict[ModelName, Bool[Tensor, " examples"]]
+    chosen: list[ModelName]
+    processes: int
+    retry: dict[ModelName, int]
+
+    @property
+    def todo(self) -> list[ModelName]:
+        """Chosen models that are not finished, or that failed."""
+        variants = self.experiment.variants
+        return [
+            name
+            for name in self.chosen
+            if name in self.retry or not self.run.is_finished(name, variants)
+        ]
+
+
+def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, console: Console) -> Job:
+    """Check the options, the network, the data and the run folder, and open the folder.
+
+    Raises:
+        ValueError: an option is wrong, the run folder holds another experiment, or damaged files.
+        FileNotFoundError: the data set is missing.
+        OSError: the run folder cannot be written to.
+    """
+    processes = check_options(config, fleet)
+    config.threads = choose_threads(config, fleet)
+    check_key(config.wandb)
+    _print(note_precision(config), console)
+    with console.status("Reading images"):
+        data.prepare_data()
+        data.setup("fit")
+    queries, notes = choose_queries(config, data)
+    _print(notes, console)
+    model = ModelOptions(**config.model.as_dict())
+    calibration = CalibrationOptions(**config.calibration.as_dict())
+    network, notes = try_network(config, model, data)
+    for name in config.quantize:
+        check_calibration(calibration, data, Variant.parse(name))
+    _print(notes, console)
+    asked = describe(
+        config, data, network, queries, [str(Variant.parse(v)) for v in config.quantize]
+    )
+    matrix = membership(config.seed, fleet.shadows, fleet.targets, len(data.pool.labels))
+    # Kept, not read again: a process that grows the fleet moves the targets' rows.
+    members = dict(zip(fleet_names(fleet.shadows, fleet.targets), matrix, strict=True))
+    chosen = names = list(members)
+    if fleet.models is not None:
+        chosen = [names[position] for position in parse_slice(fleet.models, len(names))]
+    # Ray's processes may run in another working directory
+    run = RunFolder(config.run_dir.resolve() if fleet.by_ray else config.run_dir)
+    experiment = _open(run, asked, matrix, fleet.dry_run)
+    if experiment.versions != asked.versions:
+        begun, now = experiment.versions, asked.versions
+        console.print(f"Note: begun with {begun}, going on with {now}.")
+    with console.status("Checking files"):
+        removed = check_files(run, chosen, config.repair)
+    for path in removed:
+        console.print(escape(f"{path} was damaged: deleted, to be made again."), soft_wrap=True)
+    job = Job(
+        config, fleet, model, calibration, data, run, experiment, members, chosen, processes, {}
+    )
+    return job._replace(retry=_find_retries(job, console))
+
+
+def try_network(
+    config: Namespace, model: ModelOptions, data: ImageDataModule
+) -> tuple[nn.Module, list[str]]:
+    """Build the network once for its errors, which must come before there is a folder.
+
+    Returns:
+        The network, and notes for the user.
+
+    Raises:
+        ValueError: it cannot be built, trained on these images, or quantized as asked.
+    """
+    classifier = Classifier(data.num_classes, len(data.mean), 0, model)
+    images = next(data.test_batches()).images[:2]
+    classifier.check(images)
+    network, notes = classifier.get_submodule("network"), []
+    for variant in map(Variant.parse, config.quantize):
+        check_network(network, variant, images, config.layer_bits)
+    for name in config.quantize[:1]:
+        packed = layer_bits(network, Variant.parse(name))
+        left = [k for k, t in network.state_dict().items() if t.ndim > 1 and k not in packed]
+        if left:
+            notes = [f"Note: quantization leaves {', '.join(left)} at full precision."]
+    return network, notes
+
+
+def check_calibration(options: CalibrationOptions, data: ImageDataModule, variant: Variant) -> None:
+    """Raise before any training if a model will lack the images that a variant looks at.
+
+    Raises:
+        ValueError: there are no images, or fewer than a batch.
+    """
+    if not variant.calibrates:
+        return
+    half = torch.arange(len(data.pool.labels)) < len(data.pool.labels) // 2  # as any model has
+    count, _ = wanted(variant, options.images, options.rounds)
+    try:
+        indices = data.draw_calibration(variant.calibration, half, count, 0)
+    except ValueError as error:
+        raise ValueError(f"`{variant}`: {error}") from error
+    check_count(variant, len(indices))
+
+
+def _open(
+    run: RunFolder, asked: Experiment, matrix: Bool[Tensor, "models examples"], dry_run: bool
+) -> Experiment:
+    if not dry_run:
+        return run.open(asked, matrix)
+    run.check_writable()
+    return run.preview(asked, matrix)
+
+
+def _find_retries(job: Job, console: Console) -> dict[ModelName, int]:
+    """Failed models of this call, if they are to be trained again."""
+    if not job.fleet.retrain_failed:
+        return {}
+    failed = find_failed(job.run, job.members, job.experiment.variants).reasons
+    retry = {name: job.run.attempt(name) for name in failed if name in job.chosen}
+    for name, attempt in retry.items():
+        reason = escape(failed[name])
+        console.print(f"{name} failed ({reason}): kept in {name}.failed-{attempt}.")
+    return retry
+
+
+def _print(notes: Iterable[str], console: Console) -> None:
+    for note in notes:
+        console.print(escape(note), soft_wrap=True)

@@ -1,0 +1,66 @@
+"""Whether an audit is still that of its inputs: signals, records, options and the code."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from reporting.results import RESULTS
+from storage.run_folder import RunFolder
+
+HOME = Path(__file__).parents[1]
+FLOORS = ("attacks", "datamodules", "quantization", "reporting", "storage")
+LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "matplotlib", "plotly")
+# beside the figures and results.json, which is written last
+FILES = ("table.txt", "results.csv", "exposure.csv", "report.html")
+
+
+def digest_inputs(
+    run_dir: Path, signals: Path | None, attacks: Sequence[str] | None, partial: bool
+) -> str:
+    """Fingerprint of the content of all that the results follow from.
+
+    Args:
+        run_dir: the experiment's folder.
+        signals: of models that were trained elsewhere, which are then the input.
+        attacks: those asked for; None for the default.
+        partial: whether unfinished models may be excluded.
+
+    Raises:
+        FileNotFoundError: there is no experiment in the folder.
+    """
+    code = [HOME / "audit.py"]
+    for floor in FLOORS:
+        suffixes = (".py", ".html", ".css", ".js")
+        code += [p for p in sorted((HOME / floor).rglob("*")) if p.suffix in suffixes]
+    asked = attacks, partial, [f"{name} {version(name)}" for name in LIBRARIES]
+    if signals is not None:
+        files = sorted(signals.rglob("*.npy")) if signals.is_dir() else [signals]
+        asked = *asked, str(signals)
+    else:
+        run = RunFolder(run_dir)
+        places = run.read().places.values()
+        asked = *asked, [Path(place).exists() for place in places]  # whether images can be shown
+        models = run.path / "models"
+        files = [run.experiment_file, run.membership_file]
+        files += sorted([*models.glob("*/signals/*"), *models.glob("*/*.json")])
+        files = [path for path in files if path.name != "progress.json"]
+    digest = hashlib.sha256(repr(asked).encode())
+    for path in [*code, *files]:
+        if path.exists():
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"{path.name} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def is_done(folder: Path, digest: str) -> bool:
+    """Whether a folder holds the audit of exactly these inputs."""
+    try:
+        results = json.loads((folder / RESULTS).read_text())
+        done = results["inputs"] == digest
+        names = [*FILES, *(f"{figure}.png" for figure in results["figures"])]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # none, or not whole: the audit is made again
+    return done and all((folder / name).exists() for name in names)

@@ -1,0 +1,32 @@
+"""Keys of an audit in Weights & Biases, which a dashboard saves and so must not change."""
+
+from attacks.evaluate import Row
+from reporting.results import Results
+from reporting.tables import Table
+from storage.wandb_project import sortable
+
+
+def risk_key(metric: str, variant: str) -> str:
+    """Key of what the strongest attack on a variant finds."""
+    return f"risk/{metric}/{sortable(variant)}"
+
+
+def finding_key(table: Table) -> str:
+    """Key of a finding's table."""
+    return f"findings/{table.key}"
+
+
+def figure_key(name: str) -> str:
+    """Key of a figure."""
+    return f"figures/{name}"
+
+
+def roc_key(row: Row) -> str:
+    """Key of the ROC curves of one attack with one kind of shadows, for all variants."""
+    return f"roc/{row.knowledge}/{row.attack}"
+
+
+def audit_id(results: Results) -> str:
+    """Id of the W&B run of an audit."""
+    experiment = results.experiment  # None for models that were trained elsewhere
+    return f"{experiment.id if experiment else results.inputs[:16]}-audit"

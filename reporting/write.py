@@ -1,0 +1,102 @@
+"""Every file of an audit, written whole."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Int64
+from rich.console import Console
+from torch import Tensor
+
+from attacks.findings import Exposures
+from attacks.metrics.differences import Difference
+from reporting.compare import Entry, comparison_lines
+from reporting.compare_figure import comparison_chart
+from reporting.illustrate import CAPTIONS, Drawing
+from reporting.matplotlib_charts import draw
+from reporting.report import render
+from reporting.results import RESULTS, Results, as_json, flatten
+from reporting.tables import for_terminal, headline
+from storage.files import write_whole
+
+
+def write(
+    folder: Path,
+    results: Results,
+    exposures: Exposures,
+    labels: Int64[Tensor, " examples"] | None,
+    drawings: Mapping[str, Drawing],
+    width: int,
+) -> None:
+    """Write every file of an audit; results.json comes last, so that with it all are there.
+
+    Args:
+        folder: where they go.
+        results: what was found.
+        exposures: of every example, for exposure.csv.
+        labels: of the examples, if they are known.
+        drawings: figures by name.
+        width: of table.txt, in characters.
+    """
+    write_text(folder / "table.txt", headline_text(results, width))
+    for name in CAPTIONS.keys() - drawings.keys():
+        (folder / f"{name}.png").unlink(missing_ok=True)  # of an earlier audit with more to show
+    for name, drawing in drawings.items():
+        save = partial(drawing.figure.savefig, format="png", dpi=150)
+        write_whole(folder / f"{name}.png", save)
+        drawing.figure.set_layout_engine("none")  # found once, because it takes as long as drawing
+    lines = [flatten(row, results.variants[row.variant]) for row in results.rows]
+    write_csv(folder / "results.csv", lines)
+    write_csv(folder / "exposure.csv", exposure_lines(exposures, labels))
+    write_text(folder / "report.html", render(results, list(drawings.values())))
+    write_text(folder / RESULTS, as_json(results))
+
+
+def write_comparison(
+    folder: Path, entries: Sequence[Entry], differences: Sequence[Difference | None]
+) -> None:
+    """Write comparison.csv and comparison.png."""
+    write_csv(folder / "comparison.csv", comparison_lines(entries, differences))
+    save = partial(draw(comparison_chart(entries)).savefig, format="png", dpi=150)
+    write_whole(folder / "comparison.png", save)
+
+
+def headline_text(results: Results, width: int) -> str:
+    """The headline table as plain text."""
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(for_terminal(headline(results.rows, results.variants), results.name))
+    return console.export_text()
+
+
+def exposure_lines(
+    exposures: Exposures, labels: Int64[Tensor, " examples"] | None
+) -> list[dict[str, Any]]:
+    """One line per example: its position in the pool, its label if known, and its exposures."""
+    columns = dict(zip(exposures.variants, exposures.examples.tolist(), strict=True))
+    if labels is not None:
+        columns = {"label": labels.tolist()} | columns
+    lines = zip(*columns.values(), strict=True)
+    return [
+        {"example": index} | dict(zip(columns, line, strict=True))
+        for index, line in enumerate(lines)
+    ]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole."""
+    write_whole(path, lambda partial: partial.write_text(text))
+
+
+def write_csv(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Write lines that have the same fields."""
+
+    def write(partial: Path) -> None:
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(lines[0]))
+            writer.writeheader()
+            writer.writerows(lines)
+
+    write_whole(path, write)

@@ -1,0 +1,118 @@
+"""An argument parser whose errors are one line, with the nearest name for a misspelt one."""
+
+import re
+import sys
+from argparse import ArgumentError
+from collections.abc import Callable, Collection, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+
+class CommandLine(ArgumentParser):
+    """The parser of jsonargparse with errors of one line; made by `make_command_line`."""
+
+    dictionaries: frozenset[str] = frozenset()  # options that may be given key by key
+
+    def read(self, arguments: Sequence[str] | None, further: Collection[str] = ()) -> Namespace:
+        """Parse arguments, or exit with status 2 and one line.
+
+        Args:
+            arguments: without the command's name; those of this process if None.
+            further: names of options that only a class chosen by these arguments defines, such as
+                `data.pool_size`.
+        """
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        try:
+            self._check_names(given, further)
+            return self.parse_args(given)
+        except (ArgumentError, ValueError, OSError) as error:
+            self.exit(2, f"{self.prog}: {_one_line(error)}\n")
+
+    def _check_names(self, arguments: Sequence[str], further: Collection[str]) -> None:
+        """Raise ValueError for an option that does not exist, here or in a recipe."""
+        options = {option[2:] for option in self._option_string_actions if option[:2] == "--"}
+        known = {*options, *further}
+        for argument, value in zip(arguments, [*arguments[1:], ""], strict=True):
+            name = argument.partition("=")[0]
+            if name == "--config" and Path(value).is_file():
+                for key in recipe_keys(Path(value)):
+                    self._check_name(key, known, f"{value} has no option `{key}` to set.")
+            elif name.startswith("--"):
+                self._check_name(name[2:], known, f"There is no option `{name}`.")
+
+    def _check_name(self, name: str, known: set[str], problem: str) -> None:
+        if name not in known and not name.startswith(tuple(f"{d}." for d in self.dictionaries)):
+            near = get_close_matches(name, known, n=1)
+            hint = f"Did you mean `--{near[0]}`?" if near else f"`{self.prog} --help` lists them."
+            raise ValueError(f"{problem} {hint}")
+
+
+def _one_line(error: Exception) -> str:
+    """Reduce jsonargparse's tree of attempts to what was expected and given, where it says so."""
+    text = " ".join(str(error).split())
+    mismatch = re.search(
+        r'Parser key "([\w.]+)": Expected an? (.+?)\. Got value: (.+?)(?= - |$)', text
+    )
+    if mismatch is None:
+        return text
+    name, kind, value = mismatch.groups()
+    outer = re.match(r'Parser key "(\w+)"', text)  # of a class whose options are parsed apart
+    if outer and not name.startswith(outer[1]):
+        name = f"{outer[1]}.{name}"
+    kind = re.sub(r"<class '([\w.]+)'>", r"\1", kind)
+    return f"`--{name}` must be {kind}, got `{value}`."
+
+
+def make_command_line(
+    program: str, description: str | None, dictionaries: Collection[str] = ()
+) -> CommandLine:
+    """Make a parser without abbreviations.
+
+    Args:
+        program: the command, as errors and `--help` name it.
+        description: what it does.
+        dictionaries: options that take a dictionary, and so may be given key by key.
+    """
+    parser = CommandLine(
+        prog=program, description=description, allow_abbrev=False, exit_on_error=False
+    )
+    parser.dictionaries = frozenset(dictionaries)
+    return parser
+
+
+def answer_help(make_parser: Callable[[], CommandLine], *commands: str) -> None:
+    """Print the help and exit, if this process is one of these commands and was asked for it.
+
+    A command calls it between its imports: in front of those of torch and Lightning, which take
+    seconds that nobody who asks for help should wait.
+    """
+    if Path(sys.argv[0]).name in commands and {"-h", "--help"}.intersection(sys.argv):
+        make_parser().read(["--help"])
+
+
+def recipe_keys(path: Path) -> list[str]:
+    """Names of all options that a recipe sets, as the command line has them.
+
+    Raises:
+        ValueError: the file is no YAML of options.
+    """
+    try:
+        options = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} must be a recipe in YAML, got {error}.") from error
+    if not isinstance(options, dict):
+        raise ValueError(f"{path} must be a recipe, options with values in YAML, got {options!r}.")
+    return _flatten(options)
+
+
+def _flatten(options: Mapping[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in options.items():
+        name = prefix if key == "init_args" else f"{prefix}{key}."
+        nested = isinstance(value, dict) and value
+        keys += _flatten(value, name) if nested else [name.removesuffix(".")]
+    return keys

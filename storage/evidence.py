@@ -1,0 +1,200 @@
+"""All that an audit rests on, read from the files of a fleet."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from attacks.game import FULL, Case, Game, ModelSignals, make_cases
+from attacks.health import find_failures
+from attacks.metrics.intervals import mean_accuracy
+from attacks.quantile import make_features
+from datamodules.images import ImageDataModule, Images
+from datamodules.stored import load_stored
+from storage.checksums import changed
+from storage.experiment import Experiment
+from storage.names import ModelName
+from storage.records import VariantFacts, average, read_calibrated, read_record
+from storage.run_folder import RunFolder
+from storage.saved_signals import SavedSignal, load_signals
+
+FIELDS = ("phi", "hinge", "population", "population_hinge")  # of a signals file
+
+
+class Evidence(NamedTuple):
+    """What is known of a fleet.
+
+    Attributes:
+        name: of the experiment.
+        game: who is attacked by whom, and what they see.
+        variants: what is known of each variant beside its leakage.
+        facts: what the numbers rest on, by label.
+        excluded: models that are not counted, and why.
+        notes: lines for the user.
+        experiment: None for models that were trained elsewhere.
+        images: of the pool, if they are where they were.
+    """
+
+    name: str
+    game: Game
+    variants: dict[str, VariantFacts]
+    facts: dict[str, str]
+    excluded: dict[ModelName, str]
+    notes: list[str]
+    experiment: Experiment | None = None
+    images: Images | None = None
+
+
+def gather(run: RunFolder, allow_partial: bool) -> Evidence:
+    """Read the signals of every finished model, and exclude failed ones.
+
+    Raises:
+        FileNotFoundError: there is no experiment in the folder.
+        ValueError: models are unfinished and may not be excluded, a file is damaged, or too few
+            models are left to audit.
+    """
+    experiment, members = run.read(), run.membership()
+    variants = experiment.variants
+    finished, excluded = _read_finished(run, variants, allow_partial)
+    excluded |= _find_failures(run, variants, members, finished)
+    out = [position for position, name in enumerate(members) if name in excluded]
+    cases = make_cases(experiment.shadows, experiment.targets, out)
+    check_cases(cases, excluded)
+    data, notes = _load_data(experiment)
+    audited = [experiment.names[case.target] for case in cases]
+    calibrated = {v: read_calibrated(run, v, members, finished) for v in variants}
+    game = Game(
+        signals=_read_signals(run, variants, list(members), data),
+        members=_matrix(members),
+        cases=cases,
+        calibrated={variant: mask for variant, mask in calibrated.items() if mask is not None},
+    )
+    return Evidence(
+        name=run.name,
+        game=game,
+        variants={variant: _read_facts(run, variant, audited) for variant in variants},
+        facts=_describe(experiment, game, excluded),
+        excluded=excluded,
+        notes=notes,
+        experiment=experiment,
+        images=None if data is None else data.pool,
+    )
+
+
+def check_cases(cases: Sequence[Case], excluded: Mapping[ModelName, str]) -> None:
+    """Raise ValueError if too few models are left."""
+    against = len(cases[0].shadows) if cases else 0
+    if against < 4:
+        raise ValueError(
+            f"An audit needs a model to audit and 4 shadows against it, got {len(cases)} and "
+            f"{against}. Finish the fleet, or raise `--fleet.shadows` and `--fleet.targets`. "
+            f"Excluded: {list_excluded(excluded)}."
+        )
+
+
+def list_excluded(excluded: Mapping[ModelName, str]) -> str:
+    """Which models are not counted, and why."""
+    return "; ".join(f"{name} ({reason})" for name, reason in excluded.items()) or "none"
+
+
+def _read_finished(
+    run: RunFolder, variants: Sequence[str], allow_partial: bool
+) -> tuple[list[ModelName], dict[ModelName, str]]:
+    """Models whose files are all there and whole, and the other models."""
+    names = run.read().names
+    unfinished = {name: "unfinished" for name in names if run.missing(name, variants)}
+    if unfinished and not allow_partial:
+        raise ValueError(
+            f"{len(unfinished)} of {len(names)} models are unfinished: "
+            f"{', '.join(map(str, unfinished))}. Run train.py again to finish them, or pass "
+            "`--partial` to audit the others."
+        )
+    finished = [name for name in names if name not in unfinished]
+    if not finished:
+        raise ValueError(f"No model in {run.path} is finished. Run train.py again.")
+    for name in finished:
+        files = [file(name, v) for file in (run.signals, run.record) for v in variants]
+        if damaged := changed(run.model(name), files):
+            raise ValueError(
+                f"{damaged[0]} is not what was written. Run train.py again with `--repair`."
+            )
+    return finished, unfinished
+
+
+def _find_failures(
+    run: RunFolder,
+    variants: Sequence[str],
+    members: Mapping[ModelName, Tensor],
+    finished: Sequence[ModelName],
+) -> dict[ModelName, str]:
+    """Models that diverged or that a quantization broke, and why."""
+
+    def signal(variant: str, key: str) -> SavedSignal:
+        return SavedSignal([run.signals(name, variant) for name in finished], key)
+
+    phi = {variant: signal(variant, "phi") for variant in variants}
+    rows = _matrix({name: members[name] for name in finished})
+    reasons = find_failures(phi, signal(FULL, "correct"), rows)
+    return {finished[index]: reason for index, reason in reasons.items()}
+
+
+def _matrix(rows: Mapping[ModelName, Tensor]) -> Bool[Tensor, "models examples"]:
+    return torch.stack(list(rows.values()))
+
+
+def _read_signals(
+    run: RunFolder,
+    variants: Sequence[str],
+    names: Sequence[ModelName],
+    data: ImageDataModule | None,
+) -> dict[str, ModelSignals]:
+    """Signals of all models in every variant; those of unfinished models are never read."""
+    features = None if data is None else make_features(*data.pool, *data.test)
+    signals = {}
+    for variant in variants:
+        paths = [run.signals(name, variant) for name in names]
+        stored: dict[str, Any] = {key: SavedSignal(paths, key) for key in FIELDS}
+        signals[variant] = ModelSignals(**stored, features=features)
+    return signals
+
+
+def _read_facts(run: RunFolder, variant: str, audited: Sequence[ModelName]) -> VariantFacts:
+    """What is known of a variant beside its leakage, from the audited models."""
+    correct = load_signals([run.signals(name, variant) for name in audited], "test_correct")
+    records = (read_record(run, name, variant) for name in audited)
+    return VariantFacts(
+        accuracy=mean_accuracy(correct),
+        bytes=run.weights(audited[0], variant).stat().st_size,
+        quantization=average([record for record in records if record is not None]),
+        accuracy_by_target=correct.double().mean(1).tolist(),
+    )
+
+
+def _load_data(experiment: Experiment) -> tuple[ImageDataModule | None, list[str]]:
+    """The images of an experiment if they are where they were, else a note: an audit needs none."""
+    config, fingerprint = experiment.config["data"], experiment.fingerprints["data"]
+    try:
+        return load_stored(config, experiment.places, fingerprint), []
+    except ValueError as error:
+        return None, [f"Note: the images are neither shown nor used by an attack: {error}"]
+
+
+def _describe(
+    experiment: Experiment, game: Game, excluded: Mapping[ModelName, str]
+) -> dict[str, str]:
+    """What the fleet was."""
+    config, audited = experiment.config, str(len(game.cases))
+    if not experiment.targets:
+        audited += " (each shadow, attacked by the others without its partner)"
+    return {
+        "data": f"{config['data']['class_path']}, {game.members.shape[1]} audited examples, "
+        f"fingerprint {experiment.fingerprints['data']}",
+        "network": config["model"]["network"],
+        "audited models": audited,
+        "shadow models": f"{len(game.cases[0].shadows)} against each of them",
+        "queries": ", ".join(experiment.queries),
+        "excluded": list_excluded(excluded),
+        "versions": ", ".join(f"{key} {value}" for key, value in experiment.versions.items()),
+    }
