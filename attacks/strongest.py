@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attacks.evaluate import Knowledge, Row, Scored
+from attacks.evaluate import Row, Scored
+from attacks.game import Knowledge
 from attacks.metrics.roc import auc, roc
 
 Scores = Float[Tensor, "targets examples"]

@@ -4,23 +4,42 @@ onnx has packed INT2, INT4 or INT8 weights behind DequantizeLinear, torchao a by
 state dict of its tensors, and state_dict float32 safetensors for any code that has the network.
 """
 
-import sys
-from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-import torch
-from jsonargparse import ArgumentParser
-from torch import Tensor, nn
-
-from quantization.deploy import Image, to_onnx, to_torchao
-from quantization.quantized_network import QuantizedNetwork
-from quantization.variant import FULL
-from storage.weights import load_quantized, load_weights
+from storage.command_line import CommandLine, answer_help, make_command_line
 
 NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torchao": ("torchao",), "state_dict": ()}
 SUFFIX = {"onnx": "onnx", "torchao": "pt", "state_dict": "safetensors"}
+
+
+def make_parser() -> CommandLine:
+    """Every option."""
+    parser = make_command_line("python -m fleet.export", __doc__)
+    parser.add_argument("run", type=Path, help="folder that train.py filled, as in runs/digits")
+    parser.add_argument("model", help="as in target-000")
+    parser.add_argument("variant", help="as in nearest-w2, or full")
+    parser.add_argument("--format", choices=list(NEEDS), required=True, help="of the file")
+    parser.add_argument("--output", type=Path, help="file to write (default: in RUN/export)")
+    return parser
+
+
+answer_help(make_parser, "export.py", "bitleak-export")  # before imports that take seconds
+
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor, nn
+
+from attacks.game import FULL
+from lightning_modules.networks import build_network
+from quantization.deploy import Image, to_onnx, to_torchao
+from quantization.quantized_network import QuantizedNetwork
+from storage.experiment import Experiment
+from storage.files import save_whole, write_whole
+from storage.run_folder import RunFolder
+from storage.weights import load_quantized, load_weights
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], QuantizedNetwork | None]:
@@ -59,21 +78,14 @@ def choose_output(run_dir: Path, output: Path | None, name: str) -> Path:
     return output
 
 
-def build(experiment: dict[str, Any], state: dict[str, Tensor]) -> tuple[nn.Module, Image]:
+def build(experiment: Experiment, state: dict[str, Tensor]) -> tuple[nn.Module, Image]:
     """The network of an experiment, with these weights, and the images that it takes.
 
     Raises:
-        ValueError: it is not said how large images are, or the network was changed since.
+        ValueError: the network was changed since.
     """
-    from lightning_modules.networks import build_network
-
-    if (sizes := experiment.get("input")) is None:
-        raise ValueError(
-            "experiment.yaml must say what the network takes, and was written before train.py did."
-            " Add a line, with your data's numbers, such as `input: {num_classes: 10, channels: 1,"
-            " height: 8, width: 8}`, or take `--format state_dict`."
-        )
-    name, args = (experiment["config"]["model"][key] for key in ("network", "network_args"))
+    sizes, model = experiment.input, experiment.config["model"]
+    name, args = model["network"], model["network_args"]
     network = build_network(name, sizes["num_classes"], sizes["channels"], args or {})
     try:
         network.load_state_dict(state)
@@ -93,16 +105,13 @@ def export(run_dir: Path, model: str, variant: str, kind: str, output: Path | No
         ValueError: the weights are damaged or diverged, or the format cannot hold the network.
         ModuleNotFoundError: the format needs a package that is not installed.
     """
-    # In here alone: packages do not import each other, but this command wires them.
-    from storage.files import save_whole, write_whole
-    from storage.run_folder import RunFolder
-
     if missing := [name for name in NEEDS[kind] if find_spec(name) is None]:
         raise ModuleNotFoundError(
             f"`--format {kind}` needs {', '.join(missing)}. Run `pip install -e '.[export]'`."
         )
     run = RunFolder(run_dir)
-    names = {str(name): name for name in run.names()}
+    experiment = run.read()
+    names = {str(name): name for name in experiment.names}
     if model not in names:
         raise FileNotFoundError(f"No model `{model}` in {run_dir}: it has {', '.join(names)}.")
     source = run.weights(names[model], variant)
@@ -117,10 +126,10 @@ def export(run_dir: Path, model: str, variant: str, kind: str, output: Path | No
     if kind == "state_dict":
         save_whole(target, state)
     elif kind == "onnx":
-        content = to_onnx(*build(run.read(), state), quantized).SerializeToString()
+        content = to_onnx(*build(experiment, state), quantized).SerializeToString()
         write_whole(target, lambda path: path.write_bytes(content))
     elif quantized is not None:
-        converted = to_torchao(*build(run.read(), state), quantized)
+        converted = to_torchao(*build(experiment, state), quantized)
         write_whole(target, lambda path: torch.save(converted, path))
     else:
         raise ValueError("torchao has nothing to pack in `full`. Take onnx or state_dict.")
@@ -130,13 +139,7 @@ def export(run_dir: Path, model: str, variant: str, kind: str, output: Path | No
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = ArgumentParser(prog="python -m fleet.export", description=__doc__, allow_abbrev=False)
-    parser.add_argument("run", type=Path, help="folder that train.py filled, as in runs/digits")
-    parser.add_argument("model", help="as in target-000")
-    parser.add_argument("variant", help="as in nearest-w2, or full")
-    parser.add_argument("--format", choices=list(NEEDS), required=True, help="of the file")
-    parser.add_argument("--output", type=Path, help="file to write (default: in RUN/export)")
-    config = parser.parse_args(arguments)
+    config = make_parser().read(arguments)
     try:
         print(export(config.run, config.model, config.variant, config.format, config.output))
     except (ValueError, OSError, ImportError) as error:

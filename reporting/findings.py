@@ -1,6 +1,6 @@
 """What follows from all attacks: a registry of findings, each with its table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from math import isnan
 from typing import Any, NamedTuple
 
@@ -47,7 +47,7 @@ class Body(NamedTuple):
     """A table without its key and title."""
 
     columns: tuple[str, ...]
-    rows: list[tuple[Cell, ...]]
+    rows: Sequence[tuple[Cell, ...]]
     note: str
 
 
@@ -56,7 +56,7 @@ def find(game: Game, best: Strongest) -> dict[str, Any]:
     return {key: finding.compute(game, best) for key, finding in FINDINGS.items()}
 
 
-def make_tables(values: dict[str, Any]) -> list[Table]:
+def make_tables(values: Mapping[str, Any]) -> list[Table]:
     """The tables of all findings that have rows."""
     tables = []
     for key, value in values.items():

@@ -34,19 +34,19 @@ def digest_inputs(
     for floor in FLOORS:
         suffixes = (".py", ".html", ".css", ".js")
         code += [p for p in sorted((HOME / floor).rglob("*")) if p.suffix in suffixes]
-    asked = attacks, partial, [f"{name} {version(name)}" for name in LIBRARIES]
+    facts = [repr((attacks, partial)), *(f"{name} {version(name)}" for name in LIBRARIES)]
     if signals is not None:
         files = sorted(signals.rglob("*.npy")) if signals.is_dir() else [signals]
-        asked = *asked, str(signals)
+        facts.append(str(signals))
     else:
         run = RunFolder(run_dir)
-        places = run.read().places.values()
-        asked = *asked, [Path(place).exists() for place in places]  # whether images can be shown
+        # whether images can be shown
+        facts += [str(Path(place).exists()) for place in run.read().places.values()]
         models = run.path / "models"
         files = [run.experiment_file, run.membership_file]
         files += sorted([*models.glob("*/signals/*"), *models.glob("*/*.json")])
         files = [path for path in files if path.name != "progress.json"]
-    digest = hashlib.sha256(repr(asked).encode())
+    digest = hashlib.sha256(repr(facts).encode())
     for path in [*code, *files]:
         if path.exists():
             with path.open("rb") as file:

@@ -7,8 +7,8 @@ from storage.names import WandbMode
 
 DESCRIPTION = """Attack every variant of a fleet from its saved signals; report leakage beside accuracy.
 
-Prints a table and writes RUN_DIR/audit: table.txt, results.csv, exposure.csv, results.json, figures
-and report.html. `--signals` audits models that were trained elsewhere, `--compare` puts audits of
+Prints a table and writes RUN_DIR/audit: table.txt, results.csv, exposure.csv, results.json,
+figures and report.html. `--signals` audits models that were trained elsewhere, `--compare` puts audits of
 several experiments into one table and figure.
 """
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from attacks.evaluate import FPR_GRID, Row
+from attacks.evaluate import FPR_GRID, Metric, Row
 from attacks.metrics.intervals import Estimate, Summary
 from attacks.strongest import Strongest
 from reporting.findings import make_tables
@@ -21,7 +21,7 @@ from storage.records import LayerMeans, QuantizationMeans, VariantFacts
 
 FORMAT = 1
 RESULTS = "results.json"
-METRICS = ("auc", "balanced_accuracy", "tpr_1pct", "tpr_01pct")
+METRICS: tuple[Metric, ...] = ("auc", "balanced_accuracy", "tpr_1pct", "tpr_01pct")
 COUNTS = ("targets", "non_members", "false_positives_1pct", "false_positives_01pct")
 
 
@@ -221,15 +221,15 @@ def _read_facts(facts: Mapping[str, Any]) -> VariantFacts:
 
 
 def _read_row(line: Mapping[str, Any]) -> Row:
-    estimates = (
-        Estimate(*(_number(line[f"{metric}{end}"]) for end in ("", "_low", "_high", "_spread")))
-        for metric in METRICS
-    )
+    summary: dict[str, Any] = {key: line[key] for key in COUNTS}
+    for metric in METRICS:
+        ends = (_number(line[f"{metric}{end}"]) for end in ("", "_low", "_high", "_spread"))
+        summary[metric] = Estimate(*ends)
     return Row(
         variant=line["variant"],
         knowledge=line["knowledge"],
         attack=line["attack"],
-        summary=Summary(*estimates, *(line[key] for key in COUNTS)),
+        summary=Summary(**summary),
         shadows=line["shadows"],
         tpr=line["tpr"],
         by_target={metric: line["by_target"][metric] for metric in METRICS},

@@ -9,7 +9,7 @@ from attacks.metrics.intervals import Estimate
 FEW = 10  # false positives under which a TPR is marked
 MARK = "†"
 BEST = "★"
-SHADOWS: dict[Knowledge, str] = {
+SHADOWS: dict[str, str] = {  # by kind of knowledge
     "matched": "matched shadows",
     "unquantized": "full-precision shadows",
     "none": "no shadows",

@@ -78,7 +78,9 @@ def gather_external(path: Path) -> Evidence:
     _check_arrays(path, axes)
     shadows, targets = (torch.from_numpy(_read(path, f"{r}_members").copy()) for r in ROLES)
     members, names = torch.cat([shadows, targets]), fleet_names(len(shadows), len(targets))
-    parts = {key: _convert(path, arrays, key[1]) for key, arrays in pairs.items()}
+    parts: dict[tuple[str, str], dict[str, Any]] = {
+        key: _convert(path, arrays, key[1]) for key, arrays in pairs.items()
+    }
     by_variant = {
         variant: ModelSignals(
             **parts[variant, ""],
@@ -117,7 +119,7 @@ def _find_failures(
     """Models that diverged, as far as the first variant's logits tell, and why."""
     if known.hinge is None:
         return {}
-    reasons = failures(known.phi, known.hinge > 0, members)
+    reasons = failures(known.phi, known.hinge[..., :] > 0, members)
     return {names[position]: reason for position, reason in reasons.items()}
 
 
@@ -125,7 +127,7 @@ def _read_facts(known: ModelSignals, audited: Sequence[int]) -> VariantFacts:
     """Accuracy on the population, where there are logits on it."""
     if known.population_hinge is None:
         return VariantFacts(Estimate(nan, nan, nan), 0)
-    correct = known.population_hinge[audited, 0] > 0
+    correct = known.population_hinge[..., :][audited, 0] > 0
     by_target = correct.double().mean(1).tolist()
     return VariantFacts(mean_accuracy(correct), 0, accuracy_by_target=by_target)
 

@@ -3,15 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from attacks.evaluate import Metric
 from attacks.metrics.intervals import Estimate
-from docs.study.numbers import FULL_LIRA, MATCHED_LIRA, Attacker, Metric, Study
+from docs.study.numbers import MATCHED_LIRA, UNQUANTIZED_LIRA, Attacker, Study
 from reporting.charts import Axis, Chart, Guide, Panel, Series
+from reporting.text import TITLES
 
 METHODS = ("adaround", "brecq", "obc")
 WIDTHS = ("w4", "w2", "w1.58")
 STANDING = ("full", *(f"{method}-w1.58" for method in METHODS))
 LAST = {"ternary": "", "2": "-last2", "4": "-last4", "8": "-last8", "32": "-last32"}
-NAMES = {"full": "full-precision shadows", "matched": "shadows quantized like the target"}
 COLOURS = {"adaround": "tab:blue", "brecq": "tab:orange", "obc": "tab:green"}
 MARKERS = {"adaround": "o", "brecq": "s", "obc": "D"}
 
@@ -21,7 +22,7 @@ def all_of(study: Study) -> dict[str, Chart]:
     return {
         "plane": plane(study),
         "bits": bits(study),
-        "signals": signals(study.results["findings"]["standing"]),
+        "signals": signals(study.results.findings["z_scores"]),
         "last_layer": last_layer(study),
     }
 
@@ -29,7 +30,7 @@ def all_of(study: Study) -> dict[str, Chart]:
 def plane(study: Study) -> Chart:
     """Fig. 1 of arXiv:2512.15335 by both attackers: accuracy against TPR at 0.1% FPR."""
     panels = []
-    for attacker in (FULL_LIRA, MATCHED_LIRA):
+    for attacker in (UNQUANTIZED_LIRA, MATCHED_LIRA):
         series = []
         for method in METHODS:
             variants = ["full", *(f"{method}-{width}" for width in WIDTHS)]
@@ -38,13 +39,13 @@ def plane(study: Study) -> Chart:
             line = _series(method, [one.value for one in utility], leak, method)
             series.append(line._replace(x_interval=_interval(utility)))
         axes = Axis("test accuracy"), Axis("TPR at 0.1% FPR, LiRA online †")
-        panels.append(Panel(series, *axes, NAMES[attacker.knowledge], legend="upper left"))
+        panels.append(Panel(series, *axes, TITLES[attacker.knowledge], legend="upper left"))
     title = "from right to left: full precision, 4, 2 and 1.58 bits"
     return Chart([panels], (10, 4.4), title, share_x="all", share_y="all")
 
 
 def bits(study: Study) -> Chart:
-    """AUC and TPR at 1% FPR against bits, a column a method, of LiRA online by both attackers."""
+    """AUC and TPR at 1% FPR of LiRA online against bits, one column per method."""
     labels: dict[Metric, str] = {"auc": "AUC", "tpr_1pct": "TPR at 1% FPR"}
     guesses = {"auc": 0.5, "tpr_1pct": 0.01}
     rows = []
@@ -62,17 +63,20 @@ def bits(study: Study) -> Chart:
     return Chart(rows, (12.5, 6), "LiRA online", entries, share_x="all", share_y="row")
 
 
-def signals(standing: Mapping[str, Any]) -> Chart:
+def signals(z_scores: Mapping[str, Any]) -> Chart:
     """Where members and others stand, and where each kind of shadows expects them."""
     sides = {
-        "others": ("shadows_out", "non-members", "tab:blue"),
+        "non_members": ("shadows_out", "non-members", "tab:blue"),
         "members": ("shadows_in", "members", "tab:red"),
     }
     rows = []
-    for knowledge, name in (("full", "full shadows"), ("matched", "matched shadows")):
+    for knowledge, name in (
+        ("unquantized", "full-precision shadows"),
+        ("matched", "matched shadows"),
+    ):
         row = []
         for variant in STANDING:
-            by_knowledge = standing[variant]
+            by_knowledge = z_scores[variant]
             found = by_knowledge.get(knowledge, by_knowledge["matched"])
             series = []
             for targets, (shadows, label, colour) in sides.items():
@@ -107,9 +111,9 @@ def last_layer(study: Study) -> Chart:
 def _both(study: Study, variants: Sequence[str], metric: Metric, method: str) -> list[Series]:
     """LiRA online with both kinds of shadows: full-precision hollow, matched filled."""
     lines = []
-    for attacker, dashes in ((FULL_LIRA, (4.0, 2.0)), (MATCHED_LIRA, ())):
+    for attacker, dashes in ((UNQUANTIZED_LIRA, (4.0, 2.0)), (MATCHED_LIRA, ())):
         found = _numbers(study, variants, attacker, metric)
-        line = _series(NAMES[attacker.knowledge], range(len(variants)), found, method)
+        line = _series(TITLES[attacker.knowledge], range(len(variants)), found, method)
         lines.append(line._replace(dashes=dashes, filled=attacker is MATCHED_LIRA))
     return lines
 
@@ -117,12 +121,14 @@ def _both(study: Study, variants: Sequence[str], metric: Metric, method: str) ->
 def _numbers(
     study: Study, variants: Sequence[str], attacker: Attacker, metric: str
 ) -> list[Estimate]:
+    if metric == "accuracy":
+        return [study.results.variants[variant].accuracy for variant in variants]
     rows = [study.best(variant, attacker) for variant in variants]
-    return [Estimate(row[metric], row[f"{metric}_low"], row[f"{metric}_high"]) for row in rows]
+    return [getattr(row.summary, metric) for row in rows]
 
 
-def _interval(some: Sequence[Estimate]) -> tuple[list[float], list[float]]:
-    return [one.low for one in some], [one.high for one in some]
+def _interval(estimates: Sequence[Estimate]) -> tuple[list[float], list[float]]:
+    return [e.low for e in estimates], [e.high for e in estimates]
 
 
 def _series(label: str, x: Sequence[float], y: Sequence[Estimate], method: str) -> Series:

@@ -1,18 +1,19 @@
-"""Numbers of the study: what two precisions differ by, for one attacker, on the same targets."""
+"""Numbers of the study: what two variants differ by, for one attacker, on the same targets."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from attacks.evaluate import Metric, Row
+from attacks.game import FULL, Knowledge
 from attacks.metrics.differences import holm, mean_difference, ratio_of_means
 from attacks.metrics.intervals import Estimate
 from attacks.strongest import cross_choose
+from reporting.results import Results
 
-Knowledge = Literal["full", "matched"]
-Metric = Literal["auc", "balanced_accuracy", "tpr_1pct", "tpr_01pct"]
 Verdict = Literal["alike", "less", "more", "unclear"]
 PAPERS = "lira_online"  # the attack of the paper's Fig. 1
 MARGIN = 0.01  # AUC below which a difference is none that matters here
@@ -25,12 +26,12 @@ class Attacker(NamedTuple):
     attack: str | None = None
 
 
-FULL_LIRA, MATCHED_LIRA = Attacker("full", PAPERS), Attacker("matched", PAPERS)
-FULL_BEST, MATCHED_BEST = Attacker("full"), Attacker("matched")
+UNQUANTIZED_LIRA, MATCHED_LIRA = Attacker("unquantized", PAPERS), Attacker("matched", PAPERS)
+UNQUANTIZED_BEST, MATCHED_BEST = Attacker("unquantized"), Attacker("matched")
 ATTACKERS = {
-    "LiRA online, full-precision shadows": FULL_LIRA,
+    "LiRA online, full-precision shadows": UNQUANTIZED_LIRA,
     "LiRA online, matched shadows": MATCHED_LIRA,
-    "strongest attack, full-precision shadows": FULL_BEST,
+    "strongest attack, full-precision shadows": UNQUANTIZED_BEST,
     "strongest attack, matched shadows": MATCHED_BEST,
 }
 
@@ -43,7 +44,7 @@ class Compared(NamedTuple):
     p_holm: float
 
     def verdict(self, margin: float = MARGIN) -> Verdict:
-        """What is shown; whatever is within the margin is alike, even if it is not nought."""
+        """What is shown; whatever is within the margin is alike, even if it is not 0."""
         if self.estimate.low > -margin and self.estimate.high < margin:
             return "alike"
         if self.p_holm >= 0.05:
@@ -55,38 +56,39 @@ class Study:
     """An audit's results, to compare in pairs.
 
     Args:
-        results: what results.json holds.
+        results: of an audit, or what is kept of them.
     """
 
-    def __init__(self, results: Mapping[str, Any]) -> None:
+    def __init__(self, results: Results) -> None:
         self.results = results
-        self.rows: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-        for row in results["rows"]:
-            self.rows.setdefault((row["variant"], row["knowledge"]), []).append(row)
-        self.variants = list(dict.fromkeys(row["variant"] for row in results["rows"]))
+        self.rows: dict[tuple[str, str], list[Row]] = {}
+        for row in results.rows:
+            self.rows.setdefault((row.variant, row.knowledge), []).append(row)
+        self.variants = list(results.variants)
 
-    def rows_of(self, variant: str, attacker: Attacker) -> list[Mapping[str, Any]]:
+    def rows_of(self, variant: str, attacker: Attacker) -> list[Row]:
         """What an attacker can do; at full precision both kinds of shadows are the same."""
-        kind = "matched" if variant == "full" else attacker.knowledge
+        kind = "matched" if variant == FULL else attacker.knowledge
         rows = self.rows[variant, kind]
         if attacker.attack is None:
             return [*rows, *self.rows.get((variant, "none"), [])]
-        return [row for row in rows if row["attack"] == attacker.attack]
+        return [row for row in rows if row.attack == attacker.attack]
 
-    def best(self, variant: str, attacker: Attacker, metric: Metric = "auc") -> Mapping[str, Any]:
+    def best(self, variant: str, attacker: Attacker, metric: Metric = "auc") -> Row:
         """The row that is highest by one metric."""
-        return max(self.rows_of(variant, attacker), key=lambda row: row[metric])
+        rows = self.rows_of(variant, attacker)
+        return max(rows, key=lambda row: getattr(row.summary, metric).value)
 
     def each(self, variant: str, attacker: Attacker, metric: Metric) -> Float[Tensor, " targets"]:
-        """One number a target; the strongest attack is chosen on the other half of the targets."""
+        """One number per target; the strongest attack is chosen on the other half of the targets."""
         rows = self.rows_of(variant, attacker)
-        values = torch.tensor([row["by_target"][metric] for row in rows], dtype=torch.float64)
+        values = torch.tensor([row.by_target[metric] for row in rows], dtype=torch.float64)
         return cross_choose(list(values), values)
 
     def accuracies(self, variant: str) -> Float[Tensor, " targets"]:
         """Test accuracy of each target."""
-        (row, *_) = self.rows[variant, "matched"]
-        return torch.tensor(row["by_target"]["accuracy"], dtype=torch.float64)
+        accuracies = self.results.variants[variant].accuracy_by_target
+        return torch.tensor(accuracies, dtype=torch.float64)
 
     def leaks(
         self, pairs: Sequence[tuple[str, str]], attacker: Attacker, metric: Metric = "auc"
@@ -103,9 +105,9 @@ class Study:
         self, variants: Sequence[str], attack: str | None, metric: Metric = "auc"
     ) -> list[Compared]:
         """How much more matched shadows find than full-precision ones."""
-        full, matched = Attacker("full", attack), Attacker("matched", attack)
+        unquantized, matched = Attacker("unquantized", attack), Attacker("matched", attack)
         return compare(
-            [self.each(v, matched, metric) - self.each(v, full, metric) for v in variants]
+            [self.each(v, matched, metric) - self.each(v, unquantized, metric) for v in variants]
         )
 
     def mismatch(self, variant: str, attack: str | None, metric: Metric = "auc") -> Estimate | None:
@@ -115,17 +117,17 @@ class Study:
             1 - gain seen by matched shadows / gain seen by full-precision ones, with Fieller's
             interval; None where the latter is not shown.
         """
-        full, matched = Attacker("full", attack), Attacker("matched", attack)
-        seen_full = self.each(variant, full, metric)
-        gained = self.each("full", full, metric) - seen_full
-        return ratio_of_means(self.each(variant, matched, metric) - seen_full, gained)
+        unquantized, matched = Attacker("unquantized", attack), Attacker("matched", attack)
+        leak = self.each(variant, unquantized, metric)
+        gained = self.each(FULL, unquantized, metric) - leak
+        return ratio_of_means(self.each(variant, matched, metric) - leak, gained)
 
 
 def compare(differences: Sequence[Float[Tensor, " _"]]) -> list[Compared]:
     """Student's t over targets of each, with p corrected for their number."""
-    found = [mean_difference(some) for some in differences]
-    corrected = holm([p for _, p in found])
+    means = [mean_difference(difference) for difference in differences]
+    corrected = holm([p for _, p in means])
     return [
         Compared(estimate, p, p_holm)
-        for (estimate, p), p_holm in zip(found, corrected, strict=True)
+        for (estimate, p), p_holm in zip(means, corrected, strict=True)
     ]

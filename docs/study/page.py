@@ -9,28 +9,29 @@ Every number, verdict and figure in the document is computed here; none is typed
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from attacks.evaluate import Metric
 from attacks.metrics.intervals import Estimate
 from docs.study import figures
 from docs.study.numbers import (
     ATTACKERS,
-    FULL_BEST,
     MARGIN,
     MATCHED_BEST,
     MATCHED_LIRA,
     PAPERS,
+    UNQUANTIZED_BEST,
     Compared,
-    Metric,
     Study,
     compare,
 )
 from reporting.matplotlib_charts import draw
+from reporting.results import Results, as_json, parse_results, read_results
 from reporting.text import show, show_difference
 from storage.files import write_whole
 
@@ -47,24 +48,25 @@ PAPERS_TPR = {
 }
 
 
-def keep(results: dict[str, Any]) -> dict[str, Any]:
-    """What the document rests on, rounded: no curves, and pictures of what it draws alone."""
-    numbers = ("accuracy", *get_args(Metric))
-    columns = [f"{number}{end}" for number in numbers for end in ("", "_low", "_high")]
-    columns = ["variant", "knowledge", "attack", *columns, "by_target"]
-    rows = [{column: row[column] for column in columns} for row in results["rows"]]
-    found = results["findings"]
-    standing = {name: found["standing"][name] for name in figures.STANDING}
-    findings = {"standing": standing} | {key: found[key] for key in ("versions", "calibration")}
-    kept = {"experiment": results["experiment"], "basis": results["basis"], "findings": findings}
-    return {key: _rounded(some) for key, some in (kept | {"rows": rows}).items()}
+def keep(results: Results) -> str:
+    """What the page rests on, as JSON, rounded: no curves, and only the pictures that it draws."""
+    scores = results.findings["z_scores"]
+    findings = {"z_scores": {variant: scores[variant] for variant in figures.STANDING}}
+    findings |= {key: results.findings[key] for key in ("joint_lira", "calibration")}
+    variants = {v: facts._replace(quantization=None) for v, facts in results.variants.items()}
+    rows = [row._replace(tpr=[]) for row in results.rows]
+    kept = results._replace(
+        variants=variants, rows=rows, findings=findings, tables=[], sentences=[], figures=[]
+    )
+    text = json.dumps(_rounded(json.loads(as_json(kept))), separators=(",", ":"))
+    return text.replace('{"variant"', '\n{"variant"')  # one line per row, to compare versions by
 
 
 def _rounded(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, dict):
-        return {key: _rounded(some) for key, some in value.items()}
+        return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_rounded(some) for some in value]
+        return [_rounded(item) for item in value]
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
@@ -104,9 +106,9 @@ def everything(study: Study) -> str:
         rows.append(
             (
                 variant,
-                show(estimate(best[0], "accuracy"), percent=True),
-                *(show(estimate(row, "auc")) for row in best),
-                *(show(estimate(row, "tpr_01pct"), percent=True) for row in best[:2]),
+                show(study.results.variants[variant].accuracy, percent=True),
+                *(show(row.summary.auc) for row in best),
+                *(show(row.summary.tpr_01pct, percent=True) for row in best[:2]),
                 "unknown" if papers is None else f"{100 * papers:.1f}%",
             )
         )
@@ -116,11 +118,6 @@ def everything(study: Study) -> str:
         "the paper's, full-precision shadows",
     )
     return table(columns, rows)
-
-
-def estimate(row: Mapping[str, Any], metric: str) -> Estimate:
-    """A number of a row, with its interval."""
-    return Estimate(row[metric], row[f"{metric}_low"], row[f"{metric}_high"])
 
 
 def against(study: Study, pairs: Sequence[tuple[str, str]], metric: Metric = "auc") -> str:
@@ -169,8 +166,8 @@ def hidden(study: Study, variants: Sequence[str]) -> str:
 def versions(study: Study) -> str:
     """What an attacker gains who holds several versions."""
     rows = []
-    for held in study.results["findings"]["versions"]:
-        names, gain = held["names"], held["gain"]
+    for held in study.results.findings["joint_lira"]:
+        names, gain = held["variants"], held["gain"]
         compared = Compared(Estimate(**gain["estimate"]), gain["p"], gain["p_holm"])
         text = " + ".join(names) if len(names) < 4 else f"all {len(names)}"
         rows.append((text, show(Estimate(**held["summary"]["auc"])), held["best"], mark(compared)))
@@ -180,7 +177,7 @@ def versions(study: Study) -> str:
 
 def calibration(study: Study) -> str:
     """Whether calibration images are told from other members."""
-    found = study.results["findings"]["calibration"].items()
+    found = study.results.findings["calibration"].items()
     return table(("variant", "AUC"), [(name, show(Estimate(**some))) for name, some in found])
 
 
@@ -215,21 +212,20 @@ def render(study: Study) -> str:
         methods=METHODS,
         margin=MARGIN,
         matched=MATCHED_BEST,
-        full=FULL_BEST,
+        unquantized=UNQUANTIZED_BEST,
         **functions,
     )
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Keep the results of a run, if one is named, and write the document and its figures."""
-    if arguments:
-        path = Path(arguments[0]) / "audit" / "results.json"
-        if not path.exists():
-            sys.exit(f"{path} is not there. Run `python audit.py --run_dir {arguments[0]}` first.")
-        text = json.dumps(keep(json.loads(path.read_text())), separators=(",", ":"))
-        text = text.replace('{"variant"', '\n{"variant"')  # a line a row, for who compares versions
-        write_whole(KEPT, lambda kept: kept.write_text(text))
-    study = Study(json.loads(KEPT.read_text()))
+    """Keep the results of a run, if one is named, and write the page and its figures."""
+    try:
+        if arguments:
+            text = keep(read_results(Path(arguments[0])))
+            write_whole(KEPT, lambda kept: kept.write_text(text))
+        study = Study(parse_results(KEPT, "Name the run folder that they come from"))
+    except (ValueError, OSError) as error:
+        sys.exit(f"docs.study: {error}")
     for name, chart in figures.all_of(study).items():
         figure = draw(chart)
         write_whole(KEPT.with_name(f"{name}.png"), partial(figure.savefig, format="png", dpi=110))

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgba
+from reporting.findings_figures import convergence_chart, gallery_figure
 
 from attacks.metrics.intervals import Estimate
-from reporting.findings_figures import convergence_chart, gallery_figure
 from reporting.matplotlib_charts import draw
 from reporting.styles import looks
 

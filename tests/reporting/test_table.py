@@ -4,12 +4,12 @@ import io
 from math import nan
 
 import pytest
+from reporting.table import COLUMNS, make_table, summarise_rows
 from rich.console import Console
 
 from attacks.evaluate import Row
 from attacks.metrics.intervals import Estimate, Summary
 from reporting.results import flatten
-from reporting.table import COLUMNS, make_table, summarise_rows
 from storage.records import Precision
 
 
