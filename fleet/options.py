@@ -172,7 +172,7 @@ def _data_name(arguments: Sequence[str]) -> str | None:
     for option, value in pairwise(arguments):
         if option == "--config" and Path(value).is_file():
             name = _recipe_data(Path(value)) or name
-    for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
+    for option, value in pairwise([*arguments, ""]):
         option, equals, attached = option.partition("=")
         if option in ("--data", "--data.class_path"):
             name = attached if equals else value
