@@ -147,7 +147,8 @@ def timed(function: Callable[[], Tensor]) -> tuple[Tensor, Cost]:
 def score_variant(fleet: Fleet, variant: int, count: int, attacks: Sequence[str]) -> Cost:
     """Attack some targets with shadows of the same variant, whose files are on disk alone."""
     drop_cached(fleet)
-    seen = Observed(**{key: fleet.signal(key, variant) for key in FIELDS})
+    saved: dict[str, Any] = {key: fleet.signal(key, variant) for key in FIELDS}
+    seen = Observed(**saved)
     members, cases = fleet.members(), make_cases(fleet.shadows, fleet.targets)[:count]
     asked = attacks or DEFAULT_ATTACKS
     names = [name for name in asked if not lacking(name, [seen], members, cases)]
@@ -200,7 +201,8 @@ def compare_lira(fleet: Fleet, looped: int) -> tuple[Cost, dict[str, tuple[Cost,
 
     def each_query() -> np.ndarray:
         found = [loop(values[0][[a]], values[1][:, [a]], mask) for a in queries]
-        return np.mean(found, 0)
+        mean: np.ndarray = np.mean(found, 0)
+        return mean
 
     loops = {"all queries at once": lambda: loop(*values, mask), "each query": each_query}
     usual = {}
@@ -213,8 +215,8 @@ def compare_lira(fleet: Fleet, looped: int) -> tuple[Cost, dict[str, tuple[Cost,
 def matrix(ratios: Tensor, population: Tensor) -> Tensor:
     """Share of the population that each example exceeds, a mean over queries, by every pair."""
     shares = []
-    for some in ratios.exp().split(500, -1):
-        pairs = some[:, :, None] / population.exp()[:, None]
+    for block in torch.split(ratios.exp(), 500, -1):
+        pairs = block[:, :, None] / population.exp()[:, None]
         shares.append((pairs > 1).double().mean(-1).mean(0))
     return torch.cat(shares)
 

@@ -5,7 +5,7 @@
         --model.lr 0.4 --trainer.precision bf16-mixed --trainer.max_epochs 12 \
         --fleet.shadows 0 --fleet.targets 3
     python benchmarks/quantize.py runs/resnet20 data/cifar10-jpeg adaround-w2 adaround-w2-paper ...
-    python benchmarks/quantize.py runs/resnet20 data/cifar10-jpeg --table   # both of the README's
+    python benchmarks/quantize.py runs/resnet20 data/cifar10-jpeg --table  # docs/quantization.md
 
 Each result is a line of RUN/benchmark.jsonl, and one that is there is not computed again. A variant
 with `-paper` runs `--iterations` of its 20,000 steps; the table says how long all would take, which
@@ -24,6 +24,7 @@ from statistics import mean
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from datamodules import ImageFolder
 from datamodules.seeds import derive_seed
@@ -42,10 +43,11 @@ COUNTED_FROM = 20  # iterations that only warm up, and are taken off when extrap
 def accuracy(network: torch.nn.Module, data: ImageFolder) -> float:
     """Share of the test images that are classified correctly, in percent."""
     with torch.inference_mode():
-        right = [
-            (network(b.images).argmax(1) == b.labels).sum().item() for b in data.test_batches()
-        ]
-    return 100 * sum(right) / len(data.test.labels)
+        correct: int = sum(
+            (network(batch.images).argmax(1) == batch.labels).sum().item()
+            for batch in data.test_batches()
+        )
+    return 100 * correct / len(data.test.labels)
 
 
 def cpu_seconds() -> float:
@@ -97,7 +99,8 @@ def logits_error(network: torch.nn.Module, full: torch.nn.Module, images: torch.
     """Relative squared error of the logits: the one figure that all tools have alike."""
     with torch.inference_mode():
         expected = full(images)
-        return ((network(images) - expected).square().sum() / expected.square().sum()).item()
+        error: Tensor = (network(images) - expected).square().sum() / expected.square().sum()
+        return error.item()
 
 
 def run_all(arguments: argparse.Namespace) -> None:

@@ -97,13 +97,14 @@ def main(run_dir: Path, picture: Path) -> None:
     if not path.exists():
         sys.exit(f"No {path}. Run `python audit.py --run_dir {run_dir}` first.")
     points = read_points(json.loads(path.read_text()))
-    for variant, name, accuracy, auc in points:
-        print(f"{variant}: accuracy {accuracy.value:.3f}, AUC {auc.value:.3f} by {name}")
+    for point in points:
+        print(
+            f"{point.variant}: accuracy {point.accuracy.value:.3f}, "
+            f"AUC {point.auc.value:.3f} by {point.attack}"
+        )
     draw(points).savefig(picture)
-    estimate = attack(*simulate())
-    print(
-        f"LiRA on simulated logits: AUC {estimate.value:.3f} ({estimate.low:.3f}-{estimate.high:.3f})"
-    )
+    auc = attack(*simulate())
+    print(f"LiRA on simulated logits: AUC {auc.value:.3f} ({auc.low:.3f}-{auc.high:.3f})")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from attacks.lira import lira
 from attacks.signals import signals
 from examples import read_results
 
-
 original_draw = read_results.draw
 
 
