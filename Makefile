@@ -26,11 +26,7 @@ test-fast: check
 test-lowest:
 	$(PYTHON) .github/lowest_versions.py pyproject.toml > .lowest.txt
 	PIP_CONSTRAINT=$(CURDIR)/.lowest.txt $(MAKE) VENV=.venv-lowest .venv-lowest/.installed-test
-	$(MAKE) VENV=.venv-lowest pytest
-
-.PHONY: pytest
-pytest:
-	$(PYTEST) -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -n 2 -m "not slow and not gpu"
 
 $(VENV)/.installed: pyproject.toml
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)

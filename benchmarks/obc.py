@@ -115,8 +115,8 @@ def main() -> None:
             single, a = milliseconds(partial(one_by_one, *layers, torch.float32), repeats)
             double, b = milliseconds(partial(one_by_one, *layers, torch.float64), repeats)
             fast, c = milliseconds(ours, 2 * repeats + 1)
-            for index, some in enumerate((single, double, fast)):
-                totals[bits][index] += some
+            for index, cost in enumerate((single, double, fast)):
+                totals[bits][index] += cost
             print(
                 f"{count:6} {rows:5} {columns:7} {bits:4} | {single / count:7.1f}"
                 f" {double / count:7.1f} {fast / count:6.1f} | {single / fast:4.1f}"

@@ -240,6 +240,18 @@ def test_make_demo_is_the_two_commands():
     assert "pip install" in printed
 
 
+def test_the_fast_tests_leave_out_whole_fleets():
+    printed = subprocess.run(
+        ["make", "--dry-run", "test-fast", "VENV=.nowhere"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    ).stdout
+    (pytest_line,) = [line for line in printed.splitlines() if "-m pytest" in line]
+    assert "not fleet" in pytest_line
+    assert all(tool in printed for tool in ("ruff check", "ruff format --check", "bin/mypy"))
+
+
 @pytest.mark.parametrize(
     "page", [*PAGES, *ROOT.glob("C*.md"), ROOT / "SECURITY.md"], ids=lambda page: page.name
 )
