@@ -5,6 +5,7 @@ python examples/read_results.py runs/digits   # after `make demo`; writes accura
 
 import json
 import sys
+from math import nan
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,12 +34,17 @@ def read_points(results: dict[str, Any]) -> list[Point]:
         Point(
             row["variant"],
             row["attack"],
-            Estimate(**results["variants"][row["variant"]]["accuracy"]),
+            read_estimate(results["variants"][row["variant"]]["accuracy"]),
             Estimate(row["auc"], row["auc_low"], row["auc_high"], row["auc_spread"]),
         )
         for row in results["rows"]
         if row["strongest"]
     ]
+
+
+def read_estimate(numbers: dict[str, float | None]) -> Estimate:
+    """A number with its interval; null in the file, where it is unknown, becomes NaN."""
+    return Estimate(**{key: nan if number is None else number for key, number in numbers.items()})
 
 
 def draw(points: list[Point]) -> Figure:

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from math import isnan
 
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -53,6 +54,15 @@ def test_intervals_are_drawn_about_their_points():
     across, up = (bar.get_segments()[0] for bar in bars.lines[2])
     assert across.tolist() == list(map(pytest.approx, [[0.8, 0.7], [0.95, 0.7]]))
     assert up.tolist() == list(map(pytest.approx, [[0.9, 0.6], [0.9, 0.75]]))
+
+
+def test_an_unknown_accuracy_is_not_drawn():
+    unknown = read_results.read_estimate({"value": None, "low": None, "high": None, "spread": 0.0})
+    auc = read_results.Estimate(0.7, 0.6, 0.75)
+    read_results.draw(
+        [read_results.Point("gptq-w4", "lira_online", unknown, auc)]
+    ).draw_without_rendering()
+    assert all(map(isnan, unknown[:3]))
 
 
 def test_own_arrays_are_attacked_as_by_hand():
