@@ -1,16 +1,16 @@
-"""What it takes to score a large fleet, and how much faster that is than the usual loops.
+"""The cost of scoring a large fleet, and how much faster it is than the usual loops.
 
     OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/attacks.py --variants 1 --looped 200
 
 Synthetic signals of 256 shadows and 4 targets, 18 queries, 50,000 examples and a population of
-10,000: 2.48 GB of files a variant. Further variants are hard links to the first one's files; the
+10,000: 2.48 GB of files per variant. Further variants are hard links to the files of the first; the
 files are dropped from the page cache before each. Each block is a fresh process; `peak` is VmHWM,
 of which 0.91 GB are libraries. The nine attacks of audit.py that need no images, matched shadows.
 One of two cores of a shared AMD EPYC, other work beside it (trust the CPU time), 1 thread:
 
                                           |    wall s     cpu s peak GB
-    1 target, a variant                   |     50.1      30.1     1.36
-    4 targets, a variant                  |     46.5      31.0     1.29
+    1 target, per variant                 |     50.1      30.1     1.36
+    4 targets, per variant                |     46.5      31.0     1.29
     LiRA, 1 target, from files            |      7.9       3.6     1.03
     LiRA in memory, 1 target: ours        |      4.0       2.0     1.93
       a loop, all queries at once         |     24.4      12.4          | 6.2 times, within 3e-15
@@ -18,10 +18,10 @@ One of two cores of a shared AMD EPYC, other work beside it (trust the CPU time)
     RMIA given ratios, 1 target: ours     |      0.17      0.08    1.19
       every pair                          |    156.8      78.6    1.56  | 935 times, within 2e-16
 
-Ours is measured on all examples, the loops on 200 and extrapolated by examples; both find them in
-memory. With the reading of the files, which the loops are spared, LiRA is 35 times as fast as the
-loop over each query, and 3.5 times as one that handles all at once. Only one variant was run: ten
-would take 5 minutes of CPU (extrapolated).
+Ours is measured on all examples, the loops on 200 and extrapolated; both read them from memory.
+Including the reading of files, which the loops are spared, LiRA is 35 times as fast as the loop
+over each query, and 3.5 times as fast as the loop that handles all queries at once. Only one
+variant was run: ten would take 5 minutes of CPU (extrapolated).
 """
 
 import argparse
@@ -70,12 +70,12 @@ class Fleet(NamedTuple):
     population: int
 
     def paths(self, variant: int) -> list[Path]:
-        """A signals file a model."""
+        """One signals file per model."""
         run, names = RunFolder(self.folder), fleet_names(self.shadows, self.targets)
         return [run.signals(name, f"variant-{variant}") for name in names]
 
     def signal(self, key: str, variant: int = 0) -> SavedSignal:
-        """One signal of all models, on disk."""
+        """One signal of every model, on disk."""
         return SavedSignal(self.paths(variant), key)
 
     def members(self) -> Bool[Tensor, "models examples"]:
@@ -84,21 +84,21 @@ class Fleet(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What something took: seconds, and the most bytes of its process that were in memory."""
+    """Seconds, and the most bytes of the process that were in memory."""
 
     wall: float
     cpu: float
     peak: int
 
     def times(self, factor: float) -> "Cost":
-        """As much of it, in as much memory."""
+        """The time multiplied, in the same memory."""
         return Cost(factor * self.wall, factor * self.cpu, self.peak)
 
 
 def write_fleet(fleet: Fleet, variants: int) -> int:
     """Write the first variant as train.py does, link the others to its files; return its bytes.
 
-    Attacks read each variant's files as if they were others: nothing is kept from one to the next.
+    Attacks read the files of each variant afresh: nothing is kept from one to the next.
 
     Raises:
         ValueError: the disk is too small.
@@ -128,7 +128,7 @@ def write_fleet(fleet: Fleet, variants: int) -> int:
 
 
 def drop_cached(fleet: Fleet) -> None:
-    """Have the operating system forget the files, so that the next reading is from the disk."""
+    """Make the operating system forget the files, so that the next read is from the disk."""
     for path in fleet.paths(0):
         with path.open("rb") as file:
             os.fsync(file)
@@ -140,14 +140,15 @@ def timed(function: Callable[[], Tensor]) -> tuple[Tensor, Cost]:
     wall, cpu = time.perf_counter(), time.process_time()
     result = function()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return result, Cost(wall, cpu, 1024 * int(found[1]) if found else 0)
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return result, Cost(wall, cpu, 1024 * int(peak[1]) if peak else 0)
 
 
 def score_variant(fleet: Fleet, variant: int, count: int, attacks: Sequence[str]) -> Cost:
-    """Attack some targets with shadows of the same variant, whose files are on disk alone."""
+    """Attack the first `count` targets with shadows of the same variant, read from disk."""
     drop_cached(fleet)
-    seen = Observed(**{key: fleet.signal(key, variant) for key in FIELDS})
+    saved: dict[str, Any] = {key: fleet.signal(key, variant) for key in FIELDS}
+    seen = Observed(**saved)
     members, cases = fleet.members(), make_cases(fleet.shadows, fleet.targets)[:count]
     asked = attacks or DEFAULT_ATTACKS
     names = [name for name in asked if not lacking(name, [seen], members, cases)]
@@ -162,7 +163,7 @@ def score_variant(fleet: Fleet, variant: int, count: int, attacks: Sequence[str]
 
 
 def loop(target: np.ndarray, shadows: np.ndarray, included: np.ndarray) -> np.ndarray:
-    """Online LiRA as it is usually written, an example after the other."""
+    """Online LiRA as it is usually written, one example after another."""
     scores = []
     for j in range(target.shape[-1]):
         inside, outside = shadows[included[:, j], :, j], shadows[~included[:, j], :, j]
@@ -182,15 +183,15 @@ def time_lira(fleet: Fleet) -> Cost:
 
 
 def read_lira(fleet: Fleet) -> tuple[SavedSignal, Tensor, Tensor]:
-    """What LiRA is given: the shadows' signals on disk, a target's, and who trained on what."""
+    """Arguments of LiRA: the shadows' signals on disk, a target's, and the shadows' membership."""
     phi, included = fleet.signal("phi"), fleet.members()[: fleet.shadows]
     return phi[list(range(fleet.shadows))], phi[[fleet.shadows]][..., :][0], included
 
 
 def compare_lira(fleet: Fleet, looped: int) -> tuple[Cost, dict[str, tuple[Cost, float]]]:
-    """Cost of our LiRA on all examples, of each loop on a few, and the scores' largest difference.
+    """Cost of our LiRA on all examples, of each loop on a few, and the largest score difference.
 
-    All find their examples in memory, the loops in float64.
+    All read their examples from memory, the loops in float64.
     """
     signals, target, included = read_lira(fleet)
     shadows = signals[..., :]
@@ -199,8 +200,9 @@ def compare_lira(fleet: Fleet, looped: int) -> tuple[Cost, dict[str, tuple[Cost,
     mask, queries = included[:, :looped].numpy(), range(fleet.queries)
 
     def each_query() -> np.ndarray:
-        found = [loop(values[0][[a]], values[1][:, [a]], mask) for a in queries]
-        return np.mean(found, 0)
+        scores = [loop(values[0][[a]], values[1][:, [a]], mask) for a in queries]
+        mean: np.ndarray = np.mean(scores, 0)
+        return mean
 
     loops = {"all queries at once": lambda: loop(*values, mask), "each query": each_query}
     usual = {}
@@ -211,18 +213,18 @@ def compare_lira(fleet: Fleet, looped: int) -> tuple[Cost, dict[str, tuple[Cost,
 
 
 def matrix(ratios: Tensor, population: Tensor) -> Tensor:
-    """Share of the population that each example exceeds, a mean over queries, by every pair."""
+    """Share of the population that each example exceeds, mean over queries, from all pairs."""
     shares = []
-    for some in ratios.exp().split(500, -1):
-        pairs = some[:, :, None] / population.exp()[:, None]
+    for block in torch.split(ratios.exp(), 500, -1):
+        pairs = block[:, :, None] / population.exp()[:, None]
         shares.append((pairs > 1).double().mean(-1).mean(0))
     return torch.cat(shares)
 
 
 def compare_rmia(fleet: Fleet, looped: int) -> tuple[Cost, dict[str, tuple[Cost, float]]]:
-    """Cost of our RMIA on all examples and of every pair's on a few; the largest difference.
+    """Cost of our RMIA on all examples and of all pairs on a few; the largest difference.
 
-    Both are given the ratios. Ours breaks ties, by less than a share's half step, which is undone.
+    Both are given the ratios. Ours breaks ties by less than half a step of a share, undone here.
     """
     shadows = list(range(fleet.shadows))
     nobody = torch.zeros(fleet.shadows, fleet.population, dtype=torch.bool)
@@ -249,11 +251,15 @@ def make_parser() -> argparse.ArgumentParser:
     for name, default in Fleet(Path(), 256, 4, 18, 50_000, 10_000)._asdict().items():
         if name != "folder":
             parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--folder", type=Path, help="keeps the fleet here, and takes one it finds")
-    parser.add_argument("--variants", type=int, default=10, help="how many precisions")
+    parser.add_argument(
+        "--folder", type=Path, help="keep the fleet here, and use the one that is there"
+    )
+    parser.add_argument("--variants", type=int, default=10, help="number of variants")
     parser.add_argument("--looped", type=int, default=1000, help="examples for the usual loops")
-    parser.add_argument("--attacks", nargs="*", default=(), help="which; by default audit.py's")
-    parser.add_argument("--each", action="store_true", help="also every attack by itself")
+    parser.add_argument(
+        "--attacks", nargs="*", default=(), help="attacks to time (default: those of audit.py)"
+    )
+    parser.add_argument("--each", action="store_true", help="also time every attack by itself")
     return parser
 
 

@@ -43,7 +43,7 @@ def usual(weight: Tensor, grid: Grid, hessian: Tensor, dtype: torch.dtype) -> Te
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian[0].double())).to(dtype)
     batches = []
     points = weight.to(dtype) / grid.scale.to(dtype) + grid.zero
-    for w in points.split(32):
+    for w in torch.split(points, 32):
         row, inverses = torch.arange(len(w)), inverse.repeat(len(w), 1, 1)
         codes, done = torch.zeros_like(w), torch.zeros_like(w, dtype=torch.bool)
         for _ in range(w.shape[1]):
@@ -115,8 +115,8 @@ def main() -> None:
             single, a = milliseconds(partial(one_by_one, *layers, torch.float32), repeats)
             double, b = milliseconds(partial(one_by_one, *layers, torch.float64), repeats)
             fast, c = milliseconds(ours, 2 * repeats + 1)
-            for index, some in enumerate((single, double, fast)):
-                totals[bits][index] += some
+            for index, cost in enumerate((single, double, fast)):
+                totals[bits][index] += cost
             print(
                 f"{count:6} {rows:5} {columns:7} {bits:4} | {single / count:7.1f}"
                 f" {double / count:7.1f} {fast / count:6.1f} | {single / fast:4.1f}"

@@ -24,6 +24,7 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -105,7 +106,7 @@ def aimet_adaround(
         "defaults": {"ops": {}, "params": params, "per_channel_quantization": "True"},
         "params": {"bias": {"is_quantized": "False"}},
     } | {"op_type": {}, "supergroups": [], "model_input": {}, "model_output": {}}
-    batches = DataLoader(images, BATCH)  # type: ignore[arg-type]
+    batches: DataLoader[Tensor] = DataLoader(images, BATCH)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as folder:
         (config := Path(folder) / "config.json").write_text(json.dumps(asymmetric))
         soft = Adaround.apply_adaround(
@@ -140,16 +141,20 @@ def fold(network: nn.Module) -> Weights:
     norms = {name: m for name, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)}
     for name, norm in norms.items():
         convolution = name.replace("bn", "conv").replace("downsample.1", "downsample.0")
-        folded = nn.utils.fusion.fuse_conv_bn_eval(network.get_submodule(convolution), norm)
+        layer = network.get_submodule(convolution)
+        if not isinstance(layer, nn.Conv2d):
+            raise TypeError(f"{name} must follow a convolution, got {type(layer).__name__}.")
+        folded = nn.utils.fusion.fuse_conv_bn_eval(layer, norm)
         network.set_submodule(convolution, folded)
         network.set_submodule(name, nn.Identity())
-        one = torch.ones_like(norm.running_var)
+        one = torch.ones_like(norm.get_buffer("running_var"))
         left[f"{name}.weight"], left[f"{name}.running_var"] = one, one - norm.eps
-        left[f"{name}.running_mean"], left[f"{name}.bias"] = torch.zeros_like(one), folded.bias
+        left[f"{name}.running_mean"] = torch.zeros_like(one)
+        left[f"{name}.bias"] = folded.get_parameter("bias")
     return left
 
 
-def run(peer: str, given: dict, bits: float, iterations: int) -> dict:
+def run(peer: str, given: dict[str, Any], bits: float, iterations: int) -> dict[str, Any]:
     """Quantize, time it, and check the weights."""
     state, images = given["state_dict"], given["images"]
     network = resnet20(len(state["fc.bias"]), images.shape[1])

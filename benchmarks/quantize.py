@@ -5,11 +5,11 @@
         --model.lr 0.4 --trainer.precision bf16-mixed --trainer.max_epochs 12 \
         --fleet.shadows 0 --fleet.targets 3
     python benchmarks/quantize.py runs/resnet20 data/cifar10-jpeg adaround-w2 adaround-w2-paper ...
-    python benchmarks/quantize.py runs/resnet20 data/cifar10-jpeg --table   # both of the README's
+    python benchmarks/quantize.py runs/resnet20 data/cifar10-jpeg --table  # docs/quantization.md
 
-Each result is a line of RUN/benchmark.jsonl, and one that is there is not computed again. A variant
-with `-paper` runs `--iterations` of its 20,000 steps; the table says how long all would take, which
-is extrapolated from the CPU time of those that were run beyond the first 20.
+Each result is one line of RUN/benchmark.jsonl; a result that is there is not computed again. A
+variant with `-paper` runs `--iterations` of its 20,000 steps; the table extrapolates the cost of
+all steps from the CPU time of those that were run after the first 20.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from statistics import mean
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from datamodules import ImageFolder
 from datamodules.seeds import derive_seed
@@ -40,12 +41,13 @@ COUNTED_FROM = 20  # iterations that only warm up, and are taken off when extrap
 
 
 def accuracy(network: torch.nn.Module, data: ImageFolder) -> float:
-    """Share of the test images that are classified correctly, in percent."""
+    """Percentage of the test images that are classified correctly."""
     with torch.inference_mode():
-        right = [
-            (network(b.images).argmax(1) == b.labels).sum().item() for b in data.test_batches()
-        ]
-    return 100 * sum(right) / len(data.test.labels)
+        correct: int = sum(
+            (network(batch.images).argmax(1) == batch.labels).sum().item()
+            for batch in data.test_batches()
+        )
+    return 100 * correct / len(data.test.labels)
 
 
 def cpu_seconds() -> float:
@@ -70,10 +72,10 @@ def measure(
     quantized, record = quantize_network(network, variant, calibration, loop=settings)
     row |= {"cpu": cpu_seconds() - started, "wall": time.perf_counter() - clock}
     if settings is not None:
-        each = (row["cpu"] - row["fixed"]) / (iterations - COUNTED_FROM)
+        step = (row["cpu"] - row["fixed"]) / (iterations - COUNTED_FROM)
         full = PAPER[variant.method].iterations
-        row |= {"iterations": iterations, "each": each}
-        row["extrapolated"] = row["cpu"] + each * (full - iterations)
+        row |= {"iterations": iterations, "each": step}
+        row["extrapolated"] = row["cpu"] + step * (full - iterations)
     errors = [layer.error_after for layer in record.layers if layer.error_after is not None]
     row["error"] = mean(errors) if errors else None
     row["state"] = quantized
@@ -94,14 +96,15 @@ def calibration_for(run: RunFolder, data: ImageFolder, position: int) -> Calibra
 
 
 def logits_error(network: torch.nn.Module, full: torch.nn.Module, images: torch.Tensor) -> float:
-    """Relative squared error of the logits: the one figure that all tools have alike."""
+    """Relative squared error of the logits: the one figure that every tool has."""
     with torch.inference_mode():
         expected = full(images)
-        return ((network(images) - expected).square().sum() / expected.square().sum()).item()
+        error: Tensor = (network(images) - expected).square().sum() / expected.square().sum()
+        return error.item()
 
 
 def run_all(arguments: argparse.Namespace) -> None:
-    """Measure what is not measured yet."""
+    """Measure every variant that has no result yet."""
     run, data = RunFolder(arguments.run_dir), ImageFolder(arguments.root)
     data.setup("fit")
     config = run.read()["config"]["model"]
@@ -150,8 +153,8 @@ def table(rows: list[dict[str, Any]]) -> None:
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for (variant, iterations), same in sorted(lines.items()):
         label = f"{variant} ({iterations:,} steps)" if iterations else variant
-        each = ", ".join(f"{row['accuracy']:.2f}" for row in same)
-        cells = [label, f"{mean(row['accuracy'] for row in same):.2f}", each]
+        seeds = ", ".join(f"{row['accuracy']:.2f}" for row in same)
+        cells = [label, f"{mean(row['accuracy'] for row in same):.2f}", seeds]
         for key, show in COLUMNS.items():
             values = [row[key] for row in same if row.get(key) is not None]
             cells.append(format(mean(values), show) if values else "")
@@ -160,10 +163,10 @@ def table(rows: list[dict[str, Any]]) -> None:
 
 def compare(rows: list[dict[str, Any]]) -> None:
     """Our default beside the published loop, on the models that both were run on."""
-    found = {(row["variant"], row.get("iterations"), row["model"]): row for row in rows}
+    by_key = {(row["variant"], row.get("iterations"), row["model"]): row for row in rows}
     pairs = defaultdict(list)
-    for (variant, iterations, model), loop in sorted(found.items(), key=str):
-        ours = found.get((variant.removesuffix("-paper"), None, model))
+    for (variant, iterations, model), loop in sorted(by_key.items(), key=str):
+        ours = by_key.get((variant.removesuffix("-paper"), None, model))
         if iterations and ours:
             pairs[variant.removesuffix("-paper"), iterations].append((ours, loop))
     print("| | steps | seeds | accuracy %, ours / loop | CPU s, ours / loop to 20,000 | ratio |")
