@@ -47,7 +47,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # before this folder: `attac
 
 from attacks import DEFAULT_ATTACKS
 from attacks.evaluate import lacking, score
-from attacks.game import Observed, make_cases
+from attacks.game import Game, ModelSignals, make_cases
 from attacks.lira import lira
 from attacks.rmia import log_ratio, rmia
 from datamodules.membership import membership
@@ -56,6 +56,7 @@ from storage.names import fleet_names
 from storage.run_folder import RunFolder
 from storage.saved_signals import SavedSignal
 
+NAME = "synthetic"  # of the one variant
 FIELDS = ("phi", "hinge", "population", "population_hinge")
 
 
@@ -148,13 +149,12 @@ def score_variant(fleet: Fleet, variant: int, count: int, attacks: Sequence[str]
     """Attack the first `count` targets with shadows of the same variant, read from disk."""
     drop_cached(fleet)
     saved: dict[str, Any] = {key: fleet.signal(key, variant) for key in FIELDS}
-    seen = Observed(**saved)
-    members, cases = fleet.members(), make_cases(fleet.shadows, fleet.targets)[:count]
-    asked = attacks or DEFAULT_ATTACKS
-    names = [name for name in asked if not lacking(name, [seen], members, cases)]
+    cases = make_cases(fleet.shadows, fleet.targets)[:count]
+    game = Game({NAME: ModelSignals(**saved)}, fleet.members(), cases)
+    names = [name for name in attacks or DEFAULT_ATTACKS if not lacking(name, game)]
 
     def run() -> Tensor:
-        return torch.stack([*score(names, seen, seen, members, cases).values()])
+        return torch.stack([*score(names, game, NAME, NAME).values()])
 
     scores, cost = timed(run)
     if not scores.isfinite().all():

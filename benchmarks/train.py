@@ -56,10 +56,13 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-import train
 from datamodules.views import augment, normalise
 from fleet.display import FleetProgress, quieten
-from lightning_modules.callbacks.progress import Journal
+from fleet.fit import fit
+from fleet.options import parse
+from fleet.prepare import Job
+from fleet.prepare import prepare as prepare_fleet
+from lightning_modules.callbacks.progress import SaveProgress
 from lightning_modules.networks import build_network
 from storage.names import ModelName
 
@@ -98,7 +101,7 @@ def now() -> Tensor:
     return torch.tensor([time.perf_counter(), cpu_seconds(os.getpid())], dtype=torch.float64)
 
 
-def usual(job: train.Job, members: Tensor, network: nn.Module) -> Tensor:
+def usual(job: Job, members: Tensor, network: nn.Module) -> Tensor:
     """Seconds of the usual script, well written."""
     data, epochs = job.data, job.config.trainer.max_epochs
     transform = transforms.Compose(
@@ -129,7 +132,7 @@ def usual(job: train.Job, members: Tensor, network: nn.Module) -> Tensor:
     return now() - started
 
 
-def bare(job: train.Job, members: Tensor, network: nn.Module) -> Tensor:
+def bare(job: Job, members: Tensor, network: nn.Module) -> Tensor:
     """Seconds of PyTorch alone, on our batches: the 100% of the table."""
     data, epochs = job.data, job.config.trainer.max_epochs
     network.to(memory_format=torch.channels_last)
@@ -153,8 +156,8 @@ def bare(job: train.Job, members: Tensor, network: nn.Module) -> Tensor:
     return now() - started
 
 
-class Clock(Journal):
-    """The journal that train.py keeps, with a clock that starts after the first epoch."""
+class Clock(SaveProgress):
+    """The progress that train.py saves, with a clock that starts after the first epoch."""
 
     taken: ClassVar[Tensor]
 
@@ -166,22 +169,21 @@ class Clock(Journal):
         Clock.taken = now() - self.started
 
 
-def ours(job: train.Job, name: ModelName) -> Tensor:
+def ours(job: Job, name: ModelName) -> Tensor:
     """Seconds of the same epochs in a fit by train.py, with its progress bar."""
-    with Path(os.devnull).open("w") as screen, patch("train.Journal", Clock):
+    with Path(os.devnull).open("w") as screen, patch("fleet.fit.SaveProgress", Clock):
         console = Console(force_terminal=True, file=screen)
         with FleetProgress(job.run, 1, job.config.trainer.max_epochs, console) as progress:
             progress.begin(name)
-            train.fit(job, name)
+            fit(job, name)
     return Clock.taken
 
 
-def prepare(options: str) -> train.Job:
+def prepare(options: str) -> Job:
     """The job that the command line prepares from these options."""
-    parser = train.make_parser()
-    config = parser.parse_args(options.split())
+    parser, config = parse(options.split())
     made = parser.instantiate(config)
-    return train.prepare(config, made.fleet, made.data, Console(quiet=True))
+    return prepare_fleet(config, made.fleet, made.data, Console(quiet=True))
 
 
 def measure(options: argparse.Namespace) -> None:
