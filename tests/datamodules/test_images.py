@@ -156,7 +156,7 @@ def test_options_that_do_not_fit_are_refused(options, message, noise):
         ((9, 3, 8), (2, 3, 2), {}, "needs a label, got 9 images and 8 labels"),
         ((9, 3, 9), (2, 3, 3), {}, "needs a label, got 2 images and 3 labels"),
         ((9, 1, 9), (2, 3, 2), {}, "images of 1 and 3 channels, 3 means"),
-        ((9, 3, 9), (2, 3, 2), {"std": (1.0,)}, "3 means and 1 stds. Give one a channel"),
+        ((9, 3, 9), (2, 3, 2), {"std": (1.0,)}, "3 means and 1 stds. Give one mean and std per channel"),
         ((9, 3, 9), (2, 3, 2), {"num_classes": 2}, "Labels must be 0 to 1, got 2 to 2"),
     ],
 )
