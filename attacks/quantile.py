@@ -142,14 +142,15 @@ def make_features(
     # deterministic: the solver that scikit-learn chooses for large images draws at random
     pca = PCA(min(components, *pixels.shape), random_state=0).fit(pixels)
     directions = np.rint(_GRID * pca.components_.T.astype(np.float64))
-    centre = pca.mean_.astype(np.float64) @ directions / _GRID
+    centre: np.ndarray = pca.mean_.astype(np.float64) @ directions / _GRID
     classes = 1 + int(torch.cat([labels, population_labels]).max())
 
     def project(batch: Tensor) -> np.ndarray:
         # Whole numbers times whole numbers: as directions have length 2^32, every partial sum is
         # below 255 sqrt(pixels) 2^32: exact in float64, in any order, up to 60 million pixels.
-        projection: np.ndarray = batch.flatten(1).double().cpu().numpy() @ directions
-        return projection / (255 * _GRID) - centre
+        projection = batch.flatten(1).double().cpu().numpy() @ directions
+        projected: np.ndarray = projection / (255 * _GRID) - centre
+        return projected
 
     def represent(images: Tensor, labels: Tensor) -> Tensor:
         projected = np.concatenate([project(batch) for batch in torch.split(images, _SLICE)])

@@ -183,7 +183,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def draw_calibration(
         self, source: str, members: Bool[Tensor, " examples"], count: int, seed: int
     ) -> Int64[Tensor, " images"]:
-        """Draw at most `count` images to calibrate a model on that trained on `members`.
+        """Draw at most `count` images for calibrating the model that trained on `members`.
 
         Returns:
             Positions in `held_out` if that is the source, else in the pool; see `calibration.draw`.
