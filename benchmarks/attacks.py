@@ -44,9 +44,8 @@ from jaxtyping import Bool
 from scipy.stats import norm
 from torch import Tensor
 
-sys.path.insert(
-    0, str(Path(__file__).parents[1])
-)  # `attacks` here is this file
+# ahead of this folder, where `attacks` is this file
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from attacks import DEFAULT_ATTACKS
 from attacks.evaluate import lacking, score
