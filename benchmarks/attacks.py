@@ -202,7 +202,8 @@ def compare_lira(fleet: Fleet, looped: int) -> tuple[Cost, dict[str, tuple[Cost,
     mask, queries = included[:, :looped].numpy(), range(fleet.queries)
 
     def each_query() -> np.ndarray:
-        return np.mean([loop(values[0][[a]], values[1][:, [a]], mask) for a in queries], 0)
+        scores = [loop(values[0][[a]], values[1][:, [a]], mask) for a in queries]
+        return np.asarray(np.mean(scores, 0))
 
     loops = {"all queries at once": lambda: loop(*values, mask), "each query": each_query}
     usual = {}
@@ -215,7 +216,7 @@ def compare_lira(fleet: Fleet, looped: int) -> tuple[Cost, dict[str, tuple[Cost,
 def matrix(ratios: Tensor, population: Tensor) -> Tensor:
     """Mean over queries of the share of the population that each example exceeds, pair by pair."""
     shares = []
-    for part in ratios.exp().split(500, -1):
+    for part in torch.split(ratios.exp(), 500, -1):
         pairs = part[:, :, None] / population.exp()[:, None]
         shares.append((pairs > 1).double().mean(-1).mean(0))
     return torch.cat(shares)

@@ -203,14 +203,14 @@ def measure(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         jobs = {"ours": prepare(f"{text} {folder}/ours")}
         jobs["logged"] = prepare(f"{text} {folder}/logged --wandb offline")
-        for position in range(options.rounds):
-            members = jobs["ours"].members[position].nonzero().flatten()
+        for model, included in jobs["ours"].members.items():
+            members = included.nonzero().flatten()
             for loop in (usual, bare):
-                torch.manual_seed(position)
+                torch.manual_seed(model.number)
                 network = build_network(network_name, jobs["ours"].data.num_classes, 3, {})
                 taken[loop.__name__].append(loop(jobs["ours"], members, network).tolist())
             for name, job in jobs.items():
-                taken[name].append(ours(job, job.names[position]).tolist())
+                taken[name].append(ours(job, model).tolist())
     print(json.dumps(taken))
 
 

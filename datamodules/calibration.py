@@ -9,26 +9,6 @@ from torch import Tensor
 from datamodules.seeds import derive_seed
 
 
-class CalibrationOptions:
-    """How many images a quantizer calibrates on; the variant names the part of the data.
-
-    Args:
-        images: largest number of images; all of that part if it has fewer.
-        rounds: number of fresh augmentations, as in training; `obc` and `-bn` see all rounds, other
-            methods the first. 0 disables augmentation.
-
-    Raises:
-        ValueError: a count that is too small.
-    """
-
-    def __init__(self, images: int = 1024, rounds: int = 0) -> None:
-        if images < 1:
-            raise ValueError(f"`calibration.images` must be 1 or more, got {images}.")
-        if rounds < 0:
-            raise ValueError(f"`calibration.rounds` must be 0 (as they are) or more, got {rounds}.")
-        self.images, self.rounds = images, rounds
-
-
 class Source(NamedTuple):
     """One part of the data that images can be drawn from.
 
