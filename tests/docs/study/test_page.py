@@ -7,8 +7,8 @@ import pytest
 
 from attacks.metrics.intervals import Estimate
 from docs.study import figures
-from docs.study.page import HERE, KEPT, keep, main, mark, points, render, share, table
 from docs.study.numbers import Compared, Study
+from docs.study.page import HERE, KEPT, keep, main, mark, points, render, share, table
 from reporting.matplotlib_charts import draw
 
 ROOT = HERE.parents[1]

@@ -48,10 +48,6 @@ def compare(*arguments):
     return output.getvalue()
 
 
-def words(text):
-    return re.sub(r"\s+", " ", text)
-
-
 def read_csv(folder):
     with (folder / "comparison.csv").open(newline="") as file:
         return list(csv.DictReader(file))
@@ -76,24 +72,24 @@ def test_two_experiments_in_one_table(write, tmp_path, snapshot):
     assert (snapshot(first), snapshot(second)) == before
 
 
-def test_folders_of_one_name_are_told_apart(write, tmp_path):
+def test_folders_of_the_same_name_are_told_apart(write, tmp_path, unwrap):
     said = compare(write("x/a"), write("y/a"), "--run_dir", tmp_path / "here")
     assert {some["experiment"] for some in read_csv(tmp_path / "here")} == {"x/a", "y/a"}
-    assert "the options and versions are the same" in words(said)
+    assert "the options and versions are the same" in unwrap(said)
 
 
-def test_models_that_were_trained_elsewhere(write):
+def test_options_of_external_models_are_unknown(write):
     said = compare(write("a"), write("b", options={}))
     assert re.search(r"\n +seed +0 +unknown *\n", said)
 
 
-def test_no_variant_in_common_is_said(write, tmp_path):
+def test_experiments_without_a_common_variant_are_named(write, tmp_path, unwrap):
     said = compare(write("a", ["full"]), write("b", ["engine"]), write("c", ["engine"]))
-    assert "No variant of another experiment is in a, too" in words(said)
+    assert "No variant of another experiment is in a, too" in unwrap(said)
     assert [some["p"] for some in read_csv(tmp_path / "compared-a-b-c")] == [""] * 3
 
 
-def test_hostile_names(write):
+def test_markup_in_names_is_printed_as_it_is(write):
     said = compare(write("[red]a"), write("[/b]$x$", ["[/red]"]))
     assert "[/red]" in said
     assert "[red]a" in said
@@ -108,7 +104,7 @@ def test_hostile_names(write):
         (["--signals", "x.npz"], "no use for `--signals`"),
     ],
 )
-def test_options_that_mean_nothing_here(write, tmp_path, options, message):
+def test_options_a_comparison_does_not_use_are_an_error(write, tmp_path, options, message):
     with pytest.raises(SystemExit, match=message):
         compare(write("a"), write("b"), *options)
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
