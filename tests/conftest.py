@@ -22,25 +22,25 @@ from reporting.charts import Chart, Panel
 from storage.files import save_whole
 from storage.run_folder import RunFolder
 
-# A shell's background job ignores Ctrl-C, and so would what is tested about it.
+# A shell's background job ignores Ctrl-C, and then so would the tests of Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """Networks are initialised from global state, which must not depend on the tests before."""
+    """Seed the global state that initialises networks, whatever tests ran before."""
     torch.manual_seed(0)
 
 
 @pytest.fixture
 def rng() -> torch.Generator:
-    """A generator of its own for each test, so that order and selection change nothing."""
+    """A new generator per test, so that their order and selection change nothing."""
     return torch.Generator().manual_seed(0)
 
 
 @pytest.fixture(scope="session")
 def synthetic_fleet():
-    """Signals of a fleet that never existed: members' phi is higher by `leak` nats.
+    """Make up the signals of a fleet: members' phi is higher by `leak` nats.
 
     Examples differ in difficulty, so that one threshold for all of them does badly. Signals are
     multiples of 1/64: adding a small whole number is exact.
@@ -63,9 +63,9 @@ def synthetic_fleet():
 
 @pytest.fixture(scope="session")
 def observe(synthetic_fleet):
-    """All that an attacker may see of a synthetic fleet, whose signals `quantize` changes.
+    """All that an attacker may see of a synthetic fleet whose signals `quantize` changes.
 
-    A hinge is phi. No model trained on the population, and the features tell nothing.
+    The hinge is phi. No model trained on the population, and the features carry no information.
     """
 
     def make(phi, quantize=lambda signals: signals):

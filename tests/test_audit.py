@@ -50,7 +50,7 @@ def test_the_recipe_of_the_report_makes_the_same_models(toy_run, tmp_path, quick
 @pytest.mark.fleet
 @pytest.mark.slow
 def test_real_digits_leak_and_random_labels_do_not(tmp_path, audit, read_csv):
-    """From images to the table; 8 targets, for Student's t makes little of 2."""
+    """From images to the table; with 8 targets, because Student's t needs more than 2."""
     run = RunFolder(tmp_path / "digits")
     options = "--data Digits --data.pool_size 600 --data.batch_size 32 --model.network convnet"
     options += " --model.lr 0.1 --trainer.accelerator cpu --trainer.max_epochs 15 --threads 1"
@@ -77,8 +77,8 @@ def test_real_digits_leak_and_random_labels_do_not(tmp_path, audit, read_csv):
     data.setup("fit")
     signals = (torch.stack([file[key] for file in files]) for key in keys)
     seen = Observed(*signals, make_features(*data.pool, *data.test))
-    found = score(DEFAULT_ATTACKS, seen, seen, shuffled, make_cases(16, 8))
-    for attack, scores in found.items():
+    by_attack = score(DEFAULT_ATTACKS, seen, seen, shuffled, make_cases(16, 8))
+    for attack, scores in by_attack.items():
         auc = summarise(scores, shuffled[16:]).auc
         assert auc.low <= 0.5 <= auc.high, attack
         assert delong(scores[0], shuffled[16]).value == pytest.approx(0.5, abs=0.08)

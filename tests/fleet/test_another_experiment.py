@@ -61,7 +61,8 @@ def test_hardware_and_paths_may_differ(toy, finished, no_training, capsys, optio
     torch.set_num_threads(1)
 
 
-def images(folder, shade):
+def write_images(folder, shade):
+    """Two classes of 40 images each, which `shade` changes."""
     for kind in range(2):
         (folder / str(kind)).mkdir(parents=True)
         for number in range(40):
@@ -73,7 +74,7 @@ def images(folder, shade):
 def test_data_may_move_but_not_change(toy, tmp_path, capsys, unwrap):
     folder = tmp_path / "run"
     for place, shade in (("here", 0), ("there", 0), ("changed", 1)):
-        images(tmp_path / place, shade)
+        write_images(tmp_path / place, shade)
 
     def main(place):
         arguments = toy(folder, "--fleet.shadows 2 --fleet.targets 0")

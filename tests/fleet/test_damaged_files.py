@@ -76,7 +76,9 @@ def test_a_malicious_pickle_is_never_executed(
     toy, toy_run, finished, tmp_path, save, file, tensors
 ):
     run, trace = RunFolder(finished), tmp_path / "executed"
-    (run.model(SHADOW) / "SHA256SUMS").unlink()  # as if it had been there before
+    (
+        run.model(SHADOW) / "SHA256SUMS"
+    ).unlink()  # as if the file had been there before the checksums
     run.weights(SHADOW, "full").unlink()
     with (run.model(SHADOW) / file).open("wb") as stream:
         save(Malicious(trace), stream)

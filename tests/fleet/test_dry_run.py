@@ -10,7 +10,7 @@ FILES = ("*.safetensors", "signals/*.safetensors", "last.ckpt")
 
 
 def planned(output):
-    """Label -> how often, from the table; and all else that was printed."""
+    """Counts by label from the table of work, and the whole output without line breaks."""
     rows = re.findall(r"│ (\S[^│]*?) +│[^│]*│ +(\d+) │", output)
     return {label: int(count) for label, count in rows}, " ".join(output.split())
 

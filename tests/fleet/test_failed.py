@@ -129,7 +129,7 @@ def test_failed_models_are_trained_again_on_request(calls):
     assert "failed: " not in output
 
 
-def test_the_files_of_failed_attempts_and_of_sound_models_are_kept(calls):
+def test_files_of_failed_attempts_are_moved_and_files_of_sound_models_kept(calls):
     for key, file in calls.first.files.items():
         name, rest = key.split("/", 1)
         place = f"{kept(name)}/{rest}" if name in ("shadow-000", "shadow-001") else key

@@ -35,7 +35,7 @@ def test_the_stored_membership_is_what_the_loader_served(toy, tmp_path, served):
             orders.append([index for indices in steps for index in indices])
             assert sorted(orders[-1]) == row.nonzero().flatten().tolist()
         assert orders[0] != orders[1] != orders[2]
-    # members are better known than the others, so the row is also that of the signals
+    # the row belongs to the signals as well: members have the smaller loss
     for name, row in zip(NAMES, rows, strict=True):
         loss = load_file(RunFolder(folder).signals(name, "full"))["loss"][0]
         assert loss[row].mean() < loss[~row].mean()
@@ -67,16 +67,19 @@ def test_all_variants_of_a_model_get_the_same_random_queries(toy, tmp_path, late
     options = "--queries random-0 random-1 --layer_bits '{\"*\": 32}' --fleet.models 3-4 --quantize"
     if later:
         train.main(toy(tmp_path / "run", options))
-    train.main(toy(tmp_path / "run", f"{options} nearest-w2"))  # of which no layer is quantized
+    train.main(toy(tmp_path / "run", f"{options} nearest-w2"))  # every layer stays at 32 bits
     run = RunFolder(tmp_path / "run")
-    one, other = (load_signals([run.signals(n, "full")], "phi")[0] for n in run.names()[3:])
-    for name, phi in zip(run.names()[3:], (one, other), strict=True):
-        assert torch.equal(load_signals([run.signals(name, "nearest-w2")], "phi")[0], phi)
+    for name in run.names()[3:]:
+        phi, quantized = (
+            load_signals([run.signals(name, variant)], "phi")[0]
+            for variant in ("full", "nearest-w2")
+        )
+        assert torch.equal(quantized, phi)
         assert not torch.equal(phi[0], phi[1])
 
 
 def test_the_time_of_compilation_is_printed(toy, tmp_path, monkeypatch, capsys, unwrap):
-    # without its code generation, which takes half a minute
+    # without code generation, which takes half a minute
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     train.main(toy(tmp_path / "run", "--fleet.models 4 --model.compile true --quantize"))
     assert re.search(

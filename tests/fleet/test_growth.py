@@ -70,8 +70,8 @@ def test_another_variant_adds_only_its_own_files(toy, finished, snapshot, no_tra
     network = Classifier(10, 1, 0, "convnet").network
     network.load_state_dict(load_file(run.weights(NAMES[1], "full")))
     expected = quantize_network(network, Variant.parse("nearest-w4"))[0].state_dict()
-    found = load_weights(run.weights(NAMES[1], "nearest-w4"))
-    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    quantized = load_weights(run.weights(NAMES[1], "nearest-w4"))
+    assert all(torch.equal(quantized[key], expected[key]) for key in expected)
 
 
 @pytest.mark.fleet
@@ -81,10 +81,8 @@ def test_a_variant_added_later_equals_one_made_at_once(
     folder = tmp_path / "run"
     train.main(toy(folder, "--fleet.models 1,4 --quantize nearest-w2"))
     train.main(toy(folder, "--fleet.models 1,4 --quantize adaround-w1.58-last8"))
-    later, files = (
-        of_models(tensors(folder), *NAMES),
-        of_models(tensors(toy_run), NAMES[1], NAMES[4]),
-    )
+    later = of_models(tensors(folder), *NAMES)
+    files = of_models(tensors(toy_run), NAMES[1], NAMES[4])
     assert later == {key: files[key] for key in files if "nearest-w1.58-last8" not in key}
     whole = records(toy_run)
     assert all(record == whole[key] for key, record in records(folder).items())
@@ -109,7 +107,7 @@ def test_two_processes_with_a_slice_each_make_one_fleet(toy, toy_run, tmp_path, 
 
 @pytest.mark.fleet
 def test_a_fleet_that_grows_during_training_moves_no_row(toy, tmp_path, served, monkeypatch):
-    """The target is row 4 of 4 shadows and row 6 of 6: this process keeps what it began with."""
+    """The target is row 4 of one fleet and row 6 of the other; a process keeps its first rows."""
     folder, real = tmp_path / "run", train.fit
 
     def fit(job, name):

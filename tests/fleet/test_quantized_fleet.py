@@ -24,7 +24,7 @@ NAMES = fleet_names(4, 1)
 
 @pytest.fixture(scope="module")
 def adjusted(toy, tmp_path_factory):
-    """Two models, with bits of some layers and few images, augmented twice."""
+    """Two models with their own bits for some layers, and 20 calibration images augmented twice."""
     folder = tmp_path_factory.mktemp("runs") / "adjusted"
     options = "--fleet.models 1,4 --quantize gptq-w2 obc-w2-nonmembers --calibration.rounds 2"
     bits = '{"fc": 8, "layer1.*": 4}'
@@ -40,31 +40,31 @@ def test_layers_have_the_requested_bits(adjusted, variant):
     bits = {"layer1.0": 4, "layer2.0": 2, "layer3.0": 2, "fc": 8}
     assert {layer["name"]: layer["bits"] for layer in record["layers"]} == bits
     assert weights.keys() == {f"{name}.weight" for name in bits}
-    for name, some in bits.items():
+    for name, width in bits.items():
         codes, grid, _ = weights[f"{name}.weight"]
-        assert grid.levels == 2**some
-        # a layer of 9 or 64 columns does not use all levels of a row, but some row the ends
-        assert (codes.min(), codes.max()) == (0, 2**some - 1)
+        assert grid.levels == 2**width
+        # rows of 9 or 64 columns do not use every level, but some row uses the first and the last
+        assert (codes.min(), codes.max()) == (0, 2**width - 1)
     assert max(len(row.unique()) for row in weights["fc.weight"].codes) > 32
     content, rows = load_file(path), {"layer1.0": 16, "layer2.0": 32, "layer3.0": 64, "fc": 10}
     columns = {"layer1.0": 9, "layer2.0": 144, "layer3.0": 288, "fc": 64}
-    for name, some in bits.items():
+    for name, width in bits.items():
         (packed,) = (v for k, v in content.items() if name in k and k.endswith("codes"))
-        assert packed.numel() == rows[name] * -(-columns[name] * some // 8)
+        assert packed.numel() == rows[name] * -(-columns[name] * width // 8)
 
 
 @pytest.mark.fleet
 @pytest.mark.parametrize(("variant", "member"), [("gptq-w2", True), ("obc-w2-nonmembers", False)])
 def test_calibration_images_are_the_models_own(adjusted, variant, member):
-    used = {}
+    indices = {}
     for position in (1, 4):
         name, row = NAMES[position], adjusted.membership()[position]
         calibration = adjusted.read_record(name, variant)["calibration"]
-        used[position] = calibration["indices"]
-        assert len(set(used[position])) == len(used[position]) == calibration["images"] == 20
+        indices[position] = calibration["indices"]
+        assert len(set(indices[position])) == len(indices[position]) == calibration["images"] == 20
         assert calibration["source"] == ("members" if member else "nonmembers")
-        assert (row[used[position]] == member).all()
-    assert set(used[1]) != set(used[4])
+        assert (row[indices[position]] == member).all()
+    assert set(indices[1]) != set(indices[4])
 
 
 @pytest.mark.fleet
@@ -83,14 +83,14 @@ def test_calibration_images_are_augmented_as_in_training(adjusted, variant):
 
     network = Classifier(10, 1, 0, "convnet").network
     network.load_state_dict(load_file(adjusted.weights(name, "full")))
-    patterns, found = {"fc": 8, "layer1.*": 4}, load_weights(adjusted.weights(name, variant))
+    patterns, stored = {"fc": 8, "layer1.*": 4}, load_weights(adjusted.weights(name, variant))
     same = {}
     for rounds in (1, 2):
         images = Calibration(augmented(0), augmented, indices, source, seed, rounds)
         made, _ = quantize_network(network, Variant.parse(variant), images, patterns)
         expected = made.state_dict()
-        same[rounds] = all(torch.equal(found[key], expected[key]) for key in expected)
-    assert same == {1: variant == "gptq-w2", 2: True}  # which sees the first round alone
+        same[rounds] = all(torch.equal(stored[key], expected[key]) for key in expected)
+    assert same == {1: variant == "gptq-w2", 2: True}  # GPTQ sees only the first round
 
 
 @pytest.mark.fleet
@@ -135,9 +135,11 @@ def test_a_layer_that_is_never_called_can_keep_full_precision(toy, tmp_path, own
     options = "--model.network own_networks.Forgetful --fleet.models 0 --quantize adaround-w2"
     train.main([*toy(tmp_path / "run", options), "--layer_bits", '{"spare": 32}'])
     run = RunFolder(tmp_path / "run")
-    found, full = (load_weights(run.weights(NAMES[0], name)) for name in ("adaround-w2", "full"))
-    assert torch.equal(found["spare.weight"], full["spare.weight"])
-    assert max(len(row.unique()) for row in found["first.weight"]) <= 4
+    quantized, full = (
+        load_weights(run.weights(NAMES[0], name)) for name in ("adaround-w2", "full")
+    )
+    assert torch.equal(quantized["spare.weight"], full["spare.weight"])
+    assert max(len(row.unique()) for row in quantized["first.weight"]) <= 4
     record = run.read_record(NAMES[0], "adaround-w2")
     assert [layer["name"] for layer in record["layers"]] == ["first", "second"]
 
@@ -149,7 +151,7 @@ def test_a_later_variant_is_made_from_the_stored_weights(toy, toy_run, tmp_path)
         run.checkpoint(name).unlink()
     name = run.names()[0]
     state = {key: tensor + 1 for key, tensor in load_file(run.weights(name, "full")).items()}
-    save_file(state, run.weights(name, "full"))  # weights that no training of ours ends in
+    save_file(state, run.weights(name, "full"))  # weights that no training ends in
     (run.model(name) / "SHA256SUMS").unlink()
     before = run.weights(name, "full").read_bytes()
     train.main(toy(folder, "--quantize nearest-w8"))

@@ -57,7 +57,7 @@ def test_a_fleet_killed_eight_times_ends_bit_for_bit_the_same(
 
 @pytest.mark.fleet
 def test_ctrl_c_says_how_to_resume(toy, toy_run, tmp_path, tensors, unwrap):
-    """A process started as users do, without anything imported before."""
+    """In a process started as users start it, where nothing is imported yet."""
     folder = tmp_path / "run"
     command = [sys.executable, "train.py", *toy(folder)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -119,7 +119,7 @@ def test_only_the_interrupted_epoch_is_trained_again(
 def test_files_missing_after_a_kill_are_completed_without_training(
     toy, toy_run, finished, left, no_training, tensors, variants
 ):
-    """All files of the last model but the first `left`, and halves of the others."""
+    """The last model keeps its first `left` files; the others are half written."""
     name = NAMES[-1]
     run = RunFolder(finished)
     order = [run.checkpoint(name), *(run.weights(name, variant) for variant in variants)]

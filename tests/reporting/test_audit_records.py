@@ -11,16 +11,17 @@ from reporting.figures import layers_chart
 
 
 def layer_lines(run, quick_audit, monkeypatch):
-    """Audit, and read the figure of the layers back."""
-    drawn = []
+    """Audit, and return the lines of each panel of the figure of layers."""
+    charts = []
 
-    def keep(made):
-        drawn.append(layers_chart(made))
-        return drawn[0]
+    def keep(records):
+        charts.append(layers_chart(records))
+        return charts[0]
 
     monkeypatch.setattr("reporting.illustrate.layers_chart", keep)
     quick_audit(run)
-    return [[list(one.y) for one in panel.series] for row in drawn[0].panels for panel in row]
+    panels = [panel for row in charts[0].panels for panel in row]
+    return [[list(series.y) for series in panel.series] for panel in panels]
 
 
 def test_records_are_averaged_over_the_audited_models(
@@ -35,15 +36,15 @@ def test_records_are_averaged_over_the_audited_models(
     left, right = layer_lines(run, quick_audit, monkeypatch)
 
     def mean(key):
-        by_model = [[layer[key] for layer in one["layers"]] for one in records["nearest-w2"]]
+        by_model = [[layer[key] for layer in made["layers"]] for made in records["nearest-w2"]]
         return pytest.approx(np.mean(by_model, 0))
 
     assert left == [mean("flipped")]  # `nearest-w4` moved nothing
     assert right == [mean("error_before"), mean("error_after")]
-    seconds = {v: np.mean([one["seconds"] for one in some]) for v, some in records.items()}
+    seconds = {v: np.mean([made["seconds"] for made in models]) for v, models in records.items()}
     for line in read_csv(run):
-        wanted = seconds.get(line["variant"])
-        assert line["seconds"] == (wanted and pytest.approx(wanted))
+        expected = seconds.get(line["variant"])
+        assert line["seconds"] == (expected and pytest.approx(expected))
     results = json.loads((run.path / "audit" / "results.json").read_text())
     assert {row["variant"]: row["seconds"] for row in results["rows"]} == {
         "full": None,
@@ -61,7 +62,7 @@ def test_records_are_averaged_over_the_audited_models(
 def test_the_figure_of_layers_comes_and_goes_with_the_records(
     make_run, audit_files, audit_states, read_csv, write_records, quick_audit
 ):
-    """As other figures it is whole, comes back, and makes a second call do nothing."""
+    """Like other figures it is whole, is written again, and a second call does nothing."""
     run = make_run()
     quick_audit(run)  # as in folders of older versions
     folder = run.path / "audit"
@@ -107,13 +108,13 @@ def test_excluded_models_and_models_without_a_record_do_not_count(
     path = run.signals(names[11], "full")
     change_signals(path, phi=load_file(path)["phi"] * torch.nan)
     quick_audit(run)
-    cost = {
-        variant: [2.5**i for i in which]
-        for variant, which in (("nearest-w4", (0, 2, 3)), ("nearest-w2", (2, 3)))
+    seconds = {
+        variant: np.mean([2.5**i for i in targets])
+        for variant, targets in (("nearest-w4", (0, 2, 3)), ("nearest-w2", (2, 3)))
     }
-    found = {line["variant"]: line["seconds"] for line in read_csv(run)}
-    assert found.pop("full") is None
-    assert found == {variant: pytest.approx(np.mean(some)) for variant, some in cost.items()}
+    shown = {line["variant"]: line["seconds"] for line in read_csv(run)}
+    assert shown.pop("full") is None
+    assert shown == pytest.approx(seconds)
     page = (run.path / "audit" / "report.html").read_text()
     assert "mean over 2 to 3 audited models" in page
 
@@ -135,5 +136,5 @@ def test_hostile_names_in_records_are_escaped(make_run, write_records, quick_aud
     quick_audit(run)
     page = (run.path / "audit" / "report.html").read_text()
     assert name not in page
-    # a row a variant: the objective, and each unit
+    # one row per variant, with the objective and seven units
     assert page.count("&lt;script&gt;alert(&#39;1&#39;)") == 2 * (1 + 7)

@@ -25,8 +25,8 @@ ALONE, SHADOWED = 2, 7  # default attacks on a run without images
 ESTIMATES = ("accuracy", "auc", "balanced_accuracy", "tpr_1pct", "tpr_01pct")
 
 
-def see(run, variant):
-    """Signals of all models, and features of the images, by other means than the audit."""
+def read_observed(run, variant):
+    """Signals of all models of the toy run, with the images, by other means than the audit."""
     files = [load_file(run.signals(name, variant)) for name in run.names()]
     keys = ("phi", "hinge", "population", "population_hinge")
     data = Digits(pool_size=64)
@@ -47,26 +47,23 @@ def test_the_csv_equals_attacks_computed_from_the_files(audited_run, read_csv, w
         seen[variant] = Observed(*(torch.stack([file[key] for file in files]) for key in keys))
         correct[variant] = torch.stack([file["test_correct"] for file in files])[12:]
     lines = read_csv(run)
-    # all but quantile regression, which needs the images
+    # every default attack but quantile regression, which needs the images
     assert len(lines) == ALONE + SHADOWED + 2 * (ALONE + 2 * SHADOWED)
     for line in lines:
         variant = line["variant"]
         with_shadows = seen["full" if line["knowledge"] == "full" else variant]
         attack, against = ATTACKS[line["attack"]], with_shadows.of(range(12))
-        each = [
-            attack.run(seen[variant].of([t]).read(), Shadows(against, members[:12]))
-            for t in (12, 13)
-        ]
-        scores = torch.cat(each)
-        found = {"auc": [], "balanced_accuracy": [], "tpr_1pct": [], "tpr_01pct": []}
+        shadows = Shadows(against, members[:12])
+        scores = torch.cat([attack.run(seen[variant].of([t]).read(), shadows) for t in (12, 13)])
+        expected = {"auc": [], "balanced_accuracy": [], "tpr_1pct": [], "tpr_01pct": []}
         for inside, row in zip(members[12:], scores, strict=True):
             fpr, tpr, _ = roc_curve(inside, row, drop_intermediate=False)
-            found["auc"].append(roc_auc_score(inside, row))
-            found["balanced_accuracy"].append(0.5 + (tpr - fpr).max() / 2)
-            found["tpr_1pct"].append(tpr[fpr <= 0.01].max())
-            found["tpr_01pct"].append(tpr[fpr <= 0.001].max())
+            expected["auc"].append(roc_auc_score(inside, row))
+            expected["balanced_accuracy"].append(0.5 + (tpr - fpr).max() / 2)
+            expected["tpr_1pct"].append(tpr[fpr <= 0.01].max())
+            expected["tpr_01pct"].append(tpr[fpr <= 0.001].max())
         summary = summarise(scores, members[12:])
-        for metric, values in found.items():
+        for metric, values in expected.items():
             assert line[metric] == pytest.approx(np.mean(values), abs=1e-12)
             assert line[f"{metric}_spread"] == pytest.approx(np.std(values), abs=1e-12)
             interval = getattr(summary, metric)[1:3]
@@ -77,7 +74,7 @@ def test_the_csv_equals_attacks_computed_from_the_files(audited_run, read_csv, w
         assert line["bytes"] == weight_bytes[variant]
         assert (line["targets"], line["non_members"]) == (2, 120)
         assert line["shadows"] == (0 if line["knowledge"] == "none" else 12)
-        # of 120 non-members 1% is 1, and 0.1% none; right and wrong answers tie by the dozen
+        # 1% of 120 non-members is one, 0.1% is none; the gap attack's scores tie by the dozen
         few = 0 if line["attack"] == "gap" else 1
         assert (line["false_positives_1pct"], line["false_positives_01pct"]) == (few, 0)
 
@@ -89,7 +86,7 @@ def test_every_number_lies_in_its_interval(audited_run, read_csv):
 
 
 def test_a_shift_misleads_full_precision_shadows(audited_run, read_csv):
-    """The direction of the fabricated signals survives the way from files to table."""
+    """The shift of the fabricated signals keeps its sign from the files to the table."""
     auc = {(e["variant"], e["knowledge"], e["attack"]): e["auc"] for e in read_csv(audited_run[0])}
     attack = "lira_online"
     matched, misled = auc["nearest-w2", "matched", attack], auc["nearest-w2", "full", attack]
@@ -112,9 +109,9 @@ def test_the_json_holds_the_rows_of_the_csv_and_the_curves(audited_run, read_csv
     assert results["experiment"] == run.read()
     for row, line in zip(results["rows"], read_csv(run), strict=True):
         assert len(row.pop("tpr")) == len(results["fpr"])
-        each = row.pop("by_target")
-        assert {metric: fmean(values) for metric, values in each.items()} == pytest.approx(
-            {metric: row[metric] for metric in each}
+        by_target = row.pop("by_target")
+        assert {metric: fmean(values) for metric, values in by_target.items()} == pytest.approx(
+            {metric: row[metric] for metric in by_target}
         )
         assert {key: str(row[key]) for key in ("variant", "knowledge", "attack", "strongest")} == {
             key: line.pop(key) for key in ("variant", "knowledge", "attack", "strongest")
@@ -123,7 +120,7 @@ def test_the_json_holds_the_rows_of_the_csv_and_the_curves(audited_run, read_csv
 
 
 def cells_of(page):
-    """Text of each cell of each row of the table of every attack, by what it is a row of."""
+    """Cells of the table of all attacks: (variant, knowledge, attack) -> texts."""
     rows = re.findall(
         r'<tr data-variant="([^"]*)" data-knowledge="([^"]*)" data-attack="([^"]*)".*?>(.*?)</tr>',
         page,
@@ -181,38 +178,38 @@ def test_an_audit_with_images_has_every_attack_and_a_gallery(
     toy_audit, audit_files, read_csv, results_of
 ):
     run, output = toy_audit
-    wanted = audit_files | {"gallery.png", "layers.png"}
-    assert {file.name for file in (run.path / "audit").iterdir()} == wanted
-    assert set(results_of(run)["files"]) == wanted - {"results.json"}
+    files = audit_files | {"gallery.png", "layers.png"}
+    assert {file.name for file in (run.path / "audit").iterdir()} == files
+    assert set(results_of(run)["files"]) == files - {"results.json"}
     assert "Note: " not in output
     lines = read_csv(run)
     shadowed = sum(attack.shadows for attack in ATTACKS.values())
     assert len(lines) == 4 * (len(ATTACKS) - shadowed) + (4 + 3) * shadowed
-    full, _ = see(run, "full")
+    full, _ = read_observed(run, "full")
     members = run.membership()
-    found = score(list(ATTACKS), full, full, members, make_cases(4, 1))
+    by_attack = score(list(ATTACKS), full, full, members, make_cases(4, 1))
     for line in [line for line in lines if line["variant"] == "full"]:
-        (scores,) = found[line["attack"]]
+        (scores,) = by_attack[line["attack"]]
         assert line["auc"] == pytest.approx(roc_auc_score(members[4], scores), abs=1e-12)
 
 
 def test_the_exposure_of_each_example_is_that_to_the_strongest_attack(toy_audit, read_csv):
-    """Its exposure to the attack that is the strongest on full precision, on every variant."""
+    """The strongest on full precision, whatever the variant."""
     run, _ = toy_audit
     with (run.path / "audit" / "exposure.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [line["example"] for line in lines] == [str(index) for index in range(64)]
-    members, _ = run.membership(), lines[0]
+    members = run.membership()
     for variant in RunFolder(run.path).read()["config"]["quantize"] + ["full"]:
-        seen, pool = see(run, variant)
+        observed, pool = read_observed(run, variant)
         rows = [line for line in read_csv(run) if line["variant"] == "full"]
         (attack,) = (row["attack"] for row in rows if row["strongest"] == "True")
-        scores = score([attack], seen, seen, members, make_cases(4, 1))[attack]
-        wanted = exposure(scores, members[4:])
+        scores = score([attack], observed, observed, members, make_cases(4, 1))[attack]
+        expected = exposure(scores, members[4:])
         assert [line["label"] for line in lines] == [str(label) for label in pool.labels.tolist()]
         values = torch.tensor([float(line[variant]) for line in lines], dtype=torch.float64)
-        torch.testing.assert_close(values, wanted, rtol=0, atol=1e-12, equal_nan=True)
-        assert torch.equal(values.isnan(), ~members[4])  # of one target only its members are known
+        torch.testing.assert_close(values, expected, rtol=0, atol=1e-12, equal_nan=True)
+        assert torch.equal(values.isnan(), ~members[4])  # one target knows only its members
 
 
 TITLES = (
@@ -226,40 +223,55 @@ TITLES = (
 )
 
 
-def test_the_findings_are_in_the_results_the_report_and_the_output(toy_audit, read_csv, results_of):
-    run, output = toy_audit
-    results, lines = results_of(run), read_csv(run)
-    page = (run.path / "audit" / "report.html").read_text()
-    found, others = results["findings"], results["experiment"]["config"]["quantize"]
-    assert found["reference"] == "full"
-    best = {line["variant"]: line["auc"] for line in lines if line["strongest"] == "True"}
-    assert [difference["first"] for difference in found["against_reference"]] == others
-    for difference in found["against_reference"]:
-        wanted = best[difference["first"]] - best["full"]
-        assert difference["estimate"]["value"] == pytest.approx(wanted, abs=1e-12)
-    for difference in found["beyond_gap"]:
+def test_differences_are_between_the_strongest_attacks(toy_audit, read_csv, results_of):
+    run, _ = toy_audit
+    results, rows = results_of(run), read_csv(run)
+    findings, variants = results["findings"], results["experiment"]["config"]["quantize"]
+    assert findings["reference"] == "full"
+    best = {row["variant"]: row["auc"] for row in rows if row["strongest"] == "True"}
+    assert [difference["first"] for difference in findings["against_reference"]] == variants
+    for difference in findings["against_reference"]:
+        expected = best[difference["first"]] - best["full"]
+        assert difference["estimate"]["value"] == pytest.approx(expected, abs=1e-12)
+    for difference in findings["beyond_gap"]:
         variant = difference["first"]
-        (gap,) = (e["auc"] for e in lines if (e["variant"], e["attack"]) == (variant, "gap"))
+        (gap,) = (e["auc"] for e in rows if (e["variant"], e["attack"]) == (variant, "gap"))
         assert difference["estimate"]["value"] == pytest.approx(best[variant] - gap, abs=1e-12)
-    for variant, (attack, points) in found["convergence"].items():
+
+
+def test_convergence_ends_at_the_row_of_all_shadows(toy_audit, read_csv, results_of):
+    run, _ = toy_audit
+    rows = {(e["variant"], e["knowledge"], e["attack"]): e for e in read_csv(run)}
+    for variant, (attack, points) in results_of(run)["findings"]["convergence"].items():
         assert list(points) in (["2", "4"], ["4"])
-        (row,) = (
-            line
-            for line in lines
-            if (line["variant"], line["knowledge"], line["attack"]) == (variant, "matched", attack)
-        )
-        assert points["4"]["value"] == row["auc"]
-    assert found["bounds"].keys() == {"full", *others}
-    assert all(bound["tested"] is None for bound in found["bounds"].values())  # of one target
-    titles = [table["title"] for table in results["tables"]]
+        assert points["4"]["value"] == rows[variant, "matched", attack]["auc"]
+
+
+def test_one_target_gives_no_bound_on_epsilon(toy_audit, results_of):
+    results = results_of(toy_audit[0])
+    bounds = results["findings"]["bounds"]
+    assert bounds.keys() == {"full", *results["experiment"]["config"]["quantize"]}
+    assert all(bound["tested"] is None for bound in bounds.values())
+
+
+def test_the_page_shows_the_tables_of_findings_in_order(toy_audit, results_of):
+    run, _ = toy_audit
+    tables, page = results_of(run)["tables"], (run.path / "audit" / "report.html").read_text()
+    titles = [table["title"] for table in tables]
     assert titles == [title for title in TITLES if title in titles]
     assert {*TITLES} - {TITLES[4]} <= set(titles)
     positions = [page.index(f"<h2>{title}</h2>") for title in titles]
     assert positions == sorted(positions)
-    for table in results["tables"]:
+    for table in tables:
         assert all(f">{html.escape(cell)}</td>" in page for row in table["rows"] for cell in row)
-    said = [line for line in output.splitlines() if line.endswith(".") and " full" in line]
-    assert len(said) == len(others)
-    for variant, sentence in zip(others, said, strict=True):
+
+
+def test_a_sentence_per_variant_is_printed_and_on_the_page(toy_audit, results_of):
+    run, output = toy_audit
+    variants = results_of(run)["experiment"]["config"]["quantize"]
+    page = (run.path / "audit" / "report.html").read_text()
+    sentences = [line for line in output.splitlines() if line.endswith(".") and " full" in line]
+    assert len(sentences) == len(variants)
+    for variant, sentence in zip(variants, sentences, strict=True):
         assert sentence.startswith((f"{variant} leaks ", f"{variant} and full: no difference"))
         assert f"<li>{html.escape(sentence)}</li>" in page

@@ -37,7 +37,7 @@ def test_images_the_fleet_was_not_trained_on_are_not_used(toy_run, tmp_path, aud
 
 
 def test_the_gallery_disappears_with_the_images(toy_run, tmp_path, results_of, quick_audit):
-    """Of an audit before, when the images were still there."""
+    """The gallery is that of an earlier audit, when the images were still there."""
     run = RunFolder(tmp_path / "run")
     shutil.copytree(toy_run, run.path)
     quick_audit(run)
@@ -55,7 +55,7 @@ def test_the_gallery_disappears_with_the_images(toy_run, tmp_path, results_of, q
 def test_images_that_moved_give_a_note_and_no_gallery(
     toy_run, tmp_path, kind, message, quick_audit
 ):
-    """Whatever a library raises then, and however the folder is called."""
+    """Whatever error the library raises, and with markup in the name of the folder."""
     run = RunFolder(tmp_path / "run")
     shutil.copytree(toy_run, run.path)
     experiment = yaml.safe_load(run.experiment_file.read_text())

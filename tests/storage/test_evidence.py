@@ -24,7 +24,7 @@ def test_an_audit_reads_no_checkpoint(demo_run, monkeypatch, read_csv, quick_aud
 
 
 def without_population(run):
-    """Signals as older versions of train.py recorded them."""
+    """Leave signals as older versions of train.py recorded them."""
     for path in run.path.glob("models/*/signals/*"):
         record = load_file(path)
         save_whole(path, {k: v for k, v in record.items() if not k.startswith("population")})
@@ -33,7 +33,7 @@ def without_population(run):
 def test_a_run_without_a_population_gets_the_attacks_that_need_none(make_run, audit, read_csv):
     run = make_run()
     without_population(run)
-    for asked, lacking in (
+    for attacks, message in (
         (["rmia_online"], "`rmia_online` needs signals on a population, which not every"),
         (
             ["global_threshold", "lira_online_fixed", "rmia_offline"],
@@ -41,17 +41,15 @@ def test_a_run_without_a_population_gets_the_attacks_that_need_none(make_run, au
         ),
         (["quantile_regression"], "needs logits on a population and the images, which"),
     ):
-        with pytest.raises(SystemExit, match=lacking) as stopped:
-            audit(run, "--attacks", *asked)
+        with pytest.raises(SystemExit, match=message) as stopped:
+            audit(run, "--attacks", *attacks)
         assert "Leave it out of `--attacks`" in str(stopped.value)
         assert "run train.py again" in str(stopped.value)
         assert not (run.path / "audit").exists()
     audit(run)
     attacks = {line["attack"] for line in read_csv(run)}
     assert attacks == {
-        name
-        for name in DEFAULT_ATTACKS
-        if name not in ("quantile_regression",) and "rmia" not in name
+        name for name in DEFAULT_ATTACKS if name != "quantile_regression" and "rmia" not in name
     }
 
 
@@ -85,7 +83,7 @@ def test_partial_excludes_unfinished_models_and_their_partners(
     basis = json.loads((run.path / "audit" / "results.json").read_text())["basis"]
     assert basis["left out"] == "shadow-005 (unfinished); target-000 (unfinished)"
     assert basis["shadow models"] == "8 against each of them"
-    for path, elsewhere in lost.items():  # they come: the audit is of all models
+    for path, elsewhere in lost.items():  # now they are finished, and all are audited
         elsewhere.rename(path)
     quick_audit(run, "--partial")
     assert {line["targets"] for line in read_csv(run)} == {3}
@@ -93,7 +91,7 @@ def test_partial_excludes_unfinished_models_and_their_partners(
 
 
 def test_partial_does_without_the_first_model(make_run, read_csv, quick_audit):
-    """What is known of all models must not be read from the first one's files."""
+    """Facts about all models must not be read from the files of the first."""
     run, alone = make_run(targets=3), make_run("alone", targets=3, without=(0, 1))
     shutil.rmtree(run.model(run.names()[0]))
     quick_audit(run, "--partial")
