@@ -18,6 +18,7 @@ import train
 from attacks import ATTACKS
 from attacks.game import Observed
 from audit import main as audit_command
+from lightning_modules.classifier import Classifier
 from reporting.charts import Chart, Panel
 from storage.files import save_whole
 from storage.run_folder import RunFolder
@@ -96,11 +97,25 @@ def toy():
 
 
 @pytest.fixture(scope="session")
-def toy_run(toy, tmp_path_factory):
+def toy_training(toy, tmp_path_factory):
+    """A finished run folder of `toy`, and its batches: (model's seed, epoch, indices) per step."""
+    folder, batches = tmp_path_factory.mktemp("runs") / "toy", []
+    real = Classifier.training_step
+
+    def step(self, batch, batch_idx):
+        batches.append((self.seed, self.current_epoch, batch.indices.tolist()))
+        return real(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "training_step", step)
+        train.main(toy(folder))
+    return folder, batches
+
+
+@pytest.fixture(scope="session")
+def toy_run(toy_training):
     """A finished run folder of `toy`, to be read or copied, not changed."""
-    folder = tmp_path_factory.mktemp("runs") / "toy"
-    train.main(toy(folder))
-    return folder
+    return toy_training[0]
 
 
 @pytest.fixture(scope="session")
@@ -148,7 +163,7 @@ def unwrap():
 
 @pytest.fixture(scope="session")
 def audit():
-    """What one call of audit.py prints."""
+    """Run audit.py on a run folder and return what it prints."""
 
     def call(run, *options):
         with redirect_stdout(io.StringIO()) as output:
@@ -160,7 +175,7 @@ def audit():
 
 @pytest.fixture(scope="session")
 def quick_audit(audit):
-    """The same with two attacks, of which one needs shadows."""
+    """The same with two attacks, one without shadows and one with."""
     attacks = ("--attacks", "global_threshold", "lira_online_fixed")
     return lambda run, *options: audit(run, *options, *attacks)
 

@@ -70,7 +70,7 @@ def records():
 
 @pytest.fixture(scope="session")
 def of_models():
-    """Keep the files of some models out of a dictionary by file name."""
+    """Select the files of the named models from a dictionary by file name."""
 
     def select(files, *names):
         return {key: file for key, file in files.items() if any(f"{n}/" in key for n in names)}
@@ -124,7 +124,7 @@ def start_command(toy):
 
 @pytest.fixture(scope="session")
 def wait_for():
-    """Wait until a condition holds, which a running process brings about if one is named."""
+    """Wait until a condition holds; fail at once if the process that must bring it about ends."""
 
     def wait(condition, process=None):
         deadline = time.monotonic() + PATIENCE

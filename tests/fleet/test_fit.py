@@ -17,10 +17,8 @@ from storage.saved_signals import load_signals
 NAMES = fleet_names(4, 1)
 
 
-@pytest.mark.fleet
-def test_the_stored_membership_is_what_the_loader_served(toy, tmp_path, served):
-    folder = tmp_path / "run"
-    train.main(toy(folder))
+def test_the_stored_membership_is_what_the_loader_served(toy_training):
+    folder, served = toy_training
     rows = RunFolder(folder).membership()
     stored = load_file(folder / "membership.safetensors")
     assert torch.equal(rows, torch.cat([stored["shadows"], stored["targets"]]))

@@ -159,5 +159,6 @@ def test_a_cpu_that_emulates_bfloat16_is_noted(
     toy, tmp_path, monkeypatch, capsys, emulates, unwrap
 ):
     monkeypatch.setattr(train, "emulates_bfloat16", lambda: emulates)
-    train.main(toy(tmp_path / "run", "--fleet.models 4 --quantize --trainer.precision bf16-mixed"))
+    options = "--fleet.models 4 --quantize --trainer.precision bf16-mixed --trainer.max_epochs 1"
+    train.main(toy(tmp_path / "run", options))
     assert ("this CPU emulates bf16" in unwrap(capsys.readouterr().out)) == emulates
