@@ -290,15 +290,17 @@ def demo_run(audited_run, tmp_path):
 
 
 @pytest.fixture
-def make_run(synthetic_fleet, observe, fabricate, tmp_path, monkeypatch):
-    """Make a small run; models `without` never existed.
-
-    Its figures, which take most of an audit's time, are empty.
-    """
+def empty_figures(monkeypatch):
+    """Leave the figures of an audit empty, because drawing them takes most of its time."""
     for name in ("plane_chart", "roc_chart", "convergence_chart"):
         monkeypatch.setattr(
             f"reporting.illustrate.{name}", lambda *_: Chart([[Panel([])]], (1.0, 1.0))
         )
+
+
+@pytest.fixture
+def make_run(synthetic_fleet, observe, fabricate, tmp_path, empty_figures):
+    """Make a small run, whose figures are empty; models `without` never existed."""
 
     def make(name="small", shadows=10, targets=2, without=(), **options):
         phi, members = synthetic_fleet(shadows=shadows, targets=targets, examples=80, **options)

@@ -54,7 +54,7 @@ def test_a_deleted_file_is_written_again(demo_run, lost, quick_audit):
     assert (demo_run.path / "audit" / lost).read_bytes() == before
 
 
-def test_an_interrupted_audit_is_repeated(demo_run, audit_files, quick_audit):
+def test_an_interrupted_audit_is_repeated(demo_run, empty_figures, audit_files, quick_audit):
     """results.json is written last: without it nothing is taken for done."""
     quick_audit(demo_run)
     (demo_run.path / "audit" / "results.json").unlink()
@@ -63,14 +63,16 @@ def test_an_interrupted_audit_is_repeated(demo_run, audit_files, quick_audit):
     assert {file.name for file in (demo_run.path / "audit").iterdir()} == audit_files
 
 
-def test_an_attack_asked_for_twice_runs_once(demo_run, audit, read_csv):
+def test_an_attack_asked_for_twice_runs_once(demo_run, empty_figures, audit, read_csv):
     audit(demo_run, "--attacks", "global_threshold", "global_threshold")
     assert [line["attack"] for line in read_csv(demo_run)] == ["global_threshold"] * len(
         {line["variant"] for line in read_csv(demo_run)}
     )
 
 
-def test_changed_signals_are_audited_again(demo_run, audit, change_signals, read_csv):
+def test_changed_signals_are_audited_again(
+    demo_run, empty_figures, audit, change_signals, read_csv
+):
     audit(demo_run, "--attacks", "global_threshold")
     before, members = read_csv(demo_run), demo_run.membership()
     target = demo_run.names()[12]
@@ -86,7 +88,7 @@ def test_changed_signals_are_audited_again(demo_run, audit, change_signals, read
     assert after["auc"] > before[-1]["auc"] + 0.1
 
 
-def test_other_attacks_replace_the_results(demo_run, audit, read_csv):
+def test_other_attacks_replace_the_results(demo_run, empty_figures, audit, read_csv):
     audit(demo_run, "--attacks", "global_threshold")
     assert {line["attack"] for line in read_csv(demo_run)} == {"global_threshold"}
     audit(demo_run, "--attacks", "lira_offline_carlini", "global_threshold")

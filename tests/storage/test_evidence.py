@@ -14,7 +14,7 @@ from storage.files import save_whole
 from storage.run_folder import RunFolder
 
 
-def test_an_audit_reads_no_checkpoint(demo_run, monkeypatch, read_csv, quick_audit):
+def test_an_audit_reads_no_checkpoint(demo_run, empty_figures, monkeypatch, read_csv, quick_audit):
     def fail(*_, **__):
         raise AssertionError("an audit reads signals")
 
