@@ -1,10 +1,14 @@
 """Files of an audit: whole, written again where they are missing, and left alone otherwise."""
 
+import shutil
+
 import pytest
 import torch
 from markupsafe import escape
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
+
+from storage.run_folder import RunFolder
 
 
 def test_every_file_is_written_and_whole(audited_run, audit_files):
@@ -45,13 +49,22 @@ def test_a_second_call_still_names_the_excluded_models(make_run, change_signals,
     assert "Left out: target-000 (160 of 160 signals are not finite)" in second
 
 
+@pytest.fixture(scope="module")
+def quick_run(audited_run, quick_audit, tmp_path_factory):
+    """The same run audited by two attacks; a test that changes it restores it."""
+    run = RunFolder(tmp_path_factory.mktemp("quick") / "demo")
+    shutil.copytree(audited_run[0].path, run.path, ignore=shutil.ignore_patterns("audit"))
+    quick_audit(run)
+    return run
+
+
 @pytest.mark.parametrize("lost", ["table.txt", "report.html", "plane.png"])
-def test_a_deleted_file_is_written_again(demo_run, lost, quick_audit):
-    quick_audit(demo_run)
-    before = (demo_run.path / "audit" / lost).read_bytes()
-    (demo_run.path / "audit" / lost).unlink()
-    assert "Nothing has changed" not in quick_audit(demo_run)
-    assert (demo_run.path / "audit" / lost).read_bytes() == before
+def test_a_deleted_file_is_written_again(quick_run, lost, quick_audit):
+    path = quick_run.path / "audit" / lost
+    before = path.read_bytes()
+    path.unlink()
+    assert "Nothing has changed" not in quick_audit(quick_run)
+    assert path.read_bytes() == before
 
 
 def test_an_interrupted_audit_is_repeated(demo_run, empty_figures, audit_files, quick_audit):

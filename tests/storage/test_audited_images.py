@@ -24,7 +24,9 @@ def test_data_that_cannot_be_imported_gives_a_note_and_no_gallery(audited_run, a
         audit(run, "--attacks", "quantile_regression")
 
 
-def test_images_the_fleet_was_not_trained_on_are_not_used(toy_run, tmp_path, audit, read_csv):
+def test_images_the_fleet_was_not_trained_on_are_not_used(
+    toy_run, tmp_path, audit, read_csv, empty_figures
+):
     run = RunFolder(tmp_path / "run")
     shutil.copytree(toy_run, run.path)
     content = run.experiment_file.read_text()
@@ -36,7 +38,9 @@ def test_images_the_fleet_was_not_trained_on_are_not_used(toy_run, tmp_path, aud
     assert "quantile_regression" not in {line["attack"] for line in read_csv(run)}
 
 
-def test_the_gallery_disappears_with_the_images(toy_run, tmp_path, results_of, quick_audit):
+def test_the_gallery_disappears_with_the_images(
+    toy_run, tmp_path, results_of, quick_audit, empty_figures
+):
     """The gallery is that of an earlier audit, when the images were still there."""
     run = RunFolder(tmp_path / "run")
     shutil.copytree(toy_run, run.path)
@@ -53,7 +57,7 @@ def test_the_gallery_disappears_with_the_images(toy_run, tmp_path, results_of, q
     ("kind", "message"), [("ImageFolder", "[/bold]gone"), ("CIFAR10", "Dataset not found")]
 )
 def test_images_that_moved_give_a_note_and_no_gallery(
-    toy_run, tmp_path, kind, message, quick_audit
+    toy_run, tmp_path, kind, message, quick_audit, empty_figures
 ):
     """Whatever error the library raises, and with markup in the name of the folder."""
     run = RunFolder(tmp_path / "run")
