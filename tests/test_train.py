@@ -2,9 +2,12 @@
 
 import re
 
+import pytest
+
 import train
 
 
+@pytest.mark.fleet
 def test_the_whole_output_away_from_a_terminal(toy, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     folder = tmp_path / "run[red]"  # no markup

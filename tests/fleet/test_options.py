@@ -104,7 +104,9 @@ def test_a_data_set_keeps_its_own_defaults():
 
 def test_digits_are_the_default_data(tmp_path):
     arguments = "--model.network convnet --trainer.max_epochs 1 --fleet.shadows 2 --fleet.targets 0"
-    train.main(["--run_dir", str(tmp_path / "run"), *arguments.split(), "--threads", "1"])
+    train.main(
+        ["--run_dir", str(tmp_path / "run"), *arguments.split(), "--threads", "1", "--quantize"]
+    )
     config = RunFolder(tmp_path / "run").read()["config"]
     assert config["data"]["class_path"] == "datamodules.digits.Digits"
     assert config["data"]["init_args"]["pool_size"] == 600
