@@ -1,0 +1,119 @@
+"""Files of an audit: whole, written again where they are missing, and left alone otherwise."""
+
+import shutil
+
+import pytest
+import torch
+from markupsafe import escape
+from safetensors.torch import load_file
+from sklearn.metrics import roc_auc_score
+
+from storage.run_folder import RunFolder
+
+
+def test_every_file_is_written_and_whole(audited_run, audit_files):
+    run, output = audited_run
+    assert {file.name for file in (run.path / "audit").iterdir()} == audit_files
+    for name in ("roc.png", "plane.png", "convergence.png"):
+        content = (run.path / "audit" / name).read_bytes()
+        assert content.startswith(b"\x89PNG\r\n\x1a\n")
+        assert content.endswith(b"IEND\xaeB`\x82")
+    table = (run.path / "audit" / "table.txt").read_text()
+    assert table.strip() in output
+    assert output.rstrip().endswith(f"Report: {run.path / 'audit' / 'report.html'}")
+
+
+def test_a_second_call_does_nothing_and_says_so(demo_run, audit_states, quick_audit):
+    first = quick_audit(demo_run)
+    before = audit_states(demo_run)
+    second = quick_audit(demo_run)
+    assert audit_states(demo_run) == before
+    assert "Nothing has changed since this audit." in second
+    assert "Nothing has changed" not in first
+    assert (demo_run.path / "audit" / "table.txt").read_text().strip() in second
+    # train.py with nothing to train opens the folder once more
+    experiment = demo_run.read()
+    asked = {key: experiment[key] for key in ("config", "fingerprints", "versions")}
+    demo_run.open(asked, demo_run.membership())
+    assert "Nothing has changed" in quick_audit(demo_run)
+    assert audit_states(demo_run) == before
+
+
+def test_a_second_call_still_names_the_excluded_models(make_run, change_signals, quick_audit):
+    run = make_run()
+    path = run.signals(run.names()[10], "full")
+    change_signals(path, phi=load_file(path)["phi"] * torch.nan)
+    assert "target-000 is left out: 160 of 160 signals are not finite" in quick_audit(run)
+    second = quick_audit(run)
+    assert "Nothing has changed" in second
+    assert "Left out: target-000 (160 of 160 signals are not finite)" in second
+
+
+@pytest.fixture(scope="module")
+def quick_run(audited_run, quick_audit, tmp_path_factory):
+    """The same run audited by two attacks; a test that changes it restores it."""
+    run = RunFolder(tmp_path_factory.mktemp("quick") / "demo")
+    shutil.copytree(audited_run[0].path, run.path, ignore=shutil.ignore_patterns("audit"))
+    quick_audit(run)
+    return run
+
+
+@pytest.mark.parametrize("lost", ["table.txt", "report.html", "plane.png"])
+def test_a_deleted_file_is_written_again(quick_run, lost, quick_audit):
+    path = quick_run.path / "audit" / lost
+    before = path.read_bytes()
+    path.unlink()
+    assert "Nothing has changed" not in quick_audit(quick_run)
+    assert path.read_bytes() == before
+
+
+def test_an_interrupted_audit_is_repeated(demo_run, empty_figures, audit_files, quick_audit):
+    """results.json is written last: without it nothing is taken for done."""
+    quick_audit(demo_run)
+    (demo_run.path / "audit" / "results.json").unlink()
+    (demo_run.path / "audit" / "report.html").unlink()
+    assert "Nothing has changed" not in quick_audit(demo_run)
+    assert {file.name for file in (demo_run.path / "audit").iterdir()} == audit_files
+
+
+def test_an_attack_asked_for_twice_runs_once(demo_run, empty_figures, audit, read_csv):
+    audit(demo_run, "--attacks", "global_threshold", "global_threshold")
+    assert [line["attack"] for line in read_csv(demo_run)] == ["global_threshold"] * len(
+        {line["variant"] for line in read_csv(demo_run)}
+    )
+
+
+def test_changed_signals_are_audited_again(
+    demo_run, empty_figures, audit, change_signals, read_csv
+):
+    audit(demo_run, "--attacks", "global_threshold")
+    before, members = read_csv(demo_run), demo_run.membership()
+    target = demo_run.names()[12]
+    path = demo_run.signals(target, "nearest-w2")
+    change_signals(path, phi=members[12].float().expand(2, -1).clone())  # gives it all away
+    output = audit(demo_run, "--attacks", "global_threshold")
+    assert "Nothing has changed" not in output
+    *same, after = read_csv(demo_run)
+    assert same == before[:-1]
+    phi = load_file(demo_run.signals(demo_run.names()[13], "nearest-w2"))["phi"]
+    other = roc_auc_score(members[13], phi.double().mean(0))
+    assert after["auc"] == pytest.approx((1 + other) / 2)
+    assert after["auc"] > before[-1]["auc"] + 0.1
+
+
+def test_other_attacks_replace_the_results(demo_run, empty_figures, audit, read_csv):
+    audit(demo_run, "--attacks", "global_threshold")
+    assert {line["attack"] for line in read_csv(demo_run)} == {"global_threshold"}
+    audit(demo_run, "--attacks", "lira_offline_carlini", "global_threshold")
+    attacks = {line["attack"] for line in read_csv(demo_run)}
+    assert attacks == {"lira_offline_carlini", "global_threshold"}
+
+
+@pytest.mark.parametrize("name", ["<script>", "a & 'b' \"c\"", "[red]brackets[bold]"])
+def test_hostile_experiment_names_are_escaped(make_run, name, audit):
+    run = make_run(name, shadows=4, targets=1)
+    output = audit(run, "--attacks", "global_threshold")
+    page = (run.path / "audit" / "report.html").read_text()
+    assert f"<title>BitLeak: {escape(name)}" in page
+    assert name in output.splitlines()[1]  # the title of the table, after a note
+    assert f"Report: {run.path}" in output
