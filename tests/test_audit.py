@@ -71,7 +71,7 @@ def test_real_digits_leak_and_random_labels_do_not(tmp_path, audit, read_csv):
     order = torch.rand(members.shape, generator=torch.Generator().manual_seed(1)).argsort(1)
     shuffled = members.gather(1, order)
     shuffled[1:16:2] = ~shuffled[:16:2]
-    files = [load_file(run.signals(name, "full")) for name in run.names()]
+    files = [load_file(run.signals(name, "full")) for name in run.read().names]
     keys = ("phi", "hinge", "population", "population_hinge")
     data = Digits(pool_size=600)
     data.setup("fit")

@@ -154,8 +154,7 @@ def test_a_model_trained_again_starts_from_other_weights(
     toy, toy_run, finished, snapshot, monkeypatch, of_models, tensors
 ):
     before = of_models(tensors(finished), *NAMES)
-    health = train.HEALTH._replace(behind=lambda *_: {2: "so says the test"})
-    monkeypatch.setattr(train, "HEALTH", health)
+    monkeypatch.setattr("fleet.failed.failures", lambda *_: {2: "so says the test"})
     train.main(toy(finished, "--fleet.retrain_failed true"))
     after = of_models(tensors(finished), *NAMES)
     others = [name for name in NAMES if name != NAMES[2]]

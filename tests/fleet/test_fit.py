@@ -67,7 +67,7 @@ def test_all_variants_of_a_model_get_the_same_random_queries(toy, tmp_path, late
         train.main(toy(tmp_path / "run", options))
     train.main(toy(tmp_path / "run", f"{options} nearest-w2"))  # every layer stays at 32 bits
     run = RunFolder(tmp_path / "run")
-    for name in run.names()[3:]:
+    for name in run.read().names[3:]:
         phi, quantized = (
             load_signals([run.signals(name, variant)], "phi")[0]
             for variant in ("full", "nearest-w2")
@@ -84,4 +84,4 @@ def test_the_time_of_compilation_is_printed(toy, tmp_path, monkeypatch, capsys, 
         r"finished in \d+\.\d s, \d+\.\d s of them in torch\.compile",
         unwrap(capsys.readouterr().out),
     )
-    assert RunFolder(tmp_path / "run").read()["config"]["model"]["compile"]
+    assert RunFolder(tmp_path / "run").read().config["model"]["compile"]

@@ -66,7 +66,7 @@ def test_another_variant_adds_only_its_own_files(toy, finished, snapshot, no_tra
         for file in ("nearest-w4.safetensors", "nearest-w4.json", "signals/nearest-w4.safetensors")
     }
     run = RunFolder(finished)
-    assert run.read()["config"]["quantize"] == [*variants[1:], "nearest-w4"]
+    assert run.read().config["quantize"] == [*variants[1:], "nearest-w4"]
     network = Classifier(10, 1, 0, "convnet").network
     network.load_state_dict(load_file(run.weights(NAMES[1], "full")))
     expected = quantize_network(network, Variant.parse("nearest-w4"))[0].state_dict()
@@ -91,7 +91,7 @@ def test_a_variant_added_later_equals_one_made_at_once(
 
 def test_a_variant_named_twice_counts_once(toy, tmp_path, capsys, unwrap):
     train.main(toy(tmp_path / "run", "--quantize nearest-w2 nearest-w2 --fleet.models 0"))
-    assert RunFolder(tmp_path / "run").read()["config"]["quantize"] == ["nearest-w2"]
+    assert RunFolder(tmp_path / "run").read().config["quantize"] == ["nearest-w2"]
     assert unwrap(capsys.readouterr().out).count("nearest-w2") == 1
 
 
@@ -121,7 +121,7 @@ def test_a_fleet_that_grows_during_training_moves_no_row(toy, tmp_path, served, 
     seeds = {derive_seed(0, "target", 0, 0), *(derive_seed(0, "shadow", i, 0) for i in (0, 1, 5))}
     assert {seed for seed, _, _ in served} == seeds
     drawn = membership(0, 6, 1, 64)
-    for name, row in zip(RunFolder(folder).names(), drawn, strict=True):
+    for name, row in zip(RunFolder(folder).read().names, drawn, strict=True):
         seed = derive_seed(0, name.role, name.number, 0)
         indices = {index for own, _, batch in served if own == seed for index in batch}
         assert indices in (set(), set(row.nonzero().flatten().tolist()))

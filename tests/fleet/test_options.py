@@ -96,7 +96,7 @@ def test_help_lists_every_option(capsys):
 
 
 def test_a_data_set_keeps_its_own_defaults():
-    config = train.make_parser().parse_args(["--run_dir", "x", "--data", "CIFAR10"])
+    _, config = parse(["--run_dir", "x", "--data", "CIFAR10"])
     options = config.data.init_args
     assert (options.pool_size, options.batch_size) == (None, 128)
     assert (options.flip, options.crop) == (True, 4)
@@ -107,13 +107,13 @@ def test_digits_are_the_default_data(tmp_path):
     train.main(
         ["--run_dir", str(tmp_path / "run"), *arguments.split(), "--threads", "1", "--quantize"]
     )
-    config = RunFolder(tmp_path / "run").read()["config"]
+    config = RunFolder(tmp_path / "run").read().config
     assert config["data"]["class_path"] == "datamodules.digits.Digits"
     assert config["data"]["init_args"]["pool_size"] == 600
 
 
 def test_a_missing_number_of_epochs_is_an_error(tmp_path):
-    with pytest.raises(SystemExit, match="How long to train is not said"):
+    with pytest.raises(SystemExit, match="`--trainer.max_epochs` is missing"):
         train.main(["--run_dir", str(tmp_path / "run"), "--data", "Digits"])
     assert not (tmp_path / "run").exists()
 
@@ -122,7 +122,7 @@ def test_experiment_yaml_is_refused_as_a_recipe(toy_run, tmp_path, capsys, unwra
     with pytest.raises(SystemExit):
         train.main(["--config", str(toy_run / "experiment.yaml"), "--run_dir", str(tmp_path / "r")])
     said = unwrap(capsys.readouterr().err)
-    assert "experiment.yaml records an experiment, and is no recipe" in said
+    assert "experiment.yaml records an experiment and is no recipe" in said
     assert f"with `--run_dir {toy_run}`" in said
     (tmp_path / "experiment.yaml").write_text("fleet: {shadows: many}")  # of no run folder
     with pytest.raises(SystemExit):

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 import train
+from fleet.options import parse
+from fleet.prepare import prepare
 from datamodules.digits import Digits
 from datamodules.images import ImageDataModule, Images
 from quantization.variant import Variant
@@ -143,13 +146,13 @@ def test_every_recipe_can_be_prepared(recipe, tmp_path, monkeypatch):
         if subclass is not Digits:
             monkeypatch.setattr(subclass, "read", read)
             monkeypatch.setattr(subclass, "fetch", lambda self: None)
-    parser = train.make_parser()
-    config = parser.parse_args(["--config", str(recipe), "--run_dir", str(tmp_path / "run")])
+    parser, config = parse(["--config", str(recipe), "--run_dir", str(tmp_path / "run")])
     made = parser.instantiate(config)
-    job = train.prepare(config, made.fleet, made.data, train.Console(quiet=True))
+    job = prepare(config, made.fleet, made.data, Console(quiet=True))
     assert job.chosen == fleet_names(config.fleet.shadows, config.fleet.targets)
-    assert job.variants == ["full", *map(str, map(Variant.parse, config.quantize))]
-    assert job.run.membership().shape == (len(job.chosen), job.data.pool_size)
+    assert job.experiment.variants == ["full", *map(str, map(Variant.parse, config.quantize))]
+    assert torch.stack(list(job.members.values())).shape == (len(job.chosen), job.data.pool_size)
+    assert job.run.membership().keys() == job.members.keys()
     default = parser.parse_args(["--config", str(recipe)]).run_dir
     assert default == Path("runs") / recipe.relative_to(ROOT / "recipes").with_suffix("")
 
@@ -158,7 +161,7 @@ def test_every_recipe_can_be_prepared(recipe, tmp_path, monkeypatch):
 def test_a_cpu_that_emulates_bfloat16_is_noted(
     toy, tmp_path, monkeypatch, capsys, emulates, unwrap
 ):
-    monkeypatch.setattr(train, "emulates_bfloat16", lambda: emulates)
+    monkeypatch.setattr("fleet.checks.emulates_bfloat16", lambda: emulates)
     options = "--fleet.models 4 --quantize --trainer.precision bf16-mixed --trainer.max_epochs 1"
     train.main(toy(tmp_path / "run", options))
     assert ("this CPU emulates bf16" in unwrap(capsys.readouterr().out)) == emulates

@@ -16,6 +16,7 @@ from quantization.calibration import Calibration
 from quantization.quantize import quantize_network
 from quantization.variant import Variant
 from storage.names import fleet_names
+from storage.records import read_record
 from storage.run_folder import RunFolder
 from storage.weights import load_quantized, load_weights
 
@@ -36,7 +37,7 @@ def adjusted(toy, tmp_path_factory):
 @pytest.mark.parametrize("variant", ["gptq-w2", "obc-w2-nonmembers"])
 def test_layers_have_the_requested_bits(adjusted, variant):
     path = adjusted.weights(NAMES[1], variant)
-    weights, record = load_quantized(path).weights, adjusted.read_record(NAMES[1], variant)
+    weights, record = load_quantized(path).weights, read_record(adjusted, NAMES[1], variant)
     bits = {"layer1.0": 4, "layer2.0": 2, "layer3.0": 2, "fc": 8}
     assert {layer["name"]: layer["bits"] for layer in record["layers"]} == bits
     assert weights.keys() == {f"{name}.weight" for name in bits}
@@ -59,7 +60,7 @@ def test_calibration_images_are_the_models_own(adjusted, variant, member):
     indices = {}
     for position in (1, 4):
         name, row = NAMES[position], adjusted.membership()[position]
-        calibration = adjusted.read_record(name, variant)["calibration"]
+        calibration = read_record(adjusted, name, variant)["calibration"]
         indices[position] = calibration["indices"]
         assert len(set(indices[position])) == len(indices[position]) == calibration["images"] == 20
         assert calibration["source"] == ("members" if member else "nonmembers")
@@ -72,7 +73,7 @@ def test_calibration_images_are_the_models_own(adjusted, variant, member):
 def test_calibration_images_are_augmented_as_in_training(adjusted, variant):
     data, name = Digits(pool_size=64), NAMES[4]
     data.setup("fit")
-    used = adjusted.read_record(name, variant)["calibration"]
+    used = read_record(adjusted, name, variant)["calibration"]
     seed, source = derive_seed(0, "target", 0, 0), used["source"]
     indices = torch.tensor(used["indices"])
 
@@ -140,16 +141,16 @@ def test_a_layer_that_is_never_called_can_keep_full_precision(toy, tmp_path, own
     )
     assert torch.equal(quantized["spare.weight"], full["spare.weight"])
     assert max(len(row.unique()) for row in quantized["first.weight"]) <= 4
-    record = run.read_record(NAMES[0], "adaround-w2")
+    record = read_record(run, NAMES[0], "adaround-w2")
     assert [layer["name"] for layer in record["layers"]] == ["first", "second"]
 
 
 def test_a_later_variant_is_made_from_the_stored_weights(toy, toy_run, tmp_path):
     folder = Path(shutil.copytree(toy_run, tmp_path / "run"))
     run = RunFolder(folder)
-    for name in run.names():
+    for name in run.read().names:
         run.checkpoint(name).unlink()
-    name = run.names()[0]
+    name = run.read().names[0]
     state = {key: tensor + 1 for key, tensor in load_file(run.weights(name, "full")).items()}
     save_file(state, run.weights(name, "full"))  # weights that no training ends in
     (run.model(name) / "SHA256SUMS").unlink()

@@ -119,7 +119,7 @@ def test_a_fleet_survives_the_death_of_a_worker_and_of_the_driver(
     assert tensors(folder) == tensors(toy_run)
     assert not list(folder.rglob("*.partial"))
     assert not list(folder.rglob("error.txt"))
-    for name in run.names():
+    for name in run.read().names:
         progress = json.loads(run.progress(name).read_text())
         assert (progress["stage"], progress["epoch"]) == ("finished", 3)
 

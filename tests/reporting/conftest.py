@@ -43,7 +43,7 @@ def write_records(units):
     """Write beside each model's weights what a quantizer would have, different for each model."""
 
     def write(run, variants=("nearest-w4", "nearest-w2"), **changes):
-        for number, name in enumerate(run.names()):
+        for number, name in enumerate(run.read().names):
             for variant in variants:
                 moved, cost = number * (variant != "nearest-w4"), 2.5 ** (number % 5)
                 error = 0.25 * number if moved else None

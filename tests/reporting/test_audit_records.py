@@ -30,7 +30,9 @@ def test_records_are_averaged_over_the_audited_models(
     run = make_run(targets=3)
     write_records(run)
     records = {
-        variant: [json.loads(run.record(name, variant).read_text()) for name in run.names()[10:]]
+        variant: [
+            json.loads(run.record(name, variant).read_text()) for name in run.read().names[10:]
+        ]
         for variant in ("nearest-w4", "nearest-w2")
     }
     left, right = layer_lines(run, quick_audit, monkeypatch)
@@ -103,7 +105,7 @@ def test_excluded_models_and_models_without_a_record_do_not_count(
 ):
     run = make_run(targets=4)
     write_records(run)
-    names = run.names()
+    names = run.read().names
     run.record(names[10], "nearest-w2").unlink()
     path = run.signals(names[11], "full")
     change_signals(path, phi=load_file(path)["phi"] * torch.nan)
@@ -122,7 +124,7 @@ def test_excluded_models_and_models_without_a_record_do_not_count(
 def test_a_damaged_record_is_named(make_run, write_records, quick_audit):
     run = make_run()
     write_records(run)
-    run.record(run.names()[11], "nearest-w2").write_text("{")
+    run.record(run.read().names[11], "nearest-w2").write_text("{")
     with pytest.raises(SystemExit, match=r"target-001/nearest-w2\.json is not a whole record"):
         quick_audit(run)
     assert not (run.path / "audit").exists()

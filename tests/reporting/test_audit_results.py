@@ -14,25 +14,26 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from attacks import ATTACKS
 from attacks.evaluate import score
-from attacks.game import Observed, Shadows, make_cases
+from attacks.game import FULL, Game, ModelSignals, Shadows, make_cases
 from attacks.metrics.exposure import exposure
 from attacks.metrics.intervals import mean_accuracy, summarise
 from attacks.quantile import make_features
 from datamodules import Digits
+from reporting.findings import FINDINGS
 from storage.run_folder import RunFolder
 
 ALONE, SHADOWED = 2, 7  # default attacks on a run without images
 ESTIMATES = ("accuracy", "auc", "balanced_accuracy", "tpr_1pct", "tpr_01pct")
 
 
-def read_observed(run, variant):
+def read_signals(run, variant):
     """Signals of all models of the toy run, with the images, by other means than the audit."""
-    files = [load_file(run.signals(name, variant)) for name in run.names()]
+    files = [load_file(run.signals(name, variant)) for name in run.read().names]
     keys = ("phi", "hinge", "population", "population_hinge")
     data = Digits(pool_size=64)
     data.setup("fit")
     signals = (torch.stack([file[key] for file in files]) for key in keys)
-    return Observed(*signals, make_features(*data.pool, *data.test)), data.pool
+    return ModelSignals(*signals, make_features(*data.pool, *data.test)), data.pool
 
 
 def test_the_csv_equals_attacks_computed_from_the_files(audited_run, read_csv, weight_bytes):
@@ -44,14 +45,14 @@ def test_the_csv_equals_attacks_computed_from_the_files(audited_run, read_csv, w
     for variant in weight_bytes:
         files = [load_file(folder / "signals" / f"{variant}.safetensors") for folder in folders]
         keys = ("phi", "hinge", "population", "population_hinge")
-        seen[variant] = Observed(*(torch.stack([file[key] for file in files]) for key in keys))
+        seen[variant] = ModelSignals(*(torch.stack([file[key] for file in files]) for key in keys))
         correct[variant] = torch.stack([file["test_correct"] for file in files])[12:]
     lines = read_csv(run)
     # every default attack but quantile regression, which needs the images
     assert len(lines) == ALONE + SHADOWED + 2 * (ALONE + 2 * SHADOWED)
     for line in lines:
         variant = line["variant"]
-        with_shadows = seen["full" if line["knowledge"] == "full" else variant]
+        with_shadows = seen["full" if line["knowledge"] == "unquantized" else variant]
         attack, against = ATTACKS[line["attack"]], with_shadows.of(range(12))
         shadows = Shadows(against, members[:12])
         scores = torch.cat([attack.run(seen[variant].of([t]).read(), shadows) for t in (12, 13)])
@@ -89,7 +90,7 @@ def test_a_shift_misleads_full_precision_shadows(audited_run, read_csv):
     """The shift of the fabricated signals keeps its sign from the files to the table."""
     auc = {(e["variant"], e["knowledge"], e["attack"]): e["auc"] for e in read_csv(audited_run[0])}
     attack = "lira_online"
-    matched, misled = auc["nearest-w2", "matched", attack], auc["nearest-w2", "full", attack]
+    matched, misled = auc["nearest-w2", "matched", attack], auc["nearest-w2", "unquantized", attack]
     assert matched == pytest.approx(auc["full", "matched", attack], abs=1e-9)
     assert misled < matched - 0.05
 
@@ -180,14 +181,16 @@ def test_an_audit_with_images_has_every_attack_and_a_gallery(
     run, output = toy_audit
     files = audit_files | {"gallery.png", "layers.png"}
     assert {file.name for file in (run.path / "audit").iterdir()} == files
-    assert set(results_of(run)["files"]) == files - {"results.json"}
+    drawn = {file.removesuffix(".png") for file in files if file.endswith(".png")}
+    assert set(results_of(run)["figures"]) == drawn
     assert "Note: " not in output
     lines = read_csv(run)
     shadowed = sum(attack.shadows for attack in ATTACKS.values())
     assert len(lines) == 4 * (len(ATTACKS) - shadowed) + (4 + 3) * shadowed
-    full, _ = read_observed(run, "full")
-    members = run.membership()
-    by_attack = score(list(ATTACKS), full, full, members, make_cases(4, 1))
+    full, _ = read_signals(run, "full")
+    members = torch.stack(list(run.membership().values()))
+    game = Game({FULL: full}, members, make_cases(4, 1))
+    by_attack = score(list(ATTACKS), game, FULL, FULL)
     for line in [line for line in lines if line["variant"] == "full"]:
         (scores,) = by_attack[line["attack"]]
         assert line["auc"] == pytest.approx(roc_auc_score(members[4], scores), abs=1e-12)
@@ -199,12 +202,13 @@ def test_the_exposure_of_each_example_is_that_to_the_strongest_attack(toy_audit,
     with (run.path / "audit" / "exposure.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [line["example"] for line in lines] == [str(index) for index in range(64)]
-    members = run.membership()
-    for variant in RunFolder(run.path).read()["config"]["quantize"] + ["full"]:
-        observed, pool = read_observed(run, variant)
+    members = torch.stack(list(run.membership().values()))
+    for variant in RunFolder(run.path).read().config["quantize"] + ["full"]:
+        observed, pool = read_signals(run, variant)
         rows = [line for line in read_csv(run) if line["variant"] == "full"]
         (attack,) = (row["attack"] for row in rows if row["strongest"] == "True")
-        scores = score([attack], observed, observed, members, make_cases(4, 1))[attack]
+        game = Game({variant: observed}, members, make_cases(4, 1))
+        scores = score([attack], game, variant, variant)[attack]
         expected = exposure(scores, members[4:])
         assert [line["label"] for line in lines] == [str(label) for label in pool.labels.tolist()]
         values = torch.tensor([float(line[variant]) for line in lines], dtype=torch.float64)
@@ -212,29 +216,17 @@ def test_the_exposure_of_each_example_is_that_to_the_strongest_attack(toy_audit,
         assert torch.equal(values.isnan(), ~members[4])  # one target knows only its members
 
 
-TITLES = (
-    "Is the difference between two precisions one?",
-    "What quantizing the shadows is worth to the attacker",
-    "Where members and others stand among the shadows",
-    "An attacker who holds several versions of a model",
-    "Was a training example used to calibrate the quantizer?",
-    "Lower bounds on epsilon",
-    "Who becomes safer, and who more exposed",
-)
-
-
 def test_differences_are_between_the_strongest_attacks(toy_audit, read_csv, results_of):
     run, _ = toy_audit
     results, rows = results_of(run), read_csv(run)
-    findings, variants = results["findings"], results["experiment"]["config"]["quantize"]
+    findings = results["findings"]["differences"]
     assert findings["reference"] == "full"
     best = {row["variant"]: row["auc"] for row in rows if row["strongest"] == "True"}
-    assert [difference["first"] for difference in findings["against_reference"]] == variants
-    for difference in findings["against_reference"]:
-        expected = best[difference["first"]] - best["full"]
+    assert list(findings["against_reference"]) == results["experiment"]["config"]["quantize"]
+    for variant, difference in findings["against_reference"].items():
+        expected = best[variant] - best["full"]
         assert difference["estimate"]["value"] == pytest.approx(expected, abs=1e-12)
-    for difference in findings["beyond_gap"]:
-        variant = difference["first"]
+    for variant, difference in findings["beyond_gap"].items():
         (gap,) = (e["auc"] for e in rows if (e["variant"], e["attack"]) == (variant, "gap"))
         assert difference["estimate"]["value"] == pytest.approx(best[variant] - gap, abs=1e-12)
 
@@ -242,14 +234,15 @@ def test_differences_are_between_the_strongest_attacks(toy_audit, read_csv, resu
 def test_convergence_ends_at_the_row_of_all_shadows(toy_audit, read_csv, results_of):
     run, _ = toy_audit
     rows = {(e["variant"], e["knowledge"], e["attack"]): e for e in read_csv(run)}
-    for variant, (attack, points) in results_of(run)["findings"]["convergence"].items():
+    for variant, curve in results_of(run)["findings"]["convergence"].items():
+        attack, points = curve["attack"], curve["points"]
         assert list(points) in (["2", "4"], ["4"])
         assert points["4"]["value"] == rows[variant, "matched", attack]["auc"]
 
 
 def test_one_target_gives_no_bound_on_epsilon(toy_audit, results_of):
     results = results_of(toy_audit[0])
-    bounds = results["findings"]["bounds"]
+    bounds = results["findings"]["epsilon"]
     assert bounds.keys() == {"full", *results["experiment"]["config"]["quantize"]}
     assert all(bound["tested"] is None for bound in bounds.values())
 
@@ -258,12 +251,13 @@ def test_the_page_shows_the_tables_of_findings_in_order(toy_audit, results_of):
     run, _ = toy_audit
     tables, page = results_of(run)["tables"], (run.path / "audit" / "report.html").read_text()
     titles = [table["title"] for table in tables]
-    assert titles == [title for title in TITLES if title in titles]
-    assert {*TITLES} - {TITLES[4]} <= set(titles)
+    keys = [table["key"] for table in tables]
+    assert keys == [key for key in FINDINGS if key in keys]
+    assert {*FINDINGS} - {"calibration", "convergence"} <= set(keys)
     positions = [page.index(f"<h2>{title}</h2>") for title in titles]
     assert positions == sorted(positions)
     for table in tables:
-        assert all(f">{html.escape(cell)}</td>" in page for row in table["rows"] for cell in row)
+        assert all(f">{html.escape(text)}</td>" in page for row in table["rows"] for text, _ in row)
 
 
 def test_a_sentence_per_variant_is_printed_and_on_the_page(toy_audit, results_of):

@@ -33,7 +33,7 @@ def write(tmp_path):
     def make(name, variants=("full", "nearest-w2"), auc=0.6, options=experiment()):  # noqa: B008
         folder = tmp_path / name / "audit"
         folder.mkdir(parents=True)
-        basis = {"audited models": "4", "shadow models": "8", "left out": "none"}
+        basis = {"audited models": "4", "shadow models": "8", "excluded": "none"}
         rows = [row(variant, auc) for variant in variants]
         results = {"experiment": options, "basis": basis, "rows": rows, "files": [], "tables": []}
         (folder / "results.json").write_text(json.dumps(results))

@@ -44,7 +44,7 @@ def test_the_run_belongs_to_the_experiment(logged):
     assert (offline.run.display_name, offline.run.job_type) == ("audit", "audit")
     assert (offline.run.run_group, offline.run.project) == (run.path.name, "bitleak")
     assert offline.run.run_id == f"{run.read()['id']}-audit"
-    assert offline.config["config"] == run.read()["config"]
+    assert offline.config["config"] == run.read().config
 
 
 def test_the_summary_holds_every_row(logged):

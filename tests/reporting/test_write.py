@@ -41,9 +41,9 @@ def test_a_second_call_does_nothing_and_says_so(demo_run, audit_states, quick_au
 
 def test_a_second_call_still_names_the_excluded_models(make_run, change_signals, quick_audit):
     run = make_run()
-    path = run.signals(run.names()[10], "full")
+    path = run.signals(run.read().names[10], "full")
     change_signals(path, phi=load_file(path)["phi"] * torch.nan)
-    assert "target-000 is left out: 160 of 160 signals are not finite" in quick_audit(run)
+    assert "target-000 is excluded: 160 of 160 signals are not finite" in quick_audit(run)
     second = quick_audit(run)
     assert "Nothing has changed" in second
     assert "Left out: target-000 (160 of 160 signals are not finite)" in second
@@ -88,14 +88,14 @@ def test_changed_signals_are_audited_again(
 ):
     audit(demo_run, "--attacks", "global_threshold")
     before, members = read_csv(demo_run), demo_run.membership()
-    target = demo_run.names()[12]
+    target = demo_run.read().names[12]
     path = demo_run.signals(target, "nearest-w2")
     change_signals(path, phi=members[12].float().expand(2, -1).clone())  # gives it all away
     output = audit(demo_run, "--attacks", "global_threshold")
     assert "Nothing has changed" not in output
     *same, after = read_csv(demo_run)
     assert same == before[:-1]
-    phi = load_file(demo_run.signals(demo_run.names()[13], "nearest-w2"))["phi"]
+    phi = load_file(demo_run.signals(demo_run.read().names[13], "nearest-w2"))["phi"]
     other = roc_auc_score(members[13], phi.double().mean(0))
     assert after["auc"] == pytest.approx((1 + other) / 2)
     assert after["auc"] > before[-1]["auc"] + 0.1

@@ -13,8 +13,8 @@ def save_signals(path, run, **changes):
     """Save phi and the membership of a run as a user would who trained the models elsewhere."""
     members = run.membership()
     arrays = {"shadow_members": members[:4].numpy(), "target_members": members[4:].numpy()}
-    for variant in ("full", *run.read()["config"]["quantize"]):
-        files = [load_file(run.signals(name, variant)) for name in run.names()]
+    for variant in ("full", *run.read().config["quantize"]):
+        files = [load_file(run.signals(name, variant)) for name in run.read().names]
         for part, key in (("", "phi"), ("population_", "population")):
             signals = torch.stack([file[key] for file in files]).numpy()
             arrays[f"{variant}/shadow_{part}phi"] = signals[:4]
@@ -56,8 +56,8 @@ def test_shadows_without_the_examples_get_only_offline_attacks(
     attacks = {line["attack"] for line in read_csv(external)}
     offline = {"attack_r", "rmia_offline", "lira_offline", "lira_offline_fixed"}
     assert attacks == {"global_threshold", *offline}
-    assert "Note: lira_online is left out, for it needs 2 shadows with each example." in output
-    assert "Note: rmia_online is left out, for it needs 1 shadow with each example." in output
+    assert "Note: lira_online is excluded: it needs 2 shadows with each example." in output
+    assert "Note: rmia_online is excluded: it needs 1 shadow with each example." in output
     with pytest.raises(SystemExit, match="`lira_online` needs 2 shadows with each example"):
         audit(external, "--signals", str(path), "--attacks", "lira_online")
 
@@ -74,8 +74,8 @@ def test_a_diverged_external_model_is_excluded(tmp_path, rng, audit, read_csv):
     np.savez(tmp_path / "theirs.npz", **{key: tensor.numpy() for key, tensor in arrays.items()})
     external = RunFolder(tmp_path / "out")
     output = audit(external, "--signals", str(tmp_path / "theirs.npz"), "--attacks", "attack_r")
-    assert "shadow-001 is left out: training accuracy" in output
-    assert "target-001 is left out: training accuracy" in output
+    assert "shadow-001 is excluded: training accuracy" in output
+    assert "target-001 is excluded: training accuracy" in output
     (line,) = read_csv(external)
     assert (line["targets"], line["shadows"]) == (2, 5)
 

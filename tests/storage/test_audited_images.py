@@ -13,7 +13,7 @@ def test_data_that_cannot_be_imported_gives_a_note_and_no_gallery(audited_run, a
     """The experiment names a class that cannot be imported."""
     run, output = audited_run
     note, left_out = (line for line in output.splitlines() if line.startswith("Note: "))
-    assert left_out == "Note: quantile_regression is left out, for it needs the images."
+    assert left_out == "Note: quantile_regression is excluded: it needs the images."
     assert "the images are not shown, nor used by an attack: " in note
     assert "nowhere.Images" in note
     assert not (run.path / "audit" / "gallery.png").exists()

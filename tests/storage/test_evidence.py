@@ -54,7 +54,7 @@ def test_a_run_without_a_population_gets_the_attacks_that_need_none(make_run, au
 
 
 def test_unfinished_models_are_named(demo_run, audit):
-    names = demo_run.names()
+    names = demo_run.read().names
     demo_run.signals(names[5], "nearest-w2").unlink()
     demo_run.weights(names[13], "full").unlink()
     with pytest.raises(SystemExit, match="2 of 14 models are unfinished: shadow-005, target-001"):
@@ -68,7 +68,7 @@ def test_partial_excludes_unfinished_models_and_their_partners(
     make_run, tmp_path, read_csv, quick_audit
 ):
     run, alone = make_run(targets=3), make_run("alone", targets=3, without=(4, 5, 10))
-    names = run.names()
+    names = run.read().names
     lost = {
         run.signals(names[5], "nearest-w2"): tmp_path / "0",
         run.model(names[10]): tmp_path / "1",
@@ -78,10 +78,10 @@ def test_partial_excludes_unfinished_models_and_their_partners(
     output = quick_audit(run, "--partial")
     quick_audit(alone)
     assert read_csv(run) == read_csv(alone)
-    assert "shadow-005 is left out, with its partner: unfinished" in output
-    assert "target-000 is left out: unfinished" in output
+    assert "shadow-005 is excluded with its partner: unfinished" in output
+    assert "target-000 is excluded: unfinished" in output
     basis = json.loads((run.path / "audit" / "results.json").read_text())["basis"]
-    assert basis["left out"] == "shadow-005 (unfinished); target-000 (unfinished)"
+    assert basis["excluded"] == "shadow-005 (unfinished); target-000 (unfinished)"
     assert basis["shadow models"] == "8 against each of them"
     for path, elsewhere in lost.items():  # now they are finished, and all are audited
         elsewhere.rename(path)
@@ -93,7 +93,7 @@ def test_partial_excludes_unfinished_models_and_their_partners(
 def test_partial_does_without_the_first_model(make_run, read_csv, quick_audit):
     """Facts about all models must not be read from the files of the first."""
     run, alone = make_run(targets=3), make_run("alone", targets=3, without=(0, 1))
-    shutil.rmtree(run.model(run.names()[0]))
+    shutil.rmtree(run.model(run.read().names[0]))
     quick_audit(run, "--partial")
     quick_audit(alone)
     assert read_csv(run) == read_csv(alone)
@@ -128,7 +128,7 @@ def test_too_few_shadows_are_an_error(make_run, shadows, targets, got, audit):
 
 def test_no_remaining_target_is_an_error(make_run, audit):
     run = make_run()
-    for name in run.names()[10:]:
+    for name in run.read().names[10:]:
         run.signals(name, "full").unlink()
     with pytest.raises(SystemExit, match=r"got 0 and 0\. Finish the fleet"):
         audit(run, "--partial")
@@ -140,7 +140,7 @@ def test_a_diverged_shadow_is_excluded_with_its_partner(
 ):
     run, alone = make_run(), make_run("alone", without=(2, 3))
     variant = "nearest-w2" if how == "quantized" else "full"
-    path = run.signals(run.names()[3], variant)
+    path = run.signals(run.read().names[3], variant)
     signals = load_file(path)
     if how == "accuracy":
         change_signals(path, correct=torch.arange(160).reshape(2, 80) % 10 == 0)
@@ -155,28 +155,28 @@ def test_a_diverged_shadow_is_excluded_with_its_partner(
     quick_audit(alone)
     assert read_csv(run) == read_csv(alone)
     basis = json.loads((run.path / "audit" / "results.json").read_text())["basis"]
-    assert "shadow-003 is left out, with its partner: " in output
-    (named,) = (line for line in output.splitlines() if "is left out" in line)
-    for text in (named, basis["left out"]):
+    assert "shadow-003 is excluded with its partner: " in output
+    (named,) = (line for line in output.splitlines() if "is excluded" in line)
+    for text in (named, basis["excluded"]):
         assert re.search(reason, text)
     assert "shadow-003 (" in (run.path / "audit" / "report.html").read_text()
 
 
 def test_a_diverged_target_is_excluded(make_run, change_signals, read_csv, quick_audit):
     run, alone = make_run(targets=3), make_run("alone", targets=3, without=(11,))
-    path = run.signals(run.names()[11], "full")
+    path = run.signals(run.read().names[11], "full")
     change_signals(path, phi=torch.full_like(load_file(path)["phi"], torch.nan))
     output = quick_audit(run)
     quick_audit(alone)
     assert read_csv(run) == read_csv(alone)
-    assert "target-001 is left out: 160 of 160 signals are not finite" in output
+    assert "target-001 is excluded: 160 of 160 signals are not finite" in output
 
 
 def test_without_targets_each_shadow_is_attacked_by_the_others(
     make_run, change_signals, read_csv, quick_audit
 ):
     run, alone = make_run(targets=0), make_run("alone", targets=0, without=(6, 7))
-    path = run.signals(run.names()[6], "full")
+    path = run.signals(run.read().names[6], "full")
     change_signals(path, phi=load_file(path)["phi"] * torch.nan)
     quick_audit(run)
     quick_audit(alone)
@@ -188,7 +188,7 @@ def test_without_targets_each_shadow_is_attacked_by_the_others(
 
 def test_damaged_signals_are_named(make_run, quick_audit):
     run = make_run()
-    name, path = run.names()[1], run.signals(run.names()[1], "nearest-w2")
+    name, path = run.read().names[1], run.signals(run.read().names[1], "nearest-w2")
     seal(run.model(name))
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
