@@ -65,12 +65,12 @@ from lightning_modules.callbacks.quantize import Quantize
 from lightning_modules.callbacks.record_signals import RecordSignals
 from lightning_modules.classifier import Classifier
 from lightning_modules.wandb_logger import FleetLogger
-from quantization.calibration import Calibration, check_count, wanted
+from quantization.calibration import Calibration
 from quantization.cost import cost_class, estimate_seconds, loop_images
 from quantization.quantize import check_network
 from quantization.quantized_network import layer_bits
 from quantization.rounding.grid import Bits
-from quantization.variant import FULL, Variant
+from quantization.variant import FULL, Variant, check_count, wanted
 from storage.experiment import Experiment, describe
 from storage.names import ModelName, WandbMode, fleet_names, parse_slice
 from storage.run_folder import RunFolder

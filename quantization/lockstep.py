@@ -109,7 +109,7 @@ def _stop(name: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
     if torch.is_autocast_enabled(args[0].device.type):  # it would outlive the suspended run
         raise ValueError(
             f"`{name}` is called under autocast, but is quantized layer by layer in float32 only."
-            " Remove `torch.autocast` from the network, because `--trainer.precision` does the same,"
+            " Remove `torch.autocast` from the network, since `--trainer.precision` does the same,"
             " or use `nearest` or `obc`."
         )
     main = getcurrent().parent

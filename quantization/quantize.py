@@ -183,7 +183,7 @@ def _make_plans(
 def _write(
     plans: Mapping[str, LayerPlan], codes: Mapping[str, Codes]
 ) -> dict[int, QuantizedWeight]:
-    """Put the dequantized weights into the layers, and give the packed ones."""
+    """Put dequantized weights into the layers, and return the quantized ones by identity."""
     weights = {}
     for name, plan in plans.items():
         weight = plan.layer.weight

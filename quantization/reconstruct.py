@@ -13,9 +13,9 @@ from torch.func import functional_call
 from quantization.calibration import CHUNK, check_finite
 from quantization.fisher import fisher_diagonal
 from quantization.lockstep import Answer, lockstep
+from quantization.operation import Operation
 from quantization.rounding.grid import dequantize
 from quantization.task import Codes, Fitted, LayerPlan, LayerRecord, Solution, Task, make_record
-from quantization.trace import Operation
 
 
 class Unit(NamedTuple):

@@ -12,33 +12,16 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from quantization.operation import (
+    ACTIVATIONS,
+    Operation,
+    Value,
+    tensors_in,
+    value_of,
+)
+
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-ACTIVATIONS = {
-    functional.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, functional.relu6,
-    functional.hardtanh, functional.leaky_relu, functional.elu, functional.gelu, functional.silu,
-    functional.mish, functional.hardswish, functional.softplus, torch.sigmoid, Tensor.sigmoid,
-    torch.tanh, Tensor.tanh,
-}  # fmt: skip
-ADDITIONS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__, Tensor.__radd__}
-
-Value = tuple[int, int]  # identity of a tensor, and how often it was changed in place
 Inputs = tuple[object, ...]
-
-
-class Operation(NamedTuple):
-    """One call of a torch function, made by the module `owner` itself."""
-
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    inputs: list[Value]
-    output: Value
-    owner: str
-
-    def __call__(self, first: Tensor) -> Tensor:
-        """Apply the same operation to another first argument."""
-        result: Tensor = self.function(first, *self.args[1:], **self.kwargs)
-        return result
 
 
 class Call(NamedTuple):
@@ -91,12 +74,12 @@ class Trace(TorchFunctionMode):
     ) -> Any:  # noqa: ANN401
         """Note an operation for each tensor that a call makes or writes to."""
         kwargs = kwargs or {}
-        inputs = [_value(t) for t in _tensors((args, kwargs))]
+        inputs = [value_of(tensor) for tensor in tensors_in((args, kwargs))]
         result = func(*args, **kwargs)
         self._kept.append((args, kwargs, result))
         owner = self._running[-1][0] if self._running else ""
-        for output in _tensors(args[:1] if func is Tensor.__setitem__ else result):
-            self.operations.append(Operation(func, args, kwargs, inputs, _value(output), owner))
+        for output in tensors_in(args[:1] if func is Tensor.__setitem__ else result):
+            self.operations.append(Operation(func, args, kwargs, inputs, value_of(output), owner))
         return result
 
     def _watch(self) -> Iterator[RemovableHandle]:
@@ -113,7 +96,7 @@ class Trace(TorchFunctionMode):
         name, single = self._running.pop()
         if single and isinstance(output, Tensor):
             self._kept.append(output)
-            self.calls.append(Call(name, _value(output), output.shape))
+            self.calls.append(Call(name, value_of(output), output.shape))
 
     def tail(self, layer: str) -> list[Operation]:
         """The BatchNorm and the activation, or either, that alone use a layer's output.
@@ -126,7 +109,7 @@ class Trace(TorchFunctionMode):
         value = next(call.output for call in self.calls if call.name == layer)
         for kind in ({functional.batch_norm}, ACTIVATIONS):
             users = [operation for operation in self.operations if value in operation.inputs]
-            if len(users) == 1 and users[0].function in kind and _replays(users[0], value):
+            if len(users) == 1 and users[0].function in kind and users[0].replays(value):
                 operations.append(users[0])
                 value = users[0].output
         return operations
@@ -151,7 +134,7 @@ class Trace(TorchFunctionMode):
             return self._named(own, fitting)
         # A parameter was not made in the pass, so it is no branch.
         made = {self._images, *(operation.output[0] for operation in self.operations)}
-        sums = [o for o in self.operations if _adds(o) and {id(t) for t in o.args} <= made]
+        sums = [o for o in self.operations if o.adds() and {id(t) for t in o.args} <= made]
         owners = {self._owner(o.owner) for o in sums}
         classes = {type(self.modules[name]) for name in owners if name and name in fitting}
         names = [name for name in fitting if name and type(self.modules[name]) in classes]
@@ -201,55 +184,15 @@ class Trace(TorchFunctionMode):
             (user,) = users
             if user.function is functional.batch_norm:
                 per_place = call.shape[1] != len(scale)  # of a sequence, instead of per row
-                if _uses_batch(user) or per_place:
+                if user.uses_batch() or per_place:
                     return None
-                scale = scale * _slope(user)
+                scale = scale * user.slope()
             elif user.function in ACTIVATIONS:
                 activated = True
-            elif not _adds(user):
+            elif not user.adds():
                 return None
             value = user.output
         return scale
-
-
-def _value(tensor: Tensor) -> Value:
-    return id(tensor), tensor._version
-
-
-def _tensors(values: object) -> Iterator[Tensor]:
-    """Every tensor in nested tuples, lists and dictionaries."""
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, dict):
-        yield from _tensors(list(values.values()))
-    elif isinstance(values, tuple | list):
-        for value in values:
-            yield from _tensors(value)
-
-
-def _adds(operation: Operation) -> bool:
-    """Whether an operation is the plain sum of two different tensors."""
-    two = len(operation.inputs) == 2 and operation.inputs[0] != operation.inputs[1]
-    return operation.function in ADDITIONS and two and not operation.kwargs
-
-
-def _replays(operation: Operation, value: Value) -> bool:
-    """Whether an operation treats each image by itself and takes `value` as first argument."""
-    first = operation.args[0] if operation.args else None
-    return id(first) == value[0] and not _uses_batch(operation)
-
-
-def _slope(normalisation: Operation) -> Float[Tensor, " channels"]:
-    """The factor that `batch_norm` with running statistics applies to its input."""
-    _, _, variance = normalisation.args[:3]
-    kwargs = normalisation.kwargs
-    slope: Tensor = (variance + kwargs["eps"]).rsqrt()
-    return slope if kwargs["weight"] is None else slope * kwargs["weight"]
-
-
-def _uses_batch(operation: Operation) -> bool:
-    """Whether an operation is a BatchNorm without running statistics, which is not linear."""
-    return operation.kwargs.get("training", False) is True
 
 
 def _within(name: str, others: Iterable[str]) -> bool:
