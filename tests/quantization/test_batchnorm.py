@@ -173,7 +173,7 @@ HIDDEN = {
 @pytest.mark.parametrize("name", ["numpy", "weight", "slope"])
 def test_a_use_that_cannot_be_followed_is_refused(name, randomise, images):
     network = randomise(Hidden(HIDDEN[name]))
-    with pytest.raises(ValueError, match=r"into conv changed the logits by [\d.]+, .*`-folded`"):
+    with pytest.raises(ValueError, match=r"into conv changed the logits by [\d.]+: .*`-folded`"):
         fold_batchnorm(network, images)
 
 

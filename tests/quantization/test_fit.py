@@ -4,13 +4,14 @@ from torch import nn
 from torch.nn.functional import relu, unfold
 
 from quantization.fit import fit_descent, fit_loop, fit_quadratic
-from quantization.reconstruct import Plan, Unit
+from quantization.reconstruct import Unit
 from quantization.rounding.adaround import Settings, learn_rounding
 from quantization.rounding.descent import descend
 from quantization.rounding.gptq import gptq
 from quantization.rounding.gram import Quadratic
 from quantization.rounding.grid import dequantize, find_grid
 from quantization.rounding.nearest import nearest
+from quantization.task import LayerPlan
 
 
 class Block(nn.Module):
@@ -28,7 +29,7 @@ class Block(nn.Module):
 
 def plan(layer, bits=2):
     rows = layer.weight.detach().flatten(1)
-    return Plan(layer, rows, find_grid(rows, bits, bits == 1.58), bits)
+    return LayerPlan(layer, rows, find_grid(rows, bits, bits == 1.58), bits)
 
 
 @pytest.fixture

@@ -8,15 +8,15 @@ from torch import nn
 from torch.nn import functional
 
 from lightning_modules.networks import PreActivationBlock, resnet8, wide_resnet28_2
-from quantization import lockstep as stream
+from quantization import lockstep as lockstep_module
 from quantization.lockstep import lockstep
 
 
 @pytest.fixture(params=["suspended", "made-anew", "either"], autouse=True)
 def held(request, monkeypatch):
     """Whether runs wait at a stop, or are made anew for the next; or one this and another that."""
-    most = {"suspended": torch.inf, "made-anew": 0.0, "either": 1000.0}
-    monkeypatch.setattr(stream, "MOST", most[request.param])
+    limits = {"suspended": torch.inf, "made-anew": 0.0, "either": 1000.0}
+    monkeypatch.setattr(lockstep_module, "MAX_SUSPENDED", limits[request.param])
     return request.param
 
 

@@ -1,4 +1,5 @@
 import copy
+import json
 
 import pytest
 import torch
@@ -6,10 +7,12 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from lightning_modules.networks import build_network
+from quantization.calibration import Calibration
 from quantization.quantize import quantize_network
-from quantization.quantized_network import layer_bits
+from quantization.quantized_network import QuantizationRecord, layer_bits
 from quantization.rounding.grid import LEVELS, dequantize, find_grid
 from quantization.rounding.nearest import nearest
+from quantization.task import LayerRecord
 from quantization.variant import Variant
 
 VARIANTS = ["nearest-w8", "nearest-w4", "nearest-w3-sym", "nearest-w2", "nearest-w1.58"]
@@ -161,3 +164,34 @@ def test_a_computed_weight_is_named():
     network = nn.Sequential(nn.Linear(2, 2), weight_norm(nn.Linear(2, 2)))
     with pytest.raises(ValueError, match=r"`1.weight` is computed.* `remove_parametrizations`"):
         quantize_network(network, Variant.parse("nearest-w4"))
+
+
+def test_a_record_as_json_by_hand():
+    variant = Variant.parse("brecq-w1.58-last8-heldout")
+    layer = LayerRecord("block.conv", "block", 1.58, 72, 0.25, 0.5, 0.125, 1.5)
+    record = QuantizationRecord(variant, "what was minimised", [layer], 2.5)
+    images = torch.zeros(3, 1, 2, 2)
+    calibration = Calibration(
+        images, lambda number: images, torch.tensor([4, 0, 7]), "heldout", seed=1, rounds=2
+    )
+    expected = {
+        "variant": "brecq-w1.58-last8-heldout",
+        "objective": "what was minimised",
+        "calibration": {"source": "heldout", "images": 3, "indices": [4, 0, 7]},
+        "units": ["block"],
+        "layers": [
+            {
+                "name": "block.conv",
+                "unit": "block",
+                "bits": 1.58,
+                "weights": 72,
+                "flipped": 0.25,
+                "error_before": 0.5,
+                "error_after": 0.125,
+                "seconds": 1.5,
+            }
+        ],
+        "seconds": 2.5,
+    }
+    assert json.loads(json.dumps(record.as_json(calibration))) == expected
+    assert record.as_json(None) == expected | {"calibration": None}

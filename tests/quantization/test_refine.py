@@ -4,10 +4,11 @@ from torch import nn
 from torch.nn.functional import relu
 
 from quantization import refine as module
-from quantization.reconstruct import Plan, Unit
+from quantization.reconstruct import Unit
 from quantization.refine import refine
 from quantization.rounding.grid import dequantize, find_grid
 from quantization.rounding.nearest import nearest
+from quantization.task import LayerPlan
 
 
 class Block(nn.Module):
@@ -26,7 +27,7 @@ def make_unit(block, bits, importance=None):
     for name in ("one", "two"):
         layer = block.get_submodule(name)
         rows = layer.weight.detach().flatten(1)
-        plans[name] = Plan(layer, rows, find_grid(rows, bits, bits == 1.58), bits)
+        plans[name] = LayerPlan(layer, rows, find_grid(rows, bits, bits == 1.58), bits)
     return Unit("", block, plans, dict.fromkeys(plans), [], importance)
 
 

@@ -8,11 +8,10 @@ from quantization.rounding.gram import (
     Quadratic,
     draw_positions,
     grouped_product,
-    groups_of,
     make_quadratic,
     outputs_at,
     patches_at,
-    places_an_image,
+    places_per_image,
 )
 
 CONVOLUTIONS = {
@@ -54,7 +53,8 @@ def assert_gives_outputs(layer, inputs, rng, chosen=None):
     places = outputs[0].numel() // len(rows)
     at = draw_positions(len(outputs), places, places // 2 + 1 if chosen is None else chosen, rng)
     patches = patches_at(layer, inputs, at)
-    assert patches.shape == (groups_of(layer), at.numel(), rows.shape[1])
+    groups = getattr(layer, "groups", 1)
+    assert patches.shape == (groups, at.numel(), rows.shape[1])
     by_group = rows.view(len(patches), -1, rows.shape[1])
     ours = torch.einsum("gpc,grc->pgr", patches, by_group).flatten(1)
     ours = ours if layer.bias is None else ours + layer.bias
@@ -178,6 +178,6 @@ def test_positions_are_uniform_and_given_by_the_generator(rng):
         (100_000, 64, 27, 1),
     ],
 )
-def test_places_an_image_by_hand(images, places, columns, expected):
-    assert (module.FEWEST_POSITIONS, module.POSITIONS_A_COLUMN) == (16_384, 8)
-    assert places_an_image(images, places, columns) == expected
+def test_places_per_image_by_hand(images, places, columns, expected):
+    assert (module.MIN_POSITIONS, module.POSITIONS_PER_COLUMN) == (16_384, 8)
+    assert places_per_image(images, places, columns) == expected
