@@ -51,9 +51,9 @@ def unit(block):
 
 @pytest.fixture
 def streams(rng):
-    """Two chunks, of both what full precision gives and what the quantized layers before give."""
+    """Two chunks: full-precision inputs, and inputs from the quantized layers before."""
     full = [torch.randn(count, 4, 6, 6, generator=rng) for count in (12, 7)]
-    return [torch.cat([some, some + 0.2 * torch.randn(some.shape, generator=rng)]) for some in full]
+    return [torch.cat([x, x + 0.2 * torch.randn(x.shape, generator=rng)]) for x in full]
 
 
 def halves(streams):
@@ -61,7 +61,7 @@ def halves(streams):
     return torch.cat(full), torch.cat(quantized)
 
 
-def test_a_unit_runs_on_other_weights_and_keeps_its_own(block, unit, streams):
+def test_a_unit_runs_with_other_weights_and_keeps_its_own(block, unit, streams):
     full, _ = halves(streams)
     assert torch.equal(unit.forward({}, full), block(full))
     rows = {name: torch.zeros_like(each.rows) for name, each in unit.plans.items()}
@@ -70,8 +70,8 @@ def test_a_unit_runs_on_other_weights_and_keeps_its_own(block, unit, streams):
     assert block.two.weight.any()
 
 
-def test_a_layers_quadratic_is_the_error_of_what_its_block_gives(block, unit, streams, rng):
-    """Of the last layer: the block's; of one within: its own, on its quantized inputs."""
+def test_a_layers_quadratic_is_the_error_of_its_blocks_output(block, unit, streams, rng):
+    """For the last layer, the block's error; for an inner layer, its own on quantized inputs."""
     quadratics = {}
 
     def solve(rows, grid, quadratic):
@@ -99,12 +99,12 @@ def test_a_layers_quadratic_is_the_error_of_what_its_block_gives(block, unit, st
 
 
 def _total(quadratic, rows, scale):
-    """The error, not relative."""
+    """The absolute error."""
     power = quadratic.power if scale is None else quadratic.power * scale.square()
     return quadratic.error(rows, scale) * power.double().sum().item()
 
 
-def test_gptq_sees_the_patches_that_quantized_layers_give(block, unit, streams, rng):
+def test_gptq_gets_the_patches_of_quantized_inputs(block, unit, streams, rng):
     fitted = fit_quadratic(unit, streams, rng, lambda rows, grid, q: gptq(rows, grid, q.gram))
     _, quantized = halves(streams)
     one, two = unit.plans.values()
@@ -117,7 +117,7 @@ def test_gptq_sees_the_patches_that_quantized_layers_give(block, unit, streams, 
     assert torch.equal(fitted["b.two"].codes, gptq(two.rows, two.grid, patches.mT @ patches))
 
 
-def test_importance_weighs_the_places_of_a_quadratic(unit, streams, rng):
+def test_importance_weights_the_places_of_a_quadratic(unit, streams, rng):
     importance = torch.rand(19, 1, 6, 6, generator=rng).expand(19, 4, 6, 6)
     found = []
 
@@ -134,7 +134,7 @@ def test_importance_weighs_the_places_of_a_quadratic(unit, streams, rng):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_loop_is_given_what_the_unit_should_and_will_be_given(
+def test_the_loop_gets_quantized_inputs_and_full_precision_targets(
     block, unit, streams, rng, weighted
 ):
     settings = Settings(iterations=40, lr=3e-2, batch=8)
@@ -186,8 +186,8 @@ def _check_errors(fitted, unit, block, full, quantized):
             assert found == pytest.approx(expected, rel=1e-4)
 
 
-def test_more_positions_than_are_looked_at(rng):
-    """A large image: some places, drawn for each image, and an error near that of all."""
+def test_a_sample_of_positions_estimates_the_error_over_all(rng):
+    """On large images, places are drawn for each image."""
     layer = nn.Conv2d(2, 3, 3)
     streams = [torch.randn(4, 2, 130, 130, generator=rng)]
     one = plan(layer.requires_grad_(False))

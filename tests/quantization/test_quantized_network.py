@@ -19,7 +19,7 @@ VARIANTS = ["nearest-w8", "nearest-w4", "nearest-w3-sym", "nearest-w2", "nearest
 
 
 class Mixed(nn.Module):
-    """A user's network: every kind of layer, one used under two names, one that is no layer."""
+    """A user's network: every kind of layer, a layer with two names, modules that are not layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Mixed(nn.Module):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_layer_has_at_most_so_many_values_a_channel(name):
+def test_no_channel_has_more_values_than_its_bits_allow(name):
     network = build_network("resnet8", 10, 3, {})
     variant = Variant.parse(name)
     state = quantize_network(network, variant)[0].state_dict()
@@ -43,7 +43,7 @@ def test_every_layer_has_at_most_so_many_values_a_channel(name):
         assert max(len(row.unique()) for row in layer.weight.flatten(1)) <= LEVELS[variant.bits]
 
 
-def test_layers_match_the_functions_they_are_made_of():
+def test_layers_match_grid_and_nearest_rounding():
     network = build_network("convnet", 10, 1, {})
     state = quantize_network(network, Variant.parse("nearest-w2-last8"))[0].state_dict()
     for key, bits in {"layer2.0.weight": 2, "fc.weight": 8}.items():
@@ -53,7 +53,7 @@ def test_layers_match_the_functions_they_are_made_of():
         assert torch.equal(state[key], expected)
 
 
-def test_network_and_everything_else_stay_as_they_are():
+def test_the_network_and_the_rest_are_unchanged():
     network = build_network("resnet8", 10, 3, {})
     before = copy.deepcopy(network.state_dict())
     quantized = quantize_network(network, Variant.parse("nearest-w2"))[0]
@@ -84,7 +84,7 @@ def test_a_users_network_round_trips():
     assert "embed.weight" in quantized.rest
 
 
-def test_a_bare_layer_is_a_network_too():
+def test_a_bare_layer_counts_as_a_network():
     assert layer_bits(nn.Linear(3, 2), Variant.parse("nearest-w4")) == {"weight": 4}
     assert quantize_network(nn.Linear(3, 2), Variant.parse("nearest-w4"))[0].weights.keys() == {
         "weight"
@@ -112,14 +112,14 @@ def test_channels_last_and_half_precision_change_nothing_but_their_rounding():
         assert torch.equal(half[key].dequantize(), weight.dequantize())
 
 
-def test_patterns_override_in_their_order_and_last_overrides_them():
+def test_later_patterns_override_earlier_ones_and_last_overrides_all():
     network, variant = Mixed(), Variant.parse("nearest-w2-last8")
     bits = layer_bits(network, variant, {"conv*": 4, "conv3d": 32, "*conv": 3, "again": 1.58})
     assert list(bits.values()) == [4, 32, 2, 1.58, 8]
     assert list(layer_bits(network, Variant.parse("nearest-w2"), {"*": 3}).values()) == [3] * 5
 
 
-def test_patterns_reach_the_grids_and_what_they_leave_out():
+def test_patterns_decide_grids_and_what_stays_at_full_precision():
     network = build_network("convnet", 10, 1, {})
     patterns = {"*": 4, "layer1*": 32, "fc": 1.58}
     quantized, record = quantize_network(network, Variant.parse("nearest-w2"), None, patterns)
@@ -141,7 +141,7 @@ def test_patterns_reach_the_grids_and_what_they_leave_out():
         ({"fc": 16}, "one of .* got 16"),
     ],
 )
-def test_patterns_that_mean_nothing_say_so(patterns, message):
+def test_invalid_patterns_are_refused_with_a_reason(patterns, message):
     with pytest.raises(ValueError, match=message):
         layer_bits(build_network("resnet8", 10, 1, {}), Variant.parse("nearest-w2"), patterns)
 
