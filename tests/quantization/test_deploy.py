@@ -17,8 +17,8 @@ from quantization.variant import Variant
 
 IMAGE = (1, 8, 8)
 VARIANTS = ["w8", "w4", "w3", "w3-sym", "w2", "w1.58", "w1.58-asym", "w2-last8", "w1.58-last8"]
-# Share of the largest logit: both sides sum the same float32 products in different orders. A float32
-# sum of n terms is within n * 6e-8, and far closer on average; one wrong code moves a logit by 1%.
+# Share of the largest logit: both sides sum the same float32 products, in another order. A sum of
+# n terms is within n * 6e-8, and far closer on average; one wrong code moves a logit by 1%.
 TOLERANCE = 1e-5
 
 

@@ -1,5 +1,6 @@
 import copy
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -85,6 +86,19 @@ def logits_error(network, state, images):
     return ((logits - expected).square().sum() / expected.square().sum()).item()
 
 
+def assert_gram_close(gram, patches):
+    """Compare with a float64 sum: a float32 sum of n products is off by up to n 2^-24 of its terms.
+
+    Twice that, because the patches themselves are outputs of float32 layers. By Cauchy-Schwarz the
+    terms add up to no more than the root of the two diagonal entries' product.
+    """
+    expected = patches.double().mT @ patches.double()
+    diagonal = expected.diagonal(dim1=1, dim2=2)
+    largest = (diagonal[:, :, None] * diagonal[:, None]).sqrt()
+    bound = 2 * patches.shape[1] * 2.0**-24 * largest
+    assert ((gram.double() - expected).abs() <= bound).all()
+
+
 KINDS = ["w4", "w3", "w2", "w1.58", "w2-last8", "w1.58-last32", "w3-sym-bn"]
 NAMES = [f"{method}-{kind}" for method in METHODS for kind in KINDS]
 NAMES += ["brecq-w2-fisher", "adaround-w2-folded", "obc-w2-sym", "brecq-w1.58-asym"]
@@ -161,15 +175,33 @@ def test_records_by_hand(network, calibration):
     assert sum(layer.seconds for layer in record.layers) < record.seconds
 
 
-def test_obc_solves_on_hessians_of_the_full_precision_network(network, calibration):
+@pytest.fixture
+def solved(monkeypatch):
+    """All calls of `obc` and `gptq`: rows, grid, Gram matrix and codes."""
+    calls = []
+
+    def spy(solve, rows, grid, gram):
+        calls.append((rows.clone(), grid, gram.clone(), solve(rows, grid, gram)))
+        return calls[-1][-1]
+
+    for name in ("obc", "gptq"):
+        method = methods.METHODS[name]
+        protocol, solve = method.solve.func, method.solve.keywords["solve"]
+        watched = method._replace(solve=partial(protocol, solve=partial(spy, solve)))
+        monkeypatch.setitem(methods.METHODS, name, watched)
+    return calls
+
+
+def test_obc_solves_on_hessians_of_the_full_precision_network(network, calibration, solved):
     quantized, _ = quantize_network(network, Variant.parse("obc-w2"), calibration)
     with torch.no_grad():
         features = relu(network.norm(network.stem(calibration.images)))
-        patches = unfold(features, 3, padding=1).double().transpose(1, 2).flatten(0, 1)
-    halves = patches.reshape(-1, 2, 36).transpose(0, 1)
+        patches = unfold(features, 3, padding=1).transpose(1, 2).flatten(0, 1)
     weight = quantized.weights["first.one.weight"]
     rows = network.first.one.weight.detach().flatten(1)
-    assert torch.equal(obc(rows, weight.grid, halves.mT @ halves), weight.codes)
+    (gram,) = [gram for given, _, gram, _ in solved if torch.equal(given, rows)]
+    assert_gram_close(gram, patches.reshape(-1, 2, 36).transpose(0, 1))
+    assert torch.equal(obc(rows, weight.grid, gram), weight.codes)
 
 
 @pytest.mark.parametrize("method", ["adaround", "gptq"])
@@ -188,7 +220,9 @@ def test_layers_are_fitted_to_inputs_from_quantized_layers(network, calibration,
             torch.func.functional_call(network, weights, (calibration.images,))
             handle.remove()
     error = (logits - full).square().sum() / full.square().sum()
-    if method == "adaround":  # the last layer's unit is the logits
+    # The last layer's unit is the logits. Their difference is a tenth of them and more, so float32
+    # knows its square to 1e-5.
+    if method == "adaround":
         assert record.layers[-1].error_after == pytest.approx(error.item(), rel=1e-3)
     targets = hidden["full"] @ network.fc.weight.detach().T
     quadratic = make_quadratic(hidden["quantized"][None], targets)
@@ -276,13 +310,18 @@ def test_a_quadratic_around_the_layers_own_output(rng):
 
 
 @pytest.mark.parametrize("name", ["gptq-w2", "gptq-w1.58"])
-def test_gptq_matches_a_slow_loop_over_layers(network, calibration, name):
-    """The loop uses two whole networks, hooks and every patch."""
+def test_gptq_matches_a_slow_loop_over_layers(network, calibration, name, solved):
+    """The loop uses hooks on a network whose weights are replaced layer by layer, and every patch.
+
+    Gram matrices are compared, and then the codes that each gives: codes of slightly different
+    matrices can differ where a weight lies between two of them.
+    """
     variant, images = Variant.parse(name), calibration.images
     weights = quantize_network(network, variant, calibration)[0].weights
     work = copy.deepcopy(network).requires_grad_(False)
     inputs = []
-    for layer in ["stem", "first.one", "first.two", "second.one", "second.two", "fc"]:
+    layers = ["stem", "first.one", "first.two", "second.one", "second.two", "fc"]
+    for layer, (given, given_grid, gram, _) in zip(layers, solved, strict=True):
         module = work.get_submodule(layer)
         handle = module.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
         work(images)
@@ -294,7 +333,10 @@ def test_gptq_matches_a_slow_loop_over_layers(network, calibration, name):
         by_group = patches.reshape(len(patches), groups, -1).transpose(0, 1)
         rows = module.weight.flatten(1)
         grid = find_grid(rows, variant.bits, variant.bits == 1.58)
-        codes = gptq(rows, grid, by_group.mT @ by_group)
+        assert torch.equal(given, rows)
+        assert all(map(torch.equal, given_grid[:2], grid[:2]))
+        assert_gram_close(gram, by_group)
+        codes = gptq(rows, grid, gram)
         assert torch.equal(weights[f"{layer}.weight"].codes, codes), layer
         module.weight.copy_(dequantize(codes, grid).reshape(module.weight.shape))
 
@@ -439,8 +481,12 @@ def test_batchnorm_is_estimated_from_the_quantized_network(network, calibration)
     plain = quantize_network(network, Variant.parse("nearest-w2"), calibration)[0].state_dict()
     state = quantize_network(network, Variant.parse("nearest-w2-bn"), calibration)[0].state_dict()
     stem = nn.functional.conv2d(calibration.images, plain["stem.weight"], padding=1)
-    torch.testing.assert_close(state["norm.running_mean"], stem.mean((0, 2, 3)))
-    torch.testing.assert_close(state["norm.running_var"], stem.var((0, 2, 3)))
+    stem = stem.double()
+    mean, variance = stem.mean((0, 2, 3)), stem.var((0, 2, 3))
+    # BatchNorm may sum its 8,192 float32 values in any order.
+    spread = {"atol": 1e-5 * variance.max().sqrt().item(), "rtol": 1e-5}
+    torch.testing.assert_close(state["norm.running_mean"].double(), mean, **spread)
+    torch.testing.assert_close(state["norm.running_var"].double(), variance, **spread)
     changed = [key for key in plain if not torch.equal(plain[key], state[key])]
     assert all("running" in key or "tracked" in key for key in changed)
 

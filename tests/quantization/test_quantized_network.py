@@ -19,7 +19,7 @@ VARIANTS = ["nearest-w8", "nearest-w4", "nearest-w3-sym", "nearest-w2", "nearest
 
 
 class Mixed(nn.Module):
-    """A user's network: every kind of layer, a layer with two names, modules that are not layers."""
+    """A user's network: every kind of layer, a layer with two names, and other modules."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -74,7 +76,8 @@ def test_every_pass_starts_from_the_last_and_none_is_worse(rng, monkeypatch):
         refined = refine(unit, inputs, targets, codes, grams, generator)
         errors.append(exact(unit, refined, inputs, targets))
     assert errors[0] == exact(unit, codes, inputs, targets)
-    assert errors == sorted(errors, reverse=True)
+    # `refine` sums by chunk in float32, so a step that it takes may change nothing, up to 1e-6
+    assert all(after <= before * (1 + 1e-6) for before, after in pairwise(errors))
     assert errors[4] < errors[1]
 
 
@@ -125,8 +128,8 @@ def test_curvature_is_that_of_the_jacobian(rng):
 
 
 def test_operations_in_place_change_nothing(rng):
-    found = []
+    results = []
     for inplace in (False, True):
         parts = problem(torch.Generator().manual_seed(3), inplace=inplace)
-        found.append(refine(*parts, torch.Generator().manual_seed(1)))
-    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+        results.append(refine(*parts, torch.Generator().manual_seed(1)))
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
