@@ -1,6 +1,6 @@
 """Quantize a ResNet-20 with brevitas' or AIMET's AdaRound, to compare with BitLeak's quantizers.
 
-Each peer needs its own packages, so this runs under the peer's Python and exchanges files with ours:
+Each peer needs its own packages, so this runs under its Python and exchanges files with ours:
 
     python3.11 -m venv /tmp/peers-brevitas
     /tmp/peers-brevitas/bin/pip install torch==2.14.1 torchvision==0.29.1
@@ -13,8 +13,8 @@ Each peer needs its own packages, so this runs under the peer's Python and excha
         --input calibration.pt --output quantized.pt --bits 2 --iterations 1000
 
 The input is `torch.save({"images": normalized float32 images, "state_dict": ...})`. The output has
-the same keys in `state_dict`, with every weight on the grid of its row. BatchNorm is folded into the
-weights first, as both peers do, and only its shift remains.
+the same keys in `state_dict`, with every weight on the grid of its row. BatchNorm is folded into
+the weights first, as both peers do, and only its shift remains.
 """
 
 import argparse
