@@ -394,12 +394,12 @@ def test_the_same_data_elsewhere_is_the_same_and_other_data_is_not(toy, tmp_path
         ("--quantize full", "A variant is named METHOD-wBITS.*got `full`"),
         ("--quantize best-w4", "method must be one of nearest.*got `best`"),
         ("--quantize adaround-w5", r"Bits must be one of 8, 4, 3, 2, 1\.58, got 5"),
-        ("--quantize brecq-w2-folded-bn", "`brecq-w2-folded-bn`: .*Leave `-bn` or `-folded` out"),
+        ("--quantize brecq-w2-folded-bn", "`brecq-w2-folded-bn`: .*Remove `-bn` or `-folded`"),
         ("--quantize nearest-w2 obc-w2-heldout", "`obc-w2-heldout`: .* got 0 outside .*members or"),
-        ("--quantize nearest-w2-nonmembers", "looks at no images, so leave `-nonmembers` out"),
+        ("--quantize nearest-w2-nonmembers", "looks at no images; remove `-nonmembers`"),
         (
             "--quantize adaround-w2-paper --data.pool_size 60",
-            "`adaround-w2-paper` needs 32 calibration images .*got 30. Enlarge the pool",
+            "`adaround-w2-paper` needs at least 32 calibration images .*got 30. Enlarge the pool",
         ),
         (
             "--quantize nearest-w2-bn --calibration.images 1",
@@ -767,8 +767,8 @@ def test_a_precision_added_later_is_the_one_made_with_the_others(toy, toy_run, t
             "adaround-w1.58-last8",
             r"`spare`: .*Forgetful does not call.*`--layer_bits '{\"spare\": 32}'`",
         ),
-        ("Perceptron", "nearest-w2-bn", "Perceptron has no BatchNorm .*Leave `-bn`"),
-        ("Perceptron", "brecq-w2-folded", "Perceptron has no BatchNorm .*`-folded` out"),
+        ("Perceptron", "nearest-w2-bn", "Perceptron has no BatchNorm .*Remove `-bn`"),
+        ("Perceptron", "brecq-w2-folded", "Perceptron has no BatchNorm .*`-folded` from"),
     ],
 )
 def test_what_an_own_network_lacks_is_told_before_anything_is_made(
