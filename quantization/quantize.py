@@ -119,12 +119,12 @@ def _fit(
         task = Task(
             trace,
             plans,
-            trace.blocks() if method.fits_blocks else [],
-            calibration,
-            zlib.crc32(f"{calibration.seed} {variant}".encode()),  # of the model and the variant
-            variant.paper,
-            loop or settings.loop if settings is not None else None,
-            variant.fisher,
+            blocks=trace.blocks() if method.fits_blocks else [],
+            calibration=calibration,
+            seed=zlib.crc32(f"{calibration.seed} {variant}".encode()),  # whatever ran before
+            paper=variant.paper,
+            loop=(loop or settings.loop) if settings is not None else None,
+            fisher=variant.fisher,
         )
         codes, layers = method.solve(task)
         weights = _write(plans, codes)

@@ -134,9 +134,9 @@ def test_onnxruntime_computes_our_logits_from_our_codes(
     assert all(torch.equal(before[key], tensor) for key, tensor in network.state_dict().items())
 
     expected = logits_of(network, quantized.state_dict(), images)
-    found = run_onnx(model, images)
-    assert found.shape == (1797, 10)
-    assert (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
+    logits = run_onnx(model, images)
+    assert logits.shape == (1797, 10)
+    assert (logits - expected).abs().max() <= TOLERANCE * expected.abs().max()
 
     packed = {key.removesuffix(".codes") for key in tensors if key.endswith(".codes")}
     left = {"awkward": {"unused.weight", "again.weight", "depthwise.weight"}}
@@ -192,8 +192,8 @@ def test_the_reference_evaluator_agrees(trained, digits):
     quantized = quantize(network, "w2-last8")
     model = to_onnx(network, IMAGE, quantized)
     expected = logits_of(network, quantized.state_dict(), images)
-    found = torch.from_numpy(ReferenceEvaluator(model).run(None, {"images": images.numpy()})[0])
-    assert (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
+    logits = torch.from_numpy(ReferenceEvaluator(model).run(None, {"images": images.numpy()})[0])
+    assert (logits - expected).abs().max() <= TOLERANCE * expected.abs().max()
 
 
 def test_full_precision_keeps_batchnorm_apart(trained, digits, tmp_path):
@@ -227,8 +227,8 @@ def test_of_two_sets_of_codes_the_last_one_counts(digits, kind):
         network[3].weight = network[1].weight
     quantized = quantize(network, "w2-last8")
     expected = logits_of(network, quantized.state_dict(), images)
-    found = run_onnx(to_onnx(network, IMAGE, quantized), images)
-    assert (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
+    logits = run_onnx(to_onnx(network, IMAGE, quantized), images)
+    assert (logits - expected).abs().max() <= TOLERANCE * expected.abs().max()
     state = to_torchao(network, IMAGE, quantized)
     assert torch.equal(logits_of(network, state, images, assign=True), expected)
 
@@ -257,9 +257,9 @@ def test_torchao_computes_awkward_layers(trained, digits):
     quantized = quantize(network, "w3")
     expected = logits_of(network, quantized.state_dict(), images)
     state = to_torchao(network, IMAGE, quantized)
-    found = logits_of(network, state, images, assign=True)
+    logits = logits_of(network, state, images, assign=True)
     # torch multiplies a transposed sequence by another kernel where weights are a subclass
-    assert (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
+    assert (logits - expected).abs().max() <= TOLERANCE * expected.abs().max()
     for key, weight in quantized.weights.items():
         assert torch.equal(state[key].dequantize(), weight.dequantize())
 

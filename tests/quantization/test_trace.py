@@ -198,9 +198,9 @@ def test_blocks_of_residual_networks():
 
 def test_blocks_of_mobilenet_include_those_without_a_skip():
     network = torchvision.models.mobilenet_v2(width_mult=0.25)
-    found = blocks(network, side=32)
-    assert found == of_class(network, InvertedResidual)
-    skips = {network.get_submodule(name).use_res_connect for name in found}
+    block_names = blocks(network, side=32)
+    assert block_names == of_class(network, InvertedResidual)
+    skips = {network.get_submodule(name).use_res_connect for name in block_names}
     assert skips == {True, False}
 
 

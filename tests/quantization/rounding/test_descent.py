@@ -14,7 +14,7 @@ GRIDS = [(8, False), (4, False), (3, True), (2, False), (2, True), (1.58, True),
 
 
 def problem(rng, rows, columns, groups=1, positions=None, shift=0.2):
-    """A layer's quadratic whose inputs are not those that its targets were made from."""
+    """A layer's quadratic, with inputs that differ from those of its targets."""
     weight = torch.randn(rows, columns, generator=rng) * torch.logspace(-2, 1, rows)[:, None]
     mixing = torch.randn(groups, columns, columns, generator=rng) / columns**0.5
     size = groups, positions or 4 * columns, columns

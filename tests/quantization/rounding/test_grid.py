@@ -116,7 +116,7 @@ def test_search_reaches_a_fifth_of_the_range():
 
 
 @pytest.mark.parametrize(("bits", "symmetric"), GRIDS)
-def test_awkward_rows_stay_on_their_grid_and_within_half_a_step(rng, bits, symmetric):
+def test_awkward_rows_stay_on_their_grid_within_half_a_step(rng, bits, symmetric):
     weight = awkward_rows(rng)
     grid = find_grid(weight, bits, symmetric)
     codes = nearest(weight, grid)
