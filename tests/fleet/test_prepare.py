@@ -8,10 +8,10 @@ import torch
 from rich.console import Console
 
 import train
-from fleet.options import parse
-from fleet.prepare import prepare
 from datamodules.digits import Digits
 from datamodules.images import ImageDataModule, Images
+from fleet.options import parse
+from fleet.prepare import prepare
 from quantization.variant import Variant
 from storage.names import fleet_names
 
@@ -25,16 +25,16 @@ ROOT = Path(train.__file__).parent
         ("--quantize full", "A variant is named METHOD-wBITS.*got `full`"),
         ("--quantize best-w4", "method must be one of nearest.*got `best`"),
         ("--quantize adaround-w5", r"Bits must be one of 8, 4, 3, 2, 1\.58, got 5"),
-        ("--quantize brecq-w2-folded-bn", "`brecq-w2-folded-bn`: .*Leave `-bn` or `-folded` out"),
+        ("--quantize brecq-w2-folded-bn", "`brecq-w2-folded-bn`: .*Remove `-bn` or `-folded`"),
         ("--quantize nearest-w2 obc-w2-heldout", "`obc-w2-heldout`: .* got 0 outside .*members or"),
-        ("--quantize nearest-w2-nonmembers", "looks at no images, so leave `-nonmembers` out"),
+        ("--quantize nearest-w2-nonmembers", "looks at no images; remove `-nonmembers`"),
         (
             "--quantize adaround-w2-paper --data.pool_size 60",
-            "`adaround-w2-paper` needs 32 calibration images .*got 30. Enlarge the pool",
+            "`adaround-w2-paper` needs at least 32 calibration images .*got 30. Enlarge the pool",
         ),
         (
             "--quantize nearest-w2-bn --calibration.images 1",
-            "`nearest-w2-bn` needs 2 .*got 1. Enlarge the pool, or raise `--calibration.images`",
+            "`nearest-w2-bn` needs at least 2 .*got 1. Enlarge .* raise `--calibration.images`",
         ),
         ("--calibration.images 0", "`calibration.images` must be 1 or more, got 0"),
         ("--calibration.rounds -1", r"`calibration.rounds` must be 0 .*or more, got -1"),
@@ -105,8 +105,8 @@ def test_a_wrong_option_is_an_error_before_anything_is_written(
             "adaround-w1.58-last8",
             r"`spare`: .*Forgetful does not call.*`--layer_bits '{\"spare\": 32}'`",
         ),
-        ("Perceptron", "nearest-w2-bn", "Perceptron has no BatchNorm .*Leave `-bn`"),
-        ("Perceptron", "brecq-w2-folded", "Perceptron has no BatchNorm .*`-folded` out"),
+        ("Perceptron", "nearest-w2-bn", "Perceptron has no BatchNorm .*Remove `-bn`"),
+        ("Perceptron", "brecq-w2-folded", "Perceptron has no BatchNorm .*`-folded` from"),
     ],
 )
 def test_a_network_that_cannot_be_quantized_is_an_error_before_anything_is_written(
