@@ -125,7 +125,8 @@ def for_terminal(table: Table, title: str) -> RichTable:
     """A table for the terminal."""
     drawn = RichTable(title=escape(title), caption=table.note, caption_justify="left", box=SIMPLE)
     for position, column in enumerate(table.columns):
-        drawn.add_column(column, no_wrap=position in (0, 4, 5, 6))
+        heading = column.replace(", ", ",\n")  # as narrow as the numbers below it
+        drawn.add_column(heading, no_wrap=position in (0, 4, 5, 6), overflow="fold")
     for row in table.rows:
         drawn.add_row(*(escape(cell.text) for cell in row))
     return drawn
