@@ -95,7 +95,7 @@ def test_external_signals_get_every_attack_they_suffice_for(
     assert audit_states(external) == before
     with pytest.raises(SystemExit, match="`gap` needs logits, which not every variant has"):
         audit(external, *options, "--attacks", "gap")
-    members = run.membership()[4:].numpy()
+    members = np.stack([row.numpy() for row in run.membership().values()])[4:]
     save_signals(path, run, target_members=~members)
     assert "Nothing has changed" not in quick_audit(external, *options)
     first = next(line for line in read_csv(run) if line["attack"] == "global_threshold")
