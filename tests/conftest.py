@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import train
-from attacks.game import Observed
+from attacks.game import ModelSignals
 
 # A shell's background job ignores Ctrl-C, and so would what is tested about it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -133,7 +133,7 @@ def observe(synthetic_fleet):
         rng = torch.Generator().manual_seed(9)
         features = torch.randn(examples, 3, generator=rng), torch.randn(100, 3, generator=rng)
         own, others = quantize(phi), quantize(population)
-        return Observed(own, own, others, others, features)
+        return ModelSignals(own, own, others, others, features)
 
     return make
 

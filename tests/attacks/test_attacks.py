@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from attacks import ATTACKS, DEFAULT_ATTACKS
-from attacks.game import Observed, Shadows, Target
+from attacks.game import ModelSignals, Shadows, Target
 from attacks.metrics.intervals import delong
 from attacks.quantile import make_features
 from attacks.signals import signals
@@ -65,7 +65,7 @@ def see(fleet):
     features = make_features(
         *(fleet.images[own], fleet.labels[own]), *(fleet.images[known], fleet.labels[known])
     )
-    return Observed(inside.phi, inside.hinge, outside.phi, outside.hinge, features)
+    return ModelSignals(inside.phi, inside.hinge, outside.phi, outside.hinge, features)
 
 
 def attack(name, seen, members):
@@ -152,7 +152,7 @@ def test_an_attack_is_given_what_it_needs_and_no_more(fleet, name):
     """Anything that `needs` does not name may be unknown; all that it names may not."""
     everything = see(fleet)
     needs = ATTACKS[name].needs
-    spare = {field: None for field in Observed._fields[1:] if field not in needs}
+    spare = {field: None for field in ModelSignals._fields[1:] if field not in needs}
     few = everything._replace(**spare)
     assert torch.equal(attack(name, few, fleet.members), run(name, fleet))
     for field in needs:

@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from attacks import ATTACKS, DEFAULT_ATTACKS
 from attacks.evaluate import FPR_GRID, WORDS, evaluate, lacking, mean_curve, score, strongest
-from attacks.game import Case, Observed, Shadows, by_shadows, make_cases
+from attacks.game import Case, ModelSignals, Shadows, by_shadows, make_cases
 from attacks.lira import fit_sides
 from attacks.metrics.intervals import Estimate, delong, summarise
 
@@ -144,7 +144,7 @@ def test_the_shadows_are_fitted_once_for_all_attacks(synthetic_fleet, monkeypatc
     phi, members = synthetic_fleet(shadows=8, targets=3, examples=80)
     fits, real = [], fit_sides
     monkeypatch.setattr("attacks.game.fit_sides", lambda *a: fits.append(a) or real(*a))
-    score(LIRA, Observed(phi), Observed(phi), members, make_cases(8, 3))
+    score(LIRA, ModelSignals(phi), ModelSignals(phi), members, make_cases(8, 3))
     assert len(LIRA) == 4
     assert len(fits) == 1
 
@@ -169,7 +169,7 @@ def test_cases_that_share_their_shadows():
 def test_what_an_attack_lacks_is_named(synthetic_fleet, observe):
     """If any variant lacks it, however much is known of the others."""
     phi, members = synthetic_fleet(shadows=4, examples=20)
-    every, bare, cases = observe(phi), Observed(phi), make_cases(4, 2)
+    every, bare, cases = observe(phi), ModelSignals(phi), make_cases(4, 2)
     for attack in ATTACKS:
         assert lacking(attack, [every, every], members, cases) == []
         wanted = [WORDS[field] for field in ATTACKS[attack].needs]
@@ -230,7 +230,7 @@ def test_noise_of_quantization_is_learnt_by_matched_shadows(synthetic_fleet):
     """The other direction: shadows that show more than the target are not what `matched` uses."""
     phi, members = synthetic_fleet(shadows=8, targets=3, examples=400, leak=1.5)
     blind, _ = synthetic_fleet(shadows=8, targets=3, examples=400, leak=0)
-    seen = {"full": Observed(blind), W2: Observed(phi)}
+    seen = {"full": ModelSignals(blind), W2: ModelSignals(phi)}
     rows = by_name(evaluate(seen, members, make_cases(8, 3), ["lira_online"]))
     assert rows["full", "matched", "lira_online"].summary.auc.high < 0.6
     assert rows[W2, "matched", "lira_online"].summary.auc.low > 0.65
@@ -247,7 +247,7 @@ def test_known_gaussians_give_the_best_possible_auc():
     half = torch.rand(33, 1000, generator=rng) < 0.5
     members = torch.stack([half, ~half], 1).flatten(0, 1)
     phi = torch.randn(66, 1, 1000, generator=rng) + members[:, None]
-    found = evaluate({"full": Observed(phi)}, members, make_cases(64, 2), ["lira_online_fixed"])
+    found = evaluate({"full": ModelSignals(phi)}, members, make_cases(64, 2), ["lira_online_fixed"])
     (auc,) = (scored.row.summary.auc for scored in found)
     assert auc.low <= norm.cdf(1 / math.sqrt(2)) <= auc.high
     assert auc.value == pytest.approx(norm.cdf(1 / math.sqrt(2)), abs=0.02)

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 import attacks.findings
 from attacks.evaluate import evaluate, score
 from attacks.findings import find
-from attacks.game import Case, Observed, make_cases
+from attacks.game import Case, ModelSignals, make_cases
 from attacks.joint_lira import lira_joint
 from attacks.metrics.differences import holm
 from attacks.metrics.epsilon import epsilon_bound, one_run_epsilon
@@ -31,7 +31,7 @@ def observe(synthetic_fleet, shadows, targets, leaks, examples=160):
         phi, members = synthetic_fleet(shadows, targets, examples, leak)
         rng = torch.Generator().manual_seed(1)
         population = 2 + 2 * torch.randn(len(phi), 2, 50, generator=rng)
-        seen[variant] = Observed(phi, hinge=phi - 2, population=population)
+        seen[variant] = ModelSignals(phi, hinge=phi - 2, population=population)
     return seen, members
 
 
@@ -292,7 +292,7 @@ def test_the_gap_attack_alone(synthetic_fleet):
 
 def test_without_the_gap_attack(synthetic_fleet):
     seen, members = observe(synthetic_fleet, 8, 3, {"full": 2, W2: 0.5}, examples=80)
-    seen = {variant: Observed(some.phi) for variant, some in seen.items()}  # nor its hinge
+    seen = {variant: ModelSignals(some.phi) for variant, some in seen.items()}  # nor its hinge
     found, best = conclude(seen, members, make_cases(8, 3), ["attack_r", "global_threshold"])
     assert found.beyond_gap == []
     assert best.variants[W2].gap is None
