@@ -192,10 +192,6 @@ def parse_results(path: Path, way_out: str) -> Results:
 
 def _from_json(content: Mapping[str, Any]) -> Results:
     experiment = content["experiment"]
-    tables = [
-        Table(**{**table, "rows": [[Cell(*cell) for cell in row] for row in table["rows"]]})
-        for table in content["tables"]
-    ]
     return Results(
         name=content["name"],
         inputs=content["inputs"],
@@ -205,10 +201,15 @@ def _from_json(content: Mapping[str, Any]) -> Results:
         variants={name: _read_facts(facts) for name, facts in content["variants"].items()},
         rows=[_read_row(line) for line in content["rows"]],
         findings=content["findings"],
-        tables=tables,
+        tables=[_read_table(table) for table in content["tables"]],
         sentences=content["sentences"],
         figures=content["figures"],
     )
+
+
+def _read_table(table: Mapping[str, Any]) -> Table:
+    rows = [tuple(Cell(*cell) for cell in row) for row in table["rows"]]
+    return Table(**{**table, "columns": tuple(table["columns"]), "rows": rows})
 
 
 def _read_facts(facts: Mapping[str, Any]) -> VariantFacts:

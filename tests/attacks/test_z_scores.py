@@ -40,7 +40,7 @@ def test_every_example_is_measured_by_the_shadows_without_it(synthetic_fleet, ob
 
 
 def test_shadows_are_measured_by_themselves():
-    """Two shadows per side, at 0 and 2 without the example, at 5 and 7 with it: spread 1 about 1."""
+    """Shadows at 0 and 2 without the example, at 5 and 7 with it: mean 1 and spread 1."""
     members = torch.tensor([[1], [1], [0], [0], [1]], dtype=torch.bool)
     phi = torch.tensor([5.0, 7.0, 0.0, 2.0, 4.0])[:, None, None]
     game = Game({"full": ModelSignals(phi)}, members, [Case(4, [0, 1, 2, 3])])
@@ -54,7 +54,7 @@ def test_shadows_are_measured_by_themselves():
 
 
 def test_matched_shadows_expect_what_the_targets_show(synthetic_fleet, observe):
-    """A shift of all signals moves non-members away from full-precision shadows, not matched ones."""
+    """A shift of all signals is a mismatch with full-precision shadows only."""
     phi, members = synthetic_fleet(shadows=32, targets=4, examples=400)
     signals = {"full": observe(phi), W2: observe(phi, lambda x: x - 3)}
     scores = z_scores(Game(signals, members, make_cases(32, 4)))

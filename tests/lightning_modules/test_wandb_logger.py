@@ -1,3 +1,5 @@
+"""Training curves in an offline W&B run, against the losses that were computed."""
+
 from math import cos, pi
 
 import pytest
@@ -46,7 +48,7 @@ def read_all(read_wandb, folder):
     return {run.run.display_name: run for run in runs}
 
 
-def same_weights(folder, other, names):
+def check_weights(folder, other, names):
     for name in names:
         for variant in ACCURACY:
             path = RunFolder(folder).weights(name, variant)
@@ -63,9 +65,9 @@ def test_an_offline_run_holds_the_training(toy, toy_run, tmp_path, read_wandb, s
         role, number = label.split("-")
         name = ModelName(role, int(number))
         assert (run.run.run_group, run.run.job_type) == ("experiment", role)
-        assert (run.run.project, run.run.run_id) == ("bitleak", f"{experiment['id']}-{label}")
-        assert run.config["fingerprints"] == experiment["fingerprints"]
-        assert run.config["config"] == experiment["config"]
+        assert (run.run.project, run.run.run_id) == ("bitleak", f"{experiment.id}-{label}")
+        assert run.config["fingerprints"] == experiment.fingerprints
+        assert run.config["config"] == experiment.config
         by_key = {
             key: [row[key] for row in run.history if key in row]
             for row in run.history
@@ -84,10 +86,10 @@ def test_an_offline_run_holds_the_training(toy, toy_run, tmp_path, read_wandb, s
             assert run.summary[key] == pytest.approx(accuracy)
         full = run.summary["test_accuracy/full"]
         assert by_key["val/accuracy"][-1] == pytest.approx(full, abs=1e-3)
-    same_weights(folder, toy_run, [ModelName("shadow", 1), ModelName("target", 0)])
+    check_weights(folder, toy_run, [ModelName("shadow", 1), ModelName("target", 0)])
 
 
-def test_a_failure_in_the_middle_warns_and_costs_one_models_curves(
+def test_a_failure_in_the_middle_warns_and_costs_the_curves_of_one_model(
     toy, toy_run, tmp_path, read_wandb, monkeypatch
 ):
     real, calls = wandb.Run.log, []
@@ -108,7 +110,7 @@ def test_a_failure_in_the_middle_warns_and_costs_one_models_curves(
     assert len(runs["shadow-000"].history) == 3
     assert "test_accuracy/full" not in runs["shadow-000"].summary
     assert "test_accuracy/full" in runs["shadow-001"].summary
-    same_weights(folder, toy_run, [ModelName("shadow", 0), ModelName("shadow", 1)])
+    check_weights(folder, toy_run, [ModelName("shadow", 0), ModelName("shadow", 1)])
 
 
 @pytest.mark.parametrize("part", ["init", "finish"])
@@ -125,9 +127,9 @@ def test_a_run_that_cannot_start_or_end_costs_no_model(toy, toy_run, tmp_path, m
         patch.setattr(owner, part, fail)
         with pytest.warns(UserWarning, match="W&B failed, training goes on .*timed out") as seen:
             train.main(toy(folder, "--wandb offline --fleet.models 0,1"))
-    assert len(seen) == 2  # one a model
+    assert len(seen) == 2  # one per model
     wandb.teardown()
-    same_weights(folder, toy_run, [ModelName("shadow", 0), ModelName("shadow", 1)])
+    check_weights(folder, toy_run, [ModelName("shadow", 0), ModelName("shadow", 1)])
 
 
 def test_online_without_a_key_stops_before_anything(toy, tmp_path):
