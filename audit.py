@@ -91,7 +91,7 @@ def audit(config: Namespace, console: Console) -> None:
 
     results, images = make_results(evidence, best, findings, inputs), evidence.images
     drawings = illustrate(results, findings, images and images.images)
-    results = results._replace(figures=list(drawings))
+    results = results._replace(figures=tuple(drawings))
     table = for_terminal(headline(results.rows, results.variants), results.name)
     console.print(table, soft_wrap=False)
     for sentence in results.sentences:

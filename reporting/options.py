@@ -5,11 +5,12 @@ from pathlib import Path
 from storage.command_line import CommandLine, make_command_line
 from storage.names import WandbMode
 
-DESCRIPTION = """Attack every variant of a fleet from its saved signals; report leakage beside accuracy.
+DESCRIPTION = """\
+Attack every variant of a fleet from its saved signals; report leakage beside accuracy.
 
 Prints a table and writes RUN_DIR/audit: table.txt, results.csv, exposure.csv, results.json,
-figures and report.html. `--signals` audits models that were trained elsewhere, `--compare` puts audits of
-several experiments into one table and figure.
+figures and report.html. `--signals` audits models that were trained elsewhere, `--compare` puts
+audits of several experiments into one table and figure.
 """
 
 

@@ -50,7 +50,7 @@ class Results(NamedTuple):
     findings: dict[str, Any]
     tables: list[Table]
     sentences: list[str]
-    figures: Sequence[str] = ()
+    figures: tuple[str, ...] = ()
 
     @property
     def strongest(self) -> dict[str, Row]:
@@ -203,7 +203,7 @@ def _from_json(content: Mapping[str, Any]) -> Results:
         findings=content["findings"],
         tables=[_read_table(table) for table in content["tables"]],
         sentences=content["sentences"],
-        figures=content["figures"],
+        figures=tuple(content["figures"]),
     )
 
 

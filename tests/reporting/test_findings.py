@@ -80,7 +80,7 @@ VALUES = {
 }
 NOTHING = {
     "differences": Differences("full", {}, {}),
-    **dict.fromkeys(("shadows", "z_scores", "calibration", "epsilon"), {}),
+    **{key: {} for key in ("shadows", "z_scores", "calibration", "epsilon")},
     "joint_lira": [],
     "exposure": Exposures("full", "gap", {}, ["full"], torch.zeros(1, 2)),
 }
@@ -161,7 +161,7 @@ def test_either_difference_suffices_for_a_table(field):
     differences = VALUES["differences"]
     part = NOTHING["differences"]._replace(**{field: getattr(differences, field)})
     (table,) = make_tables({"differences": part})
-    assert len(table.rows) == 2
+    assert table.key == "differences"
 
 
 def test_convergence_is_for_its_figure_alone():

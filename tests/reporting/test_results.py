@@ -49,7 +49,7 @@ def run_dir(tmp_path):
 
 @pytest.mark.parametrize("experiment", [None, EXPERIMENT], ids=["elsewhere", "trained"])
 def test_results_are_read_back_as_they_were_written(results, run_dir, experiment):
-    written = results._replace(experiment=experiment, figures=["plane", "roc"])
+    written = results._replace(experiment=experiment, figures=("plane", "roc"))
     assert len(written.tables) > 5
     assert written.sentences
     assert read_results(run_dir(written)) == written

@@ -1,0 +1,61 @@
+"""An audit as W&B receives it, without W&B."""
+
+import pytest
+import wandb
+
+from attacks.evaluate import FPR_GRID
+from reporting.dashboard import _charts, _summary, publish
+from reporting.results import METRICS, flatten
+
+
+@pytest.fixture(scope="module")
+def charts(results):
+    return _charts(results, {})
+
+
+def test_the_table_has_every_row_with_its_numbers(charts, results):
+    table = charts["audit/table"]
+    lines = [flatten(row, results.variants[row.variant]) for row in results.rows]
+    assert table.columns == list(lines[0])
+    assert [dict(zip(table.columns, line, strict=True)) for line in table.data] == lines
+
+
+def test_every_finding_has_its_table(charts, results):
+    assert len(results.tables) > 5
+    for table in results.tables:
+        logged = charts[f"findings/{table.key}"]
+        assert logged.columns == list(table.columns)
+        assert logged.data == [[cell.text for cell in row] for row in table.rows]
+
+
+def test_curves_of_one_attack_stand_together(charts, results):
+    keys = {key for key in charts if key.startswith("roc/")}
+    assert keys == {f"roc/{row.knowledge}/{row.attack}" for row in results.rows}
+    curves = {row.variant: row.tpr for row in results.rows if row[1:3] == ("matched", "attack_r")}
+    data = charts["roc/matched/attack_r"].table.data
+    assert len(data) == len(curves) * len(FPR_GRID)
+    for variant, tpr in curves.items():
+        assert [y for _, name, y in data if name == variant] == tpr
+
+
+def test_the_summary_has_accuracies_risks_and_every_number(results):
+    summary = _summary(results)
+    for variant, facts in results.variants.items():
+        key = variant.replace("-", "_")
+        assert summary[f"test_accuracy/{key}"] == facts.accuracy.value
+        for metric in METRICS:
+            estimate = getattr(results.strongest[variant].summary, metric)
+            assert summary[f"risk/{metric}/{key}"] == estimate.value
+    for row in results.rows:
+        key = f"{row.knowledge}/{row.attack}/{row.variant}/auc"
+        assert summary[key] == row.summary.auc.value
+    assert len(summary) == 3 + 3 * len(METRICS) + len(results.rows) * len(METRICS)
+
+
+def test_a_failure_warns_and_the_audit_stands(results, tmp_path, monkeypatch):
+    def fail(**_):
+        raise wandb.errors.CommError("timed out")
+
+    monkeypatch.setattr(wandb, "init", fail)
+    with pytest.warns(UserWarning, match="W&B failed, the audit stands without it: .*timed out"):
+        assert publish(tmp_path, "online", results, {}) is None
