@@ -1,4 +1,4 @@
-"""The results of an audit: what every view shows, and results.json holds."""
+"""The results of an audit, which every view shows and results.json holds."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -26,17 +26,17 @@ COUNTS = ("targets", "non_members", "false_positives_1pct", "false_positives_01p
 
 
 class Results(NamedTuple):
-    """Everything an audit found, as plain values.
+    """All results of an audit, as plain values.
 
     Attributes:
-        name: of the experiment.
-        inputs: fingerprint of all that the results follow from.
+        name: name of the experiment.
+        inputs: fingerprint of everything that the results follow from.
         experiment: None for models that were trained elsewhere.
         basis: what the numbers rest on, by label.
-        variants: what is known of each variant beside its leakage.
+        variants: facts about each variant beside its leakage.
         rows: every attack on every variant; the strongest on each is marked.
         findings: values by key, as `plain` makes them.
-        tables: of the findings.
+        tables: tables of the findings.
         sentences: the differences between variants, in words.
         figures: names of the figures that were drawn.
     """
@@ -67,7 +67,7 @@ def make_results(
         evidence: what the audit rests on.
         best: all attacks on all variants.
         findings: values by key, as `findings.find` computes them.
-        inputs: fingerprint of all that the results follow from.
+        inputs: fingerprint of everything that the results follow from.
     """
     differences = findings["differences"].against_reference.values()
     return Results(
@@ -86,7 +86,7 @@ def make_results(
 def _basis(facts: Mapping[str, str], rows: Sequence[Row]) -> dict[str, str]:
     """What the numbers rest on."""
     summaries = [row.summary for row in rows]
-    # where many scores tie, as the gap attack's, there may be none at all
+    # an attack whose scores tie, as the gap attack's, may have no false positives at all
     at_1pct = max(summary.false_positives_1pct for summary in summaries)
     at_01pct = max(summary.false_positives_01pct for summary in summaries)
     return {
@@ -99,10 +99,10 @@ def _basis(facts: Mapping[str, str], rows: Sequence[Row]) -> dict[str, str]:
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401
-    """A value for JSON: named tuples become dictionaries, what has no number None.
+    """A value for JSON: named tuples become dictionaries, and numbers that JSON lacks None.
 
-    Those are an infinite threshold, which accuses nobody, and an unknown correlation. Tensors stay
-    out: exposure.csv has them.
+    Such numbers are an infinite threshold, which accuses nobody, and an unknown correlation.
+    Tensors are omitted: exposure.csv has them.
     """
     if hasattr(value, "_asdict"):
         value = value._asdict()
@@ -243,7 +243,7 @@ def _number(value: float | None) -> float:
 
 
 def name_apart(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of the folders' paths, as many parts for each, that are all different.
+    """The shortest ends of the folders' paths that tell them apart, of equally many parts.
 
     Raises:
         ValueError: fewer than two folders, or the same folder twice.
@@ -251,7 +251,7 @@ def name_apart(folders: Sequence[Path]) -> list[str]:
     whole = [folder.resolve() for folder in folders]
     if len(whole) < 2:
         raise ValueError(
-            f"A comparison needs two run folders or more, got {len(whole)}. Name another one."
+            f"A comparison needs two run folders or more, got {len(whole)}. Name another."
         )
     twice = [folder for folder in whole if whole.count(folder) > 1]
     if twice:

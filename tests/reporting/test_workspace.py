@@ -138,9 +138,8 @@ def test_only_the_runs_of_the_experiment_are_shown(logged):
     assert {run.config["id"] for run in runs.values()} == {rule["value"]}
     other = results._replace(experiment=results.experiment._replace(id="00000123"))
     (runset_of_other,) = spec_of(make_workspace("team", "toy", other))["section"]["runSets"]
-    assert (
-        runset_of_other["filters"]["filters"][0]["value"] == "00000123"
-    )  # though it has the same options
+    # the same options, but another experiment
+    assert runset_of_other["filters"]["filters"][0]["value"] == "00000123"
     assert runset["grouping"] == [{"section": "run", "name": "jobType"}]
     elsewhere = make_workspace("team", "it's", results._replace(experiment=None))
     (runset,) = spec_of(elsewhere)["section"]["runSets"]
