@@ -69,6 +69,7 @@ def to_page(chart: Chart) -> dict[str, Any]:
     """A chart as the page's script reads it: plotly figures, and the entries of legends."""
     panels = [panel for row in chart.panels for panel in row if panel is not None]
     return {
+        "title": chart.title,
         "columns": max(len(row) for row in chart.panels),
         "legend": [_trace(entry, Panel([])) for entry in chart.legend],
         "panels": [

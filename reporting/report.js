@@ -151,6 +151,12 @@
   function build(figure, chart) {
     const grid = figure.querySelector(".panels");
     grid.style.setProperty("--columns", chart.columns);
+    if (chart.title) {
+      const title = document.createElement("p");
+      title.className = "note";
+      title.textContent = chart.title;
+      grid.before(title);
+    }
     figure.querySelector(".legend").replaceChildren(...chart.legend.map(key));
     for (const panel of chart.panels) {
       const [box, title] = [document.createElement("div"), document.createElement("h3")];

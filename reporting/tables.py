@@ -123,9 +123,16 @@ def headline(rows: Sequence[Row], variants: Mapping[str, VariantFacts]) -> Table
 
 def for_terminal(table: Table, title: str) -> RichTable:
     """A table for the terminal."""
-    drawn = RichTable(title=escape(title), caption=table.note, caption_justify="left", box=SIMPLE)
+    drawn = RichTable(
+        title=escape(title),
+        caption=table.note,
+        caption_justify="left",
+        box=SIMPLE,
+        padding=(0, 1, 0, 0),
+    )
     for position, column in enumerate(table.columns):
-        drawn.add_column(column, no_wrap=position in (0, 4, 5, 6))
+        narrow = column.replace(", ", ",\n")  # a heading is never wider than the cells below it
+        drawn.add_column(narrow, no_wrap=position in (0, 4, 5, 6), overflow="fold")
     for row in table.rows:
         drawn.add_row(*(escape(cell.text) for cell in row))
     return drawn

@@ -179,6 +179,16 @@ def test_pointing_at_a_point_shows_its_values(visit, rows, accuracy):
     assert f"test accuracy: {accuracy['full'].value:#.4g} (" in text
 
 
+def test_filled_and_hollow_points_are_explained(visit):
+    text = visit().locator("figure").first.inner_text()
+    assert "filled: shadows quantized like the target; hollow: full-precision shadows" in text
+
+
+def test_the_headline_fits_a_wide_page(visit):
+    table = visit().locator("table.names")
+    assert table.evaluate("table => table.offsetWidth <= table.parentElement.clientWidth")
+
+
 def test_the_page_prints_whole_and_without_filters(visit):
     page = visit(scheme="dark")
     page.emulate_media(media="print")

@@ -55,7 +55,6 @@ def test_dates_do_not_count(code, run):
         "models/target-000/signals/nearest-w2.safetensors",
         "models/shadow-003/adaround-w1.58-last8.json",
         "membership.safetensors",
-        "experiment.yaml",
     ],
 )
 def test_the_content_of_the_run_folder_counts(code, run, file):
@@ -64,6 +63,12 @@ def test_the_content_of_the_run_folder_counts(code, run, file):
     assert digest(run) != before
     flip(run / file)
     assert digest(run) == before
+
+
+def test_the_options_of_the_experiment_count(code, run):
+    before, path = digest(run), run / "experiment.yaml"
+    path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
+    assert digest(run) != before
 
 
 def test_progress_does_not_count(code, run):

@@ -66,7 +66,8 @@ def test_numbers_that_json_lacks_are_none():
 
 def test_a_chart_keeps_its_panels_in_order():
     first, second = (Panel([POINTS], title=title, name="row") for title in "ab")
-    page = to_page(Chart([[first, None], [second, first]], (4, 4), legend=[POINTS]))
+    page = to_page(Chart([[first, None], [second, first]], (4, 4), "hollow: a", [POINTS]))
+    assert page["title"] == "hollow: a"
     assert [panel["heading"] for panel in page["panels"]] == ["row: a", "row: b", "row: a"]
     assert page["columns"] == 2
     assert [entry["meta"]["label"] for entry in page["legend"]] == ["w<2> (gap)"]
