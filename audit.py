@@ -20,12 +20,18 @@ from rich.markup import escape
 
 from attacks.evaluate import choose_attacks, evaluate
 from attacks.strongest import Strongest
-from reporting.compare import against_first, enter, make_comparison, make_differences
+from reporting.compare import (
+    against_first,
+    enter,
+    make_comparison,
+    make_differences,
+    name_apart,
+)
 from reporting.dashboard import publish
 from reporting.findings import find
 from reporting.illustrate import illustrate
 from reporting.inputs import digest_inputs, is_done
-from reporting.results import make_results, name_apart, read_results
+from reporting.results import make_results, read_results
 from reporting.tables import for_terminal, headline
 from reporting.write import write, write_comparison
 from storage.evidence import gather

@@ -1,7 +1,9 @@
 """Several experiments compared: their results in, a table and lines of a CSV file out."""
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 from math import isnan, nan
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from attacks.evaluate import Row
@@ -51,6 +53,24 @@ class Entry(NamedTuple):
     matched: Row
     unquantized: Row | None
     best: Row
+
+
+def name_apart(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of the folders' paths that tell them apart, of equally many parts.
+
+    Raises:
+        ValueError: fewer than two folders, or the same folder twice.
+    """
+    whole = [folder.resolve() for folder in folders]
+    if len(whole) < 2:
+        raise ValueError(
+            f"A comparison needs two run folders or more, got {len(whole)}. Name another."
+        )
+    twice = [folder for folder in whole if whole.count(folder) > 1]
+    if twice:
+        raise ValueError(f"{twice[0]} is named twice. Name each run folder once.")
+    names = (["/".join(path.parts[-parts:]) for path in whole] for parts in count(1))
+    return next(ends for ends in names if len(set(ends)) == len(ends))
 
 
 def enter(results: Mapping[str, Results]) -> list[Entry]:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from itertools import count
 from math import isfinite, isnan, nan
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -240,21 +239,3 @@ def _read_row(line: Mapping[str, Any]) -> Row:
 
 def _number(value: float | None) -> float:
     return nan if value is None else value
-
-
-def name_apart(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of the folders' paths that tell them apart, of equally many parts.
-
-    Raises:
-        ValueError: fewer than two folders, or the same folder twice.
-    """
-    whole = [folder.resolve() for folder in folders]
-    if len(whole) < 2:
-        raise ValueError(
-            f"A comparison needs two run folders or more, got {len(whole)}. Name another."
-        )
-    twice = [folder for folder in whole if whole.count(folder) > 1]
-    if twice:
-        raise ValueError(f"{twice[0]} is named twice. Name each run folder once.")
-    names = (["/".join(path.parts[-parts:]) for path in whole] for parts in count(1))
-    return next(ends for ends in names if len(set(ends)) == len(ends))

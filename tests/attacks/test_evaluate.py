@@ -1,17 +1,13 @@
-"""Cases, scores and rows, on signals whose answer is known."""
-
-import math
+"""Scores and rows, against attacks run one by one."""
 
 import pytest
 import torch
-from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from attacks import ATTACKS, DEFAULT_ATTACKS, Attack
 from attacks.evaluate import FPR_GRID, WORDS, choose_attacks, evaluate, lacking, mean_curve, score
-from attacks.game import Case, Game, ModelSignals, Shadows, by_shadows, make_cases
+from attacks.game import Case, Game, ModelSignals, Shadows, make_cases
 from attacks.lira import fit_sides
-from attacks.metrics.intervals import delong
 
 W2, W4 = "nearest-w2", "nearest-w4"
 KINDS = ("full", "matched"), (W2, "matched"), (W2, "unquantized")
@@ -41,38 +37,6 @@ def alone(attack, targets, shadow_models, case, members):
         targets.of([target]).read(), Shadows(shadow_models.of(rows), members[rows])
     )
     return scores
-
-
-def test_cases_by_hand():
-    assert make_cases(4, 2) == [Case(4, [0, 1, 2, 3]), Case(5, [0, 1, 2, 3])]
-    assert make_cases(4, 2, [1, 4]) == [Case(5, [2, 3])]
-    assert make_cases(4, 2, [0, 1]) == make_cases(4, 2, [1]) == make_cases(4, 2, iter([0]))
-    assert make_cases(6, 0) == [
-        *(Case(0, [2, 3, 4, 5]), Case(1, [2, 3, 4, 5])),
-        *(Case(2, [0, 1, 4, 5]), Case(3, [0, 1, 4, 5])),
-        *(Case(4, [0, 1, 2, 3]), Case(5, [0, 1, 2, 3])),
-    ]
-    assert make_cases(6, 0, [3]) == [
-        *(Case(0, [4, 5]), Case(1, [4, 5])),
-        *(Case(4, [0, 1]), Case(5, [0, 1])),
-    ]
-    assert make_cases(4, 1, [4]) == make_cases(0, 0) == []
-    assert make_cases(0, 2) == [Case(0, []), Case(1, [])]
-
-
-@pytest.mark.parametrize("excluded", [[], [3], [2, 3], [0, 7], [10]], ids=str)
-@pytest.mark.parametrize("targets", [0, 3])
-def test_every_example_is_in_exactly_half_of_the_shadows(synthetic_fleet, targets, excluded):
-    _, members = synthetic_fleet(shadows=10, targets=targets, examples=50)
-    cases = make_cases(10, targets, excluded)
-    gone = {model ^ 1 for model in excluded if model < 10} | set(excluded)
-    wanted = set(range(10, 13)) if targets else set(range(10))
-    assert {case.target for case in cases} == wanted - gone
-    for target, shadows in cases:
-        partners = {target, target ^ 1} if not targets else set()
-        assert set(shadows) == set(range(10)) - gone - partners
-        assert len(set(shadows)) == len(shadows)
-        assert (members[shadows].sum(0) * 2 == len(shadows)).all()
 
 
 def test_a_row_for_each_variant_knowledge_and_attack(synthetic_fleet, observe):
@@ -172,11 +136,6 @@ def test_an_excluded_model_is_never_read(synthetic_fleet, observe):
     assert by_name(attacks) == wanted
 
 
-def test_cases_are_grouped_by_their_shadows():
-    cases = [Case(4, [0, 1]), Case(2, [1, 0]), Case(5, [0, 1])]
-    assert by_shadows(cases) == {(0, 1): [0, 2], (1, 0): [1]}
-
-
 def test_missing_signals_are_named(synthetic_fleet, observe):
     """A signal is missing where any variant lacks it."""
     phi, members = synthetic_fleet(shadows=4, examples=20)
@@ -215,103 +174,6 @@ def test_an_attack_lacks_shadows_exactly_where_it_cannot_run(
         assert not enough
     else:
         assert enough or (attack == "rmia_online" and not inside)  # its mean over all is no error
-
-
-def test_a_shift_misleads_full_precision_shadows_only(synthetic_fleet, observe):
-    """Quantization that takes 8 nats off every signal does not affect matched shadows."""
-    phi, members = synthetic_fleet(shadows=8, targets=3, examples=400)
-    signals = {"full": observe(phi), W2: observe(phi, lambda x: x - 8)}
-    rows = by_name(attack_all(signals, members, make_cases(8, 3), DEFAULT_ATTACKS))
-    for attack in LIRA:
-        before = rows["full", "matched", attack].summary
-        matched = rows[W2, "matched", attack].summary
-        misled = rows[W2, "unquantized", attack].summary
-        for estimate, same in zip(before[:4], matched[:4], strict=True):
-            assert estimate == pytest.approx(same, abs=1e-9)
-        if attack == "lira_offline_fixed":  # its z falls by the same for every example
-            assert misled.auc.value == pytest.approx(matched.auc.value, abs=0.01)
-        else:
-            assert misled.auc.high < matched.auc.low
-    threshold = (rows[variant, "none", "global_threshold"] for variant in ("full", W2))
-    assert len({row.summary.auc for row in threshold}) == 1
-    # the shift places the target's loss beyond that of nearly all full-precision shadows
-    kinds = "matched", "unquantized"
-    matched, misled = (rows[W2, kind, "attack_r"].summary.auc.value for kind in kinds)
-    assert misled < matched - 0.05
-
-
-def test_matched_shadows_learn_a_leak_that_full_precision_lacks(synthetic_fleet):
-    """The other direction: only the quantized variant leaks."""
-    phi, members = synthetic_fleet(shadows=8, targets=3, examples=400, leak=1.5)
-    blind, _ = synthetic_fleet(shadows=8, targets=3, examples=400, leak=0)
-    signals = {"full": ModelSignals(blind), W2: ModelSignals(phi)}
-    rows = by_name(attack_all(signals, members, make_cases(8, 3), ["lira_online"]))
-    assert rows["full", "matched", "lira_online"].summary.auc.high < 0.6
-    assert rows[W2, "matched", "lira_online"].summary.auc.low > 0.65
-    # shadows that never leaked cannot say which side is which
-    assert rows[W2, "unquantized", "lira_online"].summary.auc.high < 0.6
-
-
-def test_known_gaussians_give_the_best_possible_auc():
-    """64 shadows of a leak of one standard deviation: Phi(1 / sqrt 2) = 0.760, as Neyman-Pearson.
-
-    Estimating two locations from 32 shadows each costs a little.
-    """
-    rng = torch.Generator().manual_seed(0)
-    half = torch.rand(33, 1000, generator=rng) < 0.5
-    members = torch.stack([half, ~half], 1).flatten(0, 1)
-    phi = torch.randn(66, 1, 1000, generator=rng) + members[:, None]
-    signals = {"full": ModelSignals(phi)}
-    attacks = attack_all(signals, members, make_cases(64, 2), ["lira_online_fixed"])
-    (auc,) = (scored.row.summary.auc for scored in attacks)
-    assert auc.low <= norm.cdf(1 / math.sqrt(2)) <= auc.high
-    assert auc.value == pytest.approx(norm.cdf(1 / math.sqrt(2)), abs=0.02)
-
-
-@pytest.mark.parametrize("targets", [0, 1, 3])
-def test_no_leak_gives_half(synthetic_fleet, observe, targets):
-    phi, members = synthetic_fleet(shadows=8, targets=targets, examples=300, leak=0)
-    variants = {"full": observe(phi), W2: observe(phi, lambda x: x + 1)}
-    for row, _ in attack_all(variants, members, make_cases(8, targets), list(ATTACKS)):
-        assert row.summary.auc.low <= 0.5 <= row.summary.auc.high, row[:3]
-        assert row.summary.auc.high - row.summary.auc.low < 0.25  # narrow enough to mean something
-
-
-def shuffle(members, shadows, seed):
-    """Membership of the same sizes that has nothing to do with the true one."""
-    order = torch.rand(members.shape, generator=torch.Generator().manual_seed(seed)).argsort(1)
-    shuffled = members.gather(1, order)
-    shuffled[1:shadows:2] = ~shuffled[:shadows:2]
-    return shuffled
-
-
-@pytest.mark.parametrize("targets", [0, 3])
-def test_random_membership_labels_give_half(synthetic_fleet, observe, targets):
-    phi, members = synthetic_fleet(shadows=8, targets=targets, examples=300, leak=2)
-    signals, cases = {"full": observe(phi)}, make_cases(8, targets)
-    ((row, _),) = attack_all(signals, members, cases, ["lira_online_fixed"])
-    assert row.summary.auc.low > 0.7  # the true labels
-    for row, _ in attack_all(signals, shuffle(members, 8, 5), cases, list(ATTACKS)):
-        assert row.summary.auc.low <= 0.5 <= row.summary.auc.high, row[:3]
-
-
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_random_labels_of_a_single_target_give_half_in_95_of_100(synthetic_fleet, observe, attack):
-    phi, members = synthetic_fleet(shadows=8, targets=1, examples=200, leak=2)
-    signals, held = {W2: observe(phi)}, 0
-    for seed in range(40):
-        shuffled = shuffle(members, 8, seed)
-        game = Game(signals, shuffled, make_cases(8, 1))
-        (scores,) = score([attack], game, W2, W2)[attack]
-        _, low, high, _ = delong(scores, shuffled[-1])
-        held += low <= 0.5 <= high
-    assert held >= 34  # 38 expected, fewer than 34 in 3 of 1,000 tries
-
-
-def test_every_attack_finds_a_large_leak(synthetic_fleet, observe):
-    phi, members = synthetic_fleet(shadows=8, targets=3, examples=400, leak=2)
-    for row, _ in attack_all({"full": observe(phi)}, members, make_cases(8, 3), list(ATTACKS)):
-        assert row.summary.auc.low > 0.5, row[:3]
 
 
 @pytest.mark.parametrize("decimals", [0, 6], ids=["ties", "no-ties"])

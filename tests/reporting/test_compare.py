@@ -1,6 +1,7 @@
 """The comparison of experiments, against scipy on the targets' own values and by hand."""
 
 from math import isnan, nan
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from reporting.compare import (
     enter,
     make_comparison,
     make_differences,
+    name_apart,
 )
 from reporting.results import Results
 from storage.experiment import Experiment
@@ -190,3 +192,17 @@ def test_options_of_models_trained_elsewhere_are_unknown():
         line[0].text: [cell.text for cell in line[1:]] for line in make_differences(results).rows
     }
     assert lines["seed"] == ["0", "unknown"]
+
+
+def test_names_are_as_short_as_they_can_be():
+    assert name_apart([Path("/runs/a"), Path("/runs/b")]) == ["a", "b"]
+    assert name_apart([Path("/x/a"), Path("/y/a"), Path("/y/b")]) == ["x/a", "y/a", "y/b"]
+    assert name_apart([Path("/a"), Path("/x/a")]) == ["//a", "x/a"]
+
+
+def test_a_comparison_needs_two_different_folders(tmp_path):
+    with pytest.raises(ValueError, match=r"needs two run folders or more, got 1\. Name another"):
+        name_apart([tmp_path])
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(ValueError, match=r"is named twice\. Name each run folder once"):
+        name_apart([tmp_path, tmp_path / "x" / "..", tmp_path / "link"])

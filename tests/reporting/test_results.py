@@ -1,8 +1,7 @@
-"""Results: their values, results.json and back, and folders with the same name."""
+"""Results: their values, and results.json and back."""
 
 import json
 from math import inf, isnan, nan
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +15,6 @@ from reporting.results import (
     _basis,
     as_json,
     flatten,
-    name_apart,
     parse_results,
     plain,
     read_results,
@@ -192,17 +190,3 @@ def test_a_line_of_the_csv_has_none_for_unknown_values(rows):
     assert line["auc_spread"] == row.summary.auc.spread
     assert (line["strongest"], line["shadows"], line["seconds"]) == (row.strongest, 8, None)
     assert (line["targets"], line["non_members"]) == (2, 80)
-
-
-def test_names_are_as_short_as_they_can_be():
-    assert name_apart([Path("/runs/a"), Path("/runs/b")]) == ["a", "b"]
-    assert name_apart([Path("/x/a"), Path("/y/a"), Path("/y/b")]) == ["x/a", "y/a", "y/b"]
-    assert name_apart([Path("/a"), Path("/x/a")]) == ["//a", "x/a"]
-
-
-def test_a_comparison_needs_two_different_folders(tmp_path):
-    with pytest.raises(ValueError, match=r"needs two run folders or more, got 1\. Name another"):
-        name_apart([tmp_path])
-    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
-    with pytest.raises(ValueError, match=r"is named twice\. Name each run folder once"):
-        name_apart([tmp_path, tmp_path / "x" / "..", tmp_path / "link"])
