@@ -118,11 +118,11 @@ def test_examples_with_too_few_shadows_do_not_count(synthetic_fleet, rng, wild):
     phi, members, calibrated, cases = fleet(synthetic_fleet, rng, 1.0, 0.3, targets=1)
     before = measure(phi, members, calibrated, cases)
     usable = usable_by_loop(members, calibrated, *cases[0])
-    others = torch.ones(members.shape[1], dtype=torch.bool)
-    others[usable] = False
-    assert 20 < others.sum() < 180
+    excluded = torch.ones(members.shape[1], dtype=torch.bool)
+    excluded[usable] = False
+    assert 20 < excluded.sum() < 180
     changed = phi.clone()
-    changed[..., others] = wild
+    changed[..., excluded] = wild
     assert measure(changed, members, calibrated, cases) == before
     # nor do the signals of models that did not train on an example
     changed = torch.where(members[:, None], phi, wild)

@@ -65,52 +65,54 @@ def aucs(scores, members):
 
 
 def test_variants_are_compared_with_the_reference(fleet):
-    found = fleet.findings["differences"].against_reference
+    differences = fleet.findings["differences"].against_reference
     assert fleet.findings["differences"].reference == "full"
-    assert [difference.first for difference in found.values()] == list(found)
-    assert list(found) == [W4, W2]
-    assert {difference.second for difference in found.values()} == {"full"}
-    same = found[W4]
+    assert [difference.first for difference in differences.values()] == list(differences)
+    assert list(differences) == [W4, W2]
+    assert {difference.second for difference in differences.values()} == {"full"}
+    same = differences[W4]
     assert (same.estimate, same.p, same.p_holm) == (Estimate(0, 0, 0), 1, 1)
     first, second = (aucs(fleet.best.variants[v].scores, fleet.members) for v in (W2, "full"))
     expected = ttest_rel(first, second)
-    assert found[W2].estimate.value == pytest.approx(np.subtract(first, second).mean())
-    assert found[W2].p == pytest.approx(expected.pvalue)
-    assert found[W2].p_holm == pytest.approx(2 * expected.pvalue)
-    assert found[W2].p_holm < 0.05
-    assert found[W2].estimate.high < 0
+    assert differences[W2].estimate.value == pytest.approx(np.subtract(first, second).mean())
+    assert differences[W2].p == pytest.approx(expected.pvalue)
+    assert differences[W2].p_holm == pytest.approx(2 * expected.pvalue)
+    assert differences[W2].p_holm < 0.05
+    assert differences[W2].estimate.high < 0
 
 
 def test_matched_shadows_are_compared_with_full_precision_shadows(fleet):
-    found = fleet.findings["shadows"]
-    assert list(found) == [W4, W2]
-    assert [d.first for d in found.values()] == [f"{v}, matched shadows" for v in (W4, W2)]
-    assert [d.second for d in found.values()] == [f"{v}, full-precision shadows" for v in (W4, W2)]
-    assert found[W4].p == 1  # the shadows are the same
+    differences = fleet.findings["shadows"]
+    assert list(differences) == [W4, W2]
+    assert [d.first for d in differences.values()] == [f"{v}, matched shadows" for v in (W4, W2)]
+    assert [d.second for d in differences.values()] == [
+        f"{v}, full-precision shadows" for v in (W4, W2)
+    ]
+    assert differences[W4].p == 1  # the shadows are the same
     kinds = [fleet.best.variants[W2].by_knowledge[kind] for kind in ("matched", "unquantized")]
     gaps = np.subtract(*(aucs(kind, fleet.members) for kind in kinds))
-    assert found[W2].estimate.value == pytest.approx(gaps.mean())
-    assert [d.p_holm for d in found.values()] == holm([d.p for d in found.values()])
+    assert differences[W2].estimate.value == pytest.approx(gaps.mean())
+    assert [d.p_holm for d in differences.values()] == holm([d.p for d in differences.values()])
 
 
 def test_variants_are_compared_with_the_gap_attack(fleet):
-    found = fleet.findings["differences"].beyond_gap
-    assert list(found) == ["full", W4, W2]
-    for variant, difference in found.items():
+    differences = fleet.findings["differences"].beyond_gap
+    assert list(differences) == ["full", W4, W2]
+    for variant, difference in differences.items():
         right = (fleet.signals[variant].hinge > 0).double().mean(1)[-4:]
         strong = fleet.best.variants[variant].scores
         gaps = np.subtract(aucs(strong, fleet.members), aucs(right, fleet.members))
         assert difference.second == f"the gap attack on {variant}"
         assert difference.estimate.value == pytest.approx(gaps.mean())
-    assert found["full"].estimate.low > 0
-    assert [d.p_holm for d in found.values()] == holm([d.p for d in found.values()])
+    assert differences["full"].estimate.low > 0
+    assert [d.p_holm for d in differences.values()] == holm([d.p for d in differences.values()])
 
 
 def test_joint_attacks(fleet):
-    found = {held.variants: held for held in fleet.findings["joint_lira"]}
-    assert list(found) == [("full", W4), ("full", W2), ("full", W4, W2)]
+    joint = {held.variants: held for held in fleet.findings["joint_lira"]}
+    assert list(joint) == [("full", W4), ("full", W2), ("full", W4, W2)]
     audited = fleet.members[-4:]
-    for names, held in found.items():
+    for names, held in joint.items():
         stacked = torch.stack([fleet.signals[name].phi for name in names], 1)
         scores = torch.stack(
             [lira_joint(row, stacked[:12], fleet.members[:12], "fixed") for row in stacked[-4:]]
@@ -124,16 +126,16 @@ def test_joint_attacks(fleet):
         assert held.gain.estimate.value == pytest.approx(gain.mean(), abs=1e-12)
         assert held.summary.auc == pytest.approx(summarise(scores, audited).auc, abs=1e-9)
     # noise is the same in both variants: their difference tells members from non-members
-    assert found["full", W2].summary.auc.low > fleet.best.variants["full"].row.summary.auc.value
+    assert joint["full", W2].summary.auc.low > fleet.best.variants["full"].row.summary.auc.value
 
 
 def test_variants_of_equal_bits_are_held_together(synthetic_fleet):
     leaks = dict.fromkeys(["full", "a-w2", "b-w2", "a-w2-last8", "b-w4", "free"], 1.0)
     signals, members = observe(synthetic_fleet, 12, 2, leaks, examples=60)
-    found, _ = conclude(signals, members, make_cases(12, 2), ["lira_online_fixed"])
+    findings, _ = conclude(signals, members, make_cases(12, 2), ["lira_online_fixed"])
     reference, *others = leaks
     pairs = [(reference, variant) for variant in others]
-    assert [held.variants for held in found["joint_lira"]] == [
+    assert [held.variants for held in findings["joint_lira"]] == [
         *pairs,
         ("a-w2", "b-w2"),
         tuple(leaks),
@@ -144,13 +146,13 @@ def test_joint_attacks_on_fleets_without_targets(synthetic_fleet):
     """Every shadow has its own attackers, and scores come back in order."""
     signals, members = observe(synthetic_fleet, 8, 0, {"full": 2, W2: 1}, examples=60)
     cases = make_cases(8, 0)[::-1]
-    found, _ = conclude(signals, members, cases, ["lira_offline_fixed"])
+    findings, _ = conclude(signals, members, cases, ["lira_offline_fixed"])
     stacked = torch.stack([signals["full"].phi, signals[W2].phi], 1)
     expected = [
         roc_auc_score(members[t], lira_joint(stacked[t], stacked[s], members[s], "fixed"))
         for t, s in cases
     ]
-    assert found["joint_lira"][0].summary.auc.value == pytest.approx(np.mean(expected))
+    assert findings["joint_lira"][0].summary.auc.value == pytest.approx(np.mean(expected))
 
 
 def test_convergence(fleet):
@@ -180,8 +182,8 @@ def test_convergence(fleet):
 def test_convergence_counts(synthetic_fleet, shadows, targets, counts):
     signals, members = observe(synthetic_fleet, shadows, targets, {"full": 2}, examples=60)
     cases = make_cases(shadows, targets)
-    found, _ = conclude(signals, members, cases, ["attack_r"])
-    ((attack, points),) = found["convergence"].values()
+    findings, _ = conclude(signals, members, cases, ["attack_r"])
+    ((attack, points),) = findings["convergence"].values()
     assert attack == "attack_r"
     assert list(points) == counts
 
@@ -204,22 +206,22 @@ def test_guesses_are_a_tenth_and_even(rng, examples, guesses):
     members = (torch.arange(examples) % 2 == 0)[None]
     scores = torch.randn(1, examples, generator=rng)
     kept = Kept(None, scores, {}, None, scores, None, scores)
-    found = _bound(kept, members)
-    assert (found.tested, found.guesses) == (None, guesses)
+    bounds = _bound(kept, members)
+    assert (bounds.tested, bounds.guesses) == (None, guesses)
 
 
 def test_exposures_and_changes(fleet):
     audited = fleet.members[-4:]
-    found = fleet.findings["exposure"]
-    assert (found.reference, found.variants) == ("full", ["full", W4, W2])
+    exposures = fleet.findings["exposure"]
+    assert (exposures.reference, exposures.variants) == ("full", ["full", W4, W2])
     own = {v: exposure(fleet.best.variants[v].alike, audited) for v in fleet.signals}
-    assert found.attack == fleet.best.variants["full"].row.attack
+    assert exposures.attack == fleet.best.variants["full"].row.attack
     expected = torch.stack(list(own.values()))
-    torch.testing.assert_close(found.examples, expected, equal_nan=True)
-    assert list(found.changes) == [W4, W2]
-    assert found.changes[W4] == pytest.approx((0, 0, 1))
-    assert found.changes[W2] == change(own["full"], own[W2])
-    assert found.changes[W2].safer > found.changes[W2].exposed
+    torch.testing.assert_close(exposures.examples, expected, equal_nan=True)
+    assert list(exposures.changes) == [W4, W2]
+    assert exposures.changes[W4] == pytest.approx((0, 0, 1))
+    assert exposures.changes[W2] == change(own["full"], own[W2])
+    assert exposures.changes[W2].safer > exposures.changes[W2].exposed
     assert own["full"].isnan().any()  # 1 of 16 examples is in no target
 
 

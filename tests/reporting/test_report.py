@@ -1,6 +1,5 @@
 """The page, parsed back, against the results that it shows."""
 
-import io
 import json
 import re
 from html.parser import HTMLParser
@@ -10,10 +9,9 @@ import yaml
 from matplotlib.figure import Figure
 
 from reporting.figures import plane_chart, roc_chart
-from reporting.findings import FINDINGS, Body, Finding, make_tables
 from reporting.illustrate import Drawing
 from reporting.matplotlib_charts import draw
-from reporting.report import COLUMNS, NOTES, choices, make_lines, render
+from reporting.report import COLUMNS, NOTES, render
 from reporting.tables import Cell, Table, headline
 from storage.experiment import Experiment
 from storage.records import LayerMeans, QuantizationMeans, VariantFacts
@@ -101,19 +99,6 @@ def data_of(page):
     return json.loads(text)
 
 
-@pytest.mark.parametrize("count", [0, 9, 10, 11])
-@pytest.mark.parametrize("column", ["tpr_1pct", "tpr_01pct"])
-def test_fewer_than_ten_false_positives_are_marked(rows, column, count):
-    field = column.replace("tpr", "false_positives")
-    plenty = dict.fromkeys(("false_positives_1pct", "false_positives_01pct"), 99) | {field: count}
-    row = rows[1]._replace(summary=rows[1].summary._replace(**plenty))
-    (line,) = make_lines([row])
-    marked = ["†" in cell.text for cell in line.cells]
-    position = {"tpr_1pct": 5, "tpr_01pct": 6}[column]
-    assert marked == [i == position and count < 10 for i in range(7)]
-    assert "fewer than 10 false positives" in NOTES[1]
-
-
 def texts(table):
     return [list(table.columns), *([cell.text for cell in row] for row in table.rows)]
 
@@ -146,41 +131,6 @@ def test_the_table_has_every_row(page, rows):
     assert page.count(' class="best"') == 3
 
 
-def test_lines_have_what_the_page_selects_and_sorts_by(page, rows):
-    lines = make_lines(rows)
-    assert [line[:3] for line in lines] == [row[:3] for row in rows]
-    assert [line.best for line in lines] == [row.strongest for row in rows]
-    for line, row in zip(lines, rows, strict=True):
-        values = [cell.value for cell in line.cells]
-        assert values[:3] == [None] * 3
-        assert values[3:] == [estimate.value for estimate in row.summary[:4]]
-    labels = r'<tr data-variant="([^"]*)" data-knowledge="([^"]*)" data-attack="([^"]*)"'
-    assert re.findall(labels, page) == [row[:3] for row in rows]
-
-
-@pytest.mark.parametrize(
-    ("cell", "html"),
-    [
-        (Cell("-0.021 (-0.031 to -0.011)", -0.0211), 'data-value="-0.0211">-0.021 ('),
-        (Cell("98,712", 98712), 'data-value="98712">98,712<'),
-        (Cell("0", 0), 'data-value="0">0<'),
-        (Cell("0.00", 0.0), 'data-value="0.0">0.00<'),
-        (Cell("< 0.001", 1e-05), 'data-value="1e-05">&lt; 0.001<'),
-        (Cell("unknown"), "<td>unknown<"),
-        (Cell("-"), "<td>-<"),
-    ],
-)
-def test_cells_carry_the_value_that_they_sort_by(shown, cell, html):
-    tables = [Table("key", "title", ("a",), [(cell,)], "note")]
-    assert html in render(shown._replace(tables=tables), [])
-
-
-def test_variants_are_offered_by_method():
-    methods = choices(["full", "obc-w2", "obc-w1.58-last8", "gptq-w4, group 64"])
-    assert list(methods) == ["full", "obc", "gptq"]
-    assert methods["obc"] == {"obc-w2": "w2", "obc-w1.58-last8": "w1.58-last8"}
-
-
 def test_the_page_is_whole_and_needs_no_network(page):
     parsed = Page(page)
     assert page.startswith("<!doctype html>")
@@ -211,24 +161,6 @@ def test_figures_have_a_trace_of_every_attack(page, rows):
             assert trace["meta"]["rank"] == value
     for panel in curves["panels"]:
         assert all(len(trace["x"]) == 161 for trace in panel["data"])
-
-
-def test_images_show_their_own_glyphs(shown):
-    """Two figures share names of glyphs: the second must not be drawn with those of the first."""
-    figures = {}
-    for text in ("abc", "xyz"):
-        figures[text] = Figure()
-        figures[text].subplots().set_title(text)
-    drawings = [Drawing(caption, figure) for caption, figure in figures.items()]
-    page = render(shown, drawings)
-    for caption, figure in figures.items():
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-        glyphs = dict(re.findall(r'<path id="(DejaVu[^"]+)" d="([^"]+)"', buffer.getvalue()))
-        assert glyphs
-        for name, outline in glyphs.items():
-            drawn = set(re.findall(rf'<path id="{name}" d="([^"]+)"', page))
-            assert drawn == {outline}, caption
 
 
 @pytest.mark.parametrize("units", [1, 9])
@@ -316,15 +248,3 @@ def test_the_tables_of_the_findings(page):
     titles = [text for text in parsed.texts["h2"] if text in ("Is it so?", "Who & why")]
     assert titles == ["Is it so?", "Who & why"]
     assert {"The best.", "All of them."} <= set(parsed.texts["p"])
-
-
-def test_a_registered_finding_is_on_the_page(shown, monkeypatch):
-    """One registry entry suffices."""
-
-    def tabulate(value):
-        return Body(("variant", "targets"), [(Cell("full"), Cell(str(value), value))], "A toy.")
-
-    monkeypatch.setitem(FINDINGS, "toy", Finding("How many targets?", lambda *_: 2, tabulate))
-    page = render(shown._replace(tables=make_tables({"toy": 2})), [])
-    assert "<h2>How many targets?</h2>" in page
-    assert '<tr data-variant="full"><td>full</td><td data-value="2">2</td>' in page

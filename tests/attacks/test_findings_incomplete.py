@@ -35,48 +35,48 @@ def conclude(signals, members, cases, attacks=ATTACKS, calibrated=None):
 
 def test_one_variant_has_nothing_to_be_compared_with(synthetic_fleet):
     signals, members = observe(synthetic_fleet, 6, 2, {"full": 2}, examples=60)
-    found, _ = conclude(signals, members, make_cases(6, 2), ["gap", "attack_r"])
-    assert found["differences"].against_reference == found["shadows"] == {}
-    assert found["joint_lira"] == []
-    assert (found["exposure"].changes, found["calibration"]) == ({}, {})
-    assert list(found["differences"].beyond_gap) == ["full"]
-    assert list(found["epsilon"]) == found["exposure"].variants == ["full"]
+    findings, _ = conclude(signals, members, make_cases(6, 2), ["gap", "attack_r"])
+    assert findings["differences"].against_reference == findings["shadows"] == {}
+    assert findings["joint_lira"] == []
+    assert (findings["exposure"].changes, findings["calibration"]) == ({}, {})
+    assert list(findings["differences"].beyond_gap) == ["full"]
+    assert list(findings["epsilon"]) == findings["exposure"].variants == ["full"]
 
 
 def test_without_full_precision_the_first_variant_is_the_reference(synthetic_fleet):
     signals, members = observe(synthetic_fleet, 8, 3, {W4: 2, W2: 0.5}, examples=80)
-    found, best = conclude(signals, members, make_cases(8, 3))
-    assert found["differences"].reference == found["exposure"].reference == W4
-    (difference,) = found["differences"].against_reference.values()
+    findings, best = conclude(signals, members, make_cases(8, 3))
+    assert findings["differences"].reference == findings["exposure"].reference == W4
+    (difference,) = findings["differences"].against_reference.values()
     assert (difference.first, difference.second) == (W2, W4)
     assert difference.estimate.value < 0
-    assert found["shadows"] == {}  # no attacker has any
+    assert findings["shadows"] == {}  # no attacker has any
     assert {kind for k in best.variants.values() for kind in k.by_knowledge} == {"matched", "none"}
-    assert [held.variants for held in found["joint_lira"]] == [(W4, W2)]
-    assert list(found["exposure"].changes) == [W2]
+    assert [held.variants for held in findings["joint_lira"]] == [(W4, W2)]
+    assert list(findings["exposure"].changes) == [W2]
 
 
 def test_a_single_target(synthetic_fleet):
     signals, members = observe(synthetic_fleet, 8, 1, {"full": 3, W4: 3, W2: 0}, examples=200)
-    found, _ = conclude(signals, members, make_cases(8, 1))
-    same, less = found["differences"].against_reference.values()
+    findings, _ = conclude(signals, members, make_cases(8, 1))
+    same, less = findings["differences"].against_reference.values()
     assert (same.estimate, same.p) == (Estimate(0, 0, 0), 1)
     assert less.estimate.high < 0  # by DeLong
     assert less.p_holm < 0.05
-    assert all(bounds.tested is None for bounds in found["epsilon"].values())
-    assert found["epsilon"]["full"].one_run > 0
-    exposures = found["exposure"].examples[0]
+    assert all(bounds.tested is None for bounds in findings["epsilon"].values())
+    assert findings["epsilon"]["full"].one_run > 0
+    exposures = findings["exposure"].examples[0]
     assert torch.equal(exposures.isnan(), ~members[-1])
 
 
 def test_attacks_without_shadows_only(synthetic_fleet):
     signals, members = observe(synthetic_fleet, 8, 3, {"full": 2, W2: 0.5}, examples=80)
-    found, _ = conclude(signals, members, make_cases(8, 3), ["gap", "global_threshold"])
-    assert found["shadows"] == {}
-    assert found["convergence"] == {}
-    assert list(found["differences"].against_reference) == [W2]
-    assert list(found["differences"].beyond_gap) == ["full", W2]
-    assert len(found["joint_lira"]) == 1  # the joint attack has shadows of its own
+    findings, _ = conclude(signals, members, make_cases(8, 3), ["gap", "global_threshold"])
+    assert findings["shadows"] == {}
+    assert findings["convergence"] == {}
+    assert list(findings["differences"].against_reference) == [W2]
+    assert list(findings["differences"].beyond_gap) == ["full", W2]
+    assert len(findings["joint_lira"]) == 1  # the joint attack has shadows of its own
 
 
 def test_too_few_shadows_for_joint_lira_cost_no_other_finding(synthetic_fleet):
@@ -85,45 +85,49 @@ def test_too_few_shadows_for_joint_lira_cost_no_other_finding(synthetic_fleet):
     members[:8, 5] = False
     members[0, 5] = True
     asked = ["lira_offline_fixed", "gap"]
-    found, _ = conclude(signals, members, make_cases(8, 3), asked)
-    assert found["joint_lira"] == []
-    assert len(found["differences"].against_reference) == 1
-    assert list(found["convergence"]) == ["full", W2]
+    findings, _ = conclude(signals, members, make_cases(8, 3), asked)
+    assert findings["joint_lira"] == []
+    assert len(findings["differences"].against_reference) == 1
+    assert list(findings["convergence"]) == ["full", W2]
     members[1, 5] = True
-    found, _ = conclude(signals, members, make_cases(8, 3), asked)
-    assert [held.variants for held in found["joint_lira"]] == [("full", W2)]
+    findings, _ = conclude(signals, members, make_cases(8, 3), asked)
+    assert [held.variants for held in findings["joint_lira"]] == [("full", W2)]
 
 
 def test_the_gap_attack_alone(synthetic_fleet):
     """Nothing exceeds it, and a model that is always right exposes all examples alike."""
     signals, members = observe(synthetic_fleet, 8, 3, {"full": 2, W2: 0.5}, examples=80)
     signals = {v: known._replace(hinge=torch.ones_like(known.phi)) for v, known in signals.items()}
-    found, _ = conclude(signals, members, make_cases(8, 3), ["gap"])
-    differences = found["differences"]
+    findings, _ = conclude(signals, members, make_cases(8, 3), ["gap"])
+    differences = findings["differences"]
     for difference in (differences.beyond_gap | differences.against_reference).values():
         assert (difference.estimate, difference.p) == (Estimate(0, 0, 0), 1)
-    assert np.isnan(found["exposure"].changes[W2].correlation)
-    assert found["epsilon"][W2].tested.epsilon == 0
+    assert np.isnan(findings["exposure"].changes[W2].correlation)
+    assert findings["epsilon"][W2].tested.epsilon == 0
 
 
 def test_without_the_gap_attack(synthetic_fleet):
     signals, members = observe(synthetic_fleet, 8, 3, {"full": 2, W2: 0.5}, examples=80)
     signals = {variant: ModelSignals(known.phi) for variant, known in signals.items()}  # nor hinges
-    found, best = conclude(signals, members, make_cases(8, 3), ["attack_r", "global_threshold"])
-    assert found["differences"].beyond_gap == {}
+    findings, best = conclude(signals, members, make_cases(8, 3), ["attack_r", "global_threshold"])
+    assert findings["differences"].beyond_gap == {}
     assert best.variants[W2].gap is None
-    assert len(found["shadows"]) == 1
+    assert len(findings["shadows"]) == 1
 
 
 def test_no_leak_is_no_finding(synthetic_fleet):
     signals, members = observe(synthetic_fleet, 8, 4, {"full": 0, W2: 0}, examples=200)
     noise = torch.randn(12, 2, 200, generator=torch.Generator().manual_seed(3))
     signals[W2] = signals[W2]._replace(phi=signals[W2].phi + noise)
-    found, _ = conclude(signals, members, make_cases(8, 4), ["lira_offline_fixed"])
-    (difference,) = found["differences"].against_reference.values()
+    findings, _ = conclude(signals, members, make_cases(8, 4), ["lira_offline_fixed"])
+    (difference,) = findings["differences"].against_reference.values()
     assert difference.estimate.low <= 0 <= difference.estimate.high
-    assert found["epsilon"]["full"].tested.epsilon == 0
-    assert found["joint_lira"][0].summary.auc.low <= 0.5 <= found["joint_lira"][0].summary.auc.high
+    assert findings["epsilon"]["full"].tested.epsilon == 0
+    assert (
+        findings["joint_lira"][0].summary.auc.low
+        <= 0.5
+        <= findings["joint_lira"][0].summary.auc.high
+    )
 
 
 def test_calibration_is_told_apart_where_only_some_members_calibrated(synthetic_fleet, rng):
@@ -131,6 +135,6 @@ def test_calibration_is_told_apart_where_only_some_members_calibrated(synthetic_
     calibrated = members & (torch.rand(members.shape, generator=rng) < 0.5)
     signals[W4] = signals[W4]._replace(phi=signals[W4].phi + 3 * calibrated[:, None])
     masks = {W4: calibrated, W2: members}  # one looked at half, the other at all
-    found, _ = conclude(signals, members, make_cases(16, 2), ["attack_r"], masks)
-    assert list(found["calibration"]) == [W4]
-    assert found["calibration"][W4].low > 0.8
+    findings, _ = conclude(signals, members, make_cases(16, 2), ["attack_r"], masks)
+    assert list(findings["calibration"]) == [W4]
+    assert findings["calibration"][W4].low > 0.8
