@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from attacks.game import Shadows, Target
-from attacks.lira import Spread, lira_carlini, lira_fitted, lira_offline_fitted
+from attacks.lira import Spread, lira_fitted, lira_offline_fitted
+from attacks.lira_carlini import lira_carlini
 from attacks.quantile import quantile_regression
 from attacks.reference import attack_p, attack_r
 from attacks.rmia import base, log_ratio, rmia

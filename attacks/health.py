@@ -1,4 +1,4 @@
-"""Which models failed, so that none of them is averaged in."""
+"""Models that diverged or that quantization broke, found before they are averaged in."""
 
 from collections.abc import Mapping
 
@@ -14,28 +14,28 @@ def find_failures(
     correct: Sliced,
     members: Bool[Tensor, "models examples"],
 ) -> dict[int, str]:
-    """Name the models that diverged, and those that a quantization broke.
+    """Name the models that diverged in training and those that quantization broke.
 
     Args:
         phi: signals by variant, in nats; `full` among them.
-        correct: whether each model classified each view `[models, queries, examples]` correctly at
-            full precision.
-        members: who trained on what.
+        correct: `[models, queries, examples]`, whether each full-precision model classified each
+            view correctly.
+        members: which model trained on which example.
 
     Returns:
-        Model index -> reason, to be shown; empty if all is well.
+        Model index -> reason, to be shown; empty if all models are sound.
     """
     return find_broken(phi) | failures(phi["full"], correct, members)
 
 
 def find_broken(phi: Mapping[str, Float[Sliced, "models queries examples"]]) -> dict[int, str]:
-    """Name the models of which some signal is not finite: model index -> the first such variant."""
-    found: dict[int, str] = {}
+    """Name the models with non-finite signals: model index -> reason, naming the first variant."""
+    reasons: dict[int, str] = {}
     for variant, signals in phi.items():
-        for model, broken in enumerate(_broken(signals)):
-            if broken:
-                found.setdefault(model, f"signals of {variant} are not finite")
-    return found
+        for model, count in enumerate(_count_non_finite(signals)):
+            if count:
+                reasons.setdefault(model, f"signals of {variant} are not finite")
+    return reasons
 
 
 def failures(
@@ -43,30 +43,30 @@ def failures(
     correct: Sliced,
     members: Bool[Tensor, "models examples"],
 ) -> dict[int, str]:
-    """Name the models whose signals are not finite or whose training accuracy is far below.
+    """Name the models whose signals are not finite or whose training accuracy is far too low.
 
-    Far below is under the median of the other finite models by more than 0.1 and by more than 6
-    robust standard deviations (1.4826 median absolute deviations each) of theirs.
+    Far too low is below the median of the other finite models by more than 0.1 and by more than 6
+    of their robust standard deviations (1.4826 times the median absolute deviation).
 
     Args:
         phi: signals of one variant, in nats.
-        correct: whether each model classified each view `[models, queries, examples]` correctly;
+        correct: `[models, queries, examples]`, whether each model classified each view correctly;
             query 0 is the identity.
-        members: who trained on what.
+        members: which model trained on which example.
 
     Returns:
-        Model index -> reason, to be shown; empty if all is well.
+        Model index -> reason, to be shown; empty if all models are sound.
     """
     models, queries, examples = phi.shape
-    broken = torch.tensor(_broken(phi))
+    non_finite = torch.tensor(_count_non_finite(phi))
     right = torch.cat([correct[[model]][..., :][:, 0] for model in range(models)])
     accuracy = (right & members).sum(1) / members.sum(1).double()
-    found = {}
+    reasons = {}
     for model in range(models):
-        if broken[model]:
-            found[model] = f"{broken[model]} of {queries * examples} signals are not finite"
+        if non_finite[model]:
+            reasons[model] = f"{non_finite[model]} of {queries * examples} signals are not finite"
             continue
-        peers = broken == 0
+        peers = non_finite == 0
         peers[model] = False
         if not peers.any():
             continue
@@ -74,12 +74,12 @@ def failures(
         median = accuracy[peers].quantile(0.5)
         mad = (accuracy[peers] - median).abs().quantile(0.5)
         if accuracy[model] < median - max(0.1, 6 * 1.4826 * mad.item()):
-            found[model] = (
+            reasons[model] = (
                 f"training accuracy {accuracy[model]:.3f}, its peers' median {median:.3f}"
             )
-    return found
+    return reasons
 
 
-def _broken(phi: Float[Sliced, "models queries examples"]) -> list[int]:
-    """How many signals of each model are not finite, a model at a time."""
+def _count_non_finite(phi: Float[Sliced, "models queries examples"]) -> list[int]:
+    """Count the non-finite signals of each model, reading one model at a time."""
     return [int((~phi[[model]][..., :].isfinite()).sum()) for model in range(phi.shape[0])]

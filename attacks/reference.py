@@ -1,7 +1,7 @@
-"""Attack-R and Attack-P: where the target's loss lies among losses without membership.
+"""Attack-R and Attack-P: where the target's loss lies among the losses of non-members.
 
 Source: Ye et al. 2022, "Enhanced Membership Inference Attacks against Machine Learning Models",
-arXiv:2111.09679: reference models (R) give a threshold an example, a population (P) one for all.
+arXiv:2111.09679: reference models (R) give one threshold per example, a population (P) one for all.
 The loss is -log p_y = softplus(-phi), in nats.
 """
 
@@ -20,9 +20,9 @@ def attack_r(
 ) -> Float[Tensor, "*targets examples"]:
     """Score membership by how low the target's loss is among shadows without the example.
 
-    The k-th smallest of n losses is the quantile k / (n + 1), the middle one if several tie, and a
-    loss of 0 the quantile 0; linear in between. At d nats above the largest it is
-    (n + d / (1 + d)) / (n + 1), so that the quantile grows with the loss everywhere.
+    The k-th smallest of n losses is the quantile k / (n + 1), tied losses share the middle of their
+    quantiles, and a loss of 0 is the quantile 0; in between it is linear. At d nats above the
+    largest loss it is (n + d / (1 + d)) / (n + 1), so that it grows with the loss everywhere.
 
     Args:
         target: phi of the audited model, or of several that share their shadows, in nats.
@@ -30,20 +30,20 @@ def attack_r(
         included: whether that shadow model trained on that example.
 
     Returns:
-        Minus the mean quantile over queries, within -1 to 0, float64.
+        Minus the mean quantile over queries, from -1 to 0, float64.
 
     Raises:
-        ValueError: an example is in every shadow.
+        ValueError: every shadow trained on an example.
     """
     if included.all(0).any():
         raise ValueError(
             "Attack-R needs a shadow model that did not train on an example, but all "
-            f"{len(included)} trained on some example. Train more shadows, or each on fewer."
+            f"{len(included)} trained on one. Train more shadows, or each on fewer examples."
         )
     quantiles = torch.empty(target.shape, dtype=torch.float64)
-    for some in slices_of(shadows):
-        parts = target[..., some], shadows[..., some], ~included[:, some]
-        quantiles[..., some] = _quantile(*parts)
+    for part in slices_of(shadows):
+        tensors = target[..., part], shadows[..., part], ~included[:, part]
+        quantiles[..., part] = _quantile(*tensors)
     return -quantiles.mean(-2)
 
 
@@ -53,16 +53,17 @@ def attack_p(
 ) -> Float[Tensor, "*targets examples"]:
     """Score membership by how low the target's loss is among its losses on a population.
 
-    With one query it ranks as `global_threshold`, on a scale that is a false positive rate.
+    With one query it ranks as `global_threshold` does, on the scale of a false positive rate.
 
     Args:
         target: phi of the audited model, or of several, in nats.
-        population: phi of the same model on examples that it did not train on.
+        population: phi of the same models on examples that they did not train on.
 
     Returns:
-        Minus the share of population losses below the example's, a tie counting half, mean over
-        queries, float64. Of two examples with the same share the larger mean phi scores higher, by
-        less than half a population example would add; NaN if a phi of that population is NaN.
+        Minus the mean over queries of the share of population losses below the example's, where a
+        tie counts half, float64. Of two examples with the same share, the one with the larger mean
+        phi scores higher, by less than half a population example would add. NaN if a phi of that
+        target's population is NaN.
 
     Raises:
         ValueError: the population is empty.
@@ -70,13 +71,13 @@ def attack_p(
     queries, size = population.shape[-2:]
     if not size:
         raise ValueError("Attack-P ranks in a population, got 0 examples. Hold some out for it.")
-    # by phi, which falls as the loss grows and still tells losses apart that round to one share
+    # by phi, which falls as the loss grows and separates losses that round to the same number
     phi, ordered = target.double().contiguous(), population.double().sort(-1).values.contiguous()
     below, at_most = (torch.searchsorted(ordered, phi, right=right) for right in (False, True))
-    # in halves of 1 / (queries size), so that 0.4 of one either way reorders no shares
+    # shares are multiples of 1 / (2 queries x size), so adding up to 0.4 of that reorders none
     halves = (below + at_most).sum(-2) + phi.mean(-2).atan() / 4
     scores = halves / (2 * queries * size) - 1
-    # a NaN sorts last, where it would pass for a population example of loss 0
+    # a NaN sorts last, where it would look like a population example of loss 0
     return scores.masked_fill(ordered.isnan().any(-1).any(-1, keepdim=True), torch.nan)
 
 
@@ -85,8 +86,8 @@ def _quantile(
     shadows: Float[Tensor, "models queries examples"],
     outside: Bool[Tensor, "models examples"],
 ) -> Float[Tensor, "*targets queries examples"]:
-    """Place the target's loss among those of the shadows that `outside` marks, from 0 to 1."""
-    losses: Tensor = -logsigmoid(shadows.double())  # `softplus` drops 2e-9 from phi = -20 on
+    """Place the target's loss among those of the shadows marked by `outside`, from 0 to 1."""
+    losses: Tensor = -logsigmoid(shadows.double())  # `softplus` loses 2e-9 from phi = -20 down
     losses = sort_models(losses.where(outside[:, None], torch.inf)).movedim(0, -1).contiguous()
     loss: Tensor = -logsigmoid(target.double())
     x = loss.reshape(-1, *loss.shape[-2:]).movedim(0, -1).contiguous()  # queries examples targets
@@ -96,6 +97,6 @@ def _quantile(
     step = torch.where(high.isinf(), (x - low) / (1 + x - low), (x - low) / (high - low))
     position = torch.where(at_most > below, (below + 1 + at_most) / 2, below + step)
     quantile = position / (outside.sum(0)[:, None] + 1)
-    # a diverged shadow's NaN sorts last, where the search would pass it by
+    # a diverged shadow's NaN sorts last, where the search would ignore it
     quantile = quantile.masked_fill(losses.isnan().any(-1, keepdim=True), torch.nan)
     return quantile.movedim(-1, 0).reshape(loss.shape)

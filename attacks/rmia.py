@@ -1,10 +1,10 @@
-"""RMIA and BASE: how much likelier is the label under the target than under an average model.
+"""RMIA and BASE: how much likelier the label is under the target than under an average model.
 
 Sources: Zarifzadeh et al. 2024, "Low-Cost High-Power Membership Inference Attacks",
 arXiv:2312.03262; Lassila et al. 2025, "Practical Bayes-Optimal Membership Inference Attacks",
 arXiv:2505.24089, which shows that BASE is RMIA without a population.
 Notation: P(x) = sigmoid(phi) is a model's probability of the true class of x, P_t the target's;
-Pbar(x) an average over models; r(x) = P_t(x) / Pbar(x).
+Pbar(x) is an average over models, and r(x) = P_t(x) / Pbar(x).
 """
 
 import math
@@ -29,38 +29,40 @@ def log_ratio(
     Args:
         target: phi of the audited model, or of several that share their shadows, in nats.
         shadows: phi of each shadow model; the target is none of them.
-        included: whether that shadow model trained on that example; nowhere, for a population.
-        online: Pbar is (mean_in + mean_out) / 2, each side counting half however many models it
-            has, and over a population, which no model trained on, the mean of all models; else
-            Pbar is ((1 + a) mean_out + 1 - a) / 2.
-        a: offline, a mean_out + 1 - a stands in for mean_in; at 1, training gains nothing.
+        included: whether that shadow model trained on that example; False throughout for a
+            population.
+        online: if true, Pbar is (mean_in + mean_out) / 2, where each side counts half however many
+            models it has, and on a population, which no model trained on, the mean of all models.
+            Otherwise Pbar is ((1 + a) mean_out + 1 - a) / 2.
+        a: offline, a mean_out + 1 - a stands in for mean_in; at 1, training changes nothing.
 
     Returns:
-        log r of each query and example, float64 nats; relative precision for P near 0 or near 1.
+        log r of each query and example, float64 nats, with full relative precision for P near 0
+        and near 1.
 
     Raises:
-        ValueError: an example is in every shadow; online, it is in none while others are in some;
-            `a` is not within 0 to 1.
+        ValueError: every shadow trained on an example; online, none did on one example while some
+            did on another; `a` is outside 0 to 1.
     """
     if not 0 <= a <= 1:
-        raise ValueError(f"`a` must be 0 to 1, so that probabilities stay so, got {a}.")
+        raise ValueError(f"`a` must be 0 to 1, or an average is no probability, got {a}.")
     most, fewest = int(included.sum(0).max()), int(included.sum(0).min())
     if most == len(included):
         raise ValueError(
             f"RMIA needs a shadow model that did not train on an example, but all {most} trained "
-            "on some example. Train more shadows, or each on fewer examples."
+            "on one. Train more shadows, or each on fewer examples."
         )
     both = online and most > 0
     if both and fewest == 0:
         raise ValueError(
-            "Online RMIA needs a shadow model that trained on each example, got 0 for some example "
+            "Online RMIA needs a shadow model that trained on each example, got 0 for one example "
             f"and {most} for another. Train more shadows, or use `online=False`."
         )
     share = 1.0 if online else (1 + a) / 2
     averages = torch.empty(shadows.shape[1:], dtype=torch.float64)
-    for some in slices_of(shadows):
-        weights = _weights(included[:, some], both)
-        averages[:, some] = _log_average(shadows[..., some].double(), weights, share)
+    for part in slices_of(shadows):
+        weights = _weights(included[:, part], both)
+        averages[:, part] = _log_average(shadows[..., part].double(), weights, share)
     return logsigmoid(target.double()) - averages
 
 
@@ -69,17 +71,17 @@ def rmia(
     population: Float[Tensor, "*targets queries population"],
     gamma: float = 1.0,
 ) -> Float[Tensor, "*targets examples"]:
-    """Score membership by the share of a population z for which r(x) / r(z) > gamma.
+    """Score membership by the share of population examples z for which r(x) / r(z) > gamma.
 
     Args:
         ratios: `log_ratio` of the audited examples, in nats.
         population: `log_ratio` of examples that neither target nor shadows trained on, in nats.
-        gamma: how many times r(z) is to be exceeded; above 1, more examples tie at share 0.
+        gamma: factor by which r(x) must exceed r(z); above 1, more examples tie at share 0.
 
     Returns:
         Mean share over queries, float64 (the authors let queries vote, which makes more ties). Of
-        two examples with the same share the larger mean log r scores higher, by less than a
-        population example more would add; NaN if a population ratio of that target is NaN.
+        two examples with the same share, the one with the larger mean log r scores higher, by less
+        than one more population example would add. NaN if a population ratio of that target is NaN.
 
     Raises:
         ValueError: the population is empty, or `gamma` is not positive.
@@ -91,10 +93,10 @@ def rmia(
         raise ValueError(f"`gamma` must be positive, got {gamma}. The usual value is 1.")
     ordered = population.double().sort(-1).values.contiguous()
     exceeded = torch.searchsorted(ordered, (ratios.double() - math.log(gamma)).contiguous())
-    # shares are whole multiples of 1 / (queries size), so that 0.4 of it either way reorders none
+    # shares are multiples of 1 / (queries x size), so adding up to 0.4 of that reorders none
     ties = ratios.double().mean(-2).atan() / 4
     scores = (exceeded.sum(-2) + ties) / (queries * size)
-    # a NaN sorts last, where it would pass for a population example that nobody exceeds
+    # a NaN sorts last, where it would look like a population example that nobody exceeds
     return scores.masked_fill(ordered.isnan().any(-1).any(-1, keepdim=True), torch.nan)
 
 
@@ -102,9 +104,9 @@ def base(
     target: Float[Tensor, "*targets queries examples"],
     shadows: Float[Sliced, "models queries examples"],
 ) -> Float[Tensor, "*targets examples"]:
-    """Score membership by log P_t(x) - log mean_m P_m(x), over all shadows m alike.
+    """Score membership by log P_t(x) - log mean_m P_m(x), where m runs over all shadows.
 
-    Where as many shadows trained on an example as did not, this is online `log_ratio`.
+    If as many shadows trained on an example as did not, this is the online `log_ratio`.
 
     Args:
         target: phi of the audited model, or of several that share their shadows, in nats.
@@ -120,7 +122,7 @@ def base(
 def _weights(
     included: Bool[Tensor, "models examples"], both: bool
 ) -> Float[Tensor, "models examples"]:
-    """Weigh each model in an example's average: both sides half, or only those without it."""
+    """Weigh each model in an example's average: each side half, or only models without it."""
     inside, outside = (side.double() / side.sum(0) for side in (included, ~included))
     return (inside + outside) / 2 if both else outside
 
@@ -132,7 +134,8 @@ def _log_average(
 ) -> Float[Tensor, "queries examples"]:
     """Return log(share mean P + 1 - share), exact where the mean is near 0 or near 1."""
     logs = weights.log()[:, None]
-    log_p, log_rest = (  # of mean P and of 1 - mean P; a diverged model of no weight is left out
+    # log of mean P and of 1 - mean P; `where` drops a diverged model whose weight is 0
+    log_p, log_rest = (
         (logsigmoid(x) + logs).where(logs > -torch.inf, -torch.inf).logsumexp(0)
         for x in (phi, -phi)
     )

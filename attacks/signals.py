@@ -9,7 +9,7 @@ from torch.nn.functional import softplus
 
 
 class Signals(NamedTuple):
-    """One entry an example and view: computed in float64, stored in float32."""
+    """One entry per example and view, computed in float64 and stored in float32."""
 
     phi: Float[Tensor, "*batch examples"]
     hinge: Float[Tensor, "*batch examples"]
@@ -23,17 +23,20 @@ def signals(
     """Reduce logits z to what the attacks use, for examples with true class y.
 
     Args:
-        logits: of any floating dtype; the arithmetic is float64.
+        logits: any floating dtype; the arithmetic is float64.
         labels: true classes.
 
     Returns:
         phi: z_y - logsumexp of the other z, in nats: log(p_y / (1 - p_y)) without its overflow.
+            The LiRA authors' log(p_y + 1e-45) - log(1 - p_y + 1e-45) agrees to 1e-6 nats while
+            |phi| < 89, and saturates at 103.6.
         hinge: z_y - largest other z, in units of the logits.
         loss: cross-entropy -log p_y = softplus(-phi), in nats.
-        correct: whether z_y is the single largest logit; a tie is an error, in any class order.
+        correct: whether z_y is the single largest logit; a tie counts as wrong, so that the order
+            of classes does not matter.
 
     Raises:
-        ValueError: fewer than two classes, or a label that is none of them.
+        ValueError: fewer than two classes, or a label outside them.
 
     Source: phi is the logit scaling of Carlini et al. 2022, arXiv:2112.03570.
     """
@@ -44,20 +47,6 @@ def signals(
     phi = true - others.logsumexp(-1)
     hinge = true - others.amax(-1)
     return Signals(phi.float(), hinge.float(), softplus(-phi).float(), hinge > 0)
-
-
-def phi_compat(
-    logits: Float[Tensor, "*batch examples classes"], labels: Int64[Tensor, " examples"]
-) -> Float[Tensor, "*batch examples"]:
-    """Compute phi as the LiRA authors' `score.py` does: log(p_y + 1e-45) - log(1 - p_y + 1e-45).
-
-    To compare with files of theirs: `signals` agrees to 1e-6 nats while |phi| < 89; this saturates
-    at 103.6.
-    """
-    own = _own_class(labels, logits.shape[-1])
-    p = logits.double().softmax(-1)
-    p_true, p_others = (p * own).sum(-1), (p * ~own).sum(-1)
-    return (p_true + 1e-45).log() - (p_others + 1e-45).log()
 
 
 def _own_class(

@@ -1,4 +1,4 @@
-"""The attacks without shadows: one threshold for everybody."""
+"""Attacks with one threshold for all examples, without shadows."""
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -7,7 +7,7 @@ from torch import Tensor
 def global_threshold(
     target: Float[Tensor, "*targets queries examples"],
 ) -> Float[Tensor, "*targets examples"]:
-    """Score membership by the target's confidence alone, averaged over queries.
+    """Score membership by the target's confidence alone, as a mean over queries.
 
     Args:
         target: phi of the audited model, in nats.
@@ -23,9 +23,9 @@ def global_threshold(
 def gap(
     correct: Bool[Tensor, "*targets queries examples"],
 ) -> Float[Tensor, "*targets examples"]:
-    """Score membership by whether the target is right; named for the gap from train to test.
+    """Score membership by whether the target is right; the gap is that of train and test accuracy.
 
-    With one query its balanced accuracy is 1/2 + (accuracy on members - on non-members) / 2.
+    With one query, balanced accuracy is 1/2 + (accuracy on members - accuracy on non-members) / 2.
 
     Args:
         correct: whether the audited model's top class is the true one.

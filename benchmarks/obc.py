@@ -1,11 +1,12 @@
-"""How much faster `obc` is than the usual implementation, in CPU time and with the same codes.
+"""Measure how much faster `obc` is than the usual implementation, with the same codes.
 
     OMP_NUM_THREADS=1 python benchmarks/obc.py
 
-Layers are those of resnet20: all of one size, one after the other by the usual code, together by
-ours as `quantization/independent.py` does. All codes are those of the usual code in float64; in
-float32 that chose otherwise in 3 of 18 sizes and grids. Milliseconds of CPU time a layer on one
-thread of a shared 2-core AMD EPYC, whose other core was busy; other bits took about the same:
+Layers are those of resnet20. The usual code takes the layers of one size one after the other; ours
+takes them together, as `quantization/independent.py` does. All codes are those of the usual code in
+float64, which in float32 chose other codes in 3 of 18 sizes and grids. Milliseconds of CPU time per
+layer on one thread of a shared 2-core AMD EPYC, whose other core was busy; other bits took about
+the same:
 
     layers  size      bits  usual, float32  usual, float64    ours  ratios
          1  16x27        2             2.4             2.4     1.8  1.4, 1.3
@@ -39,7 +40,7 @@ GRIDS = [(4, False), (2, False), (1.58, True)]
 
 
 def usual(weight: Tensor, grid: Grid, hessian: Tensor, dtype: torch.dtype) -> Tensor:
-    """OBQ with 32 rows at a time, each updating all of an inverse of its own at each step."""
+    """OBQ with 32 rows at a time, each updating a whole inverse of its own at each step."""
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian[0].double())).to(dtype)
     batches = []
     points = weight.to(dtype) / grid.scale.to(dtype) + grid.zero
@@ -65,13 +66,13 @@ def usual(weight: Tensor, grid: Grid, hessian: Tensor, dtype: torch.dtype) -> Te
 def one_by_one(
     weights: list[Tensor], grids: list[Grid], hessians: list[Tensor], dtype: torch.dtype
 ) -> Tensor:
-    """The usual code on several layers."""
+    """Run the usual code on several layers."""
     layers = zip(weights, grids, hessians, strict=True)
     return torch.cat([usual(*layer, dtype) for layer in layers])
 
 
 def milliseconds(function: Callable[[], Tensor], repeats: int) -> tuple[float, Tensor]:
-    """Least CPU time of a few calls, after one that is not counted, and the result."""
+    """Least CPU time of a few calls after a warm-up, and the result."""
     result, least = function(), float("inf")
     for _ in range(repeats):
         start = time.process_time()
@@ -83,7 +84,7 @@ def milliseconds(function: Callable[[], Tensor], repeats: int) -> tuple[float, T
 def make_layers(
     rows: int, columns: int, count: int, rng: torch.Generator
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Weights, and the sums of x x^T over correlated inputs behind a ReLU."""
+    """Weights, and the sums of x x^T over correlated inputs after a ReLU."""
     weights, hessians = [], []
     for _ in range(count):
         mixing = torch.eye(columns) + torch.randn(columns, columns, generator=rng) / columns**0.5
@@ -94,7 +95,7 @@ def make_layers(
 
 
 def main() -> None:
-    """Print a line for each size of layers and grid, and the sum over the network."""
+    """Print a line for each layer size and grid, and the ratio over the network."""
     torch.set_num_threads(1)
     rng = torch.Generator().manual_seed(0)
     totals: dict[float, list[float]] = {bits: [0.0, 0.0, 0.0] for bits, _ in GRIDS}
@@ -115,8 +116,8 @@ def main() -> None:
             single, a = milliseconds(partial(one_by_one, *layers, torch.float32), repeats)
             double, b = milliseconds(partial(one_by_one, *layers, torch.float64), repeats)
             fast, c = milliseconds(ours, 2 * repeats + 1)
-            for index, some in enumerate((single, double, fast)):
-                totals[bits][index] += some
+            for index, time_taken in enumerate((single, double, fast)):
+                totals[bits][index] += time_taken
             print(
                 f"{count:6} {rows:5} {columns:7} {bits:4} | {single / count:7.1f}"
                 f" {double / count:7.1f} {fast / count:6.1f} | {single / fast:4.1f}"

@@ -1,6 +1,6 @@
-"""Quantize a ResNet-20 with brevitas' or AIMET's AdaRound, to set beside BitLeak's quantizers.
+"""Quantize a ResNet-20 with brevitas' or AIMET's AdaRound, to compare with BitLeak's quantizers.
 
-A peer wants packages of its own, so this runs under that peer's python and trades files with ours:
+Each peer needs its own packages, so this runs under its Python and exchanges files with ours:
 
     python3.11 -m venv /tmp/peers-brevitas
     /tmp/peers-brevitas/bin/pip install torch==2.14.1 torchvision==0.29.1
@@ -13,8 +13,8 @@ A peer wants packages of its own, so this runs under that peer's python and trad
         --input calibration.pt --output quantized.pt --bits 2 --iterations 1000
 
 The input is `torch.save({"images": normalized float32 images, "state_dict": ...})`. The output has
-the same keys in `state_dict`, with every weight on its row's grid; BatchNorm is folded into the
-weights first, as both peers do, and is left with a shift.
+the same keys in `state_dict`, with every weight on the grid of its row. BatchNorm is folded into
+the weights first, as both peers do, and only its shift remains.
 """
 
 import argparse
@@ -24,6 +24,7 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,14 +33,14 @@ from torch.utils.data import DataLoader, TensorDataset
 sys.path.insert(0, str(Path(__file__).parents[1]))  # BitLeak is not installed beside the peer
 from lightning_modules.networks import resnet20
 
-BATCH = 32  # of AIMET, where it is fixed, and of the paper; brevitas' own default is 1
+BATCH = 32  # AIMET's, where it is fixed, and the paper's; brevitas' default is 1
 Weights = dict[str, Tensor]
 
 
 def brevitas_adaround(
     network: nn.Module, images: Tensor, bits: float, iterations: int
 ) -> tuple[Weights, str]:
-    """Quantize with brevitas' learned rounding, a layer at a time; the network changes in place."""
+    """Quantize with brevitas' learned rounding layer by layer; the network changes in place."""
     from brevitas_examples.common.learned_round import learned_round_trainer as trainer
     from brevitas_examples.imagenet_classification.ptq import learned_round_utils as vision
 
@@ -54,13 +55,13 @@ def brevitas_adaround(
     )
     config = vision.parse_args_to_dataclass(chosen)
     config.training_args.use_amp = False  # or float16 on the CPU
-    # Left alone, the regulariser's schedule takes 1,000 iterations, however many are run.
+    # By default the regulariser's schedule takes 1,000 iterations, however many are run.
     config.training_args.losses_args[0].kwargs["max_count"] = iterations
     trainer.LearnedRoundTrainer(config).train(
         model=network,
         model_forward=vision.vision_forward,
         block_forward=vision.vision_block_forward,
-        data_loader=DataLoader(TensorDataset(images, images), BATCH),  # the second goes unread
+        data_loader=DataLoader(TensorDataset(images, images), BATCH),  # the second is not read
         cache=vision.CacheVision(),
         get_blocks_fn=lambda model: trainer.get_blocks(model, vision.is_layer),
     )
@@ -69,7 +70,7 @@ def brevitas_adaround(
 
 
 def _brevitas_network(network: nn.Module, bits: float) -> tuple[nn.Module, str]:
-    """Exchange the layers for brevitas' own, which round to the nearest; also describe the grid."""
+    """Replace the layers by brevitas' own, which round to nearest; also describe the grid."""
     from brevitas import nn as quant
     from brevitas.core.quant import IntQuant
     from brevitas.core.zero_point import _ScaleShiftZeroPoint
@@ -80,7 +81,7 @@ def _brevitas_network(network: nn.Module, bits: float) -> tuple[nn.Module, str]:
         grid = scaled_int.Int8WeightPerChannelFloatMSE.let(bit_width=2, narrow_range=True)
         notes = "symmetric grid {-1, 0, 1}, scale by MSE"
     else:
-        # Its own rounds the zero point by the learned rounding too: another one for every weight.
+        # Its default applies learned rounding to the zero point too: another one for every weight.
         nearest = IntQuant(narrow_range=False, signed=False, input_view_impl=nn.Identity())
         zero = _ScaleShiftZeroPoint(nearest, quantize_zero_point=True)
         grid = shifted_scaled_int.ShiftedUint8WeightPerChannelFloatMSE.let(
@@ -105,7 +106,7 @@ def aimet_adaround(
         "defaults": {"ops": {}, "params": params, "per_channel_quantization": "True"},
         "params": {"bias": {"is_quantized": "False"}},
     } | {"op_type": {}, "supergroups": [], "model_input": {}, "model_output": {}}
-    batches = DataLoader(images, BATCH)  # type: ignore[arg-type]
+    batches: DataLoader[Tensor] = DataLoader(images, BATCH)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as folder:
         (config := Path(folder) / "config.json").write_text(json.dumps(asymmetric))
         soft = Adaround.apply_adaround(
@@ -120,7 +121,7 @@ def aimet_adaround(
 
 
 def _on_grid(weight: Tensor, rows: list[dict[str, float]]) -> Tensor:
-    """The nearest values of each row's grid, which is what AIMET's own simulation rounds to."""
+    """The nearest values of each row's grid, to which AIMET's own simulation rounds."""
     grid = torch.tensor([[row["scale"], row["offset"]] for row in rows])
     scale, offset = grid.view(-1, 2, *[1] * (weight.dim() - 1)).unbind(1)
     codes = ((weight / scale).round() - offset).clamp(0, 2 ** rows[0]["bitwidth"] - 1)
@@ -134,22 +135,26 @@ def fold(network: nn.Module) -> Weights:
     """Fold every BatchNorm into the convolution before it, in place.
 
     Returns:
-        What is left of the BatchNorms for an unfolded network: the identity and a shift.
+        What remains of the BatchNorms in an unfolded network: the identity and a shift.
     """
     left = {}
     norms = {name: m for name, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)}
     for name, norm in norms.items():
         convolution = name.replace("bn", "conv").replace("downsample.1", "downsample.0")
-        folded = nn.utils.fusion.fuse_conv_bn_eval(network.get_submodule(convolution), norm)
+        layer = network.get_submodule(convolution)
+        if not isinstance(layer, nn.Conv2d):
+            raise TypeError(f"{name} must follow a convolution, got {type(layer).__name__}.")
+        folded = nn.utils.fusion.fuse_conv_bn_eval(layer, norm)
         network.set_submodule(convolution, folded)
         network.set_submodule(name, nn.Identity())
-        one = torch.ones_like(norm.running_var)
+        one = torch.ones_like(norm.get_buffer("running_var"))
         left[f"{name}.weight"], left[f"{name}.running_var"] = one, one - norm.eps
-        left[f"{name}.running_mean"], left[f"{name}.bias"] = torch.zeros_like(one), folded.bias
+        left[f"{name}.running_mean"] = torch.zeros_like(one)
+        left[f"{name}.bias"] = folded.get_parameter("bias")
     return left
 
 
-def run(peer: str, given: dict, bits: float, iterations: int) -> dict:
+def run(peer: str, given: dict[str, Any], bits: float, iterations: int) -> dict[str, Any]:
     """Quantize, time it, and check the weights."""
     state, images = given["state_dict"], given["images"]
     network = resnet20(len(state["fc.bias"]), images.shape[1])
@@ -173,7 +178,7 @@ def run(peer: str, given: dict, bits: float, iterations: int) -> dict:
         "cpu_seconds": cpu,
         "wall_seconds": wall,
         "iterations": iterations,
-        "notes": f"{versions}; {notes}; first and last layer as the others; BatchNorm folded",
+        "notes": f"{versions}; {notes}; first and last layer as all others; BatchNorm folded",
     }
 
 

@@ -16,13 +16,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-import audit
 import train
 from attacks.evaluate import evaluate
+from attacks.game import FULL
 from attacks.metrics.differences import paired_differences
 from benchmarks.train import PRECISIONS, some_images
-from quantization.variant import FULL
-from reporting.text import say
+from reporting.text import compare
+from storage.evidence import gather
 from storage.run_folder import RunFolder
 
 ATTACK = "lira_online_fixed"
@@ -44,17 +44,16 @@ def main() -> None:
                     "--trainer.check_val_every_n_epoch 13 --fleet.shadows 16 --fleet.targets 4"
                 )
                 train.main(text.split())
-                seen = audit.gather(RunFolder(Path(folder)), False, console)
-                (scored,) = evaluate(seen.seen, seen.members, seen.cases, [ATTACK])
-            members = seen.members[[case.target for case in seen.cases]]
-            scores[precision] = scored.scores
-            auc, accuracy = scored.row.summary.auc, seen.precisions[FULL].accuracy
+                evidence = gather(RunFolder(Path(folder)), allow_partial=False)
+                (scored,) = evaluate(evidence.game, FULL, [ATTACK])
+            members, scores[precision] = evidence.game.audited, scored.scores
+            auc, accuracy = scored.row.summary.auc, evidence.variants[FULL].accuracy
             console.print(
                 f"{precision}: AUC {auc.value:.4f} ({auc.low:.4f} to {auc.high:.4f}), "
                 f"test accuracy {accuracy.value:.1%}"
             )
     fast, plain = reversed(PRECISIONS)
-    console.print(say(paired_differences(scores, members, [(fast, plain)])[0]))
+    console.print(compare(paired_differences(scores, members, [(fast, plain)])[0]))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""Our quantizers beside the published loops: accuracy, size, CPU seconds (others: peers.py).
+"""Compare our quantizers with the published loops: accuracy, size, CPU seconds (peers: peers.py).
 
     python train.py --run_dir runs/resnet20 --threads 1 --data ImageFolder \
         --data.root data/cifar10-jpeg --model.network resnet20 --model.schedule one-cycle \
         --model.lr 0.4 --trainer.precision bf16-mixed --trainer.max_epochs 12 \
         --fleet.shadows 0 --fleet.targets 3
     python benchmarks/quantize.py runs/resnet20 data/cifar10-jpeg adaround-w2 adaround-w2-paper ...
-    python benchmarks/quantize.py runs/resnet20 data/cifar10-jpeg --table   # both of the README's
+    python benchmarks/quantize.py runs/resnet20 data/cifar10-jpeg --table   # the README's tables
 
-Each result is a line of RUN/benchmark.jsonl, and one that is there is not computed again. A variant
-with `-paper` runs `--iterations` of its 20,000 steps; the table says how long all would take, which
-is extrapolated from the CPU time of those that were run beyond the first 20.
+Each result is a line of RUN/benchmark.jsonl; results in the file are not computed again. A variant
+with `-paper` runs `--iterations` of its 20,000 steps; the table extrapolates the time of all steps
+from the CPU time of those after the first 20.
 """
 
 import argparse
@@ -29,18 +29,18 @@ from datamodules import ImageFolder
 from datamodules.seeds import derive_seed
 from lightning_modules.networks import build_network
 from quantization.calibration import Calibration
-from quantization.quantize import PAPER, quantize_network
+from quantization.quantize import quantize_network
 from quantization.variant import FULL, Variant
 from storage.run_folder import RunFolder
 from storage.weights import load_weights, save_quantized
 
 IMAGES = 1024
 COLUMNS = {"bytes": ",.0f", "logits": ".4f", "cpu": ".1f", "extrapolated": ",.0f"}
-COUNTED_FROM = 20  # iterations that only warm up, and are taken off when extrapolating
+COUNTED_FROM = 20  # first iterations, which only warm up and are not extrapolated
 
 
 def accuracy(network: torch.nn.Module, data: ImageFolder) -> float:
-    """Share of the test images that are classified correctly, in percent."""
+    """Percentage of the test images that are classified correctly."""
     with torch.inference_mode():
         right = [
             (network(b.images).argmax(1) == b.labels).sum().item() for b in data.test_batches()
@@ -49,7 +49,7 @@ def accuracy(network: torch.nn.Module, data: ImageFolder) -> float:
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process, all threads together."""
+    """CPU time of this process over all threads."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 
@@ -57,8 +57,9 @@ def cpu_seconds() -> float:
 def measure(
     network: torch.nn.Module, variant: Variant, calibration: Calibration, iterations: int
 ) -> dict[str, Any]:
-    """Quantize once, and twice where a loop's cost is extrapolated."""
-    settings = PAPER.get(variant.method) if variant.paper else None
+    """Quantize once, or twice if the cost of a loop is extrapolated."""
+    paper = variant.paper_settings
+    settings = full = paper.loop if paper is not None else None
     row: dict[str, Any] = {}
     if settings is not None:
         started = cpu_seconds()
@@ -69,11 +70,10 @@ def measure(
     started, clock = cpu_seconds(), time.perf_counter()
     quantized, record = quantize_network(network, variant, calibration, loop=settings)
     row |= {"cpu": cpu_seconds() - started, "wall": time.perf_counter() - clock}
-    if settings is not None:
-        each = (row["cpu"] - row["fixed"]) / (iterations - COUNTED_FROM)
-        full = PAPER[variant.method].iterations
-        row |= {"iterations": iterations, "each": each}
-        row["extrapolated"] = row["cpu"] + each * (full - iterations)
+    if full is not None:
+        step = (row["cpu"] - row["fixed"]) / (iterations - COUNTED_FROM)
+        row |= {"iterations": iterations, "each": step}
+        row["extrapolated"] = row["cpu"] + step * (full.iterations - iterations)
     errors = [layer.error_after for layer in record.layers if layer.error_after is not None]
     row["error"] = mean(errors) if errors else None
     row["state"] = quantized
@@ -81,7 +81,7 @@ def measure(
 
 
 def calibration_for(run: RunFolder, data: ImageFolder, position: int) -> Calibration:
-    """What train.py calibrates this model with."""
+    """The images with which train.py calibrates this model."""
     name = run.names()[position]
     seed = derive_seed(run.read()["config"]["seed"], name.role, name.number, 0)
     indices = data.draw_calibration("members", run.membership()[position], IMAGES, seed)
@@ -94,14 +94,14 @@ def calibration_for(run: RunFolder, data: ImageFolder, position: int) -> Calibra
 
 
 def logits_error(network: torch.nn.Module, full: torch.nn.Module, images: torch.Tensor) -> float:
-    """Relative squared error of the logits: the one figure that all tools have alike."""
+    """Relative squared error of the logits: the one figure that all tools share."""
     with torch.inference_mode():
         expected = full(images)
         return ((network(images) - expected).square().sum() / expected.square().sum()).item()
 
 
 def run_all(arguments: argparse.Namespace) -> None:
-    """Measure what is not measured yet."""
+    """Measure every variant that has no result yet."""
     run, data = RunFolder(arguments.run_dir), ImageFolder(arguments.root)
     data.setup("fit")
     config = run.read()["config"]["model"]
@@ -137,12 +137,12 @@ def run_all(arguments: argparse.Namespace) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All results so far."""
+    """Every result so far."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def table(rows: list[dict[str, Any]]) -> None:
-    """A line a variant: means over models, and the accuracy of each."""
+    """Print one line per variant: means over models, and the accuracy of each model."""
     lines = defaultdict(list)
     for row in sorted(rows, key=lambda row: row["model"]):
         lines[(row["variant"], row.get("iterations"))].append(row)
@@ -150,8 +150,8 @@ def table(rows: list[dict[str, Any]]) -> None:
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for (variant, iterations), same in sorted(lines.items()):
         label = f"{variant} ({iterations:,} steps)" if iterations else variant
-        each = ", ".join(f"{row['accuracy']:.2f}" for row in same)
-        cells = [label, f"{mean(row['accuracy'] for row in same):.2f}", each]
+        accuracies = ", ".join(f"{row['accuracy']:.2f}" for row in same)
+        cells = [label, f"{mean(row['accuracy'] for row in same):.2f}", accuracies]
         for key, show in COLUMNS.items():
             values = [row[key] for row in same if row.get(key) is not None]
             cells.append(format(mean(values), show) if values else "")
@@ -159,11 +159,11 @@ def table(rows: list[dict[str, Any]]) -> None:
 
 
 def compare(rows: list[dict[str, Any]]) -> None:
-    """Our default beside the published loop, on the models that both were run on."""
-    found = {(row["variant"], row.get("iterations"), row["model"]): row for row in rows}
+    """Print our default against the published loop, on the models that both have run on."""
+    results = {(row["variant"], row.get("iterations"), row["model"]): row for row in rows}
     pairs = defaultdict(list)
-    for (variant, iterations, model), loop in sorted(found.items(), key=str):
-        ours = found.get((variant.removesuffix("-paper"), None, model))
+    for (variant, iterations, model), loop in sorted(results.items(), key=str):
+        ours = results.get((variant.removesuffix("-paper"), None, model))
         if iterations and ours:
             pairs[variant.removesuffix("-paper"), iterations].append((ours, loop))
     print("| | steps | seeds | accuracy %, ours / loop | CPU s, ours / loop to 20,000 | ratio |")
@@ -178,7 +178,7 @@ def compare(rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run_dir", type=Path, help="run folder of trained resnet20s")
     parser.add_argument("root", type=Path, help="folder of CIFAR-10 images")

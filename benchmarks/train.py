@@ -3,14 +3,14 @@
     python -m benchmarks.train data/cifar10-jpeg
 
 Trains networks on the same images, in the same batches, with crops and flips:
-  usual   PIL images, torchvision's transforms, a DataLoader with a worker a core, float32, NCHW
+  usual   PIL images, torchvision's transforms, a DataLoader with one worker per core, float32, NCHW
   bare    our batches in a loop with nothing around it, in the same precision and memory format
   ours    train.py's trainer: Lightning, the progress bar, a checkpoint every epoch
   logged  the same with `--wandb offline`
-Each in turn, round after round, in a process of its own that has as many cores as threads, workers
-included. An epoch warms up and is not timed. By the clock, and by CPU seconds (W&B's and the
-workers' too), which other work disturbs less. Two cores of a shared AMD EPYC (Zen 4, AVX512-BF16),
-torch 2.14, `--rounds 3`:
+They take turns, round after round, each in its own process with as many cores as threads, workers
+included. A first epoch warms up and is not timed. Times are by the clock and in CPU seconds (those
+of W&B and the workers included), which other work disturbs less. Two cores of a shared AMD EPYC
+(Zen 4, AVX512-BF16), torch 2.14, `--rounds 3`:
 
     samples/s           usual   bare   ours logged ours/bare logged/bare ours/usual
     convnet, 1  clock   1,285  4,935  4,423  4,427  0.90  0.90  3.50
@@ -43,7 +43,8 @@ from itertools import product
 from math import ceil
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, ClassVar
+from unittest.mock import patch
 
 import torch
 from PIL import Image
@@ -55,22 +56,25 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-import train
 from datamodules.views import augment, normalise
 from fleet.display import FleetProgress, quieten
-from lightning_modules.callbacks.progress import Journal
+from fleet.fit import fit
+from fleet.options import parse
+from fleet.prepare import Job
+from fleet.prepare import prepare as prepare_fleet
+from lightning_modules.callbacks.progress import SaveProgress
 from lightning_modules.networks import build_network
 from storage.names import ModelName
 
 NETWORKS = ["convnet", "resnet8", "resnet20"]
 LOOPS = ["usual", "bare", "ours", "logged"]
 PRECISIONS = ["32-true", "bf16-mixed"]
-SGD_OPTIONS = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}  # train.py's own
+SGD_OPTIONS: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}  # train.py's own
 CROP = 4
 
 
 class Pictures(Dataset[tuple[Any, int]]):
-    """A data set like torchvision's CIFAR10: arrays in memory, served one by one through PIL."""
+    """A data set like torchvision's CIFAR10: arrays in memory, served singly through PIL."""
 
     def __init__(self, images: Tensor, labels: Tensor, transform: transforms.Compose) -> None:
         self.images, self.labels = images.permute(0, 2, 3, 1).numpy(), labels.tolist()
@@ -84,7 +88,7 @@ class Pictures(Dataset[tuple[Any, int]]):
 
 
 def cpu_seconds(process: int | str) -> float:
-    """CPU time of a process and of all that it started: its workers, and W&B's."""
+    """CPU time of a process and of those it started: its workers, and W&B's."""
     folder = Path(f"/proc/{process}")
     ticks = folder.joinpath("stat").read_text().rpartition(")")[2].split()[11:15]
     started = [path.read_text().split() for path in folder.glob("task/*/children")]
@@ -97,8 +101,8 @@ def now() -> Tensor:
     return torch.tensor([time.perf_counter(), cpu_seconds(os.getpid())], dtype=torch.float64)
 
 
-def usual(job: train.Job, members: Tensor, network: nn.Module) -> Tensor:
-    """Time of the usual script, well written."""
+def usual(job: Job, members: Tensor, network: nn.Module) -> Tensor:
+    """Seconds of the usual script, well written."""
     data, epochs = job.data, job.config.trainer.max_epochs
     transform = transforms.Compose(
         [
@@ -122,14 +126,14 @@ def usual(job: train.Job, members: Tensor, network: nn.Module) -> Tensor:
             started = now()
         for images, labels in loader:
             optimizer.zero_grad()
-            cross_entropy(network(images), labels).backward()
+            cross_entropy(network(images), labels).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             scheduler.step()
     return now() - started
 
 
-def bare(job: train.Job, members: Tensor, network: nn.Module) -> Tensor:
-    """Time of PyTorch alone, on our batches: what 100% is."""
+def bare(job: Job, members: Tensor, network: nn.Module) -> Tensor:
+    """Seconds of PyTorch alone, on our batches: the 100% of the table."""
     data, epochs = job.data, job.config.trainer.max_epochs
     network.to(memory_format=torch.channels_last)
     images, steps = data.pool.take(members), ceil(len(members) / data.batch_size)
@@ -141,19 +145,21 @@ def bare(job: train.Job, members: Tensor, network: nn.Module) -> Tensor:
         if epoch == 1:
             started = now()
         for indices in torch.randperm(len(members), generator=rng).tensor_split(steps):
-            some, labels = images.take(indices)
-            batch = normalise(augment(some, True, CROP, rng), data.mean, data.std)
+            pixels, labels = images.take(indices)
+            batch = normalise(augment(pixels, True, CROP, rng), data.mean, data.std)
             optimizer.zero_grad()
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 loss = cross_entropy(network(batch), labels)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             scheduler.step()
     return now() - started
 
 
-class Clock(Journal):
-    """The journal that train.py keeps, with a clock that starts after the first epoch."""
+class Clock(SaveProgress):
+    """The progress that train.py saves, with a clock that starts after the first epoch."""
+
+    taken: ClassVar[Tensor]
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ANN401
         if trainer.current_epoch == 1:
@@ -163,27 +169,25 @@ class Clock(Journal):
         Clock.taken = now() - self.started
 
 
-def ours(job: train.Job, name: ModelName) -> Tensor:
-    """Time of the same part of a fit of train.py's, with its progress bar."""
-    train.Journal = Clock
-    with Path(os.devnull).open("w") as screen:
+def ours(job: Job, name: ModelName) -> Tensor:
+    """Seconds of the same epochs in a fit by train.py, with its progress bar."""
+    with Path(os.devnull).open("w") as screen, patch("fleet.fit.SaveProgress", Clock):
         console = Console(force_terminal=True, file=screen)
         with FleetProgress(job.run, 1, job.config.trainer.max_epochs, console) as progress:
             progress.begin(name)
-            train.fit(job, name)
+            fit(job, name)
     return Clock.taken
 
 
-def prepare(options: str) -> train.Job:
-    """What the command line makes of these options."""
-    parser = train.make_parser()
-    config = parser.parse_args(options.split())
+def prepare(options: str) -> Job:
+    """The job that the command line prepares from these options."""
+    parser, config = parse(options.split())
     made = parser.instantiate(config)
-    return train.prepare(config, made.fleet, made.data, Console(quiet=True))
+    return prepare_fleet(config, made.fleet, made.data, Console(quiet=True))
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Time all loops in turn, one network and number of threads; print a line of JSON."""
+    """Time all loops in turn, for one network and thread count; print one line of JSON."""
     (network_name,), (threads,) = options.networks, options.threads
     torch.set_num_threads(threads)
     quieten()
@@ -199,20 +203,20 @@ def measure(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         jobs = {"ours": prepare(f"{text} {folder}/ours")}
         jobs["logged"] = prepare(f"{text} {folder}/logged --wandb offline")
-        for position in range(options.rounds):
-            members = jobs["ours"].members[position].nonzero().flatten()
+        for model, included in jobs["ours"].members.items():
+            members = included.nonzero().flatten()
             for loop in (usual, bare):
-                torch.manual_seed(position)
+                torch.manual_seed(model.number)
                 network = build_network(network_name, jobs["ours"].data.num_classes, 3, {})
                 taken[loop.__name__].append(loop(jobs["ours"], members, network).tolist())
             for name, job in jobs.items():
-                taken[name].append(ours(job, job.names[position]).tolist())
+                taken[name].append(ours(job, model).tolist())
     print(json.dumps(taken))
 
 
 @contextmanager
 def some_images(root: Path, train_images: int, test_images: int) -> Iterator[Path]:
-    """A folder with links to so many images of each class, which is read in seconds."""
+    """A folder with links to this many images of each class, which is read in seconds."""
     with tempfile.TemporaryDirectory() as folder:
         for split, count in (("train", train_images), ("test", test_images)):
             for path in sorted(root.resolve().glob(f"{split}/*")):
@@ -240,14 +244,14 @@ def speed(options: argparse.Namespace) -> None:
                 stdout=subprocess.PIPE,
                 check=True,
             )
-            found = json.loads(done.stdout.splitlines()[-1])
-            show(f"{network}, {threads}", found, options.images * options.epochs)
+            times = json.loads(done.stdout.splitlines()[-1])
+            show(f"{network}, {threads}", times, options.images * options.epochs)
 
 
-def show(label: str, found: dict[str, list[list[float]]], samples: int) -> None:
+def show(label: str, times: dict[str, list[list[float]]], samples: int) -> None:
     """Print samples a second, and ratios of speed: medians over rounds."""
     for kind, unit in enumerate(("clock", "CPU")):
-        taken = {loop: [times[kind] for times in found[loop]] for loop in LOOPS}
+        taken = {loop: [pair[kind] for pair in times[loop]] for loop in LOOPS}
         cells = [f"{samples / median(taken[loop]):6,.0f}" for loop in LOOPS]
         for fast, slow in (("ours", "bare"), ("logged", "bare"), ("ours", "usual")):
             pairs = zip(taken[slow], taken[fast], strict=True)

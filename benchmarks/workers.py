@@ -2,16 +2,17 @@
 
     python benchmarks/workers.py data/cifar10-jpeg
 
-Each round trains the same fleets from the command line; the time is train.py's own, from when the
-images are read and Ray has started: the workers' imports are in it. Eight `convnet`s on the two
-cores of a shared AMD EPYC (Zen 4), two rounds; `resnet8` was not run to its end:
+Each round trains the same fleets from the command line. The time is train.py's own, from when the
+images are read and Ray has started, so it includes the imports of the workers. Eight `convnet`s on
+the two cores of a shared AMD EPYC (Zen 4), two rounds; `resnet8` was not run to its end:
 
     convnet  2 workers, 1 thread: 46.0 s (48.0, 44.0), 1.00 of the first
     convnet  1 worker, 2 threads: 42.0 s (39.0, 45.0), 0.91 of the first
     convnet  1 worker, 1 thread: 65.0 s (64.0, 66.0), 1.41 of the first
 
-About 6 to 14 of the 46 s are the workers' start: once they run, two models end every 8 s (lines of
-train.py), that is 4.0 s a model against 5.2 s. Workers pay from some ten models on, not before.
+About 6 to 14 of the 46 s are the start of the workers. Once they run, two models end every 8 s (by
+the lines of train.py), that is 4.0 s per model against 5.2 s. Workers pay off from about ten models
+on.
 """
 
 import argparse
@@ -43,7 +44,9 @@ def seconds(root: Path, network: str, precision: str, epochs: int, way: list[str
             *("--fleet.targets", "0", "--queries", "identity", "--quantize", "nearest-w2", *way),
         ]
         done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
-    return float(re.search(r"Finished 8 models in (\d+) s", done.stdout)[1])
+    if (finished := re.search(r"Finished 8 models in (\d+) s", done.stdout)) is None:
+        raise RuntimeError(f"train.py did not finish 8 models: {done.stdout[-500:]}")
+    return float(finished[1])
 
 
 def main() -> None:
@@ -53,16 +56,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     for network, epochs in (("convnet", 6), ("resnet8", 2)):
-        found: dict[str, list[float]] = {name: [] for name in WAYS}
+        times: dict[str, list[float]] = {name: [] for name in WAYS}
         for _ in range(arguments.rounds):
             for name, way in WAYS.items():
                 took = seconds(arguments.root, network, "bf16-mixed", epochs, way)
-                found[name].append(took)
-        medians = {name: statistics.median(times) for name, times in found.items()}
+                times[name].append(took)
+        medians = {name: statistics.median(rounds) for name, rounds in times.items()}
         best = medians["2 workers, 1 thread"]
         for name, median in medians.items():
-            each = ", ".join(f"{took:.1f}" for took in found[name])
-            print(f"{network}  {name}: {median:.1f} s ({each}), {median / best:.2f} of the first")
+            rounds = ", ".join(f"{took:.1f}" for took in times[name])
+            print(f"{network}  {name}: {median:.1f} s ({rounds}), {median / best:.2f} of the first")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Archives that data sets are published as: found, checked, fetched once."""
+"""Published archives of data sets: found, checked, and downloaded once."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from torchvision.datasets.utils import check_integrity
 
 
 class Archive(NamedTuple):
-    """A published file, and where below the data root it belongs."""
+    """A published file and its path on disk."""
 
     url: str
     path: Path
@@ -23,18 +23,18 @@ def obtain(
     fetch: Callable[..., Any],
     download: bool,
 ) -> None:
-    """Make sure that a data set is on disk and whole, whichever process comes first.
+    """Make sure that a data set is on disk and whole, with several processes at once.
 
     Args:
-        name: the data set, for errors.
-        archives: what it consists of.
+        name: name of the data set, for errors.
+        archives: the files that it consists of, in one folder.
         ready: whether the data set can be read.
-        fetch: torchvision's function that makes an archive of a URL ready in a folder; it keeps
-            a file that has the right checksum, so that it also unpacks what was copied here.
-        download: whether it may use the network.
+        fetch: torchvision's function that downloads an archive to a folder and may unpack it; it
+            keeps a file with the right checksum, so it also unpacks one that was copied by hand.
+        download: whether to use the network.
 
     Raises:
-        FileNotFoundError: an archive is missing or damaged and may not, or could not, be fetched.
+        FileNotFoundError: an archive is missing or damaged, and downloading is off or failed.
     """
     if ready():
         return

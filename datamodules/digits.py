@@ -1,4 +1,4 @@
-"""Digits: 1,797 real 8x8 scans of handwriting that come with scikit-learn."""
+"""Digits: 1,797 real 8x8 scans of handwriting, shipped with scikit-learn."""
 
 import torch
 from sklearn.datasets import load_digits
@@ -8,14 +8,14 @@ from datamodules.seeds import derive_seed
 
 
 class Digits(ImageDataModule):
-    """1,797 gray 8x8 images of handwritten digits; what is not in the pool is the test split.
+    """1,797 gray 8x8 images of handwritten digits; all that are not in the pool are for testing.
 
     Args:
-        pool_size: audited examples.
-        pool_seed: seed of their draw.
-        batch_size: examples in one step of training, over all devices together.
-        flip: mirror left and right at random while training.
-        crop: pixels by which training shifts images at random, up to; 0 is never.
+        pool_size: number of audited examples.
+        pool_seed: seed of that draw.
+        batch_size: examples per training step, over all devices together.
+        flip: mirror images left and right at random in training.
+        crop: largest random shift in pixels; 0 disables it.
     """
 
     pool_size: int
@@ -37,5 +37,5 @@ class Digits(ImageDataModule):
     def read(self) -> tuple[Images, Images]:
         digits = load_digits()
         gray = torch.from_numpy(digits.images * 255 / 16).round().to(torch.uint8)  # from 0..16
-        every = Images(gray.unsqueeze(1), torch.from_numpy(digits.target))
-        return every.split(self.pool_size, derive_seed(self.pool_seed, "pool"))
+        images = Images(gray.unsqueeze(1), torch.from_numpy(digits.target))
+        return images.split(self.pool_size, derive_seed(self.pool_seed, "pool"))

@@ -1,4 +1,4 @@
-"""Any folder of images, sorted into one folder a class."""
+"""Any folder of images with one sub-folder per class."""
 
 from pathlib import Path
 from typing import Literal
@@ -14,19 +14,19 @@ from datamodules.seeds import derive_seed
 
 
 class ImageFolder(ImageDataModule):
-    """Images in `root/CLASS/`, or in `root/train/CLASS/` with `root/test/` or `root/val/` beside.
+    """Images in `root/CLASS/`, or in `root/train/CLASS/` and `root/test/CLASS/` (or `val`).
 
     Args:
         root: the folder.
-        image_size: width and height to which images are scaled and cropped about their centre.
+        image_size: width and height in pixels to which images are scaled and cropped.
         channels: 3 for colour, 1 for gray.
-        test_fraction: share of the images set apart as the test split; not used where the
-            folder has two splits.
-        pool_size: audited examples, drawn from the training split; all of it by default.
-        pool_seed: seed of that draw, and of the test split.
-        batch_size: examples in one step of training, over all devices together.
-        flip: mirror left and right at random while training.
-        crop: pixels by which training shifts images at random, up to; 0 is never.
+        test_fraction: share of the images set apart as the test split; unused if the folder has two
+            splits.
+        pool_size: number of audited examples, drawn from the training split; null for all of it.
+        pool_seed: seed of that draw and of the test split.
+        batch_size: examples per training step, over all devices together.
+        flip: mirror images left and right at random in training.
+        crop: largest random shift in pixels; 0 disables it.
     """
 
     def __init__(
@@ -53,26 +53,26 @@ class ImageFolder(ImageDataModule):
         """Read both splits, and take the scaling from the training split.
 
         Raises:
-            FileNotFoundError: no such folder, or no images where they should be.
+            FileNotFoundError: the folder or its images are missing.
             ValueError: the splits differ in classes, or images are damaged.
         """
         if not self.root.is_dir():
             raise FileNotFoundError(
-                f"No folder {self.root.resolve()}. Point `--data.root` at one with a folder of "
-                f"images for every class."
+                f"No folder {self.root.resolve()}. Point `--data.root` at a folder with one "
+                f"sub-folder of images per class."
             )
         train, test = self._two_splits() or self._one_split()
         if self.num_classes < 2:
             raise ValueError(
                 f"{self.root.resolve()} must have a folder of images for each of two classes or "
-                f"more, got one. Is `--data.root` a level too deep, or too high?"
+                f"more, got one. Is `--data.root` one level too deep or too high?"
             )
         self.mean, self.std = _scaling(train.images)
         return train, test
 
     def _two_splits(self) -> tuple[Images, Images] | None:
         train = self.root / "train"
-        if not any(path.is_dir() for path in train.glob("*")):  # or "train" is a class
+        if not any(path.is_dir() for path in train.glob("*")):  # `train` may be a class
             return None
         test = next((self.root / n for n in ("test", "val") if (self.root / n).is_dir()), None)
         if test is None:
@@ -90,14 +90,14 @@ class ImageFolder(ImageDataModule):
         return self._decode(splits[0]), self._decode(splits[1])
 
     def _one_split(self) -> tuple[Images, Images]:
-        every = self._decode(datasets.ImageFolder(self.root))
-        held_out = max(1, round(len(every.labels) * self.test_fraction))
-        test, train = every.split(held_out, derive_seed(self.pool_seed, "test"))
+        images = self._decode(datasets.ImageFolder(self.root))
+        test_size = max(1, round(len(images.labels) * self.test_fraction))
+        test, train = images.split(test_size, derive_seed(self.pool_seed, "test"))
         return train, test
 
-    def _decode(self, found: datasets.ImageFolder) -> Images:
-        self.num_classes = len(found.classes)
-        files, labels = zip(*found.samples, strict=True)
+    def _decode(self, folder: datasets.ImageFolder) -> Images:
+        self.num_classes = len(folder.classes)
+        files, labels = zip(*folder.samples, strict=True)
         images = decode(files, lambda f: Path(f).read_bytes(), self.image_size, self.channels)
         return Images(images, torch.tensor(labels))
 
@@ -105,11 +105,11 @@ class ImageFolder(ImageDataModule):
 def _scaling(
     images: UInt8[Tensor, "examples channels height width"],
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of every channel, from counts of the 256 values: exact, and small."""
+    """Mean and std of every channel, from counts of the 256 values: exact and without a copy."""
     levels = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []
     for channel in images.unbind(1):
         share = channel.flatten().bincount(minlength=256).double() / channel.numel()
         means.append((mean := (share * levels).sum()).item())
-        stds.append((share * (levels - mean).square()).sum().sqrt().item() or 1.0)  # one flat tone
+        stds.append((share * (levels - mean).square()).sum().sqrt().item() or 1.0)  # all one tone
     return tuple(means), tuple(stds)

@@ -1,4 +1,4 @@
-"""Which model trains on which example of the pool."""
+"""Membership: which model trains on which example of the pool."""
 
 import torch
 from jaxtyping import Bool
@@ -10,18 +10,19 @@ from datamodules.seeds import derive_seed
 def membership(
     seed: int, shadows: int, targets: int, examples: int
 ) -> Bool[Tensor, "models examples"]:
-    """Draw the training set of every model: shadows first, then targets.
+    """Draw the training set of every model, shadows first, then targets.
 
-    Shadows 2k and 2k + 1 are a random half of the pool and its complement, so that every even
-    number of shadows has each example in exactly half of them. A target is a half of its own.
-    A row depends on the seed and its own number only: a fleet can grow and keep what it has.
+    Shadows 2k and 2k + 1 train on a random half of the pool and on its complement, so that in every
+    even number of shadows each example is in exactly half of them. Each target trains on a random
+    half of its own. A row depends only on the seed and its own number, so that a fleet can grow and
+    keep its models.
 
     Raises:
-        ValueError: counts of which no fleet can be made.
+        ValueError: counts that make no fleet.
     """
     if shadows < 0 or shadows % 2:
         raise ValueError(
-            f"`shadows` must be even, for they come in complementary pairs, got {shadows}. "
+            f"`shadows` must be even, because they come in complementary pairs, got {shadows}. "
             f"Take {max(shadows + 1, 0)}."
         )
     if targets < 0:

@@ -19,16 +19,16 @@ IMAGE_SIZE = 64
 
 
 class TinyImageNet(ImageDataModule):
-    """110,000 colour 64x64 photographs in 200 classes; the 10,000 of its "val" are the test split.
+    """110,000 colour 64x64 photographs in 200 classes; its 10,000 "val" images are the test split.
 
     Args:
-        root: folder that holds tiny-imagenet-200.zip, or tiny-imagenet-200 unpacked.
-        pool_size: audited examples, drawn from the training split; all of it by default.
+        root: folder that holds tiny-imagenet-200.zip or the folder that it unpacks to.
+        pool_size: number of audited examples, drawn from the training split; null for all of it.
         pool_seed: seed of that draw.
-        batch_size: examples in one step of training, over all devices together.
-        flip: mirror left and right at random while training.
-        crop: pixels by which training shifts images at random, up to; 0 is never.
-        download: fetch the zip (248 MB) where it is missing.
+        batch_size: examples per training step, over all devices together.
+        flip: mirror images left and right at random in training.
+        crop: largest random shift in pixels; 0 disables it.
+        download: download the zip (248 MB) if it is missing.
     """
 
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -59,10 +59,10 @@ class TinyImageNet(ImageDataModule):
         )
 
     def read(self) -> tuple[Images, Images]:
-        """Read both splits; classes are numbered in the order of their WordNet names.
+        """Read both splits, with classes numbered in the order of their WordNet names.
 
         Raises:
-            ValueError: the folder was not unpacked whole, or images that are damaged.
+            ValueError: the folder was not unpacked completely, or images are damaged.
         """
         names, load = _open(self.root)
         train = sorted(name for name in names if name.startswith("train/"))
@@ -72,10 +72,10 @@ class TinyImageNet(ImageDataModule):
         counts = Counter(wnids)
         if set(counts) != set(test_wnids) or len(set(counts.values())) > 1:
             raise ValueError(
-                f"TinyImageNet has as many training images of every class, got {len(counts)} of "
-                f"{len(set(test_wnids))} classes with {min(counts.values(), default=0)} to "
-                f"{max(counts.values(), default=0)} images. Remove {self.root / FOLDER} and keep "
-                f"the zip beside it, which is read as it is."
+                f"TinyImageNet has the same number of training images in every class, got "
+                f"{len(counts)} of {len(set(test_wnids))} classes with "
+                f"{min(counts.values(), default=0)} to {max(counts.values(), default=0)} images. "
+                f"Remove {self.root / FOLDER} and keep the zip beside it, which is read directly."
             )
         self.num_classes = len(counts)
         labels = {wnid: label for label, wnid in enumerate(sorted(counts))}
@@ -88,7 +88,7 @@ class TinyImageNet(ImageDataModule):
 
 
 def _open(root: Path) -> tuple[list[str], Callable[[str], bytes]]:
-    """List the images, and say how to read one, in whichever form is there."""
+    """List the images of the folder or the zip, and return how to read one of them."""
     folder = root / FOLDER
     if (folder / ANNOTATIONS).exists():
         names = [path.relative_to(folder).as_posix() for path in folder.rglob("*.JPEG")]
@@ -96,7 +96,7 @@ def _open(root: Path) -> tuple[list[str], Callable[[str], bytes]]:
     archive, lock = zipfile.ZipFile(root / f"{FOLDER}.zip"), threading.Lock()
 
     def load(name: str) -> bytes:
-        with lock:  # a ZipFile counts its open members without one
+        with lock:  # a ZipFile counts its open members without a lock
             return archive.read(f"{FOLDER}/{name}")
 
     images = (name for name in archive.namelist() if name.endswith(".JPEG"))

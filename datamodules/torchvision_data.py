@@ -17,13 +17,13 @@ class FashionMNIST(ImageDataModule):
     """70,000 gray 28x28 images of clothes in 10 classes, 60,000 of them for training.
 
     Args:
-        root: folder that holds the data sets, this one in FashionMNIST/raw.
-        pool_size: audited examples, drawn from the training split; all of it by default.
+        root: folder that holds the data sets; this one is in FashionMNIST/raw.
+        pool_size: number of audited examples, drawn from the training split; null for all of it.
         pool_seed: seed of that draw.
-        batch_size: examples in one step of training, over all devices together.
-        flip: mirror left and right at random while training.
-        crop: pixels by which training shifts images at random, up to; 0 is never.
-        download: fetch the data set (31 MB) where it is missing.
+        batch_size: examples per training step, over all devices together.
+        flip: mirror images left and right at random in training.
+        crop: largest random shift in pixels; 0 disables it.
+        download: download the data set (31 MB) if it is missing.
     """
 
     num_classes = 10
@@ -65,13 +65,14 @@ class CIFAR10(ImageDataModule):
     """60,000 colour 32x32 photographs in 10 classes, 50,000 of them for training.
 
     Args:
-        root: folder that holds the data sets, this one in cifar-10-batches-py or cifar-100-python.
-        pool_size: audited examples, drawn from the training split; all of it by default.
+        root: folder that holds the data sets; this one is in cifar-10-batches-py, or for CIFAR-100
+            in cifar-100-python.
+        pool_size: number of audited examples, drawn from the training split; null for all of it.
         pool_seed: seed of that draw.
-        batch_size: examples in one step of training, over all devices together.
-        flip: mirror left and right at random while training.
-        crop: pixels by which training shifts images at random, up to; 0 is never.
-        download: fetch the data set (170 MB) where it is missing.
+        batch_size: examples per training step, over all devices together.
+        flip: mirror images left and right at random in training.
+        crop: largest random shift in pixels; 0 disables it.
+        download: download the data set (170 MB) if it is missing.
     """
 
     num_classes = 10
@@ -114,7 +115,7 @@ class CIFAR10(ImageDataModule):
 
 
 class CIFAR100(CIFAR10):
-    """As CIFAR-10, in 100 classes."""
+    """60,000 colour 32x32 photographs in 100 classes, 50,000 of them for training."""
 
     num_classes = 100
     mean, std = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
@@ -122,12 +123,12 @@ class CIFAR100(CIFAR10):
 
 
 def _is_whole_idx(path: Path) -> bool:
-    """Whether a file is as long as its header says: unpacking may have been cut off."""
+    """Whether a file is as long as its header says; an interrupted unpacking leaves less."""
     if not path.exists():
         return False
     with path.open("rb") as file:
         header = file.read(16).ljust(16, b"\0")  # 4 bytes, the last one the number of sizes
     if header[3] > 3:
-        return False  # no idx of images or labels: a server's page, say
+        return False  # not an idx file of images or labels, but for example a web page
     sizes: tuple[int, ...] = struct.unpack(f">{header[3]}I", header[4 : 4 + 4 * header[3]])
     return path.stat().st_size == 4 + 4 * len(sizes) + prod(sizes)

@@ -1,4 +1,4 @@
-"""What is done to images: random augmentation, an attacker's views, normalisation."""
+"""Transformations of images: random augmentation, an attacker's views, normalisation."""
 
 import re
 from collections.abc import Sequence
@@ -9,22 +9,24 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 from torch.nn.functional import pad
 
+from datamodules.seeds import derive_seed
+
 
 class Windows(NamedTuple):
-    """What is cut out of framed images: where each window begins, and whether it is mirrored."""
+    """Windows to cut out of framed images: where each begins, and whether it is mirrored."""
 
     top: Int64[Tensor, " images"]
     left: Int64[Tensor, " images"]
-    mirrored: Bool[Tensor, " images"] | None  # None where no image is
+    mirrored: Bool[Tensor, " images"] | None  # None if no image is
 
     def take(self, indices: Int64[Tensor, " chosen"]) -> "Windows":
-        """Those of some images."""
+        """Select the windows of the images at `indices`."""
         mirrored = None if self.mirrored is None else self.mirrored[indices]
         return Windows(self.top[indices], self.left[indices], mirrored)
 
 
 def draw_windows(count: int, flip: bool, crop: int, generator: torch.Generator) -> Windows:
-    """Draw what training may cut out of so many images; `generator` is on the CPU."""
+    """Draw windows as training does, for `count` images; `generator` is on the CPU."""
     top, left = torch.randint(2 * crop + 1, (2, count), generator=generator)
     return Windows(top, left, torch.rand(count, generator=generator) < 0.5 if flip else None)
 
@@ -35,12 +37,12 @@ def augment(
     crop: int,
     generator: torch.Generator,
 ) -> UInt8[Tensor, "batch channels height width"]:
-    """Mirror every other image and cut a random window out of each, for a whole batch at once.
+    """Mirror images with probability 1/2 and cut a random window out of each, as one batch.
 
     Args:
         images: the batch, on any device.
-        flip: mirror left and right with probability 1/2.
-        crop: width in pixels of the black frame that the window may reach into; 0 is no crop.
+        flip: whether to mirror left and right.
+        crop: width in pixels of the black frame that the window may reach into; 0 disables it.
         generator: on the CPU, so that every device makes the same choices.
     """
     if not flip and not crop:
@@ -54,10 +56,10 @@ def cut(
     """Frame images with `crop` black pixels, and cut a window out of each."""
     batch, channels, height, width = images.shape
     device = images.device
-    top, left = (some.to(device)[:, None, None] for some in windows[:2])
+    top, left = (start.to(device)[:, None, None] for start in windows[:2])
     framed = pad(images, [crop] * 4)
-    # Every row of a window, by where it begins; `index_select` copies rows and whole images, and
-    # took 1/5 of the time of an index for each pixel.
+    # Each row of a window is found by where it begins: `index_select` copies whole rows and images,
+    # in a fifth of the time of one index per pixel.
     image = torch.arange(batch, device=device)
     plane = image[:, None, None] * channels + torch.arange(channels, device=device)[:, None]
     row = plane * framed.shape[2] + top + torch.arange(height, device=device)
@@ -72,9 +74,9 @@ def cut(
 def view(
     images: UInt8[Tensor, "batch channels height width"], query: str
 ) -> UInt8[Tensor, "batch channels height width"]:
-    """Show images as one query does: `identity`, `mirror`, or `shift+2-1` (2 down, 1 left).
+    """Show images as a query does: `identity`, `mirror`, or `shift+2-1` (2 down, 1 left).
 
-    A shift is what a crop whose window lies that far the other way would have cut out.
+    A shift shows what a crop whose window lies that far the other way would cut out.
 
     Raises:
         ValueError: an unknown query, or a shift that leaves nothing of the image.
@@ -89,21 +91,27 @@ def view(
         raise ValueError(
             f"`{query}` moves images of {height} x {width} pixels out of sight. Shift by less."
         )
-    return pad(images, [right, -right, down, -down])  # a negative frame cuts off
+    return pad(images, [right, -right, down, -down])  # negative padding crops
 
 
 def is_random(query: str) -> bool:
-    """Whether a query is `random-0`, `random-1`, ...: what training may show, drawn anew.
+    """Whether a query is `random-0`, `random-1`, ...: a random training view.
 
-    It is the one kind of query that is not the same view for every model. Each model draws its own,
-    an example at a time, from its seed and the number; all variants of the model are asked alike.
-    So does the paper's code, and it blurs the comparison with the shadows.
+    Random queries alone differ between models. Each model draws its own, image by image, from its
+    seed and the query's number; all variants of a model share them. The paper's code does the same,
+    and it blurs the comparison with the shadows.
     """
     return re.fullmatch(r"random-(0|[1-9]\d*)", query) is not None
 
 
+def draw_random_query(count: int, query: str, flip: bool, crop: int, seed: int) -> Windows:
+    """Draw the windows of `count` images for a random query of the model with this seed."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "query", query))
+    return draw_windows(count, flip, crop, generator)
+
+
 def default_queries(flip: bool, crop: int) -> list[str]:
-    """Name the views that training used, and that all models can be asked alike."""
+    """Name the views that training used and that are the same for every model."""
     step = max(1, crop // 2)
     shifts = [(-step, 0), (step, 0), (0, -step), (0, step)] if crop else []
     mirror = ["mirror"] if flip else []
@@ -111,11 +119,11 @@ def default_queries(flip: bool, crop: int) -> list[str]:
 
 
 def check_queries(queries: Sequence[str], flip: bool, crop: int) -> list[str]:
-    """Check the names of queries, and return those that training with these options never uses.
+    """Check the names of queries, and return those that training with these options never shows.
 
     Raises:
-        ValueError: no query, one that does not exist, one twice, or a random one where training
-            shows images as they are.
+        ValueError: no query, an unknown or repeated query, or a random query where training does
+            not augment.
     """
     if not queries:
         raise ValueError("An attack needs at least one query, got none. Try `identity`.")
@@ -124,7 +132,7 @@ def check_queries(queries: Sequence[str], flip: bool, crop: int) -> list[str]:
     if not flip and not crop and any(map(is_random, queries)):
         raise ValueError(
             f"A random query draws a flip and a crop as training does, got {list(queries)} where "
-            "it does neither. Pass `--data.flip true` or `--data.crop 4`, or ask for `identity`."
+            "training does neither. Pass `--data.flip true` or `--data.crop 4`, or use `identity`."
         )
     return [query for query in queries if not _trained(query, flip, crop)]
 
@@ -134,11 +142,11 @@ def normalise(
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> Float[Tensor, "batch channels height width"]:
-    """Scale pixels to 0..1, then to the data set's zero mean and unit deviation per channel."""
+    """Scale pixels to 0..1, then to zero mean and unit std per channel over the data set."""
     centre = torch.tensor(mean, device=images.device)[:, None, None]
     scale = torch.tensor(std, device=images.device)[:, None, None]
     scaled = images.float().div_(255).sub_(centre).div_(scale)
-    # channels last is the layout that convolutions are fastest in, on GPUs and CPUs alike
+    # convolutions are fastest with channels last, on GPUs and CPUs alike
     return scaled.contiguous(memory_format=torch.channels_last)
 
 
@@ -153,7 +161,7 @@ def _trained(query: str, flip: bool, crop: int) -> bool:
 def _shift(query: str) -> tuple[int, int]:
     match = re.fullmatch(r"shift([+-]\d+)([+-]\d+)", query)
     down, right = map(int, match.groups()) if match else (0, 0)
-    # one spelling a view, so that repeats are seen; no shift at all is `identity`
+    # one spelling per view, so that repeats are noticed; a shift by nothing is `identity`
     if (down, right) == (0, 0) or query != f"shift{down:+d}{right:+d}":
         raise ValueError(
             f"A query is `identity`, `mirror`, a shift such as `shift+2-1` (2 pixels down, 1 left) "

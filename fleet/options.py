@@ -10,10 +10,9 @@ from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import yaml
-from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
+from jsonargparse import Namespace
 
 from lightning_modules.options import CalibrationOptions, ModelOptions, TrainerOptions
 from storage.command_line import CommandLine, make_command_line, recipe_keys
@@ -79,22 +78,6 @@ class FleetOptions:
         return self.workers > 1 or self.address is not None
 
 
-class RecipeFile(ActionConfigFile):
-    """A recipe; a run folder's own record of its options is refused, because it is none."""
-
-    def __call__(self, *args: Any) -> None:  # noqa: ANN401
-        parser, _, recipe, *_ = args
-        folder = Path(recipe).parent
-        if Path(recipe).name == EXPERIMENT_FILE and (folder / MEMBERSHIP_FILE).exists():
-            parser.error(
-                f"{recipe} records an experiment and is no recipe: it lacks what concerns this "
-                "machine, and where the images are. Give the command that began it: its recipe, "
-                f"such as `--config recipes/digits.yaml`, with `--run_dir {folder}`. What then "
-                "differs from the record is named."
-            )
-        super().__call__(*args)  # type: ignore[no-untyped-call]
-
-
 def make_parser(data: type | None = None) -> CommandLine:
     """Every option of train.py.
 
@@ -102,7 +85,7 @@ def make_parser(data: type | None = None) -> CommandLine:
         data: the base class of the data sets; None for help alone, which needs no data set.
     """
     parser = make_command_line("train.py", DESCRIPTION, ("layer_bits", "model.network_args"))
-    parser.add_argument("--config", action=RecipeFile, help="recipe (YAML) to read options from")
+    parser.add_argument("--config", action="config", help="recipe (YAML) to read options from")
     parser.add_argument("--run_dir", type=Path, required=True, help="folder of the experiment")
     parser.add_argument("--seed", type=int, default=0, help="everything random derives from it")
     parser.add_argument("--status", action="store_true", help="show how far the fleet is, and end")
@@ -172,7 +155,7 @@ def _data_name(arguments: Sequence[str]) -> str | None:
     for option, value in pairwise(arguments):
         if option == "--config" and Path(value).is_file():
             name = _recipe_data(Path(value)) or name
-    for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
+    for option, value in pairwise([*arguments, ""]):
         option, equals, attached = option.partition("=")
         if option in ("--data", "--data.class_path"):
             name = attached if equals else value
@@ -180,6 +163,14 @@ def _data_name(arguments: Sequence[str]) -> str | None:
 
 
 def _recipe_data(path: Path) -> str | None:
+    """The data set of a recipe; a run folder's own record of its options is refused as one."""
+    if path.name == EXPERIMENT_FILE and (path.parent / MEMBERSHIP_FILE).exists():
+        raise ValueError(
+            f"{path} records an experiment and is no recipe: it lacks what concerns this machine, "
+            "and where the images are. Give the command that began it: its recipe, such as "
+            f"`--config recipes/digits.yaml`, with `--run_dir {path.parent}`. What then differs "
+            "from the record is named."
+        )
     recipe_keys(path)  # raises for what is no recipe
     data = yaml.safe_load(path.read_text()).get("data")
     return data.get("class_path") if isinstance(data, dict) else data

@@ -18,10 +18,9 @@ from fleet.failed import find_failed
 from fleet.options import FleetOptions
 from lightning_modules.classifier import Classifier
 from lightning_modules.options import CalibrationOptions, ModelOptions
-from quantization.calibration import check_count, wanted
 from quantization.quantize import check_network
 from quantization.quantized_network import layer_bits
-from quantization.variant import Variant
+from quantization.variant import Variant, check_count, wanted
 from storage.experiment import Experiment, describe
 from storage.names import ModelName, fleet_names, parse_slice
 from storage.run_folder import RunFolder

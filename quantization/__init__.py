@@ -1,1 +1,1 @@
-"""Post-training weight quantization: grids, rounding, packed storage."""
+"""Post-training weight quantization: a network in, codes out."""

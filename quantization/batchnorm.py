@@ -1,18 +1,16 @@
-"""BatchNorm before and after quantization: folded into convolutions, and estimated anew."""
+"""BatchNorm before and after quantization: folded into convolutions, and re-estimated."""
 
 import math
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from quantization.calibration import DivergedError
+from quantization.calibration import DivergedError, Images
 from quantization.trace import Trace
 
-BATCH = 128  # images whose statistics are averaged
-Images = Float[Tensor, "images channels height width"]
+BATCH = 128  # images per batch; the statistics of the batches are averaged
 
 
 @torch.no_grad()
@@ -23,13 +21,13 @@ def fold_batchnorm(network: nn.Module, images: Images) -> list[str]:
 
     Args:
         network: in evaluation mode.
-        images: to find the pairs with, and to compare logits on.
+        images: images on which to find the pairs and to compare logits.
 
     Returns:
-        The names of the layers that were changed.
+        The names of the changed layers.
 
     Raises:
-        ValueError: the logits changed, for a layer's output is used in a way that was not seen.
+        ValueError: the logits changed, because a layer is used in a way that cannot be followed.
         DivergedError: the logits are not finite.
     """
     before = network(images[:BATCH].clone())  # a network may work in place
@@ -51,8 +49,8 @@ def fold_batchnorm(network: nn.Module, images: Images) -> list[str]:
     change = (network(images[:BATCH].clone()) - before).abs().max().item()
     if not change <= 1e-3 * max(1.0, before.abs().max().item()):
         raise ValueError(
-            f"Folding BatchNorm into {', '.join(folded)} changed the logits by {change:.3g}, for a"
-            " layer is used in a way that cannot be followed. Leave `-folded` out of the variant."
+            f"Folding BatchNorm into {', '.join(folded)} changed the logits by {change:.3g}:"
+            " a layer is used in a way that cannot be followed. Remove `-folded` from the variant."
         )
     return folded
 
@@ -76,27 +74,27 @@ def _fold(layer: nn.Module, norm: _BatchNorm) -> None:
 
 
 def batchnorms(network: nn.Module) -> list[_BatchNorm]:
-    """Every BatchNorm that has running statistics.
+    """Every BatchNorm with running statistics.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the network has none.
     """
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     norms = [norm for norm in norms if norm.track_running_stats]
     if not norms:
         raise ValueError(
-            f"{type(network).__name__} has no BatchNorm with running statistics. Leave `-bn` and"
-            " `-folded` out of the variant."
+            f"{type(network).__name__} has no BatchNorm with running statistics. Remove `-bn` and"
+            " `-folded` from the variant."
         )
     return norms
 
 
 @torch.no_grad()
 def estimate_batchnorm(network: nn.Module, images: Images) -> None:
-    """Set BatchNorm's statistics to those of these images, averaged over batches, in place.
+    """Set BatchNorm's statistics to those of `images`, averaged over batches, in place.
 
     Raises:
-        ValueError: there is no BatchNorm in the network.
+        ValueError: the network has no BatchNorm.
     """
     norms = batchnorms(network)
     momenta = [norm.momentum for norm in norms]

@@ -1,116 +1,60 @@
-"""What a quantizer looks at, and what it leaves on record about each layer."""
+"""The images that a quantizer looks at, and the error for networks that give no usable values."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal, NamedTuple
 
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from quantization.rounding.adaround import LOOP_BATCH
-from quantization.rounding.grid import Bits
-from quantization.variant import Source, Variant
+CalibrationSource = Literal["members", "nonmembers", "heldout"]
+Images = Float[Tensor, "images channels height width"]
+
+CHUNK = 128  # images per forward pass
+LARGEST = 1e15  # sums of squares of larger values overflow float32
 
 
 class DivergedError(ValueError):
-    """The network gives values that are not finite, before anything is quantized."""
+    """The full-precision network gives values that are not finite."""
 
 
 class Calibration(NamedTuple):
-    """Images that weights are fitted to.
+    """The images to which weights are fitted.
 
     Attributes:
         images: normalised, as the network takes them.
         augmented: the same images, augmented anew for each round 0, 1, ...
-        indices: their positions in the pool, or in the held-out images.
-        source: which part of the data they were drawn from.
-        seed: of everything random in the quantization.
-        rounds: of augmented images that OBC and BatchNorm's statistics see; with 0, they see
+        indices: positions of the images in the pool, or in the held-out images.
+        source: the part of the data they were drawn from.
+        seed: seed of everything random in the quantization.
+        rounds: rounds of augmented images that OBC and BatchNorm's statistics see; with 0, they see
             `images`.
     """
 
-    images: Float[Tensor, "images channels height width"]
-    augmented: Callable[[int], Float[Tensor, "images channels height width"]]
+    images: Images
+    augmented: Callable[[int], Images]
     indices: Int64[Tensor, " images"]
-    source: Source
+    source: CalibrationSource
     seed: int
     rounds: int = 0
 
+    def batches(self) -> Iterator[Images]:
+        """The images once, or augmented anew in each round."""
+        if not self.rounds:
+            yield self.images
+        yield from map(self.augmented, range(self.rounds))
 
-def wanted(variant: Variant, images: int, rounds: int) -> tuple[int, int]:
-    """Images and augmented rounds of a variant: those asked for, or the paper's own numbers."""
-    if not variant.paper:
-        return images, rounds
-    return (2048, 10) if variant.method == "obc" else (1024, rounds)
 
+def check_finite(name: str, values: Iterable[Tensor], verb: str = "is given") -> None:
+    """Raise `DivergedError` if a layer or block of the full-precision network has unusable values.
 
-def check_count(variant: Variant, images: int) -> None:
-    """Raise ValueError if a variant needs more images than there are."""
-    fewest, why = 1, "to look at"
-    if variant.estimates_bn:
-        fewest, why = 2, "to estimate BatchNorm's statistics from"
-    if variant.paper and variant.method != "obc":
-        fewest, why = LOOP_BATCH, "for a batch of its loop"
-    if images < fewest:
-        raise ValueError(
-            f"`{variant}` needs {fewest} calibration images or more {why}, got {images}. Enlarge"
-            " the pool" + ("." if variant.paper else ", or raise `--calibration.images`.")
+    Args:
+        name: name of the layer or block, for the message.
+        values: its inputs or outputs.
+        verb: "is given" for inputs, "gives" for outputs.
+    """
+    if not all((value.abs() < LARGEST).all() for value in values):  # also false for NaN
+        raise DivergedError(
+            f"`{name}` {verb} values that are not finite, or beyond {LARGEST:g}, on the calibration"
+            " images. The training diverged: lower the learning rate, or train the model from"
+            " another start."
         )
-
-
-class LayerRecord(NamedTuple):
-    """What became of one layer.
-
-    Attributes:
-        name: of the layer in its network.
-        unit: of the block, or the layer itself, whose output was reconstructed.
-        bits: of a weight.
-        weights: how many there are.
-        flipped: share of them that are not at the code nearest to the trained weight.
-        error_before: of the layer's (or its unit's) output with nearest codes, relative: the
-            squared error's sum over the squared full-precision output's; None without images.
-        error_after: the same with the codes that were chosen.
-        seconds: of wall time.
-    """
-
-    name: str
-    unit: str
-    bits: Bits
-    weights: int
-    flipped: float
-    error_before: float | None
-    error_after: float | None
-    seconds: float
-
-
-class Record(NamedTuple):
-    """What became of a network.
-
-    Attributes:
-        variant: how it was quantized.
-        objective: what was minimised, in a sentence.
-        units: what was reconstructed as a whole, in order: blocks and single layers.
-        layers: what became of each.
-        seconds: of wall time, for all of it.
-    """
-
-    variant: Variant
-    objective: str
-    units: list[str]
-    layers: list[LayerRecord]
-    seconds: float
-
-    def as_json(self, calibration: Calibration | None) -> dict[str, Any]:
-        """Everything as plain values, with the images that were used."""
-        used = calibration and {
-            "source": calibration.source,
-            "images": len(calibration.indices),
-            "indices": calibration.indices.tolist(),
-        }
-        return {
-            "variant": str(self.variant),
-            "objective": self.objective,
-            "calibration": used,
-            "units": self.units,
-            "layers": [layer._asdict() for layer in self.layers],
-            "seconds": self.seconds,
-        }

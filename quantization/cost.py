@@ -1,4 +1,4 @@
-"""What a quantization will cost, before a network is trained: time by trial, bytes exactly."""
+"""Estimate how long a quantization will take, by trials before a network is trained."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -7,33 +7,39 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from quantization.calibration import Calibration, Record
+from quantization.calibration import Calibration
 from quantization.fit import REFINED
-from quantization.quantize import PAPER, quantize_network
-from quantization.quantized_network import layer_bits
+from quantization.quantize import quantize_network
+from quantization.quantized_network import QuantizationRecord, layer_bits
+from quantization.rounding.adaround import Settings
 from quantization.rounding.grid import Bits
 from quantization.trace import Trace
 from quantization.variant import UNQUANTIZED, Variant
 
 TRIAL_IMAGES = 64
-TRIAL_STEPS = 8  # of a published loop
-# Rows x columns^2 of a layer that is tried. Columns of the larger ones cost by a power of their
-# number: on one core `obc` took 0.075 s a row at 1,152 columns, 4.9 s at 4,608, 4^3 times as much.
+TRIAL_STEPS = 8  # steps of a published loop
+# Rows x columns^2 of the largest layer to try. The time of larger layers is a power of their
+# columns: on one core `obc` took 0.075 s per row at 1,152 columns and 4.9 s, 4^3 times as much, at
+# 4,608.
 LARGEST = 128 * 1152**2
-POWER = {"obc": 3}  # 2 for the other methods
-
 
 Shapes = dict[str, tuple[int, int]]  # rows and columns, by the layer's name
 
 
 def loop_images(variant: Variant) -> int:
-    """Images that the steps of a published loop see, all layers' together counted once."""
-    settings = PAPER.get(variant.method) if variant.paper else None
-    return settings.iterations * settings.batch if settings else 0
+    """Images seen by the steps of a published loop; a step counts once for all layers together."""
+    loop = _loop(variant)
+    return loop.iterations * loop.batch if loop is not None else 0
+
+
+def _loop(variant: Variant) -> Settings | None:
+    """Constants of the published loop, if the variant runs it."""
+    settings = variant.paper_settings
+    return settings.loop if settings is not None else None
 
 
 def cost_class(variant: Variant) -> str:
-    """What variants of about the same cost have in common: all but their bits and their images."""
+    """The part of a variant's name that decides its cost: everything but bits and images."""
     return "-".join([variant.method, *variant.options()])
 
 
@@ -43,39 +49,39 @@ def estimate_seconds(
     calibration: Calibration | None,
     patterns: Mapping[str, Bits] | None = None,
 ) -> float:
-    """Wall seconds that a variant will take on this device, as far as trials tell.
+    """Wall seconds that a variant will take on this device, estimated by trials.
 
-    A published loop is run for a few steps, for all of its steps cost the same. Of other methods
-    one layer of each shape is quantized, unless it is large, for half of the images and for all of
-    them; what that says about more images, more layers and larger ones is extrapolated. On a
-    ResNet-18 most of it is: expect the order of magnitude.
+    A published loop runs for a few steps, because all its steps cost the same. Other methods
+    quantize one layer of each shape, except large ones, with half of the images and with all of
+    them; the rest is extrapolated to more images, more layers and larger ones. On a ResNet-18 most
+    of the estimate is extrapolated: expect the order of magnitude.
 
     Args:
-        network: on the device; its weights need not be trained.
-        variant: what to make.
+        network: network on the device; its weights need not be trained.
+        variant: the variant to make.
         calibration: the images that the variant will look at, if it does.
-        patterns: bits of some layers, as in `layer_bits`.
+        patterns: bits of some layers, see `layer_bits`.
     """
+    loop = _loop(variant)
 
     def run(
-        some: Tensor, bits: Mapping[str, Bits] | None = patterns, steps: int | None = None
-    ) -> Record:
-        positions = torch.arange(len(some))
-        looked_at = Calibration(some, lambda _: some, positions, variant.calibration, 0)
-        loop = steps and PAPER[variant.method]._replace(iterations=steps)
-        return quantize_network(network, variant, looked_at, bits, loop or None)[1]
+        images: Tensor, bits: Mapping[str, Bits] | None = patterns, steps: int = 0
+    ) -> QuantizationRecord:
+        positions = torch.arange(len(images))
+        trial = Calibration(images, lambda _: images, positions, variant.calibration, 0)
+        few = loop._replace(iterations=steps) if loop is not None else None
+        return quantize_network(network, variant, trial, bits, few)[1]
 
     plain = Variant("nearest", variant.bits, variant.last_bits, variant.symmetric)
     fixed = quantize_network(network, plain, patterns=patterns)[1].seconds
     if calibration is None:
         return fixed
     images = calibration.images[:TRIAL_IMAGES]
-    if loop_images(variant):
-        steps = PAPER[variant.method].iterations
-        run(images, steps=1)  # libraries choose and build what they run on the first call
+    if loop is not None:
+        run(images, steps=1)  # libraries choose and build their kernels on the first call
         short, long = (run(images, steps=n).seconds for n in (1, 1 + TRIAL_STEPS))
         step = max(long - short, 0.0) / TRIAL_STEPS
-        return short + (steps - 1) * step
+        return short + (loop.iterations - 1) * step
     count = len(calibration.images) * max(1, calibration.rounds)
     return fixed + _extrapolate(network, variant, images, count, patterns or {}, run)
 
@@ -86,40 +92,40 @@ def _extrapolate(
     images: Tensor,
     count: int,
     patterns: Mapping[str, Bits],
-    run: Callable[[Tensor, Mapping[str, Bits]], Record],
+    run: Callable[[Tensor, Mapping[str, Bits]], QuantizationRecord],
 ) -> float:
-    """Seconds beside the search of grids, from trials with half of the images and with all."""
+    """Seconds in addition to the grid search, from trials with half of the images and with all."""
     shapes = _shapes(network, variant, patterns)
     tried = _choose(shapes)
     bits = {**patterns, **{name: UNQUANTIZED for name in shapes if name not in tried}}
     half = images[: max(2, len(images) // 2)]
     run(half, bits)  # warms up
     few, more = run(half, bits), run(images, bits)
-    each = max(1, len(images) - len(half))
+    added = max(1, len(images) - len(half))
 
     seconds = {layer.name: layer.seconds for layer in more.layers}
-    if variant.method not in ("obc", "nearest"):  # whose solver does not see the images
+    method = variant.spec
+    if method.looks_at_images and not method.sums_first:
         further = max(0, min(count, REFINED) - len(images))
         for layer in few.layers:
             grown = max(seconds[layer.name] - layer.seconds, 0.0)
-            seconds[layer.name] += grown / each * further
-    power = POWER.get(variant.method, 2)
-    size = {name: rows * columns**power for name, (rows, columns) in shapes.items()}
-    by_shape = {shapes[name]: each_one for name, each_one in seconds.items()}
+            seconds[layer.name] += grown / added * further
+    size = {name: rows * columns**method.power for name, (rows, columns) in shapes.items()}
+    by_shape = {shapes[name]: own_seconds for name, own_seconds in seconds.items()}
     largest = max(seconds, key=lambda name: size[name])
     solving = sum(
         by_shape.get(shapes[name], seconds[largest] * size[name] / size[largest]) for name in shapes
     )
     beside = [r.seconds - sum(layer.seconds for layer in r.layers) for r in (few, more)]
-    image = max(beside[1] - beside[0], 0.0) / each
-    if variant.paper:  # OBC's sums over all places of all layers, of which some were made
+    per_image = max(beside[1] - beside[0], 0.0) / added
+    if variant.paper:  # OBC sums over all places of all layers; the trial only over some layers
         work = _gram_work(network, images, shapes)
-        image *= sum(work.values()) / sum(work[name] for name in work if name in seconds)
-    return float(solving + image * count)
+        per_image *= sum(work.values()) / sum(work[name] for name in work if name in seconds)
+    return float(solving + per_image * count)
 
 
 def _shapes(network: nn.Module, variant: Variant, patterns: Mapping[str, Bits]) -> Shapes:
-    """Of what is to be quantized."""
+    """Shapes of the layers to quantize."""
     shapes: Shapes = {}
     for key, bits in layer_bits(network, variant, patterns).items():
         if bits != UNQUANTIZED:
@@ -129,7 +135,7 @@ def _shapes(network: nn.Module, variant: Variant, patterns: Mapping[str, Bits]) 
 
 
 def _choose(shapes: Shapes) -> set[str]:
-    """One layer of each shape that is not too large, and of the smallest shape in any case."""
+    """One layer of each shape that is not too large, and always one of the smallest shape."""
     smallest = min(shapes, key=lambda name: prod(shapes[name]))
     first = {shape: name for name, shape in reversed([*shapes.items()])}
     small = {name for (rows, columns), name in first.items() if rows * columns**2 <= LARGEST}
@@ -137,7 +143,7 @@ def _choose(shapes: Shapes) -> set[str]:
 
 
 def _gram_work(network: nn.Module, images: Tensor, shapes: Shapes) -> dict[str, float]:
-    """Places x columns^2 of each layer that the network calls."""
+    """Places times columns^2 of each layer that the network calls."""
     calls = Trace(copy.deepcopy(network).eval(), images[:2]).calls
     return {
         call.name: float(prod(call.shape[2:]) * shapes[call.name][1] ** 2)

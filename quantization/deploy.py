@@ -1,4 +1,4 @@
-"""A quantized network as other programs run it: ONNX with packed weights, or torchao's tensors."""
+"""Convert a quantized network for other programs: ONNX with packed weights, or torchao tensors."""
 
 import copy
 from collections.abc import Callable
@@ -11,22 +11,25 @@ from quantization.quantized_network import QuantizedNetwork, QuantizedWeight
 from quantization.rounding.pack import pack
 
 Image = tuple[int, int, int]  # channels, height, width
-OnnxModel = Any  # `onnx.ModelProto`, of a package that need not be installed
+OnnxModel = Any  # `onnx.ModelProto`; the package need not be installed
 
-WIDTH = {3: 2, 4: 2, 8: 4, 16: 4, 256: 8}  # bits of ONNX's integers for so many levels
+WIDTH = {3: 2, 4: 2, 8: 4, 16: 4, 256: 8}  # bits of ONNX's integers by the number of levels
 OPSET, IR_VERSION = 25, 13  # the first with INT2
-# Of the largest logit. Summing float32 in another order gave 1e-6 at most (WRN-28-2), activations
-# rounded to 8 bits 5e-3.
+# Share of the largest logit. Summing float32 in another order changed logits by at most 1e-6
+# (WRN-28-2), rounding activations to 8 bits by 5e-3.
 TOLERANCE = 1e-4
 
 
 def to_onnx(network: nn.Module, image: Image, quantized: QuantizedNetwork | None) -> OnnxModel:
-    """An ONNX model from `images` [batch, channels, height, width] to `logits` [batch, classes].
+    """Build an ONNX model from `images` [batch, channels, height, width] to `logits`.
 
     Args:
-        network: of the same architecture; it stays as it is.
-        image: channels, height, width of an image; the batch may be of any size.
-        quantized: the weights; None for the network's own, at full precision.
+        network: network of the same architecture; it stays as it is.
+        image: channels, height and width of an image; the batch may have any size.
+        quantized: the weights; None for the network's own at full precision.
+
+    Returns:
+        A model whose output `logits` is [batch, classes].
 
     Raises:
         ValueError: the network cannot be traced, or onnxruntime computes other logits.
@@ -40,10 +43,10 @@ def to_onnx(network: nn.Module, image: Image, quantized: QuantizedNetwork | None
 
 
 def to_torchao(network: nn.Module, image: Image, quantized: QuantizedNetwork) -> dict[str, Tensor]:
-    """A state dict for `load_state_dict(state, assign=True)`; arguments as `to_onnx`.
+    """Build a state dict for `load_state_dict(state, assign=True)`; arguments as in `to_onnx`.
 
     Raises:
-        ValueError: a layer is of a kind that torchao does not compute, or does differently.
+        ValueError: torchao does not compute a layer, or computes other logits.
     """
     from torchao.quantization import IntxUnpackedToInt8Tensor
 
@@ -54,8 +57,8 @@ def to_torchao(network: nn.Module, image: Image, quantized: QuantizedNetwork) ->
             continue
         if tensor.ndim not in (2, 4):
             raise ValueError(
-                f"`{key}` must be of a linear layer or a Conv2d, all that torchao computes, got"
-                f" shape {weight.shape}. Take `--format onnx` or `state_dict`."
+                f"`{key}` must belong to a linear layer or a Conv2d, because torchao computes no"
+                f" other, got shape {weight.shape}. Use `--format onnx` or `state_dict`."
             )
         codes, zero = _signed(weight)
         state[key] = IntxUnpackedToInt8Tensor(
@@ -74,7 +77,7 @@ def to_torchao(network: nn.Module, image: Image, quantized: QuantizedNetwork) ->
 
 
 def trace(network: nn.Module, image: Image) -> OnnxModel:
-    """The graph of a network in evaluation, its BatchNorm left beside the convolutions.
+    """Trace a network in evaluation mode, keeping BatchNorm apart from the convolutions.
 
     Raises:
         ValueError: the network cannot be traced.
@@ -87,7 +90,7 @@ def trace(network: nn.Module, image: Image) -> OnnxModel:
             network,
             (torch.zeros(2, *image),),
             dynamo=True,
-            optimize=False,  # it would fold BatchNorm into weights, which then have no codes
+            optimize=False,  # would fold BatchNorm into weights, which then have no codes
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             input_names=["images"],
             output_names=["logits"],
@@ -98,11 +101,11 @@ def trace(network: nn.Module, image: Image) -> OnnxModel:
         reason = str(error.__cause__ or error).strip().partition("\n")[0]
         raise ValueError(
             f"{type(network).__name__} must be traceable by torch.export with a batch of any size,"
-            f" got: {reason} Change it, or take `--format state_dict`."
+            f" got: {reason} Change it, or use `--format state_dict`."
         ) from error
     model = program.model_proto  # type: ignore[union-attr]
     weights = list(model.graph.initializer)
-    for weight in weights:  # as inputs, weights are out of the optimizer's reach
+    for weight in weights:  # as inputs, weights are beyond the optimizer's reach
         value = onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims)
         model.graph.input.append(value)
     model.graph.ClearField("initializer")
@@ -111,16 +114,16 @@ def trace(network: nn.Module, image: Image) -> OnnxModel:
     model.graph.initializer.extend(weights)
     model.graph.ClearField("value_info")
     for part in (model, model.graph, *model.graph.node, *model.graph.initializer):
-        part.ClearField("metadata_props")  # where on this machine each line of code lies
+        part.ClearField("metadata_props")  # paths of source files on this machine
     model.ir_version = IR_VERSION
     return model
 
 
 def pack_weights(model: OnnxModel, quantized: QuantizedNetwork) -> None:
-    """Put codes and a DequantizeLinear in the place of every weight that was quantized.
+    """Replace every quantized weight by its codes and a DequantizeLinear.
 
     Raises:
-        RuntimeError: the model was traced with other weights.
+        RuntimeError: the model was traced with different weights.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -135,22 +138,24 @@ def pack_weights(model: OnnxModel, quantized: QuantizedNetwork) -> None:
         kind = getattr(TensorProto, f"INT{bits}")
         for part, values in zip(("codes", "zero"), _signed(weight), strict=True):
             shape = weight.shape if part == "codes" else [len(values)]
-            # two's complement, and unlike in our files no gap between the rows
+            # two's complement, and, unlike in our files, no gaps between rows
             content = pack(values.byte().reshape(1, -1) & (2**bits - 1), 2**bits).numpy()
             kept.append(helper.make_tensor(f"{name}.{part}", kind, shape, content.tobytes(), True))
         kept.append(numpy_helper.from_array(weight.grid.scale.flatten().numpy(), f"{name}.scale"))
         inputs, output = [f"{name}.codes", f"{name}.scale", f"{name}.zero"], name
         consumers = {node.op_type for node in model.graph.node if name in node.input}
         if not consumers <= {"Conv", "Gemm"} and len(weight.shape) == 2:
-            # Flatten does nothing to a matrix. Without it, onnxruntime 1.32 fuses a linear layer
-            # on sequences to MatMulNBits, which rounds activations to 8 bits: 0.5% of a logit.
+            # Flatten leaves a matrix as it is. Without it, onnxruntime 1.32 fuses a linear layer
+            # on sequences into MatMulNBits, which rounds activations to 8 bits: 0.5% of a logit.
             output = f"{name}.matrix"
             nodes.append(helper.make_node("Flatten", [output], [name], axis=1))
         dequantize = helper.make_node("DequantizeLinear", inputs, [output], name=name, axis=0)
         nodes.insert(0, dequantize)
     nodes += model.graph.node
-    if left := [tensor.name for tensor in kept if tensor.name in quantized.weights]:
-        raise RuntimeError(f"Load the quantized weights before `trace`: {', '.join(left)} differ.")
+    if unpacked := [tensor.name for tensor in kept if tensor.name in quantized.weights]:
+        raise RuntimeError(
+            f"Load the quantized weights before `trace`: {', '.join(unpacked)} differ."
+        )
     model.graph.ClearField("initializer")
     model.graph.ClearField("node")
     model.graph.initializer.extend(kept)
@@ -158,7 +163,7 @@ def pack_weights(model: OnnxModel, quantized: QuantizedNetwork) -> None:
 
 
 def run_onnx(model: OnnxModel, images: Tensor) -> Tensor:
-    """Logits by onnxruntime on the CPU."""
+    """Compute logits with onnxruntime on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -170,7 +175,7 @@ def run_onnx(model: OnnxModel, images: Tensor) -> Tensor:
 
 
 def _loaded(network: nn.Module, quantized: QuantizedNetwork | None) -> nn.Module:
-    """A copy for inference."""
+    """A copy of the network for inference, with the quantized weights."""
     network = copy.deepcopy(network).eval()
     if quantized is not None:
         network.load_state_dict(quantized.state_dict())
@@ -178,10 +183,10 @@ def _loaded(network: nn.Module, quantized: QuantizedNetwork | None) -> nn.Module
 
 
 def _by_value(quantized: QuantizedNetwork) -> dict[tuple[tuple[int, ...], bytes], QuantizedWeight]:
-    """Weights by what they dequantize to.
+    """Weights by their dequantized values.
 
-    Two names of one weight have a set of codes each, of which the network keeps the last; and the
-    ONNX exporter picks one of the names. By value there is no doubt.
+    Two names of one weight have a set of codes each, and the network keeps the last set, while the
+    ONNX exporter picks either name. Looking weights up by value settles which codes apply.
     """
     return {_value(weight.dequantize()): weight for weight in quantized.weights.values()}
 
@@ -191,14 +196,14 @@ def _value(tensor: Tensor) -> tuple[tuple[int, ...], bytes]:
 
 
 def _signed(weight: QuantizedWeight) -> tuple[Tensor, Tensor]:
-    """Codes and zero points as int8, both moved down by half the levels."""
+    """Codes and zero points as int8, both shifted down by half the levels."""
     half = weight.grid.levels // 2
     codes, zero = (part.short() - half for part in (weight.codes, weight.grid.zero))
     return codes.to(torch.int8), zero.to(torch.int8)
 
 
 def _check_logits(network: nn.Module, deployed: Callable[[Tensor], Tensor], image: Image) -> None:
-    """Raise a ValueError unless both give the same logits for 8 images of noise."""
+    """Raise ValueError unless both give the same logits for 8 images of noise."""
     images = torch.randn(8, *image, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = network(images)
@@ -207,6 +212,6 @@ def _check_logits(network: nn.Module, deployed: Callable[[Tensor], Tensor], imag
     if not difference <= allowed:
         raise ValueError(
             f"The exported logits must be within {allowed:.2g} of the network's, got a difference"
-            f" of {difference:.2g}. Does {type(network).__name__} draw random numbers in"
-            " evaluation? Take `--format state_dict` then."
+            f" of {difference:.2g}. If {type(network).__name__} draws random numbers in evaluation"
+            " mode, use `--format state_dict`."
         )

@@ -1,4 +1,4 @@
-"""How a unit's layers are fitted: by the published loop, by descent, or by GPTQ."""
+"""Fit the layers of one unit: by the published loop, by descent, or layer by layer."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from quantization.reconstruct import CHUNK, Codes, Fitted, Unit
+from quantization.calibration import CHUNK
+from quantization.reconstruct import Unit
 from quantization.refine import refine
 from quantization.rounding.adaround import Settings, learn_rounding
 from quantization.rounding.descent import descend
@@ -21,20 +22,21 @@ from quantization.rounding.gram import (
     make_quadratic,
     outputs_at,
     patches_at,
-    places_an_image,
+    places_per_image,
 )
 from quantization.rounding.grid import Grid, dequantize
 from quantization.rounding.nearest import nearest
+from quantization.task import Codes, Fitted
 
 REFINED = 256  # images; 512 in half as many passes were no more accurate
 
-Solve = Callable[[Tensor, Grid, Quadratic], Codes]
+SolveQuadratic = Callable[[Tensor, Grid, Quadratic], Codes]
 
 
 def fit_loop(
     unit: Unit, streams: Sequence[Tensor], generator: torch.Generator, settings: Settings
 ) -> dict[str, Fitted]:
-    """Learn the rounding of all layers of a unit together, by its output with what follows."""
+    """Learn the rounding of all layers of a unit together, by the output of its tail."""
     rows = {name: plan.rows for name, plan in unit.plans.items()}
     grids = {name: plan.grid for name, plan in unit.plans.items()}
     targets = torch.cat([unit.forward_tail(rows, stream.chunk(2)[0]) for stream in streams])
@@ -43,63 +45,64 @@ def fit_loop(
         rows, grids, unit.forward_tail, inputs, targets, settings, generator, unit.importance
     )
     chunks = torch.split(inputs, CHUNK), torch.split(targets, CHUNK)
-    before, after = (_error(unit, some, *chunks) for some in (_nearest(unit), codes))
+    before, after = (_error(unit, choice, *chunks) for choice in (_nearest(unit), codes))
     return {name: Fitted(codes[name], before, after) for name in codes}
 
 
 def fit_descent(
     unit: Unit, streams: Sequence[Tensor], generator: torch.Generator
 ) -> dict[str, Fitted]:
-    """Start from the quadratic error of each layer, then lower the exact one of the unit.
+    """Start from the quadratic error of each layer, then lower the exact error of the unit.
 
-    The exact one, with the activation, is the published loop's without its regulariser. It is
-    looked at on the first `REFINED` images.
+    The exact error, with the activation, is the published loop's without its regulariser. It is
+    measured on the first `REFINED` images.
     """
-    found = _fit_each(unit, streams, generator, descend)
+    fits = _fit_layers(unit, streams, generator, descend)
     rows = {name: plan.rows for name, plan in unit.plans.items()}
     images = sum(len(stream) for stream in streams) // 2
-    some = streams[: math.ceil(REFINED / CHUNK)]
-    inputs = [stream.chunk(2)[1] for stream in some]
-    targets = [unit.forward_tail(rows, stream.chunk(2)[0]) for stream in some]
+    streams = streams[: math.ceil(REFINED / CHUNK)]
+    inputs = [stream.chunk(2)[1] for stream in streams]
+    targets = [unit.forward_tail(rows, stream.chunk(2)[0]) for stream in streams]
     share = sum(len(chunk) for chunk in inputs) / images
-    grams = {name: gram * share for name, (_, gram) in found.items()}
-    codes = {name: fitted.codes for name, (fitted, _) in found.items()}
+    grams = {name: gram * share for name, (_, gram) in fits.items()}
+    codes = {name: fitted.codes for name, (fitted, _) in fits.items()}
     codes = refine(unit, inputs, targets, codes, grams, generator)
     plain = _nearest(unit)
-    before, after = (_error(unit, some, inputs, targets) for some in (plain, codes))
-    if after > before:  # a layer of a few weights, of which the activation hides most
+    before, after = (_error(unit, choice, inputs, targets) for choice in (plain, codes))
+    if after > before:  # a layer of a few weights, most of which the activation hides
         codes, after = plain, before
     return {name: Fitted(codes[name], before, after) for name in codes}
 
 
 def fit_quadratic(
-    unit: Unit, streams: Sequence[Tensor], generator: torch.Generator, solve: Solve
+    unit: Unit, streams: Sequence[Tensor], generator: torch.Generator, solve: SolveQuadratic
 ) -> dict[str, Fitted]:
     """Fit one layer after the other, each by the squared error of an output that is linear in it.
 
-    That is the layer's own output; but where that is added into a block's, it is the block's, so
-    that the layer makes up for all errors before it and beside it. No activation is in between.
+    That output is the layer's own. If it is added into the block's without an activation in
+    between, it is the block's, so that the layer makes up for all errors before and beside it.
     """
-    found = _fit_each(unit, streams, generator, solve)
-    return {name: fitted for name, (fitted, _) in found.items()}
+    fits = _fit_layers(unit, streams, generator, solve)
+    return {name: fitted for name, (fitted, _) in fits.items()}
 
 
-def _fit_each(
-    unit: Unit, streams: Sequence[Tensor], generator: torch.Generator, solve: Solve
+def _fit_layers(
+    unit: Unit, streams: Sequence[Tensor], generator: torch.Generator, solve: SolveQuadratic
 ) -> dict[str, tuple[Fitted, Tensor]]:
-    """As `fit_quadratic`, with the Gram matrices of the layers' inputs, over all their places."""
+    """Each layer's result as `fit_quadratic`, and the Gram matrix of its inputs at all places."""
     rows = {name: plan.rows for name, plan in unit.plans.items()}
-    looked = _look(unit, rows, streams, generator)
-    found = {}
+    targets = _collect_targets(unit, rows, streams, generator)
+    fits = {}
     for name, plan in unit.plans.items():
-        quadratic = add_up(_quadratics(unit, name, rows, streams, looked))
+        quadratic = add_up(_quadratics(unit, name, rows, streams, targets))
         codes = solve(plan.rows, plan.grid, quadratic)
         plain = dequantize(nearest(plan.rows, plan.grid), plan.grid)
         rows[name] = dequantize(codes, plan.grid)
-        before, after = (quadratic.error(some, unit.scales[name]) for some in (plain, rows[name]))
-        left_out = looked[0].places[name] / looked[0].positions[name].shape[1]
-        found[name] = Fitted(codes, before, after), quadratic.gram * left_out
-    return found
+        choices = plain, rows[name]
+        before, after = (quadratic.error(choice, unit.scales[name]) for choice in choices)
+        upscale = targets[0].places[name] / targets[0].positions[name].shape[1]  # from the sample
+        fits[name] = Fitted(codes, before, after), quadratic.gram * upscale
+    return fits
 
 
 def _nearest(unit: Unit) -> dict[str, Codes]:
@@ -109,7 +112,7 @@ def _nearest(unit: Unit) -> dict[str, Codes]:
 def _error(
     unit: Unit, codes: Mapping[str, Codes], inputs: Sequence[Tensor], targets: Sequence[Tensor]
 ) -> float:
-    """The relative squared error of the unit's output that codes leave."""
+    """The relative squared error of the unit's output with these codes."""
     rows = {name: dequantize(codes[name], plan.grid) for name, plan in unit.plans.items()}
     pairs = zip(inputs, targets, strict=True)
     left = torch.stack([(unit.forward_tail(rows, x) - t).square().sum() for x, t in pairs])
@@ -117,39 +120,39 @@ def _error(
     return (left.sum() / power.clamp(min=1e-30)).item()
 
 
-class _Seen(NamedTuple):
-    """What full precision gives at the places of one chunk that are looked at, by layer."""
+class LayerTargets(NamedTuple):
+    """Full-precision values at the sampled places of one chunk, by layer."""
 
-    places: dict[str, int]  # of the layer's output in an image
+    places: dict[str, int]  # places of the layer's output per image
     positions: dict[str, Int64[Tensor, "images chosen"]]
     outputs: dict[str, Float[Tensor, "chosen rows"]]
     ends: dict[str, Float[Tensor, "chosen rows"]]  # the unit's output there
-    weights: dict[str, Float[Tensor, " chosen"]]  # of the error there
+    weights: dict[str, Float[Tensor, " chosen"]]  # weight of the error there
 
 
-def _look(
+def _collect_targets(
     unit: Unit, rows: Mapping[str, Tensor], streams: Sequence[Tensor], generator: torch.Generator
-) -> list[_Seen]:
-    """Choose places of every layer's output, and note what should come out there."""
-    images, done, looked = sum(len(stream) for stream in streams) // 2, 0, []
+) -> list[LayerTargets]:
+    """Sample places of every layer's output, and note the values wanted there."""
+    images, done, chunks = sum(len(stream) for stream in streams) // 2, 0, []
     for stream in streams:
         with _watched(unit) as (_, outputs):
             end = unit.forward(rows, stream.chunk(2)[0])
-        seen = _Seen({}, {}, {}, {}, {})
+        targets = LayerTargets({}, {}, {}, {}, {})
         for name, plan in unit.plans.items():
             places = outputs[name][0].numel() // len(plan.rows)
-            chosen = places_an_image(images, places, plan.rows.shape[1])
+            chosen = places_per_image(images, places, plan.rows.shape[1])
             at = draw_positions(len(end), places, chosen, generator)
-            seen.places[name], seen.positions[name] = places, at
-            seen.outputs[name] = outputs_at(plan.layer, outputs[name], at)
+            targets.places[name], targets.positions[name] = places, at
+            targets.outputs[name] = outputs_at(plan.layer, outputs[name], at)
             if unit.scales[name] is not None:
-                seen.ends[name] = outputs_at(plan.layer, end, at)
+                targets.ends[name] = outputs_at(plan.layer, end, at)
             if unit.importance is not None and outputs[name].shape[2:] == end.shape[2:]:
                 here = unit.importance[done : done + len(end)].mean(1, keepdim=True)
-                seen.weights[name] = outputs_at(plan.layer, here, at).flatten()
+                targets.weights[name] = outputs_at(plan.layer, here, at).flatten()
         done += len(end)
-        looked.append(seen)
-    return looked
+        chunks.append(targets)
+    return chunks
 
 
 def _quadratics(
@@ -157,39 +160,39 @@ def _quadratics(
     name: str,
     rows: Mapping[str, Tensor],
     streams: Sequence[Tensor],
-    looked: list[_Seen],
+    targets: list[LayerTargets],
 ) -> Iterator[Quadratic]:
-    """The error of one layer on each chunk, given the other layers' weights as they are now."""
+    """The error of one layer on each chunk, given the current weights of the other layers."""
     plan, scale = unit.plans[name], unit.scales[name]
-    for stream, seen in zip(streams, looked, strict=True):
-        at = seen.positions[name]
+    for stream, wanted in zip(streams, targets, strict=True):
+        at = wanted.positions[name]
         with _watched(unit, until=name if scale is None else None) as (inputs, outputs):
             end = unit.forward(rows, stream.chunk(2)[1])
-        target = seen.outputs[name]
+        target = wanted.outputs[name]
         if scale is not None:
-            missing = seen.ends[name] - outputs_at(plan.layer, end, at)
-            # a channel that is hardly passed on cannot make up for the others
+            missing = wanted.ends[name] - outputs_at(plan.layer, end, at)
+            # a channel that is hardly passed on cannot make up for other layers
             passed = scale.abs() > 1e-2 * scale.abs().mean()
             missing = missing / torch.where(passed, scale, torch.inf)
             target = outputs_at(plan.layer, outputs[name], at) + missing
         if plan.layer.bias is not None:
             target = target - plan.layer.bias
         patches = patches_at(plan.layer, inputs[name], at)
-        if name in seen.weights:
-            root = seen.weights[name].sqrt()[:, None]
+        if name in wanted.weights:
+            root = wanted.weights[name].sqrt()[:, None]
             patches, target = patches * root, target * root
         yield make_quadratic(patches, target)
 
 
 class _Reached(Exception):
-    """The layer that a pass was made for has been given its inputs."""
+    """The pass has reached the inputs of the layer it was run for."""
 
 
 @contextmanager
 def _watched(
     unit: Unit, until: str | None = None
 ) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
-    """Note what the unit's layers are given and what they give, and stop at `until`."""
+    """Note the inputs and outputs of the unit's layers, and stop at the inputs of `until`."""
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
 
@@ -199,7 +202,7 @@ def _watched(
             raise _Reached
 
     def after(name: str, module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
-        outputs[name] = output.clone()  # what follows may work in place
+        outputs[name] = output.clone()  # later operations may work in place
 
     handles = []
     for name, plan in unit.plans.items():

@@ -1,4 +1,4 @@
-"""One pass of a network over many images that stops at each layer until it has been quantized."""
+"""One pass of a network over many images that waits at each layer until it is quantized."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,9 +9,9 @@ import torch
 from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 
-# Bytes of a stop's inputs, all chunks together, up to which runs are suspended there. What their
-# functions hold is two to four times as much.
-MOST = 2e8
+# Largest inputs of a stop, in bytes over all chunks, for which runs are suspended. What a suspended
+# run holds is two to four times as much.
+MAX_SUSPENDED = 2e8
 
 Answer = Callable[[Tensor], Tensor]
 Visit = Callable[[str, Sequence[Tensor]], Answer]
@@ -20,31 +20,31 @@ Visit = Callable[[str, Sequence[Tensor]], Answer]
 def lockstep(
     network: nn.Module, stops: Mapping[str, nn.Module], chunks: Sequence[Tensor], visit: Visit
 ) -> None:
-    """Run a network on every chunk of images, all up to the same stop before any goes on.
+    """Run a network on every chunk of images, all up to the same stop before any continues.
 
-    Each chunk is a coroutine that is suspended where the network calls a stop, so that whatever
-    lies between the stops needs no graph and is computed once. But where a stop's inputs are large
-    a run is given up, and made anew for the next stop. A module that is called twice stops twice.
+    Each chunk is a coroutine that is suspended where the network calls a stop, so that everything
+    between the stops needs no graph and is computed once. If a stop's inputs are large, its runs
+    are abandoned and restarted for the next stop. A module that is called twice stops twice.
 
     Args:
-        network: in evaluation mode, so that an example's output depends on no other.
+        network: network in evaluation mode, so that examples do not affect each other.
         stops: modules by name; none may contain another.
         chunks: inputs of the network.
-        visit: given a stop's name and its inputs, a chunk each, gives what the stop does from there
-            on with a chunk.
+        visit: maps a stop's name and its inputs, one tensor per chunk, to the function that the
+            stop applies to each chunk from then on.
 
     Raises:
-        ValueError: a stop is called with other than one tensor or under autocast, or chunks meet
-            different stops.
+        ValueError: a stop is not called with exactly one tensor, or is called under autocast, or
+            chunks reach different stops.
     """
-    runs = [_Run(network, stops, chunk, MOST / len(chunks)) for chunk in chunks]
+    runs = [_Run(network, stops, chunk, MAX_SUSPENDED / len(chunks)) for chunk in chunks]
     answers: list[Answer] = []
     while True:
-        names = {run.go_on(answers) for run in runs}
+        names = {run.resume(answers) for run in runs}
         if len(names) > 1:
             places = sorted("its end" if name is None else f"`{name}`" for name in names)
             raise ValueError(
-                f"{type(network).__name__} takes another path for other images, first at "
+                f"{type(network).__name__} takes different paths for different images, first at "
                 f"{' and '.join(places)}; only a network that calls the same layers for all images "
                 "can be quantized layer by layer. Use `nearest` or `obc`."
             )
@@ -55,21 +55,21 @@ def lockstep(
 
 
 class _Run:
-    """One chunk's way through the network.
+    """The pass of one chunk through the network.
 
     Attributes:
-        inputs: of the stop that was reached.
+        inputs: inputs of the stop that it has reached.
     """
 
     def __init__(
-        self, network: nn.Module, stops: Mapping[str, nn.Module], chunk: Tensor, most: float
+        self, network: nn.Module, stops: Mapping[str, nn.Module], chunk: Tensor, max_bytes: float
     ) -> None:
-        self.network, self.stops, self.chunk, self.most = network, stops, chunk, most
-        self.run: greenlet | None = None  # where it is suspended
+        self.network, self.stops, self.chunk, self.max_bytes = network, stops, chunk, max_bytes
+        self.run: greenlet | None = None  # the suspended pass
         self.inputs = chunk
 
-    def go_on(self, answers: Sequence[Answer]) -> str | None:
-        """Reach the first stop that has no answer, and give its name, or None at the end."""
+    def resume(self, answers: Sequence[Answer]) -> str | None:
+        """Reach the first stop that has no answer; return its name, or None at the end."""
         if self.run is None:
             self.run, self.inputs = greenlet(self.network.__call__), self.chunk
             answers = [torch.clone, *answers]  # a network may work in place
@@ -78,13 +78,13 @@ class _Run:
         name = None
         for answer in answers:
             given = [answer(self.inputs)]
-            del self.inputs  # freed while the network goes on
-            with _stopping(self.stops):  # not while the answer is computed, which calls modules
+            del self.inputs  # freed while the network continues
+            with _stopping(self.stops):  # only here: computing the answer calls modules too
                 reached = self.run.switch(given.pop())
             if self.run.dead:
                 return None
             name, self.inputs = reached
-        if self.inputs.nbytes > self.most:
+        if self.inputs.nbytes > self.max_bytes:
             self.run.throw()
             self.run = None
         return name
@@ -92,7 +92,7 @@ class _Run:
 
 @contextmanager
 def _stopping(stops: Mapping[str, nn.Module]) -> Iterator[None]:
-    # Not `forward`, around which a module's own hooks would run here and again in the visit.
+    # Not `forward`: a module's own hooks would run around it here and again in the visit.
     before = [module.__dict__.get("_compiled_call_impl") for module in stops.values()]
     for name, module in stops.items():
         module._compiled_call_impl = partial(_stop, name)
@@ -106,11 +106,11 @@ def _stopping(stops: Mapping[str, nn.Module]) -> Iterator[None]:
 def _stop(name: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
     if len(args) != 1 or kwargs or not isinstance(args[0], Tensor):
         raise ValueError(f"`{name}` must be called with one tensor to be quantized as a whole.")
-    if torch.is_autocast_enabled(args[0].device.type):  # it would outlive the run that is suspended
+    if torch.is_autocast_enabled(args[0].device.type):  # it would outlive the suspended run
         raise ValueError(
-            f"`{name}` is called under autocast, and is quantized layer by layer in float32 only."
-            " Take `torch.autocast` out of the network, for `--trainer.precision` does the same, or"
-            " use `nearest` or `obc`."
+            f"`{name}` is called under autocast, but is quantized layer by layer in float32 only."
+            " Remove `torch.autocast` from the network, since `--trainer.precision` does the same,"
+            " or use `nearest` or `obc`."
         )
     main = getcurrent().parent
     if main is None:

@@ -1,24 +1,26 @@
-"""A whole network, quantized in a copy: codes for its layers, everything else as it is."""
+"""What a quantized network is: codes for its layers, everything else unchanged, and a record."""
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
+from quantization.calibration import Calibration
 from quantization.rounding.grid import LEVELS, Bits, Grid, dequantize
+from quantization.task import LayerRecord
 from quantization.trace import LAYERS
 from quantization.variant import UNQUANTIZED, Variant
 
 
 class QuantizedWeight(NamedTuple):
-    """One layer's weight.
+    """The weight of one layer.
 
     Attributes:
-        codes: flattened to a row an output channel.
-        grid: what the codes stand for.
-        shape: of the weight in its network.
+        codes: one row per output channel.
+        grid: the values that the codes stand for.
+        shape: shape of the weight in its network.
     """
 
     codes: UInt8[Tensor, "rows columns"]
@@ -31,12 +33,12 @@ class QuantizedWeight(NamedTuple):
 
 
 class QuantizedNetwork(NamedTuple):
-    """A network's state, split into what was quantized and what was not.
+    """The state of a network, split into quantized weights and the rest.
 
     Attributes:
         variant: how it was quantized.
-        weights: of convolutions and linear layers, by their key in the state dict.
-        rest: biases, normalisation and all else, unchanged.
+        weights: weights of convolutions and linear layers, by their key in the state dict.
+        rest: biases, normalisation and everything else, by key.
     """
 
     variant: Variant
@@ -44,8 +46,45 @@ class QuantizedNetwork(NamedTuple):
     rest: dict[str, Tensor]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """For `load_state_dict` of the same architecture."""
+        """A state dict for `load_state_dict` of the same architecture."""
         return self.rest | {key: weight.dequantize() for key, weight in self.weights.items()}
+
+
+class QuantizationRecord(NamedTuple):
+    """What happened to one network.
+
+    Attributes:
+        variant: how it was quantized.
+        objective: what was minimised, in a phrase.
+        layers: a record of each layer, in the order in which they were solved.
+        seconds: wall time of the whole quantization.
+    """
+
+    variant: Variant
+    objective: str
+    layers: list[LayerRecord]
+    seconds: float
+
+    @property
+    def units(self) -> list[str]:
+        """Blocks and single layers that were reconstructed as a whole, in order."""
+        return list(dict.fromkeys(layer.unit for layer in self.layers))
+
+    def as_json(self, calibration: Calibration | None) -> dict[str, Any]:
+        """Everything as plain values, with the images that were used."""
+        used = calibration and {
+            "source": calibration.source,
+            "images": len(calibration.indices),
+            "indices": calibration.indices.tolist(),
+        }
+        return {
+            "variant": str(self.variant),
+            "objective": self.objective,
+            "calibration": used,
+            "units": self.units,
+            "layers": [layer._asdict() for layer in self.layers],
+            "seconds": self.seconds,
+        }
 
 
 def layer_bits(
@@ -54,14 +93,15 @@ def layer_bits(
     """Bits of every weight to quantize, by its state-dict key, in the order of registration.
 
     Args:
-        network: whose layers are looked for.
-        variant: gives the bits of all of them, and of the last.
-        patterns: bits of the layers whose name matches, such as `layer1.*`; a later one overrides
-            an earlier one, and the variant's `-last` overrides both. 32 is full precision.
+        network: the network with the layers.
+        variant: gives the bits of all layers, and of the last.
+        patterns: bits of the layers whose name matches, such as `layer1.*`; a later pattern
+            overrides an earlier one, and the variant's `-last` overrides both. 32 is full
+            precision.
 
     Raises:
-        ValueError: there is no such weight, or one is not a plain parameter; no grid has so many
-            bits; a pattern matches no layer.
+        ValueError: the network has no such layer, a weight is not a plain parameter, bits do not
+            exist, or a pattern matches no layer.
     """
     # Duplicates stay: a layer used under two names has two keys in the state dict.
     modules = network.named_modules(remove_duplicate=False)
@@ -79,11 +119,11 @@ def layer_bits(
                 " be stored as codes. Call `remove_parametrizations` on that layer first."
             )
     bits = dict.fromkeys(names, variant.bits)
-    for pattern, some in (patterns or {}).items():
-        if some != UNQUANTIZED and some not in LEVELS:
+    for pattern, own_bits in (patterns or {}).items():
+        if own_bits != UNQUANTIZED and own_bits not in LEVELS:
             raise ValueError(
                 f"`layer_bits` must give `{pattern}` one of {', '.join(map(str, LEVELS))} bits, or"
-                f" 32 for full precision, got {some:g}."
+                f" 32 for full precision, got {own_bits:g}."
             )
         matching = [name for name in names if fnmatchcase(name, pattern)]
         if not matching:
@@ -91,7 +131,7 @@ def layer_bits(
                 f"`layer_bits` has `{pattern}`, which matches no layer of"
                 f" {type(network).__name__}. It has {', '.join(names)}."
             )
-        bits |= dict.fromkeys(matching, some)
+        bits |= dict.fromkeys(matching, own_bits)
     if variant.last_bits is not None:
         bits[names[-1]] = variant.last_bits
-    return {keys[name]: some for name, some in bits.items()}
+    return {keys[name]: own_bits for name, own_bits in bits.items()}

@@ -1,126 +1,126 @@
-"""Quantize a network unit by unit, each given what the already quantized ones before it put out."""
+"""Quantize a network unit by unit, each on the outputs of the quantized units before it."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial, reduce
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from quantization.calibration import DivergedError, LayerRecord
+from quantization.calibration import CHUNK, check_finite
+from quantization.fisher import fisher_diagonal
 from quantization.lockstep import Answer, lockstep
-from quantization.rounding.gram import Layer
-from quantization.rounding.grid import Bits, Grid, dequantize
-from quantization.rounding.nearest import nearest
-from quantization.trace import Operation
-
-LARGEST = 1e15  # sums of squares of more do not fit in float32
-CHUNK = 128  # images that a network is run on at a time
-
-Codes = UInt8[Tensor, "rows columns"]
-
-
-class Plan(NamedTuple):
-    """One layer that is to be quantized: its weight as rows, and the grid for them."""
-
-    layer: Layer
-    rows: Float[Tensor, "rows columns"]
-    grid: Grid
-    bits: Bits
-
-
-class Fitted(NamedTuple):
-    """Codes of one layer, and the relative error with nearest codes and with these."""
-
-    codes: Codes
-    error_before: float | None
-    error_after: float | None
+from quantization.operation import Operation
+from quantization.rounding.grid import dequantize
+from quantization.task import Codes, Fitted, LayerPlan, LayerRecord, Solution, Task, make_record
 
 
 class Unit(NamedTuple):
-    """What is reconstructed as a whole.
+    """A block or a single layer whose output is reconstructed as a whole.
 
     Attributes:
-        name: of the module in its network.
-        module: a block, or a single layer.
-        plans: of its layers, by their names in the network, in the order of execution.
-        scales: the factor at which each layer's output is added into the unit's output, if it is.
-        tail: what follows a single layer, before anything else uses its output.
-        importance: of the squared error of each output, mean 1; None for a plain mean.
+        name: name of the module in its network.
+        module: the block or layer.
+        plans: its layers, by their names in the network, in order of execution.
+        scales: factor at which each layer's output is added into the unit's output; None if it is
+            not simply added.
+        tail: operations that follow a single layer before anything else uses its output.
+        importance: weight of the squared error of each output, mean 1; None for a plain mean.
     """
 
     name: str
     module: nn.Module
-    plans: dict[str, Plan]
+    plans: dict[str, LayerPlan]
     scales: dict[str, Float[Tensor, " rows"] | None]
     tail: list[Operation]
     importance: Float[Tensor, "images channels *places"] | None
 
     def forward(self, rows: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        """What the module gives with other weights."""
+        """The module's output with the weights `rows`."""
         weights = {}
-        for name, some in rows.items():
+        for name, weight in rows.items():
             key = f"{name}.weight".removeprefix(self.name).removeprefix(".")
-            weights[key] = some.reshape(self.plans[name].layer.weight.shape)
+            weights[key] = weight.reshape(self.plans[name].layer.weight.shape)
         outputs: Tensor = functional_call(self.module, weights, (inputs,))
         return outputs
 
     def forward_tail(self, rows: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        """The same, and what follows."""
+        """The output of the module and its tail with the weights `rows`."""
         outputs = self.forward(rows, inputs)
         return reduce(lambda value, operation: operation(value), self.tail, outputs)
 
 
-Fit = Callable[[Unit, Sequence[Tensor], torch.Generator], dict[str, Fitted]]
+FitUnit = Callable[[Unit, Sequence[Tensor], torch.Generator], dict[str, Fitted]]
 
 
-def reconstruct(
-    network: nn.Module,
-    images: Float[Tensor, "images channels height width"],
-    units: Sequence[Unit],
-    fit: Fit,
-    generator: torch.Generator,
-) -> tuple[dict[str, Codes], list[LayerRecord]]:
+def make_units(task: Task) -> list[Unit]:
+    """The blocks, and every layer outside them, in the order in which the network calls them."""
+    trace, plans = task.trace, task.plans
+    layers_by_unit: dict[str, list[str]] = {}
+    for layer in (name for name in trace.layers if name in plans):
+        unit = next((name for name in task.blocks if layer.startswith(f"{name}.")), layer)
+        layers_by_unit.setdefault(unit, []).append(layer)
+    importance: dict[str, Tensor] = {}
+    if task.fisher:
+        ends = {
+            name: trace.modules[name]
+            for name in layers_by_unit
+            if name not in plans or not trace.tail(name)  # a block's error is at its own end
+        }
+        images = task.calibration.images
+        importance = fisher_diagonal(trace.network, ends, images, task.generator())
+    return [
+        Unit(
+            name,
+            trace.modules[name],
+            {layer: plans[layer] for layer in layers},
+            {la: trace.scale_into(la, name) if name in task.blocks else None for la in layers},
+            trace.tail(name) if name in plans else [],
+            importance.get(name),
+        )
+        for name, layers in layers_by_unit.items()
+    ]
+
+
+def reconstruct(task: Task, fit: FitUnit) -> Solution:
     """Quantize the units in the order in which the network calls them.
 
-    The network runs once on two streams side by side, halves of one batch: what full precision
-    gives at each place, and what the layers that are already quantized give.
+    The network runs once on two streams side by side, as halves of one batch: the full-precision
+    values at each place, and the values after the layers that are already quantized.
 
     Args:
-        network: in evaluation mode, which is left as it is.
-        images: that it is run on.
-        units: of the network.
+        task: the network, its layers and the images.
         fit: finds codes for a unit's layers from its inputs, chunks of both streams.
-        generator: of everything random, on the CPU.
 
     Returns:
-        Codes by the names of layers, and what became of each.
+        Codes by layer, and a record of each.
 
     Raises:
-        ValueError: a unit's inputs or outputs are not finite; as `lockstep`.
+        DivergedError: a unit's inputs or outputs are not finite.
+        ValueError: see `lockstep`.
     """
-    by_name = {unit.name: unit for unit in units}
+    units, generator = {unit.name: unit for unit in make_units(task)}, task.generator()
     rows: dict[str, dict[str, Tensor]] = {}
     codes: dict[str, Codes] = {}
     records: list[LayerRecord] = []
 
     def visit(name: str, streams: Sequence[Tensor]) -> Answer:
-        unit = by_name[name]
+        unit = units[name]
         if name not in rows:
             started = time.perf_counter()
             check_finite(name, (stream.chunk(2)[0] for stream in streams))
-            fitted = fit(unit, streams, generator)
-            codes.update((layer, each.codes) for layer, each in fitted.items())
+            fits = fit(unit, streams, generator)
+            codes.update((layer, fitted.codes) for layer, fitted in fits.items())
             rows[name] = {
-                layer: dequantize(each.codes, unit.plans[layer].grid)
-                for layer, each in fitted.items()
+                layer: dequantize(fitted.codes, unit.plans[layer].grid)
+                for layer, fitted in fits.items()
             }
-            seconds = (time.perf_counter() - started) / len(fitted)
-            for layer, each in fitted.items():
-                records.append(make_record(name, layer, unit.plans[layer], each, seconds))
+            seconds = (time.perf_counter() - started) / len(fits)
+            for layer, fitted in fits.items():
+                records.append(make_record(name, layer, unit.plans[layer], fitted, seconds))
         return partial(answer, unit)
 
     def answer(unit: Unit, stream: Tensor) -> Tensor:
@@ -129,24 +129,9 @@ def reconstruct(
         check_finite(unit.name, [outputs], "gives")
         return torch.cat([outputs, unit.forward(rows[unit.name], quantized)])
 
-    chunks = [chunk.repeat(2, 1, 1, 1) for chunk in torch.split(images, CHUNK)]
+    chunks = [chunk.repeat(2, 1, 1, 1) for chunk in torch.split(task.calibration.images, CHUNK)]
     with torch.no_grad():
-        lockstep(network, {unit.name: unit.module for unit in units}, chunks, visit)
-    return codes, records
-
-
-def check_finite(name: str, values: Iterable[Tensor], verb: str = "is given") -> None:
-    """Raise `DivergedError` if full precision gives a layer or block such values."""
-    if not all((some.abs() < LARGEST).all() for some in values):  # NaN is not less either
-        raise DivergedError(
-            f"`{name}` {verb} values that are not finite, or beyond {LARGEST:g}, on the calibration"
-            " images. The training diverged: lower the learning rate, or train the model from"
-            " another start."
+        lockstep(
+            task.trace.network, {name: unit.module for name, unit in units.items()}, chunks, visit
         )
-
-
-def make_record(unit: str, name: str, plan: Plan, fitted: Fitted, seconds: float) -> LayerRecord:
-    """What became of a layer."""
-    flipped = (fitted.codes != nearest(plan.rows, plan.grid)).float().mean().item()
-    errors = fitted.error_before, fitted.error_after
-    return LayerRecord(name, unit, plan.bits, plan.rows.numel(), flipped, *errors, seconds)
+    return codes, records

@@ -1,4 +1,4 @@
-"""Codes improved by the exact error of a unit's output, its activation included."""
+"""Improve codes by the exact error of a unit's output, including its activation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -7,14 +7,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from quantization.reconstruct import Codes, Unit
+from quantization.reconstruct import Unit
 from quantization.rounding.descent import improve
 from quantization.rounding.gram import Quadratic, grouped_product
 from quantization.rounding.grid import dequantize
+from quantization.task import Codes
 
-PASSES = 8  # over the layers of a unit, at most
-WORTH = 0.99  # a pass that leaves more of the error is the last, unless a step was too bold
-CAUTION = 1.5  # times the estimated curvature, and again whenever a step was too bold
+PASSES = 8  # most passes over the layers of a unit
+WORTH = 0.99  # a pass that leaves a larger share of the error is the last, unless a step failed
+CAUTION = 1.5  # factor on the estimated curvature, applied again whenever a step fails
 
 Rows = Mapping[str, Float[Tensor, "_ _"]]
 
@@ -29,18 +30,18 @@ def refine(
 ) -> dict[str, Codes]:
     """Lower the squared error of the unit's output, one layer after the other.
 
-    The error's slope is exact. Its curvature is modelled as that of K-FAC: a factor for each row,
-    what a change of the layer's output does to the unit's, times the Gram matrix of the layer's
-    inputs. Steepest descent solves that model on the grid; what does not lower the exact error is
-    taken back, and a smaller step is made in the next pass.
+    The slope of the error is exact. Its curvature is modelled as in K-FAC: a factor for each row,
+    which says how a change of the layer's output changes the unit's, times the Gram matrix of the
+    layer's inputs. Steepest descent solves that model on the grid; a step that does not lower the
+    exact error is undone, and the next pass takes a smaller step.
 
     Args:
-        unit: whose layers have codes.
-        inputs: of the unit, by chunk.
-        targets: what its output, with what follows it, should be.
-        codes: by layer, to start from.
-        grams: of each layer's inputs, summed over all of `inputs`.
-        generator: of the random vectors that the curvature is measured with.
+        unit: the unit whose layers have codes.
+        inputs: inputs of the unit, by chunk.
+        targets: wanted outputs of the unit's tail, by chunk.
+        codes: codes to start from, by layer.
+        grams: Gram matrices of each layer's inputs, summed over all of `inputs`.
+        generator: draws the random vectors that measure the curvature.
 
     Source: Li et al. 2021, arXiv:2102.05426, equation 10 for a block, and Nagel et al. 2020,
     arXiv:2004.10568, equation 25 for a layer; K-FAC: Martens & Grosse 2015, arXiv:1503.05671.
@@ -53,7 +54,7 @@ def refine(
     slopes = find_slopes()
     del find_slopes
     for _ in range(PASSES):
-        before, bold = error, False
+        before, failed = error, False
         for name in codes:
             factor = caution[name] * curvature[name]
             wanted = grouped_product(rows[name], grams[name]) - slopes[name] / (2 * factor)
@@ -65,9 +66,9 @@ def refine(
                 codes[name], rows, error, slopes = trial, tried, new_error, find_slopes()
             else:
                 caution[name] *= CAUTION
-                bold = True
-            del find_slopes  # it holds the graph of a pass, beside which the next is not to grow
-        if error > WORTH * before and not bold:
+                failed = True
+            del find_slopes  # it holds a pass's graph, which must not overlap with the next one
+        if error > WORTH * before and not failed:
             break
     return codes
 
@@ -75,21 +76,21 @@ def refine(
 def _try(
     unit: Unit, rows: Rows, inputs: Sequence[Tensor], targets: Sequence[Tensor]
 ) -> tuple[float, Callable[[], dict[str, Tensor]]]:
-    """The error with these rows, and what gives its slopes: two in five steps need none."""
-    leaves = {name: each.detach().requires_grad_() for name, each in rows.items()}
+    """The error with these rows, and a function for its slopes: two in five steps need none."""
+    leaves = {name: weight.detach().requires_grad_() for name, weight in rows.items()}
     errors, done = [], 0
     with torch.enable_grad():
-        for some, target in zip(inputs, targets, strict=True):
-            squares = (unit.forward_tail(leaves, some) - target).square()
+        for chunk, target in zip(inputs, targets, strict=True):
+            squares = (unit.forward_tail(leaves, chunk) - target).square()
             if unit.importance is not None:
-                squares = squares * unit.importance[done : done + len(some)]
+                squares = squares * unit.importance[done : done + len(chunk)]
             errors.append(squares.sum())
-            done += len(some)
+            done += len(chunk)
         error = torch.stack(errors).double().sum()
 
     def slopes() -> dict[str, Tensor]:
-        found = torch.autograd.grad(error, [*leaves.values()])
-        return dict(zip(leaves, found, strict=True))
+        gradients = torch.autograd.grad(error, [*leaves.values()])
+        return dict(zip(leaves, gradients, strict=True))
 
     return error.item(), slopes
 
@@ -97,31 +98,31 @@ def _try(
 def _curvature(
     unit: Unit, rows: Rows, inputs: Tensor, generator: torch.Generator
 ) -> dict[str, Float[Tensor, "_ 1"]]:
-    """How much the unit's output changes, squared, with each row's output: diag(J^T J).
+    """Squared change of the unit's output per change of each row's output: diag(J^T J).
 
     Estimated with a random sign for each output, after Hutchinson.
     """
-    seen: dict[str, Tensor] = {}
+    layer_outputs: dict[str, Tensor] = {}
 
-    def watch(name: str, module: nn.Module, args: object, output: Tensor) -> Tensor:
-        seen[name] = output if output.requires_grad else output.requires_grad_()
-        return output.clone()  # what follows may work in place
+    def keep(name: str, module: nn.Module, args: object, output: Tensor) -> Tensor:
+        layer_outputs[name] = output if output.requires_grad else output.requires_grad_()
+        return output.clone()  # later operations may work in place
 
     handles = [
-        plan.layer.register_forward_hook(partial(watch, name)) for name, plan in unit.plans.items()
+        plan.layer.register_forward_hook(partial(keep, name)) for name, plan in unit.plans.items()
     ]
     try:
         with torch.enable_grad():
             end = unit.forward_tail(rows, inputs)
             signs = torch.randint(0, 2, end.shape, generator=generator).to(end) * 2 - 1
-            slopes = torch.autograd.grad((end * signs).sum(), [seen[name] for name in rows])
+            slopes = torch.autograd.grad((end * signs).sum(), [layer_outputs[n] for n in rows])
     finally:
         for handle in handles:
             handle.remove()
     curvature = {}
     for name, slope in zip(rows, slopes, strict=True):
         channels = slope.ndim - 1 if isinstance(unit.plans[name].layer, nn.Linear) else 1
-        each = slope.square().mean([axis for axis in range(slope.ndim) if axis != channels])
-        # where next to nothing is passed on, steps are kept finite
-        curvature[name] = each.clamp(min=1e-3 * each.mean().item() + 1e-30)[:, None]
+        factors = slope.square().mean([axis for axis in range(slope.ndim) if axis != channels])
+        # keeps steps finite where almost nothing is passed on
+        curvature[name] = factors.clamp(min=1e-3 * factors.mean().item() + 1e-30)[:, None]
     return curvature

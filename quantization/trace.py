@@ -1,4 +1,4 @@
-"""What a network does with an image: which layers it calls, what follows each, where blocks are."""
+"""Trace what a network does with an image: the layers it calls, what follows each, its blocks."""
 
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
@@ -12,37 +12,20 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-ACTIVATIONS = {
-    functional.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, functional.relu6,
-    functional.hardtanh, functional.leaky_relu, functional.elu, functional.gelu, functional.silu,
-    functional.mish, functional.hardswish, functional.softplus, torch.sigmoid, Tensor.sigmoid,
-    torch.tanh, Tensor.tanh,
-}  # fmt: skip
-ADDITIONS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__, Tensor.__radd__}
+from quantization.operation import (
+    ACTIVATIONS,
+    Operation,
+    Value,
+    tensors_in,
+    value_of,
+)
 
-Value = tuple[int, int]  # a tensor, and how often it was changed in place
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 Inputs = tuple[object, ...]
 
 
-class Operation(NamedTuple):
-    """One call of a torch function, made by the module `owner` itself."""
-
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    inputs: list[Value]
-    output: Value
-    owner: str
-
-    def __call__(self, first: Tensor) -> Tensor:
-        """Do the same to another tensor."""
-        result: Tensor = self.function(first, *self.args[1:], **self.kwargs)
-        return result
-
-
 class Call(NamedTuple):
-    """One call of a module that takes one tensor and gives one; their first axis is the batch."""
+    """One call of a module from one tensor to one tensor, both with the batch as first axis."""
 
     name: str
     output: Value
@@ -50,11 +33,11 @@ class Call(NamedTuple):
 
 
 class Trace(TorchFunctionMode):
-    """All that one forward pass does.
+    """Everything that one forward pass does.
 
     Args:
-        network: in evaluation mode.
-        images: a few, whatever they show.
+        network: network in evaluation mode.
+        images: a few images with any content.
     """
 
     def __init__(
@@ -65,8 +48,9 @@ class Trace(TorchFunctionMode):
         self.modules = dict(network.named_modules())
         self.operations: list[Operation] = []
         self.calls: list[Call] = []
-        self._running: list[tuple[str, bool]] = []  # and whether it was given one tensor
-        self._kept: list[Any] = []  # no tensor is freed, so that no identity comes twice
+        # Names of the running modules, and whether each was called with one tensor.
+        self._running: list[tuple[str, bool]] = []
+        self._kept: list[Any] = []  # frees no tensor, so that no identity occurs twice
         images = images.clone()  # a network may work in place
         self._images = id(images)
         self._kept.append(images)
@@ -88,14 +72,14 @@ class Trace(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
-        """Note a call for each tensor that it makes, or writes to."""
+        """Note an operation for each tensor that a call makes or writes to."""
         kwargs = kwargs or {}
-        inputs = [_value(t) for t in _tensors((args, kwargs))]
+        inputs = [value_of(tensor) for tensor in tensors_in((args, kwargs))]
         result = func(*args, **kwargs)
         self._kept.append((args, kwargs, result))
         owner = self._running[-1][0] if self._running else ""
-        for made in _tensors(args[:1] if func is Tensor.__setitem__ else result):
-            self.operations.append(Operation(func, args, kwargs, inputs, _value(made), owner))
+        for output in tensors_in(args[:1] if func is Tensor.__setitem__ else result):
+            self.operations.append(Operation(func, args, kwargs, inputs, value_of(output), owner))
         return result
 
     def _watch(self) -> Iterator[RemovableHandle]:
@@ -112,12 +96,12 @@ class Trace(TorchFunctionMode):
         name, single = self._running.pop()
         if single and isinstance(output, Tensor):
             self._kept.append(output)
-            self.calls.append(Call(name, _value(output), output.shape))
+            self.calls.append(Call(name, value_of(output), output.shape))
 
     def tail(self, layer: str) -> list[Operation]:
-        """BatchNorm and activation, or either, if all that is done with a layer's output is these.
+        """The BatchNorm and the activation, or either, that alone use a layer's output.
 
-        A layer that is called more than once has none.
+        A layer that is called more than once has no tail.
         """
         if self.count(layer) != 1:
             return []
@@ -125,56 +109,57 @@ class Trace(TorchFunctionMode):
         value = next(call.output for call in self.calls if call.name == layer)
         for kind in ({functional.batch_norm}, ACTIVATIONS):
             users = [operation for operation in self.operations if value in operation.inputs]
-            if len(users) == 1 and users[0].function in kind and _replays(users[0], value):
+            if len(users) == 1 and users[0].function in kind and users[0].replays(value):
                 operations.append(users[0])
                 value = users[0].output
         return operations
 
     def count(self, name: str) -> int:
-        """How often a module was called."""
+        """Number of calls of a module."""
         return sum(call.name == name for call in self.calls)
 
     def blocks(self) -> list[str]:
-        """Modules that add a branch to another, with two layers or more and no such module within.
+        """Modules that add one branch to another and have two or more layers; innermost ones only.
 
-        Where one module adds, all of its class are blocks, as in BRECQ's own list of classes. A
-        network that knows better names its blocks itself, in an attribute `quantization_blocks`:
-        names of modules, or patterns such as `stage*`.
+        If one module adds branches, all modules of its class are blocks, as in BRECQ's own list of
+        classes. A network may name its blocks itself in an attribute `quantization_blocks`: names
+        of modules, or patterns such as `stage*`.
 
         Raises:
-            ValueError: a pattern of the network's own names no module that can be a block.
+            ValueError: a pattern in `quantization_blocks` matches no module that can be a block.
         """
         fitting = [name for name in self.modules if self._fits(name)]
         own = getattr(self.network, "quantization_blocks", None)
         if own is not None:
             return self._named(own, fitting)
+        # A parameter was not made in the pass, so it is no branch.
         made = {self._images, *(operation.output[0] for operation in self.operations)}
-        sums = [o for o in self.operations if _adds(o) and {id(t) for t in o.args} <= made]
-        owners = {self._owner(o.owner) for o in sums}  # of branches: no parameter was made
+        sums = [o for o in self.operations if o.adds() and {id(t) for t in o.args} <= made]
+        owners = {self._owner(o.owner) for o in sums}
         classes = {type(self.modules[name]) for name in owners if name and name in fitting}
-        found = [name for name in fitting if name and type(self.modules[name]) in classes]
-        return [name for name in found if not any(o.startswith(f"{name}.") for o in found)]
+        names = [name for name in fitting if name and type(self.modules[name]) in classes]
+        return [name for name in names if not any(o.startswith(f"{name}.") for o in names)]
 
     def _named(self, patterns: Iterable[str], fitting: list[str]) -> list[str]:
-        found: list[str] = []
+        names: list[str] = []
         for pattern in patterns:
             matching = [name for name in fitting if name and fnmatchcase(name, pattern)]
             if not matching:
                 raise ValueError(
                     f"`quantization_blocks` of {type(self.network).__name__} has `{pattern}`, which"
-                    " names no module with two layers or more that takes and gives one tensor. It"
-                    f" has {', '.join(name for name in fitting if name) or 'none'}."
+                    " matches no module with two or more layers that maps one tensor to one tensor."
+                    f" It has {', '.join(name for name in fitting if name) or 'none'}."
                 )
-            found += matching
-        return [name for name in dict.fromkeys(found) if not _within(name, found)]
+            names += matching
+        return [name for name in dict.fromkeys(names) if not _within(name, names)]
 
     def _fits(self, name: str) -> bool:
-        """Whether a module can be a block: called once, and so are its two layers or more."""
+        """Whether a module can be a block: it has two or more layers, and all are called once."""
         layers = [layer for layer in self.layers if _within(layer, [name])]
-        return len(layers) > 1 and all(self.count(each) == 1 for each in (name, *layers))
+        return len(layers) > 1 and all(self.count(module) == 1 for module in (name, *layers))
 
     def _owner(self, name: str) -> str:
-        """The module that an operation belongs to: the nearest one that has layers."""
+        """The module that an operation belongs to: the nearest enclosing module with layers."""
         while name and not any(_within(layer, [name]) for layer in self.layers):
             name = name.rpartition(".")[0]
         return name
@@ -182,8 +167,8 @@ class Trace(TorchFunctionMode):
     def scale_into(self, layer: str, block: str) -> Float[Tensor, " channels"] | None:
         """The factor at which a layer's output is added into its block's output.
 
-        That is BatchNorm's, or 1, where nothing else but additions and one activation at the end
-        lies in between. None where the output gets there in another way.
+        It is BatchNorm's factor, or 1, if only additions and one activation at the end lie in
+        between. None if the output gets there in any other way.
         """
         call = next(call for call in self.calls if call.name == layer)
         end = next(call for call in self.calls if call.name == block)
@@ -198,59 +183,18 @@ class Trace(TorchFunctionMode):
                 return None
             (user,) = users
             if user.function is functional.batch_norm:
-                if _uses_batch(user) or call.shape[1] != len(
-                    scale
-                ):  # or not a row's, but a place's
+                per_place = call.shape[1] != len(scale)  # of a sequence, instead of per row
+                if user.uses_batch() or per_place:
                     return None
-                scale = scale * _slope(user)
+                scale = scale * user.slope()
             elif user.function in ACTIVATIONS:
                 activated = True
-            elif not _adds(user):
+            elif not user.adds():
                 return None
             value = user.output
         return scale
 
 
-def _value(tensor: Tensor) -> Value:
-    return id(tensor), tensor._version
-
-
-def _tensors(values: object) -> Iterator[Tensor]:
-    """All tensors in nested tuples, lists and dictionaries."""
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, dict):
-        yield from _tensors(list(values.values()))
-    elif isinstance(values, tuple | list):
-        for value in values:
-            yield from _tensors(value)
-
-
-def _adds(operation: Operation) -> bool:
-    """Whether it is the plain sum of two different tensors."""
-    two = len(operation.inputs) == 2 and operation.inputs[0] != operation.inputs[1]
-    return operation.function in ADDITIONS and two and not operation.kwargs
-
-
-def _replays(operation: Operation, value: Value) -> bool:
-    """Whether it does the same to each image by itself, given another first argument."""
-    first = operation.args[0] if operation.args else None
-    return id(first) == value[0] and not _uses_batch(operation)
-
-
-def _slope(normalisation: Operation) -> Float[Tensor, " channels"]:
-    """What `batch_norm` multiplies its input by, when it uses the running statistics."""
-    _, _, variance = normalisation.args[:3]
-    kwargs = normalisation.kwargs
-    slope: Tensor = (variance + kwargs["eps"]).rsqrt()
-    return slope if kwargs["weight"] is None else slope * kwargs["weight"]
-
-
-def _uses_batch(operation: Operation) -> bool:
-    """Whether it is a BatchNorm that has no running statistics, and so is not linear."""
-    return operation.kwargs.get("training", False) is True
-
-
 def _within(name: str, others: Iterable[str]) -> bool:
-    """Whether a module lies within another of `others`; the network itself is named ''."""
+    """Whether a module lies within one of `others`; the network itself is named ''."""
     return any(name != other and (not other or name.startswith(f"{other}.")) for other in others)

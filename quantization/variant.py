@@ -1,34 +1,23 @@
-"""The name of one precision of a network, parsed and printed here and nowhere else."""
+"""The name of one quantized state of a network, parsed and printed here and nowhere else."""
 
 import re
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import dataclass
 
+from quantization.calibration import CalibrationSource
+from quantization.methods import METHODS, Method, Paper
 from quantization.rounding.grid import TERNARY, Bits, levels
 
-Source = Literal["members", "nonmembers", "heldout"]
-
-FULL = "full"  # the network as it was trained, which is no `Variant`
-UNQUANTIZED: Bits = 32  # of a single layer: left as it is
-
-# What can follow a method's name beside bits and grid, and makes a difference to it.
-METHODS: dict[str, frozenset[str]] = {
-    "nearest": frozenset({"bn"}),
-    "adaround": frozenset({"paper", "folded", "bn"}),
-    "brecq": frozenset({"paper", "fisher", "folded", "bn"}),
-    "obc": frozenset({"paper", "bn"}),
-    "gptq": frozenset({"bn"}),
-}
-
-_PAPER = {"brecq": frozenset({"folded"}), "obc": frozenset({"bn"})}  # what its settings imply
+FULL = "full"  # the network as trained; it is not quantized, so not a `Variant`
+UNQUANTIZED: Bits = 32  # bits of a layer that stays at full precision
+OPTIONS = ("paper", "fisher", "folded", "bn")  # in the order of the name
 
 _NUMBER = r"\d+(?:\.\d+)?"
 _NAME = re.compile(
     rf"(\w+)-w({_NUMBER})(?:-(sym|asym))?(?:-last({_NUMBER}))?"
-    r"(-paper)?(-fisher)?(-folded)?(-bn)?(?:-(nonmembers|heldout))?"
+    rf"{''.join(f'(-{option})?' for option in OPTIONS)}(?:-(nonmembers|heldout))?"
 )
 _SYMMETRIC = {None: None, "sym": True, "asym": False}
-_SOURCES: dict[str | None, Source] = {
+_SOURCES: dict[str | None, CalibrationSource] = {
     None: "members",
     "nonmembers": "nonmembers",
     "heldout": "heldout",
@@ -39,25 +28,26 @@ _SOURCES: dict[str | None, Source] = {
 class Variant:
     """How a network is quantized: `nearest-w2`, `brecq-w1.58-last8`, `obc-w2-sym-last8-bn`.
 
-    Two variants that mean the same have the same name, since files are found by it: what a
-    default already says is refused.
+    Two variants that mean the same have the same name, because files are found by it: a suffix that
+    repeats a default is refused.
 
     Attributes:
-        method: how weights are rounded, one of `METHODS`.
-        bits: of every convolution and linear layer; 1.58 is ternary.
-        last_bits: of the last such layer, the classifier's head; `bits` if None, and 32 leaves it
-            at full precision.
-        symmetric: the grid of every layer; if None ternary layers get the symmetric one, which is
-            exactly optimal, and others the asymmetric one, which at 2 bits is far more accurate.
-        paper: the settings of arXiv:2512.15335 instead of the fast ones.
-        fisher: weight BRECQ's error by the Fisher information's diagonal.
+        method: name of the quantizer in `METHODS`.
+        bits: bits of every convolution and linear layer; 1.58 is ternary.
+        last_bits: bits of the last such layer, the classifier's head; None for `bits`, 32 for full
+            precision.
+        symmetric: the grid of every layer; None for the default: symmetric for ternary layers,
+            where it is exactly optimal, and asymmetric for all others, where it is far more
+            accurate at 2 bits.
+        paper: use the settings of arXiv:2512.15335 instead of the fast ones.
+        fisher: weight BRECQ's error by the diagonal of the Fisher information.
         folded: fold BatchNorm into the convolution before it first.
-        bn: estimate BatchNorm's statistics anew afterwards.
-        calibration: where the images come from that the method looks at.
+        bn: re-estimate BatchNorm's statistics afterwards.
+        calibration: the part of the data that calibration images come from.
 
     Raises:
-        ValueError: unknown method or bits, a field that repeats a default or that the method has
-            no use for.
+        ValueError: the method or the bits do not exist, or a field repeats a default or changes
+            nothing for the method.
     """
 
     method: str
@@ -68,7 +58,7 @@ class Variant:
     fisher: bool = False
     folded: bool = False
     bn: bool = False
-    calibration: Source = "members"
+    calibration: CalibrationSource = "members"
 
     def __post_init__(self) -> None:
         """Refuse what does not exist or has a shorter name."""
@@ -80,31 +70,35 @@ class Variant:
             levels(self.last_bits)
         if self.last_bits == self.bits:
             raise ValueError(
-                f"`{self}`: the last layer has {self.bits:g} bits anyway, so leave"
-                f" `-last{self.bits:g}` out."
+                f"`{self}`: the last layer has {self.bits:g} bits anyway; remove"
+                f" `-last{self.bits:g}`."
             )
         if self.symmetric == (self.bits == TERNARY):
             kind = "sym" if self.symmetric else "asym"
             raise ValueError(
-                f"`{self}`: {kind} is the default at {self.bits:g} bits, so leave `-{kind}` out."
+                f"`{self}`: {kind} is the default at {self.bits:g} bits; remove `-{kind}`."
             )
-        for option in self.options():
-            if option not in METHODS[self.method]:
-                having = ", ".join(method for method, all_ in METHODS.items() if option in all_)
+        self._check_options()
+
+    def _check_options(self) -> None:
+        options = self.options()
+        for option in options:
+            if option not in self.spec.suffixes:
+                methods = ", ".join(name for name, m in METHODS.items() if option in m.suffixes)
                 raise ValueError(
-                    f"`{self}`: `-{option}` changes nothing for {self.method}, only for {having}."
+                    f"`{self}`: `-{option}` changes nothing for {self.method}, only for {methods}."
                 )
-        if self.paper and (repeated := _PAPER.get(self.method, frozenset()) & {*self.options()}):
+        if repeated := self._implied & {*options}:
             option = min(repeated)
-            raise ValueError(f"`{self}`: `-paper` implies `-{option}` here, so leave it out.")
+            raise ValueError(f"`{self}`: `-paper` implies `-{option}` here; remove `-{option}`.")
         if self.folds and self.estimates_bn:
             raise ValueError(
-                f"`{self}`: a folded BatchNorm has no statistics to estimate anew. Leave `-bn` or"
-                " `-folded` out."
+                f"`{self}`: a folded BatchNorm has no statistics to re-estimate. Remove `-bn` or"
+                " `-folded`."
             )
         if self.calibration != "members" and not self.calibrates:
             raise ValueError(
-                f"`{self}`: {self.method} looks at no images, so leave `-{self.calibration}` out."
+                f"`{self}`: {self.method} looks at no images; remove `-{self.calibration}`."
             )
 
     @classmethod
@@ -112,15 +106,15 @@ class Variant:
         """Read a name such as `nearest-w2-sym-last8`.
 
         Raises:
-            ValueError: the name is malformed, or means no variant.
+            ValueError: the name is malformed, or no such variant exists.
         """
-        found = _NAME.fullmatch(name)
-        if found is None:
+        match = _NAME.fullmatch(name)
+        if match is None:
             raise ValueError(
                 "A variant is named METHOD-wBITS[-sym|-asym][-lastBITS][-paper][-fisher][-folded]"
                 f"[-bn][-nonmembers|-heldout], such as `adaround-w2-last8`, got `{name}`."
             )
-        method, bits, grid, last, *options, source = found.groups()
+        method, bits, grid, last, *options, source = match.groups()
         paper, fisher, folded, bn = map(bool, options)
         last_bits = float(last) if last else None
         symmetric, calibration = _SYMMETRIC[grid], _SOURCES[source]
@@ -137,24 +131,68 @@ class Variant:
         return f"{self.method}-w{self.bits:g}{grid}{last}{options}{source}"
 
     def options(self) -> list[str]:
-        """Those of paper, fisher, folded and bn that are set, in the order of the name."""
-        return [f.name for f in fields(self) if f.type is bool and getattr(self, f.name)]
+        """The `OPTIONS` that are set, in the order of the name."""
+        return [option for option in OPTIONS if getattr(self, option)]
+
+    @property
+    def spec(self) -> Method:
+        """The entry of its method in the registry."""
+        return METHODS[self.method]
+
+    @property
+    def paper_settings(self) -> Paper | None:
+        """What `-paper` means for its method, if it is set."""
+        return self.spec.paper if self.paper else None
+
+    @property
+    def _implied(self) -> frozenset[str]:
+        settings = self.paper_settings
+        return frozenset() if settings is None else settings.implies
 
     @property
     def folds(self) -> bool:
         """Whether BatchNorm is folded first."""
-        return self.folded or (self.paper and "folded" in _PAPER.get(self.method, ()))
+        return self.folded or "folded" in self._implied
 
     @property
     def estimates_bn(self) -> bool:
-        """Whether BatchNorm's statistics are estimated anew at the end."""
-        return self.bn or (self.paper and "bn" in _PAPER.get(self.method, ()))
+        """Whether BatchNorm's statistics are re-estimated at the end."""
+        return self.bn or "bn" in self._implied
 
     @property
     def calibrates(self) -> bool:
-        """Whether images are looked at."""
-        return self.method != "nearest" or self.bn
+        """Whether it looks at images."""
+        return self.spec.looks_at_images or self.estimates_bn
+
+    @property
+    def objective(self) -> str:
+        """What it minimises, in a phrase."""
+        settings = self.paper_settings
+        return (settings and settings.objective) or self.spec.objective
 
     def is_symmetric(self, bits: Bits) -> bool:
-        """Whether a layer of `bits`, which the last one has of its own, gets a symmetric grid."""
+        """Whether a layer of `bits`, such as a last layer with its own, gets a symmetric grid."""
         return bits == TERNARY if self.symmetric is None else self.symmetric
+
+
+def wanted(variant: Variant, images: int, rounds: int) -> tuple[int, int]:
+    """Images and augmented rounds of a variant: the paper's numbers for `-paper`, else as asked."""
+    settings = variant.paper_settings
+    if settings is None:
+        return images, rounds
+    return settings.images, rounds if settings.rounds is None else settings.rounds
+
+
+def check_count(variant: Variant, images: int) -> None:
+    """Raise ValueError if a variant needs more images than there are."""
+    fewest, purpose = 1, "to look at"
+    if variant.estimates_bn:
+        fewest, purpose = 2, "to estimate BatchNorm's statistics from"
+    settings = variant.paper_settings
+    if settings is not None and settings.loop is not None:
+        fewest, purpose = settings.loop.batch, "for a batch of its loop"
+    if images < fewest:
+        raise ValueError(
+            f"`{variant}` needs at least {fewest} calibration images {purpose}, got {images}."
+            " Enlarge the pool" + ("." if variant.paper else ", or raise `--calibration.images`.")
+        )

@@ -5,6 +5,7 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class CommandLine(ArgumentParser):
         """Raise ValueError for an option that does not exist, here or in a recipe."""
         options = {option[2:] for option in self._option_string_actions if option[:2] == "--"}
         known = {*options, *further}
-        for argument, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        for argument, value in pairwise([*arguments, ""]):
             name = argument.partition("=")[0]
             if name == "--config" and Path(value).is_file():
                 for key in recipe_keys(Path(value)):

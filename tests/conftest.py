@@ -1,105 +1,48 @@
 """Fixtures for every test."""
 
+import csv
+import io
 import json
 import shlex
+import shutil
 import signal
-import struct
 import sys
-import time
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import train
+from attacks import ATTACKS
 from attacks.game import ModelSignals
+from audit import main as audit_command
+from lightning_modules.classifier import Classifier
+from reporting.charts import Chart, Panel
+from storage.experiment import Experiment
+from storage.files import save_whole
+from storage.run_folder import RunFolder
 
-# A shell's background job ignores Ctrl-C, and so would what is tested about it.
+# A shell's background job ignores Ctrl-C, and then so would the tests of Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """Networks are initialised from global state, which must not depend on the tests before."""
+    """Seed the global state that initialises networks, whatever tests ran before."""
     torch.manual_seed(0)
 
 
 @pytest.fixture
 def rng() -> torch.Generator:
-    """A generator of its own for each test, so that order and selection change nothing."""
+    """A new generator per test, so that their order and selection change nothing."""
     return torch.Generator().manual_seed(0)
-
-
-class OfflineRun(NamedTuple):
-    """What `wandb sync` would upload."""
-
-    run: object  # name, group, job type, as in `RunRecord`
-    config: dict
-    summary: dict
-    history: list[dict]
-    folder: Path
-
-
-@pytest.fixture(scope="session")
-def read_wandb():
-    """Read what an offline W&B run kept; the keys of nested values are joined by a dot.
-
-    The file is a LevelDB log behind 7 bytes of its own: records, in blocks of 32 KiB, have a
-    checksum, a length and a kind (1 whole, 2 first, 3 middle, 4 last part).
-    """
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    def records(content):
-        at, whole = 7, b""
-        while at + 7 <= len(content):
-            if (left := 32768 - at % 32768) < 7:
-                at += left
-                continue
-            _, size, kind = struct.unpack_from("<IHB", content, at)
-            if at + 7 + size > len(content):
-                return  # being written
-            whole += content[at + 7 : at + 7 + size]
-            at += 7 + size
-            if kind in (1, 4):
-                yield Record.FromString(whole)
-                whole = b""
-
-    def values(items):
-        return {".".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items}
-
-    def finished(file):
-        """All records, once W&B's own process has written the last: `finish` does not wait."""
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            found = list(records(file.read_bytes()))
-            if found and found[-1].WhichOneof("record_type") == "exit":
-                return found
-            time.sleep(0.05)
-        raise TimeoutError(f"{file} has no last record.")
-
-    def read(folder):
-        (file,) = folder.glob("*.wandb")
-        run, config, summary, history = None, {}, {}, []
-        for record in finished(file):
-            match record.WhichOneof("record_type"):
-                case "run":
-                    run = record.run
-                    config |= values(record.run.config.update)
-                case "config":
-                    config |= values(record.config.update)
-                case "summary":
-                    summary |= values(record.summary.update)
-                case "history":
-                    history.append(values(record.history.item))
-        return OfflineRun(run, config, summary, history, folder)
-
-    return read
 
 
 @pytest.fixture(scope="session")
 def synthetic_fleet():
-    """Signals of a fleet that never existed: members' phi is higher by `leak` nats.
+    """Make up the signals of a fleet: members' phi is higher by `leak` nats.
 
     Examples differ in difficulty, so that one threshold for all of them does badly. Signals are
     multiples of 1/64: adding a small whole number is exact.
@@ -122,9 +65,9 @@ def synthetic_fleet():
 
 @pytest.fixture(scope="session")
 def observe(synthetic_fleet):
-    """All that an attacker may see of a synthetic fleet, whose signals `quantize` changes.
+    """All that an attacker may see of a synthetic fleet whose signals `quantize` changes.
 
-    A hinge is phi. No model trained on the population, and the features tell nothing.
+    The hinge is phi. No model trained on the population, and the features carry no information.
     """
 
     def make(phi, quantize=lambda signals: signals):
@@ -155,11 +98,25 @@ def toy():
 
 
 @pytest.fixture(scope="session")
-def toy_run(toy, tmp_path_factory):
+def toy_training(toy, tmp_path_factory):
+    """A finished run folder of `toy`, and its batches: (model's seed, epoch, indices) per step."""
+    folder, batches = tmp_path_factory.mktemp("runs") / "toy", []
+    real = Classifier.training_step
+
+    def step(self, batch, batch_idx):
+        batches.append((self.seed, self.current_epoch, batch.indices.tolist()))
+        return real(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "training_step", step)
+        train.main(toy(folder))
+    return folder, batches
+
+
+@pytest.fixture(scope="session")
+def toy_run(toy_training):
     """A finished run folder of `toy`, to be read or copied, not changed."""
-    folder = tmp_path_factory.mktemp("runs") / "toy"
-    train.main(toy(folder))
-    return folder
+    return toy_training[0]
 
 
 @pytest.fixture(scope="session")
@@ -176,44 +133,190 @@ def snapshot():
     return take
 
 
-OWN_NETWORKS = """
-import os
-from pathlib import Path
-
-import torch
-from torch import nn
-
-
-class Perceptron(nn.Module):
-    '''Without BatchNorm, with dropout; notes what it is trained on where $SEEN is a folder.'''
-
-    def __init__(self, num_classes: int, channels: int, dropout: float = 0.5) -> None:
-        super().__init__()
-        self.first, self.dropout = nn.Linear(64 * channels, 16), nn.Dropout(dropout)
-        self.second = nn.Linear(16, num_classes)
-
-    def forward(self, images):
-        if self.training and "SEEN" in os.environ:
-            folder, process = Path(os.environ["SEEN"]), os.getpid()
-            step = len(list(folder.glob(f"{process}-*")))
-            torch.save(images, folder / f"{process}-{step:03d}.pt")
-        return self.second(self.dropout(self.first(images.flatten(1)).relu()))
-
-
-class Forgetful(Perceptron):
-    '''Has a layer that it never calls.'''
-
-    def __init__(self, num_classes: int, channels: int) -> None:
-        super().__init__(num_classes, channels)
-        self.spare = nn.Linear(16, 16)
-"""
-
-
 @pytest.fixture(scope="session")
-def own_networks(tmp_path_factory):
-    """A folder with a user's `own_networks.py`, on the path of this process."""
-    folder = tmp_path_factory.mktemp("own")
-    (folder / "own_networks.py").write_text(OWN_NETWORKS)
+def own_networks():
+    """The folder with a user's `own_networks.py`, on the path of this process."""
+    folder = Path(__file__).parent / "own"
     sys.path.insert(0, str(folder))
     yield folder
     sys.path.remove(str(folder))
+
+
+@pytest.fixture(scope="session")
+def tensors():
+    """Read every safetensors file of a run folder: name -> content."""
+
+    def read(folder):
+        paths = sorted(folder.rglob("*.safetensors"))
+        return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def unwrap():
+    """Text as it was before the console wrapped it."""
+    return lambda text: " ".join(text.split())
+
+
+# Audits
+
+
+@pytest.fixture(scope="session")
+def audit():
+    """Run audit.py on a run folder and return what it prints."""
+
+    def call(run, *options):
+        with redirect_stdout(io.StringIO()) as output:
+            audit_command(["--run_dir", str(run.path), *options])
+        return output.getvalue()
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def quick_audit(audit):
+    """The same with two attacks, one without shadows and one with."""
+    attacks = ("--attacks", "global_threshold", "lira_online_fixed")
+    return lambda run, *options: audit(run, *options, *attacks)
+
+
+@pytest.fixture(scope="session")
+def read_csv():
+    """Rows of results.csv, their numbers as numbers."""
+    words = ("variant", "knowledge", "attack", "strongest")
+
+    def read(run):
+        with (run.path / "audit" / "results.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        return [
+            {k: v if k in words else float(v) if v else None for k, v in row.items()}
+            for row in rows
+        ]
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def results_of():
+    """The content of results.json."""
+    return lambda run: json.loads((run.path / "audit" / "results.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def audit_files():
+    """Names of the files of an audit without images and records."""
+    figures = {"roc.png", "plane.png", "convergence.png"}
+    return figures | {"table.txt", "results.csv", "exposure.csv", "results.json", "report.html"}
+
+
+@pytest.fixture(scope="session")
+def audit_states():
+    """Names and times of every file of an audit."""
+
+    def read(run):
+        files = sorted((run.path / "audit").iterdir())
+        return [(file.name, file.stat().st_mtime_ns, file.stat().st_ino) for file in files]
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def change_signals():
+    """Replace tensors of a signal file."""
+    return lambda path, **tensors: save_whole(path, load_file(path) | tensors)
+
+
+@pytest.fixture(scope="session")
+def weight_bytes():
+    """Size on disk of each variant of a fabricated model."""
+    return {"full": 4000, "nearest-w4": 700, "nearest-w2": 420}
+
+
+@pytest.fixture(scope="session")
+def fabricate(weight_bytes):
+    """Write what train.py would have: `nearest-w2` loses 8 nats, and a third of its accuracy.
+
+    The images are nowhere; an audit does without.
+    """
+    config = {
+        "seed": 0,
+        "data": {"class_path": "nowhere.Images", "init_args": {"root": "/nowhere"}},
+        "model": {"network": "nowhere.Network"},
+        "trainer": {"max_epochs": 1},
+        "queries": ["identity", "mirror"],
+        "quantize": ["nearest-w4", "nearest-w2"],
+    }
+    fingerprints = {"data": "00ff", "network": "ff00"}
+    versions = {"torch": "1", "lightning": "2", "bitleak": "3", "threads": 1}
+
+    def make(path, phi, members, targets, population):
+        fleet = {"shadows": len(members) - targets, "targets": targets}
+        options = config | {"fleet": fleet}
+        experiment = Experiment(options, {}, fingerprints, versions, {}, "01234567")
+        run, names = RunFolder(path), experiment.names
+        run.open(experiment, members)
+        for name, own, inside, others in zip(names, phi, members, population, strict=True):
+            for variant, shift in (("full", 0), ("nearest-w4", 1), ("nearest-w2", 8)):
+                save_whole(run.weights(name, variant), {})
+                run.weights(name, variant).write_bytes(bytes(weight_bytes[variant]))
+                rng = torch.Generator().manual_seed(int(own.abs().nan_to_num().sum()) + shift)
+                signals = {"phi": own - shift, "hinge": own - shift, "loss": (shift - own).exp()}
+                signals |= {"population": others - shift, "population_hinge": others - shift}
+                signals["correct"] = inside | (torch.rand(own.shape, generator=rng) < 0.8)
+                signals["test_correct"] = torch.rand(150, generator=rng) < 0.9 - shift / 26
+                save_whole(run.signals(name, variant), signals)
+        return run
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def audited_run(synthetic_fleet, observe, fabricate, audit, tmp_path_factory):
+    """A run of 12 shadows and 2 targets audited by the default attacks; and what was printed.
+
+    To be read or copied, not changed.
+    """
+    phi, members = synthetic_fleet(shadows=12, targets=2, examples=240)
+    folder = tmp_path_factory.mktemp("runs") / "demo"
+    run = fabricate(folder, phi, members, 2, observe(phi).population)
+    return run, audit(run)
+
+
+@pytest.fixture
+def demo_run(audited_run, tmp_path):
+    """The same run, free to be changed, not audited yet."""
+    copy = RunFolder(tmp_path / "demo")
+    shutil.copytree(audited_run[0].path, copy.path, ignore=shutil.ignore_patterns("audit"))
+    return copy
+
+
+@pytest.fixture
+def empty_figures(monkeypatch):
+    """Leave the figures of an audit empty, because drawing them takes most of its time."""
+    for name in ("plane_chart", "roc_chart", "convergence_chart"):
+        monkeypatch.setattr(
+            f"reporting.illustrate.{name}", lambda *_: Chart([[Panel([])]], (1.0, 1.0))
+        )
+
+
+@pytest.fixture
+def make_run(synthetic_fleet, observe, fabricate, tmp_path, empty_figures):
+    """Make a small run, whose figures are empty; models `without` never existed."""
+
+    def make(name="small", shadows=10, targets=2, without=(), **options):
+        phi, members = synthetic_fleet(shadows=shadows, targets=targets, examples=80, **options)
+        kept = [i for i in range(len(members)) if i not in without]
+        remaining = sum(i >= shadows for i in kept)
+        population = observe(phi).population[kept]
+        return fabricate(tmp_path / name, phi[kept], members[kept], remaining, population)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def toy_audit(toy_run, audit, tmp_path_factory):
+    """The toy run audited by every attack there is, and what was printed; not to be changed."""
+    run = RunFolder(tmp_path_factory.mktemp("audits") / "toy")
+    shutil.copytree(toy_run, run.path)
+    return run, audit(run, "--attacks", *ATTACKS)

@@ -1,13 +1,17 @@
-"""Every command that the README shows runs, at toy size, in the order in which it shows them."""
+"""Every command in the README and in docs/ runs, at toy size, section by section."""
 
 import re
 import shlex
+import shutil
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+import wandb
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -18,27 +22,61 @@ from datamodules.images import Images
 from fleet import export
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def commands() -> list[list[str]]:
-    """The arguments behind `python` of every such line."""
-    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
-    lines = blocks.replace("\\\n", " ").splitlines()
-    words = [shlex.split(line, comments=True) for line in lines]
-    return [line[1:] for line in words if line[:1] == ["python"]]
+class Section(NamedTuple):
+    """The commands below one heading of second level, in the order in which they are shown."""
+
+    page: str
+    heading: str
+    commands: list[list[str]]  # the arguments of `python`
 
 
-COMMANDS = commands()
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def read_sections(page: Path) -> list[Section]:
+    """The sections of a page that show commands."""
+    sections = []
+    for text in re.split(r"^## ", page.read_text(), flags=re.MULTILINE):
+        blocks = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
+        lines = blocks.replace("\\\n", " ").splitlines()
+        words = [shlex.split(line, comments=True) for line in lines]
+        if commands := [line[1:] for line in words if line[:1] == ["python"]]:
+            sections.append(Section(page.name, text.splitlines()[0].strip("# "), commands))
+    return sections
+
+
+def drop_repeated(sections: list[Section]) -> list[Section]:
+    """The sections with a command that none before them has, in the same order."""
+    kept = []
+    for section in sections:
+        if not any(is_within(section.commands, before.commands) for before in kept):
+            kept.append(section)
+    return kept
+
+
+def is_within(commands: list[list[str]], others: list[list[str]]) -> bool:
+    """Whether these commands are among the others, in this order."""
+    remaining = iter(others)
+    return all(command in remaining for command in commands)
+
+
+SHOWN = [section for page in PAGES for section in read_sections(page)]
+SECTIONS = drop_repeated(SHOWN)
+DEMO = SECTIONS[0].commands
 TOY = shlex.split(
     "--trainer.max_epochs 1 --fleet.shadows 4 --fleet.targets 1 --threads 1 "
-    "--model.network convnet --quantize nearest-w4 adaround-w2 gptq-w1.58"
+    "--model.network convnet --quantize nearest-w2 adaround-w2"
 )
+SMALLER = {"--data.pool_size": "60", "--fleet.shadows": "6"}  # where a command asks for more
 ONE_CPU = shlex.split(
     "--trainer.accelerator cpu --trainer.devices 1 --trainer.strategy auto "
     "--fleet.workers 1 --fleet.gpus_per_model 0"
 )
+
+
+def read_snippets(page: str) -> list[str]:
+    """The Python code on a page."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
 
 
 def photographs(self):
@@ -57,11 +95,64 @@ def overfitted():
     return logits + 4 * members[..., None] * (torch.arange(5) == labels[:, None]), labels, members
 
 
+def toy(command: list[str]) -> list[str]:
+    """Shrink what the recipe says, and leave what the command itself says except hardware."""
+    recipe = command.index("--config") + 2
+    options = [*command[1:recipe], *TOY, *command[recipe:], *ONE_CPU]
+    for option, smaller in SMALLER.items():
+        if option in command:
+            options[len(options) - 1 - options[::-1].index(option) + 1] = smaller
+    return options if "--data.pool_size" in options else [*options, "--data.pool_size", "60"]
+
+
+def run(command: list[str]) -> None:
+    """Run a command of a page in this process."""
+    script, *options = command
+    if script == "-m":
+        module, *options = options
+        assert module == "fleet.export"
+        export.main(options)
+    elif script == "audit.py":
+        audit.main(options)
+    else:
+        assert script == "train.py"
+        train.main(toy(command) if "--config" in options else options)
+
+
+def expected(command: list[str]) -> str:
+    """A pattern that a command prints only if it did what it is shown for."""
+    if "--status" in command:
+        return "finished"
+    if "--fleet.dry_run" in command:
+        return "GPU hours"
+    if "--compare" in command:
+        return r"comparison\.csv"
+    patterns = {
+        "-m": r"[\d,]+ bytes, [\d,]+ at full precision",
+        "train.py": r"Next: python audit\.py",
+        "audit.py": r"report\.html",
+    }
+    return patterns[command[0]]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """A run folder as `make demo` leaves it, at toy size: to be copied, not changed."""
+    place = tmp_path_factory.mktemp("demo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        (place / "recipes").symlink_to(ROOT / "recipes")
+        for command in DEMO:
+            run(command)
+    return place / "runs" / "digits"
+
+
 @pytest.fixture
-def workplace(tmp_path, monkeypatch):
-    """A folder as the README's reader has it: the recipes, some images, a network of one's own."""
+def workplace(demo, tmp_path, monkeypatch):
+    """A folder as the reader has it: recipes, the demo's run, images, signals, their network."""
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
-    (tmp_path / "my_networks.py").write_text(SNIPPETS[0])
+    shutil.copytree(demo, tmp_path / "runs" / "digits")
+    (tmp_path / "my_networks.py").write_text(read_snippets("data.md")[0])
     for kind, shade in (("cat", 40), ("dog", 200)):
         folder = tmp_path / "path" / "to" / "images" / kind
         folder.mkdir(parents=True)
@@ -69,67 +160,87 @@ def workplace(tmp_path, monkeypatch):
             Image.new("RGB", (20, 30), (shade, 5 * number, 0)).save(folder / f"{number}.png")
     logits, labels, members = overfitted()
     arrays = {"shadow_members": members[1:], "target_members": members[:1], "labels": labels}
-    for role, some in (("target", logits[:1]), ("shadow", logits[1:])):
-        arrays |= {f"engine-w4/{role}_logits": some}
-    np.savez(tmp_path / "path" / "to" / "signals.npz", **{k: v.numpy() for k, v in arrays.items()})
+    arrays |= {"engine-w4/target_logits": logits[:1], "engine-w4/shadow_logits": logits[1:]}
+    signals = {name: tensor.numpy() for name, tensor in arrays.items()}
+    np.savez(tmp_path / "path" / "to" / "signals.npz", **signals)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(CIFAR10, "fetch", lambda self: None)
     monkeypatch.setattr(CIFAR10, "read", photographs)
+    yield tmp_path
+    wandb.teardown()  # waits for W&B's own process, however slow: it still writes to this folder
 
 
-def toy(command: list[str]) -> list[str]:
-    """Shrink what the recipe says, and leave what the command itself says but for hardware."""
-    recipe = command.index("--config") + 2
-    options = [*command[1:recipe], *TOY, *command[recipe:], *ONE_CPU]
-    if "--data.pool_size" in options:
-        options[options.index("--data.pool_size") + 1] = "60"
-        return options
-    return [*options, "--data.pool_size", "60"]
+def test_no_page_lost_its_commands():
+    assert {section.page for section in SHOWN} >= {
+        "README.md", "attacks.md", "dashboard.md", "data.md", "deploy.md", "external_signals.md",
+        "metrics.md", "paper.md", "quantization.md", "run_folder.md", "scaling.md",
+    }  # fmt: skip
+    assert sum(len(section.commands) for section in SHOWN) > 25
 
 
-def test_every_command_of_the_readme(workplace, capsys):
-    assert len(COMMANDS) > 10
-    for script, *options in COMMANDS:
-        if "--status" in options:
-            train.main(options)
-            assert "finished" in capsys.readouterr().out
-        elif "--fleet.dry_run" in options:
-            train.main(toy([script, *options]))
-            assert "GPU hours" in capsys.readouterr().out
-        elif script == "train.py":
-            train.main(toy([script, *options]))
-            assert "Next: python audit.py" in capsys.readouterr().out
-        elif script == "-m":
-            module, *options = options
-            assert module == "fleet.export"
-            export.main(options)
-            assert re.search(r"[\d,]+ bytes, [\d,]+ at full precision", capsys.readouterr().out)
-        elif "--compare" in options:
-            audit.main(options)
-            assert "comparison.csv" in capsys.readouterr().out
-        else:
-            assert script == "audit.py"
-            audit.main(options)
-            assert "report.html" in capsys.readouterr().out
-    runs = {path.name for path in Path("runs").iterdir()}
-    named = {option for command in COMMANDS for option in command if option.startswith("runs/")}
-    assert {f"runs/{name}" for name in runs} >= named  # every folder that the text speaks of
-    tree = re.search(r"\n    runs/digits/\n(.*?)\n\n", README, re.DOTALL)
-    written = {path.name for path in Path("runs/digits").rglob("*")}
-    assert (
-        set(re.findall(r"[\w.-]+\.(?:yaml|ckpt|safetensors|html|csv|json|txt)|SHA256SUMS", tree[1]))
-        <= written
-    )
+@pytest.mark.fleet
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: f"{section.page}: {section[1]}")
+def test_the_commands_of_a_section_run(section, workplace, capsys):
+    for command in section.commands:
+        run(command)
+        assert re.search(expected(command), capsys.readouterr().out), command
+    for command in section.commands:
+        for option in command:
+            assert not option.startswith("runs/") or Path(option).is_dir()
+
+
+class LoggedRun(NamedTuple):
+    """A stand-in for a W&B run, which keeps what it is given."""
+
+    charts: dict
+    summary: dict
+    entity: str = ""
+
+    def log(self, charts):
+        self.charts.update(charts)
+
+
+@pytest.mark.fleet
+def test_an_audit_logs_the_keys_of_the_page(workplace, monkeypatch):
+    page = (ROOT / "docs" / "dashboard.md").read_text()
+    keys = re.findall(r"`((?:risk|matched|unquantized)/[a-z_]+/[\w.-]+(?:/\w+)?)`", page)
+    assert len(keys) == 3
+    finding = re.search(r"\| `findings/KEY` .*", page)[0]
+    findings = {f"findings/{key}" for key in re.findall(r"`(\w+)`", finding)}
+    run = LoggedRun({}, {})
+    monkeypatch.setattr(wandb, "init", lambda **_: nullcontext(run))
+    audit.main(["--run_dir", "runs/digits", "--wandb", "offline"])
+    assert set(keys) <= run.summary.keys()
+    shown = {key for key in run.charts if key.startswith("findings/")}
+    assert shown
+    assert shown <= findings
+
+
+@pytest.mark.fleet
+def test_the_run_folder_has_every_file_of_its_page(workplace):
+    page = (ROOT / "docs" / "run_folder.md").read_text()
+    tree = re.search(r"\n    runs/digits/\n(.*?)\n\n", page, re.DOTALL)[1]
+    named = re.findall(r"[\w.-]+\.(?:yaml|ckpt|safetensors|html|csv|json|txt)|SHA256SUMS", tree)
+    assert len(named) > 8
+    assert set(named) <= {path.name for path in Path("runs/digits").rglob("*")}
 
 
 def test_the_attacks_are_a_library():
     logits, labels, members = overfitted()
     names = {"logits": logits, "labels": labels, "members": members}
-    exec(SNIPPETS[1], names)
-    found = names["summarise"](names["scores"][None], members[:1]).auc
-    assert found.low > 0.8
-    assert found.value == pytest.approx(roc_auc_score(members[0], names["scores"]))
+    exec(read_snippets("attacks.md")[0], names)
+    auc = names["summarise"](names["scores"][None], members[:1]).auc
+    assert auc.low > 0.8
+    assert auc.value == pytest.approx(roc_auc_score(members[0], names["scores"]))
+
+
+def test_every_python_snippet_is_run_above():
+    snippets = {page.name: page.read_text().count("```python") for page in PAGES}
+    assert {page: count for page, count in snippets.items() if count} == {
+        "attacks.md": 1,
+        "data.md": 1,
+    }
 
 
 def test_make_demo_is_the_two_commands():
@@ -137,5 +248,37 @@ def test_make_demo_is_the_two_commands():
         ["make", "--dry-run", "demo", "VENV=.nowhere"], cwd=ROOT, capture_output=True, text=True
     ).stdout
     commands = [line.split("python ", 1)[1] for line in printed.splitlines() if ".py" in line]
-    assert commands == [" ".join(command) for command in COMMANDS[:2]]
+    assert commands == [" ".join(command) for command in DEMO]
     assert "pip install" in printed
+
+
+def test_the_fast_tests_leave_out_whole_fleets():
+    printed = subprocess.run(
+        ["make", "--dry-run", "test-fast", "VENV=.nowhere"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    ).stdout
+    (pytest_line,) = [line for line in printed.splitlines() if "-m pytest" in line]
+    assert "not fleet" in pytest_line
+    assert all(tool in printed for tool in ("ruff check", "ruff format --check", "bin/mypy"))
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, *ROOT.glob("C*.md"), ROOT / "SECURITY.md"], ids=lambda page: page.name
+)
+def test_links_lead_somewhere(page):
+    text = page.read_text()
+    for link in re.findall(r"\]\((?!http)([^)]+)\)", text):
+        path, _, heading = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        if heading:
+            headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+            assert heading in {
+                re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings
+            }
+
+
+def test_the_readme_is_one_page():
+    assert 6_000 <= (ROOT / "README.md").stat().st_size <= 8_000

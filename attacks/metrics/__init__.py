@@ -1,1 +1,1 @@
-"""How well scores tell members from non-members, and how far to trust it."""
+"""How well scores separate members from non-members, and how far to trust the numbers."""

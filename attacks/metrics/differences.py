@@ -1,4 +1,4 @@
-"""Does one variant leak more than another? AUC differences on the same targets and examples."""
+"""Whether one variant leaks more than another: AUC differences on the same targets and examples."""
 
 from collections.abc import Mapping, Sequence
 from math import inf, nan
@@ -9,14 +9,14 @@ from jaxtyping import Bool, Float
 from scipy.stats import t as student
 from torch import Tensor
 
-from attacks.metrics.intervals import Estimate, _share_below
-from attacks.metrics.roc import auc, roc
+from attacks.metrics.intervals import Estimate
+from attacks.metrics.roc import auc, roc, share_below
 
-_ROUNDING = 1e-12  # an AUC is a count over #members x #non-members, rounded at about 1e-16
+_ROUNDING = 1e-12  # an AUC is a count over #members x #non-members, with rounding of about 1e-16
 
 
 class Difference(NamedTuple):
-    """How much higher an AUC `first` has than `second`, and whether that could be chance."""
+    """How much higher the AUC of `first` is than that of `second`, and whether by chance."""
 
     first: str
     second: str
@@ -30,21 +30,21 @@ def paired_differences(
     members: Bool[Tensor, "targets examples"],
     pairs: Sequence[tuple[str, str]],
 ) -> list[Difference]:
-    """Compare AUCs of the same targets on the same examples, so that what they share cancels.
+    """Compare AUCs of the same targets on the same examples, so that shared variation cancels.
 
-    Several targets: Student's t over their differences. It speaks of more targets trained on this
-    pool, not of other pools. One target: normal, with DeLong's variance over its examples; it
-    speaks of more examples, not of other targets. That also stands in where all targets differ
-    alike, as t would then claim certainty.
+    Several targets: Student's t over their differences, which generalizes to more targets of this
+    pool, not to other pools. One target: normal, with DeLong's variance over its examples, which
+    generalizes to more examples, not to other targets. DeLong also replaces Student's t where all
+    targets differ by the same amount, because t would then claim certainty.
 
     Args:
         scores: by name; higher means likelier a member.
-        members: the truth, the same for every name.
-        pairs: which two names to compare, first - second.
+        members: which examples are members, the same for every name.
+        pairs: the names to compare, first - second.
 
     Raises:
-        ValueError: a score is NaN, a target has no members or no non-members, or DeLong's variance
-            is needed and a target has fewer than two of either.
+        ValueError: a score is NaN, a target lacks members or non-members, or DeLong's variance is
+            needed and a target has fewer than two of either.
 
     Source: DeLong et al. 1988, doi:10.2307/2531595.
     """
@@ -52,22 +52,23 @@ def paired_differences(
         name: torch.stack([auc(roc(*rows)) for rows in zip(scores[name], members, strict=True)])
         for name in {name for pair in pairs for name in pair}
     }
-    found = [
+    comparisons = [
         _compare(areas[first] - areas[second], scores[first], scores[second], members)
         for first, second in pairs
     ]
-    corrected = holm([p for _, p in found])
+    corrected = holm([p for _, p in comparisons])
     return [
-        Difference(*pair, *result, p_holm)
-        for pair, result, p_holm in zip(pairs, found, corrected, strict=True)
+        Difference(*pair, *comparison, p_holm)
+        for pair, comparison, p_holm in zip(pairs, comparisons, corrected, strict=True)
     ]
 
 
 def mean_difference(differences: Float[Tensor, " targets"]) -> tuple[Estimate, float]:
-    """Mean over targets of differences of shares, its 95% interval and p, by Student's t.
+    """Mean difference of shares over targets, with its 95% interval and p by Student's t.
 
     Raises:
-        ValueError: fewer than two targets, or all differ alike, where t would claim certainty.
+        ValueError: fewer than two targets, or all differ by the same amount, where t would claim
+            certainty.
     """
     value, spread = differences.mean().item(), differences.std(correction=0).item()
     if len(differences) < 2 or spread <= _ROUNDING:
@@ -82,10 +83,10 @@ def mean_difference(differences: Float[Tensor, " targets"]) -> tuple[Estimate, f
 def ratio_of_means(
     numerators: Float[Tensor, " targets"], denominators: Float[Tensor, " targets"]
 ) -> Estimate | None:
-    """Mean over mean of pairs with its 95% interval: every ratio that t does not reject.
+    """Ratio of two paired means with its 95% interval: every ratio that t does not reject.
 
     Returns:
-        None where the denominators' mean is not shown to differ from 0: any ratio is possible.
+        None if the denominators' mean does not differ significantly from 0: any ratio is possible.
 
     Source: Fieller 1954, "Some problems in interval estimation".
     """
@@ -97,12 +98,12 @@ def ratio_of_means(
         return None
     b, c = top * bottom - scale * cross, top.square() - scale * top_top
     root = (b.square() - a * c).clamp_min(0).sqrt()
-    found = top / bottom, (b - root) / a, (b + root) / a
-    return Estimate(*(value.item() for value in found))
+    ratios = top / bottom, (b - root) / a, (b + root) / a
+    return Estimate(*(ratio.item() for ratio in ratios))
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Adjust p-values so that the chance of any false finding among them stays below the level.
+    """Adjust p-values so that the chance of any false finding among them stays at the level.
 
     Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
@@ -128,14 +129,17 @@ def _compare(
         return _interval(value, error, inf, spread)  # t is then normal
     if all(map(_same_order, first, second)):
         return Estimate(0.0, 0.0, 0.0), 1.0
-    # all disjoint pairs differ by `value`; at most this share (exact, 97.5%) of others does not
+    # all disjoint pairs differ by `value`; at most this share of all pairs does not (exact, 97.5%)
     trials = int(torch.minimum(members.sum(1), (~members).sum(1)).min())
     other = 1 - 0.025 ** (1 / trials)
     low, high = (1 - other) * value - other, (1 - other) * value + other
     return Estimate(value, low, high, spread), min(1.0, 2 * (1 + abs(value)) ** -trials)
 
 
-def _interval(value: float, error: float, freedom: float, spread: float) -> tuple[Estimate, float]:
+def _interval(
+    value: float, error: float, freedom: float, spread: float = 0.0
+) -> tuple[Estimate, float]:
+    """Interval of a difference of shares and its two-sided p-value, by Student's t."""
     margin, p = student.ppf(0.975, freedom) * error, 2 * student.sf(abs(value) / error, freedom)
     low, high = max(value - margin, -1), min(value + margin, 1)
     return Estimate(value, float(low), float(high), spread), float(p)
@@ -146,7 +150,7 @@ def _delong_error(
     second: Float[Tensor, " examples"],
     members: Bool[Tensor, " examples"],
 ) -> float:
-    """Standard error of a difference of AUCs: `intervals.delong` with differences of V and W."""
+    """Standard error of a difference of AUCs, by `delong`'s formula on differences of V and W."""
     counts = int(members.sum()), int((~members).sum())
     if min(counts) < 2:
         raise ValueError(
@@ -155,19 +159,18 @@ def _delong_error(
         )
     error = torch.zeros((), dtype=torch.float64)
     for side, other in ((members, ~members), (~members, members)):
-        shares = (_share_below(row[other].sort().values, row[side]) for row in (first, second))
+        shares = (share_below(row[other].sort().values, row[side]) for row in (first, second))
         error += torch.sub(*shares).var() / side.sum()
     return error.sqrt().item()
 
 
 def _same_order(first: Float[Tensor, " examples"], second: Float[Tensor, " examples"]) -> bool:
-    """Whether both order all examples alike, ties included: no AUC can then differ."""
-    ranks, others = (torch.unique(row, return_inverse=True)[1] for row in (first, second))
-    return torch.equal(ranks, others)
+    """Whether both give all examples the same order, ties included: no AUC can then differ."""
+    return torch.equal(*(torch.unique(row, return_inverse=True)[1] for row in (first, second)))
 
 
 class Sample(NamedTuple):
-    """What is known of some values: mean, standard deviation (that of `numpy.std`), number."""
+    """Summary of a sample: its mean, population standard deviation and number of values."""
 
     mean: float
     spread: float
@@ -177,18 +180,16 @@ class Sample(NamedTuple):
 def welch(first: Sample, second: Sample) -> tuple[Estimate, float]:
     """Difference of two means, first - second, with its 95% interval and two-sided p-value.
 
-    All but the difference is NaN where either has a single value or neither has any spread.
+    All but the difference is NaN if either sample has a single value or neither has any spread.
 
     Source: Welch 1947, doi:10.2307/2332510, with Satterthwaite's degrees of freedom.
     """
     value = first.mean - second.mean
     if min(first.number, second.number) < 2 or max(first.spread, second.spread) < _ROUNDING:
         return Estimate(value, nan, nan), nan
-    # variance of a mean: spread^2 n / (n - 1), that of the population, over n
+    # squared standard error of a mean: spread^2 n / (n - 1), the variance's estimate, over n
     errors = [sample.spread**2 / (sample.number - 1) for sample in (first, second)]
     error = sum(errors) ** 0.5
     parts = zip(errors, (first.number, second.number), strict=True)
     freedom = sum(errors) ** 2 / sum(part**2 / (number - 1) for part, number in parts)
-    margin, p = student.ppf(0.975, freedom) * error, 2 * student.sf(abs(value) / error, freedom)
-    low, high = max(value - margin, -1), min(value + margin, 1)
-    return Estimate(value, float(low), float(high)), float(p)
+    return _interval(value, error, freedom)

@@ -1,7 +1,7 @@
-"""Lower bounds on differential privacy's epsilon: what the attack disproves, in nats.
+"""Lower bounds on differential privacy's epsilon, in nats: the smallest that an attack allows.
 
-Training is (epsilon, delta)-private if one example more or less makes no outcome over exp(epsilon)
-times as likely, but for a chance of delta. An attack that fails proves nothing.
+Training is (epsilon, delta)-private if adding or removing one example makes no outcome more than
+exp(epsilon) times as likely, except with probability delta. An attack that fails proves nothing.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from attacks.metrics.roc import Roc, roc
 
 
 class EpsilonBound(NamedTuple):
-    """A lower bound on epsilon, the test that gave it, and how many trials it rests on."""
+    """Lower bound on epsilon, the test that gave it, and the number of trials it rests on."""
 
     epsilon: float  # nats
     threshold: float
@@ -34,23 +34,24 @@ def epsilon_bound(
     delta: float = 0.0,
     confidence: float = 0.95,
 ) -> EpsilonBound:
-    """Bound epsilon by a test's error rates over targets and examples.
+    """Bound epsilon by the error rates of a threshold test over targets and examples.
 
-    The threshold that bounds best on the first half of the targets is tested on the others. With
-    their exact limits of TPR and FPR, epsilon is at least log((TPR - delta) / FPR), and by the
-    members that it clears at least log((1 - FPR - delta) / (1 - TPR)); both hold at once.
+    The threshold with the best bound on the first half of the targets is tested on the second half.
+    With exact limits of TPR and FPR, epsilon is at least log((TPR - delta) / FPR) and also at least
+    log((1 - FPR - delta) / (1 - TPR)), from the examples below the threshold.
 
-    Examples of one target are treated as independent trials. They share a model: where their
-    scores move together, the bound is surer than it should be.
+    Examples of one target are treated as independent trials, although they share a model: where
+    their scores move together, the bound claims more confidence than it has.
 
     Args:
-        scores: higher means likelier a member, by the same scale for every target.
-        members: the truth.
-        delta: chance for which the promise of epsilon may fail.
-        confidence: chance that the bound holds, half of the rest for each of the two limits.
+        scores: higher means likelier a member, on the same scale for every target.
+        members: which examples are members.
+        delta: probability with which the guarantee of epsilon may fail.
+        confidence: probability that the bound holds; each of the two limits may fail with half of
+            the remainder.
 
     Raises:
-        ValueError: fewer than 2 targets, a NaN, or half of them without members or non-members.
+        ValueError: fewer than 2 targets, a NaN, or a half without members or non-members.
 
     Source: Jagielski et al. 2020, arXiv:2006.07709.
     """
@@ -78,22 +79,22 @@ def one_run_epsilon(
     delta: float = 0.0,
     confidence: float = 0.95,
 ) -> float:
-    """Bound epsilon, in nats, by how many guesses about one model are right.
+    """Bound epsilon, in nats, by the number of correct guesses about one model.
 
-    Half of the guesses are that the highest scores are members, half that the lowest are not; of
-    tied scores random ones are taken. A private model lets no more be right than as many coins
-    that fall right with chance 1 / (1 + exp(-epsilon)), whatever the examples share.
+    Half of the guesses say that the highest scores are members, half that the lowest are not; among
+    tied scores, examples are drawn at random. A private model allows no more correct guesses than
+    that many coins with heads probability 1 / (1 + exp(-epsilon)), whatever the examples share.
 
-    That is proved for examples that became members by independent fair coins. Our targets train on
-    random halves of fixed size instead, an approximation: without a leak, right guesses about m
-    examples then have m / (m - 1) times the variance.
+    The proof assumes that examples became members by independent fair coins. Our targets train on
+    random halves of fixed size instead, an approximation: without a leak, the number of correct
+    guesses about m examples then has m / (m - 1) times the variance.
 
     Args:
         scores: higher means likelier a member.
-        members: the truth.
-        guesses: how many, fixed before the scores are seen; an even number.
-        delta: chance for which the promise of epsilon may fail; its price grows with the examples.
-        confidence: chance that the bound holds.
+        members: which examples are members.
+        guesses: number of guesses, even, and fixed before the scores are seen.
+        delta: probability with which the guarantee may fail; its price grows with the examples.
+        confidence: probability that the bound holds.
 
     Raises:
         ValueError: a score is NaN, or `guesses` is odd, below 2 or more than the examples.
@@ -105,20 +106,20 @@ def one_run_epsilon(
         raise ValueError(f"`guesses` must be even, 2 to {len(scores)} (all), got {guesses}.")
     if scores.isnan().any():
         raise ValueError(f"Scores must be numbers, got {int(scores.isnan().sum())} NaN.")
-    # in the order given, ties would be guessed right where members come first
+    # in the given order, tied scores would be guessed correctly where members come last
     shuffled = torch.randperm(len(scores), generator=torch.Generator().manual_seed(0))
     ordered = members[shuffled][scores[shuffled].argsort(stable=True)]
     right = int((~ordered[: guesses // 2]).sum() + ordered[-guesses // 2 :].sum())
     short = np.arange(1, right + 1)
 
     def excess(epsilon: float) -> float:
-        """How much likelier than 1 - confidence so many right guesses are."""
+        """By how much the probability of so many correct guesses exceeds 1 - confidence."""
         chance = expit(epsilon)
         just_short = (binom.pmf(right - short, guesses, chance).cumsum() / short).max(initial=0)
         p = binom.sf(right - 1, guesses, chance) + 2 * len(scores) * delta * just_short
         return float(p - (1 - confidence))
 
-    return 0.0 if excess(0.0) >= 0 else float(brentq(excess, 0, 50))  # 50 nats: all are right
+    return 0.0 if excess(0.0) >= 0 else float(brentq(excess, 0, 50))  # at 50 nats all are correct
 
 
 def _check(confidence: float) -> None:
@@ -129,7 +130,7 @@ def _check(confidence: float) -> None:
 def _curve(
     scores: Float[Tensor, "targets examples"], members: Bool[Tensor, "targets examples"]
 ) -> tuple[Float[Tensor, " points"], Roc]:
-    """Rates of all targets together, and the threshold of each point, infinite for the first."""
+    """Threshold of each point, infinite for the first, and the curve of all targets together."""
     curve = roc(scores.flatten(), members.flatten())
     return torch.cat([scores.new_tensor([torch.inf]), torch.unique(scores).flip(0)]), curve
 
@@ -141,7 +142,7 @@ def _bound(
     inside, outside = int(members.sum()), int((~members).sum())
     hits, alarms = (curve.tpr * inside).round().numpy(), (curve.fpr * outside).round().numpy()
     error = (1 - confidence) / 2
-    # NaN, without a warning, where no hit or nothing but alarms leave no limit
+    # NaN, without a warning, where there are no hits, or only alarms, and so no limit
     tpr = np.nan_to_num(beta.ppf(error, hits, inside - hits + 1), nan=0.0)
     fpr = np.nan_to_num(beta.ppf(1 - error, alarms + 1, outside - alarms), nan=1.0)
     ratio = np.maximum((tpr - delta) / fpr, (1 - fpr - delta) / (1 - tpr))

@@ -10,13 +10,13 @@ from scipy.stats import binomtest
 from scipy.stats import t as student
 from torch import Tensor
 
-from attacks.metrics.roc import Roc, auc, balanced_accuracy, fpr_at, roc, tpr_at
+from attacks.metrics.roc import Roc, auc, balanced_accuracy, fpr_at, roc, share_below, tpr_at
 
-_CHUNK = 1 << 20  # weights turned into curves at once; a curve takes about 60 bytes a weight
+_CHUNK = 1 << 20  # weights turned into curves at once, at about 60 bytes each
 
 
 class Estimate(NamedTuple):
-    """A mean over targets, its 95% interval, and the population std over the targets."""
+    """Mean over targets, its 95% interval, and the population std over targets."""
 
     value: float
     low: float
@@ -25,25 +25,25 @@ class Estimate(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What the scores of one attack reveal, and what the numbers rest on."""
+    """Metrics of one attack's scores, and the counts that they rest on."""
 
     auc: Estimate
     balanced_accuracy: Estimate
     tpr_1pct: Estimate
     tpr_01pct: Estimate
     targets: int
-    non_members: int  # of the target with the fewest, as are both counts below
-    false_positives_1pct: int  # mark a TPR that rests on fewer than 10
+    non_members: int  # fewest of any target, as in both counts below
+    false_positives_1pct: int  # a TPR that rests on fewer than 10 needs a mark
     false_positives_01pct: int
 
 
 def delong(scores: Float[Tensor, " examples"], members: Bool[Tensor, " examples"]) -> Estimate:
     """AUC of one target with its 95% interval from the variance over members and non-members.
 
-    With V_i the share of non-members below member i (a tie counts half) and W_j the share of
-    members above non-member j, AUC = mean V = mean W and its variance is
-    var(V) / #members + var(W) / #non-members. That is 0 at an AUC of 0 or 1, where the interval is
-    the exact one of as many disjoint pairs as there are.
+    Let V_i be the share of non-members below member i (a tie counts half) and W_j the share of
+    members above non-member j. Then AUC = mean V = mean W, and its variance is
+    var(V) / #members + var(W) / #non-members. At an AUC of 0 or 1 that is 0; the interval is then
+    the exact binomial one for as many disjoint pairs as the examples allow.
 
     Raises:
         ValueError: fewer than two members or non-members.
@@ -57,17 +57,17 @@ def delong(scores: Float[Tensor, " examples"], members: Bool[Tensor, " examples"
             f"DeLong's interval needs 2 members and 2 non-members, got {len(inside)} and "
             f"{len(outside)}. Score more examples."
         )
-    by_member, by_other = _share_below(outside, inside), 1 - _share_below(inside, outside)
+    by_member, by_non_member = share_below(outside, inside), 1 - share_below(inside, outside)
     value = by_member.mean().item()
     if value in (0, 1):
         return clopper_pearson(round(value * pairs), pairs)
-    variance = by_member.var() / len(inside) + by_other.var() / len(outside)
+    variance = by_member.var() / len(inside) + by_non_member.var() / len(outside)
     margin = 1.959964 * variance.sqrt().item()
     return Estimate(value, max(value - margin, 0), min(value + margin, 1))
 
 
 def clopper_pearson(successes: int, trials: int) -> Estimate:
-    """Share of successes with its exact 95% interval, by Clopper and Pearson 1934."""
+    """Share of successes with its exact 95% interval (Clopper and Pearson 1934)."""
     interval = binomtest(successes, trials).proportion_ci(0.95, method="exact")
     return Estimate(successes / trials, float(interval.low), float(interval.high))
 
@@ -80,19 +80,19 @@ def summarise(
 ) -> Summary:
     """Average the metrics of several targets, with 95% intervals.
 
-    With several targets by a bootstrap over targets and examples, see `_bootstrap`. A single
-    target says nothing of other targets: AUC by `delong`, TPR by `clopper_pearson` with the
-    threshold taken as given, balanced accuracy by the bootstrap over examples.
+    Several targets: a bootstrap over targets and examples, see `_bootstrap`. A single target says
+    nothing about others: `delong` for the AUC, `clopper_pearson` with the threshold taken as given
+    for the TPRs, and a bootstrap over examples for balanced accuracy.
 
     Args:
         scores: higher means likelier a member.
-        members: the truth.
+        members: which examples are members.
         resamples: number of bootstrap resamples.
-        seed: of the resamples. They depend on it and on the shape alone, so that the rows of a
-            table are resampled alike, which makes their differences paired.
+        seed: seed of the resamples. They depend only on it and on the shape, so that all rows of a
+            table share their resamples, and their differences are paired.
 
     Raises:
-        ValueError: a score is NaN, or a target has no members or no non-members.
+        ValueError: a score is NaN, or a target lacks members or non-members.
     """
     curves = [roc(row, inside) for row, inside in zip(scores, members, strict=True)]
     draws = _draw(len(scores), scores.shape[1], resamples, seed)
@@ -125,7 +125,7 @@ def mean_accuracy(
     Args:
         correct: whether each target classified each example correctly.
         resamples: number of bootstrap resamples.
-        seed: of the resamples.
+        seed: seed of the resamples.
     """
     if len(correct) == 1:
         return clopper_pearson(int(correct.sum()), correct.shape[1])
@@ -137,9 +137,9 @@ def mean_accuracy(
 
 
 def mean_auc(curves: Sequence[tuple[Tensor, Tensor]]) -> Estimate:
-    """Average the AUC of several targets, each with examples of its own.
+    """Average the AUC of several targets, each with its own examples.
 
-    Student's t over the targets, which speaks of more targets of this pool; DeLong for a single.
+    Several targets: Student's t, which generalizes to more targets of this pool. One: DeLong.
 
     Args:
         curves: scores and membership of each target, which may differ in length.
@@ -148,16 +148,16 @@ def mean_auc(curves: Sequence[tuple[Tensor, Tensor]]) -> Estimate:
         return delong(*curves[0])
     values = torch.stack([auc(roc(*curve)) for curve in curves])
     value, spread = values.mean().item(), values.std(correction=0).item()
-    if spread == 0:  # t would claim certainty
+    if spread == 0:  # Student's t would claim certainty
         return delong(*curves[0])
     margin = student.ppf(0.975, len(values) - 1) * spread / (len(values) - 1) ** 0.5
     return Estimate(value, max(value - margin, 0.0), min(value + margin, 1.0), spread)
 
 
 def _uncertain(share: Estimate, trials: int) -> Estimate:
-    """Widen an interval of no width: a bootstrap of values that are all alike claims certainty.
+    """Widen an interval of zero width: a bootstrap of equal values would claim certainty.
 
-    The exact interval of a single target's examples then stands in, which is on the safe side.
+    The exact interval for the examples of a single target replaces it, which is conservative.
     """
     if share.low < share.high:
         return share
@@ -172,17 +172,18 @@ class _Draws(NamedTuple):
     examples: UInt8[Tensor, "resamples examples"]
 
 
-@lru_cache(maxsize=2)  # one for the pool and one for the test images: every row's are the same
+@lru_cache(maxsize=2)  # all rows of a table share them: one for the pool, one for test images
 def _draw(targets: int, examples: int, resamples: int, seed: int) -> _Draws:
     """Draw targets and examples with replacement, one draw of examples for all targets."""
     generator = torch.Generator().manual_seed(seed)
 
-    def counts(size: int) -> Tensor:
+    def count(size: int) -> Tensor:
         return torch.randint(size, (size,), generator=generator).bincount(minlength=size)
 
-    held = [counts(targets) for _ in range(resamples)]
+    by_target = [count(targets) for _ in range(resamples)]
     # a count is Poisson(1): uint8 overflows once in 10^500 draws
-    return _Draws(torch.stack(held), torch.stack([counts(examples).byte() for _ in held]))
+    by_example = [count(examples).byte() for _ in range(resamples)]
+    return _Draws(torch.stack(by_target), torch.stack(by_example))
 
 
 def _chunks(weights: UInt8[Tensor, "resamples examples"]) -> Iterator[Tensor]:
@@ -194,13 +195,13 @@ def _replicates(
     members: Bool[Tensor, "targets examples"],
     draws: _Draws,
 ) -> Float[Tensor, "resamples targets metrics"]:
-    """Metrics of each target on the resamples that hold it; NaN on the others."""
-    found = torch.full((*draws.targets.shape, 4), torch.nan, dtype=torch.float64)
+    """Metrics of each target on the resamples that hold it; NaN on all other resamples."""
+    metrics = torch.full((*draws.targets.shape, 4), torch.nan, dtype=torch.float64)
     for target, (row, inside) in enumerate(zip(scores, members, strict=True)):
         held = draws.targets[:, target] > 0
         curves = (roc(row, inside, weights) for weights in _chunks(draws.examples[held]))
-        found[held, target] = torch.cat([curve_metrics(curve) for curve in curves])
-    return found
+        metrics[held, target] = torch.cat([curve_metrics(curve) for curve in curves])
+    return metrics
 
 
 def _bootstrap(
@@ -208,22 +209,22 @@ def _bootstrap(
     replicates: Float[Tensor, "resamples targets metrics"],
     drawn: Int64[Tensor, "resamples targets"],
 ) -> list[Estimate]:
-    """Basic bootstrap interval of each metric's mean over targets, 2 value - percentiles.
+    """Basic bootstrap interval of each metric's mean over targets: 2 value - percentiles.
 
-    Targets share the pool, so a resample holds the same examples for all of its targets. That is
-    on the safe side for targets that are alike: an AUC is covered in about 99% instead of 95%
-    (Owen 2007, "The pigeonhole bootstrap", doi:10.1214/07-AOAS122). Targets that differ are too
-    few to resample: 2 of 2,000 examples, whose members' scores differ by 0.2 of their deviation,
+    Targets share the pool, so a resample holds the same examples for all of its targets. For equal
+    targets that is conservative: it covers an AUC in about 99% instead of 95% of cases (Owen 2007,
+    "The pigeonhole bootstrap", doi:10.1214/07-AOAS122). Targets that differ are too few to
+    resample: 2 targets of 2,000 examples, whose members' scores differ by 0.2 of their deviation,
     were covered in 65%. So no side is shorter than that of Student's t over the targets.
 
-    The plain percentile interval fails here, because a resample, which repeats examples, overstates
-    a balanced accuracy (a maximum) and the TPR beyond the last non-members just as the sample
-    does: 8 targets of 600 examples and a true AUC of 0.69 were covered in 51% and 20% of
-    simulations, by the basic interval in 99% and 99%.
+    The plain percentile interval fails: a resample repeats examples, and so overstates a balanced
+    accuracy (a maximum) and the TPR beyond the last non-members just as the sample itself does.
+    For 8 targets of 600 examples and a true AUC of 0.69 it covered them in 51% and 20% of
+    simulations, the basic interval in 99% and 99%.
 
     Args:
-        values: of each target on all examples.
-        replicates: of each target on each resample of examples; NaN where it has only one side.
+        values: each target's metrics on all examples.
+        replicates: each target's metrics on each resample of examples; NaN where it lacks a side.
         drawn: how often each resample holds each target.
     """
     weights = drawn[..., None] * ~replicates.isnan()
@@ -240,15 +241,6 @@ def _bootstrap(
 
 
 def curve_metrics(curve: Roc) -> Float[Tensor, "*resamples metrics"]:
-    """The metrics of `Summary`, in its order."""
-    found = auc(curve), balanced_accuracy(curve), tpr_at(curve, 0.01), tpr_at(curve, 0.001)
-    return torch.stack(found, -1)
-
-
-def _share_below(
-    reference: Float[Tensor, " sorted"], scores: Float[Tensor, " scores"]
-) -> Float[Tensor, " scores"]:
-    """Share of `reference` below each score; a tie counts half."""
-    below = torch.searchsorted(reference, scores)
-    at_most = torch.searchsorted(reference, scores, right=True)
-    return (below + at_most).double() / (2 * len(reference))
+    """Metrics of one curve, in the order of `Summary`."""
+    metrics = auc(curve), balanced_accuracy(curve), tpr_at(curve, 0.01), tpr_at(curve, 0.001)
+    return torch.stack(metrics, -1)

@@ -182,16 +182,17 @@ def calibration(study: Study) -> str:
 
 
 def finding(study: Study) -> str:
-    """The study in a sentence, which the README repeats."""
+    """The study in two sentences, which the README repeats."""
     ternary = [f"{method}-w1.58" for method in METHODS]
     shares = [study.mismatch(variant, PAPERS) for variant in ternary]
-    hidden = [100 * some.value for some in shares if some is not None]
+    hidden = [100 * share.value for share in shares if share is not None]
     leaks = study.leaks([(variant, "full") for variant in ternary], MATCHED_LIRA)
     gains = [-compared.estimate.value for compared in leaks]
     return (
-        f"{min(hidden):.0f} to {max(hidden):.0f}% of the privacy that ternary weights seem to\n"
-        "bring under the paper's attack is the attacker's mismatch, gone once its shadows are\n"
-        f"quantized like the target; what is real is {min(gains):.2f} to {max(gains):.2f} less AUC."
+        "Ternary weights look more private than they are. Between "
+        f"{min(hidden):.0f}% and {max(hidden):.0f}% of the gain\n"
+        "that the paper's attack sees vanishes once the attacker quantizes its shadow models too;\n"
+        f"the real gain is {min(gains):.2f} to {max(gains):.2f} AUC."
     )
 
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from datamodules.images import ImageDataModule
 from datamodules.seeds import derive_seed
 from lightning_modules.options import CalibrationOptions
-from quantization.calibration import Calibration, DivergedError, wanted
+from quantization.calibration import Calibration, DivergedError
 from quantization.quantize import quantize_network
 from quantization.quantized_network import QuantizedNetwork, layer_bits
 from quantization.rounding.grid import Bits
-from quantization.variant import Variant
+from quantization.variant import Variant, wanted
 from storage.files import write_whole
 from storage.weights import save_quantized
 

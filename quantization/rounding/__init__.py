@@ -1,1 +1,1 @@
-"""One layer's matrix in, codes out."""
+"""Rounding: one layer's matrix in, codes out."""

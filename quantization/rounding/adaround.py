@@ -9,24 +9,20 @@ from torch import Tensor
 
 from quantization.rounding.grid import Grid
 
-LOOP_BATCH = 32  # images in a step of AdaRound's and BRECQ's published loops
-
-
-LOW, HIGH = -0.1, 1.1  # what the sigmoid is stretched to, so that it reaches 0 and 1
-
-Weights = Mapping[str, Tensor]
+LOOP_BATCH = 32  # images per step of AdaRound's and BRECQ's published loops
+LOW, HIGH = -0.1, 1.1  # the sigmoid is stretched to this range so that it reaches 0 and 1
 
 
 class Settings(NamedTuple):
-    """Constants of the loop.
+    """Constants of the published loop.
 
     Attributes:
         iterations: steps of Adam.
         regularisation: weight of the term that pushes each rounding to 0 or 1, in units of the
             squared error of one position.
-        batch: images in a step.
+        batch: images per step.
         lr: learning rate of Adam.
-        warmup: share of the steps without that term.
+        warmup: share of the steps before the regularisation term sets in.
         sharpest: exponent of that term when it sets in; it falls linearly to `bluntest`.
         bluntest: exponent at the end.
     """
@@ -50,23 +46,23 @@ def learn_rounding(
     generator: torch.Generator,
     importance: Float[Tensor, "images *_"] | None = None,
 ) -> dict[str, UInt8[Tensor, "_ _"]]:
-    """Learn for every weight whether it is rounded up or down.
+    """Learn for every weight whether to round it up or down.
 
-    Minimises the mean over images and positions of the error's squares, summed over channels, plus
-    a sum over weights of 1 - |2 h - 1|^beta, with h the soft rounding.
+    Minimises the squared error, summed over channels and averaged over images and positions, plus
+    the sum over weights of 1 - |2 h - 1|^beta, where h is the soft rounding.
 
     Args:
-        weights: rows of every layer of the unit, by the weight's key in it.
-        grids: theirs.
-        forward: the unit with other rows, on some inputs.
-        inputs: what the unit will be given once all before it is quantized.
-        targets: what the full-precision unit gives in the full-precision network.
-        settings: constants.
-        generator: of the order of images, on the CPU.
+        weights: rows of every layer that is learned, by name.
+        grids: grid of every layer, by the same names.
+        forward: maps rows by name, and inputs, to outputs.
+        inputs: what the layers will be given once everything before them is quantized.
+        targets: what the outputs should be: those of the full-precision network.
+        settings: constants of the loop.
+        generator: draws the order of images, on the CPU.
         importance: weight of each squared error, such as the Fisher information's diagonal.
 
     Returns:
-        Codes of every layer.
+        Codes of every layer, by name.
 
     Source: Nagel et al. 2020, arXiv:2004.10568, equations 21 to 25; for a block Li et al. 2021,
     arXiv:2102.05426, algorithm 1.
@@ -102,7 +98,7 @@ def learn_rounding(
 
 
 def _start(fraction: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
-    """The variable whose rectified sigmoid is the fraction that rounding cuts off."""
+    """The variable whose rectified sigmoid is the fraction that rounding down cuts off."""
     start: Tensor = -((HIGH - LOW) / (fraction - LOW) - 1).log()
     return start.requires_grad_()
 
@@ -112,10 +108,10 @@ def _rectified(variable: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows c
 
 
 def _place(steps: Float[Tensor, "rows columns"], grid: Grid) -> Float[Tensor, "rows columns"]:
-    """Weights at soft codes, kept within the grid."""
+    """Weights at soft codes, clamped to the grid."""
     return ((steps + grid.zero).clamp(0, grid.levels - 1) - grid.zero) * grid.scale
 
 
 def _per_position(error: Float[Tensor, "batch channels *places"]) -> Float[Tensor, ""]:
-    """Summed over channels, mean over images and places."""
+    """Sum over channels, mean over images and places."""
     return error.sum() / (error.numel() / error.shape[1])

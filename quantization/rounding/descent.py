@@ -13,19 +13,19 @@ from quantization.rounding.nearest import nearest
 from quantization.rounding.obc import check_hessian, factorize
 
 DAMPING = 0.1  # of the start; 0.01 did about as well (a resnet20, 2 bits and ternary)
-ROUND = 8  # steps between looking which rows are finished
+ROUND = 8  # steps between two checks of which rows are finished
 
 
 def descend(
     weight: Float[Tensor, "rows columns"], grid: Grid, quadratic: Quadratic
 ) -> UInt8[Tensor, "rows columns"]:
-    """Choose codes so that moving no single weight by a step of its grid lowers the squared error.
+    """Choose codes whose squared error no move of a single weight by one grid step can lower.
 
     Starts from GPTQ's pass over the columns, towards the weights that would be best without a grid.
-    Then, in all rows at once, the one weight whose move lowers the row's error most is moved, until
-    none does. Unlike in the published relaxation, a weight may move more than one step from its
+    Then each row, all rows at once, moves the one weight that lowers its error most, until no move
+    lowers it. Unlike in the published relaxation, a weight may move more than one step from its
     value: with up and down as the only choices, a ternary resnet20 lost 3.7 points of accuracy
-    (68.4% instead of 72.1%), another 0.9.
+    (68.4% instead of 72.1%), and another lost 0.9.
 
     Source: the problem is that of Nagel et al. 2020, arXiv:2004.10568, equation 20, with the
     inputs of equation 25 and without its activation function.
@@ -36,12 +36,13 @@ def descend(
 def improve(
     start: UInt8[Tensor, "rows columns"], grid: Grid, quadratic: Quadratic
 ) -> UInt8[Tensor, "rows columns"]:
-    """Steepest descent from codes that are given."""
+    """Run steepest descent from the codes `start`."""
     state = _State.start(start, grid, quadratic)
     codes = state.codes.clone()
-    # rounding errors could go round in circles; at 8 bits 4 moves a weight were not enough
-    most = max(4, grid.levels) * start.shape[1]
-    for _ in range(0, most, ROUND):
+    # A limit, because rounding errors could go round in circles; 4 moves per weight were too few
+    # at 8 bits.
+    max_moves = max(4, grid.levels) * start.shape[1]
+    for _ in range(0, max_moves, ROUND):
         for _ in range(ROUND):
             better = state.move(grid.levels)
         codes[state.rows] = state.codes
@@ -56,7 +57,8 @@ def _start(
 ) -> UInt8[Tensor, "rows columns"]:
     best = _best(weight, quadratic)
     codes = gptq(best, grid, quadratic.gram, DAMPING)
-    dead = quadratic.gram.diagonal(dim1=1, dim2=2) == 0  # such inputs may come in other images
+    # Inputs that are 0 here may not be in other images.
+    dead = quadratic.gram.diagonal(dim1=1, dim2=2) == 0
     dead = dead.repeat_interleave(len(weight) // len(dead), 0)
     return torch.where(dead, nearest(weight, grid), codes)
 
@@ -64,7 +66,7 @@ def _start(
 def _best(
     weight: Float[Tensor, "rows columns"], quadratic: Quadratic
 ) -> Float[Tensor, "rows columns"]:
-    """The weights that would be best without a grid, damped towards those that were trained."""
+    """The weights that would be best without a grid, damped towards the trained ones."""
     check_hessian(weight, quadratic.gram)
     damped, factor = factorize(quadratic.gram, DAMPING)
     added = damped.diagonal(dim1=1, dim2=2) - quadratic.gram.diagonal(dim1=1, dim2=2)
@@ -75,9 +77,9 @@ def _best(
 
 
 class _State(NamedTuple):
-    """Rows that are not finished."""
+    """The rows that descent has not finished."""
 
-    rows: Int64[Tensor, " rows"]  # which they are
+    rows: Int64[Tensor, " rows"]  # their positions in the layer
     codes: Float[Tensor, "rows columns"]
     slope: Float[Tensor, "rows columns"]  # half the error's derivative
     curvature: Float[Tensor, "rows columns"]
@@ -97,12 +99,12 @@ class _State(NamedTuple):
         return cls(rows, codes.float(), slope, curvature, grid.scale, group, gram)
 
     def move(self, levels: int) -> Bool[Tensor, " rows"]:
-        """Move one weight of each row by a step, where that lowers the error; return where."""
+        """Move one weight of each row by a step if that lowers the error; return which rows did."""
         direction = -self.slope.sign()
-        change = self.scale * self.curvature - 2 * self.slope.abs()  # of the error, a step
+        change = self.scale * self.curvature - 2 * self.slope.abs()  # of the error, per step
         moved = self.codes + direction
         best, column = change.where((moved >= 0) & (moved < levels), 0).min(1, keepdim=True)
-        # less than this is float32's rounding
+        # a smaller gain is within float32's rounding
         better = best < -1e-6 * self.scale * self.curvature.amax(1, keepdim=True)
         step = direction.gather(1, column) * better
         self.codes.scatter_add_(1, column, step)
@@ -110,6 +112,6 @@ class _State(NamedTuple):
         return better.flatten()
 
     def only(self, keep: Bool[Tensor, " rows"]) -> "_State":
-        """Some of the rows."""
-        rows, codes, slope, curvature, scale, group = (some[keep] for some in self[:-1])
+        """The state of the rows to `keep`."""
+        rows, codes, slope, curvature, scale, group = (part[keep] for part in self[:-1])
         return _State(rows, codes, slope, curvature, scale, group, self.gram)

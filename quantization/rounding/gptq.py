@@ -1,4 +1,4 @@
-"""GPTQ: columns are quantized in one order for all rows, each error carried to later columns."""
+"""GPTQ: columns are quantized in the same order in all rows, carrying errors to later columns."""
 
 import torch
 from jaxtyping import Float, UInt8
@@ -7,7 +7,7 @@ from torch import Tensor
 from quantization.rounding.grid import Grid
 from quantization.rounding.obc import check_hessian, factorize
 
-BLOCK = 128  # columns whose errors reach the columns behind them in one product
+BLOCK = 128  # columns whose errors reach all later blocks in one product
 
 
 @torch.no_grad()
@@ -17,17 +17,17 @@ def gptq(
     hessian: Float[Tensor, "groups columns columns"],
     damping: float = 0.01,
 ) -> UInt8[Tensor, "rows columns"]:
-    """Quantize column by column, the largest inputs first, re-fitting the columns to come.
+    """Quantize column by column, largest inputs first, and refit the remaining columns each time.
 
     Each error is compensated by the change of later columns that minimises (w - q)^T H (w - q).
     Columns whose input is always zero get zeros.
 
     Args:
-        weight: one layer's, a row an output channel.
-        grid: of values; not changed while weights are.
+        weight: weights of one layer, one row per output channel.
+        grid: the values each row may take; it stays fixed throughout.
         hessian: sum of x x^T over the inputs x of each group, at any positive scale.
         damping: added to the diagonal, as a share of its mean over inputs that are not always zero;
-            raised where that leaves `hessian` singular, as `factorize` says.
+            raised where that leaves `hessian` singular, see `factorize`.
 
     Raises:
         ValueError: `hessian` is not finite, has a negative diagonal, or does not fit `weight`.
@@ -52,12 +52,12 @@ def _inverse_factor(
 ) -> Float[Tensor, "groups columns columns"]:
     """Upper triangular U with U^T U = H^-1, columns in `order`, and each row divided by U_jj.
 
-    H = L L^T with rows and columns reversed has U = L^-1 reversed: one factorization instead of
-    three, and H^-1 is never formed, which is what needs care in float32.
+    If H with rows and columns reversed is L L^T, then U is L^-1 reversed: one factorization instead
+    of three, and H^-1, which needs care in float32, is never formed.
     """
     backward = order.flip(1)
     group = torch.arange(len(order), device=order.device)[:, None, None]
-    # No matrix is kept longer than it must be: one takes 170 MB in resnet18.
+    # No matrix is kept longer than needed: in resnet18 each takes up to 170 MB.
     lower = factorize(hessian[group, backward[:, :, None], backward[:, None, :]], damping)[1]
     upper = torch.zeros_like(lower)
     upper.diagonal(dim1=1, dim2=2).fill_(1)
@@ -72,7 +72,7 @@ def _quantize(
     upper: Float[Tensor, "groups columns columns"],
     levels: int,
 ) -> Float[Tensor, "groups rows columns"]:
-    """Codes of weights that are given in codes; `points` is used up."""
+    """Codes of weights in units of the grid; `points` is overwritten."""
     columns = points.shape[2]
     codes = torch.empty_like(points)
     for start in range(0, columns, BLOCK):
@@ -82,7 +82,7 @@ def _quantize(
             code = block[:, :, j - start].round().clamp_(0, levels - 1)
             codes[:, :, j] = code
             error = block[:, :, j - start] - code
-            block[:, :, j - start] = error  # its place is free now, and the product needs it
+            block[:, :, j - start] = error  # the product below reads it from here
             block[:, :, j - start + 1 :] -= error[:, :, None] * upper[:, None, j, j + 1 : end]
         points[:, :, end:].baddbmm_(block, upper[:, start:end, end:], alpha=-1)
     return codes

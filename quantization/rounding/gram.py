@@ -1,4 +1,4 @@
-"""A layer as a matrix: the patches it multiplies, and the sums over them that its error needs."""
+"""A layer as a matrix: the patches it multiplies, and the sums over them that give its error."""
 
 import math
 from collections.abc import Iterable
@@ -10,9 +10,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-# Positions of a layer's output that are looked at, over all images: 16,384 or 8 a column.
-# (ternary resnet20s: four times as many took 12 s instead of 7.5; accuracy -0.6 to +0.9 points.)
-FEWEST_POSITIONS, POSITIONS_A_COLUMN = 16_384, 8
+# Positions of a layer's output to sample over all images: the larger of 16,384 and 8 per column.
+# (Ternary resnet20s: four times as many took 12 s instead of 7.5; accuracy -0.6 to +0.9 points.)
+MIN_POSITIONS, POSITIONS_PER_COLUMN = 16_384, 8
 
 Layer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 
@@ -20,13 +20,13 @@ Layer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 class Quadratic(NamedTuple):
     """The squared error of a layer's output as a function of its weight's rows q.
 
-    error(q) = q G q^T - 2 q c^T + power, summed over rows, with x the patches that the quantized
-    layer will see and t what its output should be.
+    error(q) = q G q^T - 2 q c^T + power, summed over rows, where x are the patches that the
+    quantized layer will see and t are its target outputs.
 
     Attributes:
-        gram: G = sum of x x^T, one a group of a grouped convolution.
+        gram: G = sum of x x^T, one matrix per group of a grouped convolution.
         cross: c = sum of t x^T.
-        power: sum of t^2, a row.
+        power: sum of t^2, one number per row.
     """
 
     gram: Float[Tensor, "groups columns columns"]
@@ -39,7 +39,7 @@ class Quadratic(NamedTuple):
         weight: Float[Tensor, "rows columns"],
         gram: Float[Tensor, "groups columns columns"],
     ) -> "Quadratic":
-        """The error against the layer's own output on these patches."""
+        """The error relative to the layer's own output on these patches."""
         cross = grouped_product(weight, gram)
         return cls(gram, cross, (weight * cross).sum(1))
 
@@ -48,9 +48,9 @@ class Quadratic(NamedTuple):
         rows: Float[Tensor, "rows columns"],
         scale: Float[Tensor, " rows"] | None = None,
     ) -> float:
-        """The error of these weights, relative to the output's power.
+        """The error of these weights, relative to the power of the targets.
 
-        `scale` is what each row's output is multiplied by before errors are added up.
+        `scale` multiplies each row's output before errors are summed.
         """
         product = grouped_product(rows, self.gram)
         error = ((rows * (product - 2 * self.cross)).sum(1) + self.power).clamp(min=0)
@@ -66,21 +66,16 @@ def grouped_product(
     return torch.bmm(rows.view(len(gram), -1, rows.shape[1]), gram).flatten(0, 1)
 
 
-def groups_of(layer: Layer) -> int:
-    """How many parts the input channels of a layer are split into."""
-    return 1 if isinstance(layer, nn.Linear) else layer.groups
-
-
-def places_an_image(images: int, places: int, columns: int) -> int:
-    """How many places of a layer's output are looked at in each of so many images."""
-    wanted = max(FEWEST_POSITIONS, POSITIONS_A_COLUMN * columns)
+def places_per_image(images: int, places: int, columns: int) -> int:
+    """Number of places of a layer's output to sample in each of `images` images."""
+    wanted = max(MIN_POSITIONS, POSITIONS_PER_COLUMN * columns)
     return min(places, math.ceil(wanted / images))
 
 
 def draw_positions(
     images: int, places: int, chosen: int, generator: torch.Generator
 ) -> Int64[Tensor, "images chosen"]:
-    """Choose some of the places of a layer's output at random, as many in every image."""
+    """Draw `chosen` of the `places` of a layer's output in each image."""
     if chosen == places:
         return torch.arange(places).expand(images, places)
     return torch.rand(images, places, generator=generator).argsort(1)[:, :chosen].sort(1).values
@@ -89,7 +84,7 @@ def draw_positions(
 def outputs_at(
     layer: Layer, outputs: Tensor, positions: Int64[Tensor, "images chosen"]
 ) -> Float[Tensor, "chosen_images rows"]:
-    """A layer's outputs at flat positions of each image."""
+    """A layer's outputs at these flat positions of each image."""
     images = torch.arange(len(outputs), device=outputs.device)[:, None]
     positions = positions.to(outputs.device)
     if isinstance(layer, nn.Linear):
@@ -100,7 +95,7 @@ def outputs_at(
 def patches_at(
     layer: Layer, inputs: Tensor, positions: Int64[Tensor, "images chosen"]
 ) -> Float[Tensor, "groups chosen_images columns"]:
-    """What a layer multiplies its weight's rows by to get its outputs at these positions."""
+    """The patches that give a layer's outputs at these positions when its rows multiply them."""
     images = torch.arange(len(inputs), device=inputs.device)[:, None]
     positions = positions.to(inputs.device)
     if isinstance(layer, nn.Linear):
@@ -110,7 +105,7 @@ def patches_at(
     places = windows.shape[2 : 2 + len(layer.kernel_size)]
     at = torch.unravel_index(positions, places)
     index: Any = (images, slice(None), *at)
-    patches = windows[index].flatten(0, 1)  # copies what was chosen and nothing else
+    patches = windows[index].flatten(0, 1)  # copies the chosen patches only
     return patches.reshape(len(patches), layer.groups, -1).transpose(0, 1)
 
 
@@ -133,16 +128,16 @@ def _windows(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, inputs: Tensor) -> Tensor
 def make_quadratic(
     patches: Float[Tensor, "groups chosen columns"], targets: Float[Tensor, "chosen rows"]
 ) -> Quadratic:
-    """Sum over patches and what the layer's output (without its bias) should be for each."""
+    """Sum the quadratic over patches and the layer's target outputs, without its bias."""
     by_group = targets.view(len(targets), len(patches), -1).permute(1, 2, 0)
     cross = torch.bmm(by_group, patches).flatten(0, 1)
     return Quadratic(torch.bmm(patches.mT, patches), cross, targets.square().sum(0))
 
 
 def add_up(parts: Iterable[Quadratic]) -> Quadratic:
-    """The error over all sets of patches, of which only one is kept at a time."""
+    """Sum quadratics over sets of patches, holding one set at a time."""
 
     def add(total: Quadratic, part: Quadratic) -> Quadratic:
-        return Quadratic(*(some.add_(more) for some, more in zip(total, part, strict=True)))
+        return Quadratic(*(sums.add_(more) for sums, more in zip(total, part, strict=True)))
 
     return reduce(add, parts)

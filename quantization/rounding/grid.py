@@ -1,4 +1,4 @@
-"""The values that each row of a weight matrix may take: a step and a zero point a row."""
+"""The values that each row of a weight matrix may take: one step and one zero point per row."""
 
 from typing import NamedTuple
 
@@ -6,12 +6,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-Bits = int | float  # 1.58 is a float, and a type checker at run time does not take 2 for one
+Bits = int | float  # a run-time type checker does not accept the int 2 as a float
 TERNARY: Bits = 1.58  # log2(3), rounded the way everybody writes it
 LEVELS: dict[Bits, int] = {8: 256, 4: 16, 3: 8, 2: 4, TERNARY: 3}
 
-
-NORM = 2.4  # of the error that the search minimises; a smaller one would clip more outliers
+NORM = 2.4  # of the error that the search minimises; a smaller norm would clip more outliers
 SHRINK_STEPS = 80  # of 1% each, from the full range down to a fifth of it
 
 
@@ -19,7 +18,7 @@ class Grid(NamedTuple):
     """Code c of a row stands for (c - zero) * scale, c = 0 .. levels - 1.
 
     Attributes:
-        scale: distance between neighbouring values, in the unit of the weights.
+        scale: distance between neighbouring values, in units of the weights.
         zero: the code of 0.0.
         levels: number of codes.
     """
@@ -30,18 +29,18 @@ class Grid(NamedTuple):
 
 
 def find_grid(weight: Float[Tensor, "rows columns"], bits: Bits, symmetric: bool) -> Grid:
-    """Fit a grid to each row, so that nearest rounding loses as little as possible.
+    """Fit a grid to each row that minimises the error of nearest rounding.
 
-    A range that contains all weights and 0 is shrunk in steps of 1% and the one of smallest L_2.4
-    rounding error kept. Only a symmetric ternary grid has a closed form, and gets it.
+    The range that contains all weights and 0 is shrunk in steps of 1%, and the range with the
+    smallest L_2.4 rounding error is kept. Symmetric ternary grids use their closed form instead.
 
     Args:
-        weight: one layer's, a row an output channel.
+        weight: weights of one layer, one row per output channel.
         bits: 8, 4, 3, 2 or 1.58.
-        symmetric: centred on 0 (codes -n/2 .. n/2 - 1 around it), or fitted to either side.
+        symmetric: centre the grid on 0 (codes -n/2 .. n/2 - 1) instead of fitting both ends.
 
     Returns:
-        One step and zero point a row. An all-zero row has step 1.
+        One step and one zero point per row. An all-zero row has step 1.
 
     Raises:
         ValueError: a weight is not finite, or no grid of `bits` exists.
@@ -71,16 +70,16 @@ def find_grid(weight: Float[Tensor, "rows columns"], bits: Bits, symmetric: bool
 
 
 def dequantize(codes: UInt8[Tensor, "rows columns"], grid: Grid) -> Float[Tensor, "rows columns"]:
-    """The float32 weights that codes stand for; files and evaluation both use exactly these."""
+    """The float32 weights that codes stand for; files and evaluation use exactly these."""
     return (codes.float() - grid.zero) * grid.scale
 
 
 def _best_shrink(
     steps: Float[Tensor, "rows columns"], zero: Float[Tensor, "rows 1"], count: int
 ) -> Float[Tensor, "rows 1"]:
-    """The factor on each row's step with the smallest error; weights are in widest steps.
+    """The factor on each row's widest step that has the smallest error; `steps` are in that step.
 
-    One candidate at a time and in place: all at once would be 80 copies of the layer.
+    Candidates are tried one at a time and in place: all at once would take 80 copies of the layer.
     """
     best = torch.full_like(zero, torch.inf)
     factor = torch.ones_like(zero)
@@ -98,8 +97,8 @@ def _best_shrink(
 def _optimal_ternary_scale(weight: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows 1"]:
     """The s >= 0 that minimises min over t in {-1, 0, 1} of sum (w - s t)^2, exactly.
 
-    With the k largest |w| kept and c_k their sum, s = c_k / k is best and lowers the error by
-    c_k^2 / k; so the best k is one pass over the sorted row.
+    If the k largest |w| are kept and c_k is their sum, s = c_k / k is best and lowers the error by
+    c_k^2 / k; so one pass over the sorted row finds the best k.
     """
     largest_first = weight.abs().sort(dim=1, descending=True).values
     sums = largest_first.double().cumsum(1)
@@ -109,15 +108,15 @@ def _optimal_ternary_scale(weight: Float[Tensor, "rows columns"]) -> Float[Tenso
 
 
 def _usable(step: Float[Tensor, "rows 1"]) -> Float[Tensor, "rows 1"]:
-    """A step to divide by: 1 where an all-zero (pruned) row would have 0."""
+    """The step, or 1 where an all-zero (pruned) row would divide by 0."""
     return torch.where(step > 0, step, 1.0)
 
 
 def levels(bits: Bits) -> int:
-    """Number of values that a weight of `bits` can take in its channel.
+    """Number of values that a weight of `bits` can take.
 
     Raises:
-        ValueError: no grid of so many bits exists.
+        ValueError: there is no grid of `bits`.
     """
     if bits not in LEVELS:
         raise ValueError(f"Bits must be one of {', '.join(map(str, LEVELS))}, got {bits:g}.")

@@ -7,5 +7,5 @@ from quantization.rounding.grid import Grid
 
 
 def nearest(weight: Float[Tensor, "rows columns"], grid: Grid) -> UInt8[Tensor, "rows columns"]:
-    """Codes whose values are within scale / 2 of `weight`, or at the end of the grid beyond it."""
+    """Codes within scale / 2 of `weight`, or at the end of the grid for weights beyond it."""
     return ((weight / grid.scale).round() + grid.zero).clamp(0, grid.levels - 1).byte()

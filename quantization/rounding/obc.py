@@ -1,4 +1,4 @@
-"""Optimal Brain Compression: each row's weights are quantized one by one, cheapest first."""
+"""Optimal Brain Compression: the weights of each row are quantized one by one, cheapest first."""
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -8,9 +8,9 @@ from torch.nn.functional import threshold
 from quantization.rounding.grid import Grid
 
 BLOCK = 48  # columns between two updates of the inverses; 64 and 96 took 0-15% longer
-SPACE = 2**23  # numbers (64 MiB) in the inverses of the rows that go together
-SINGULAR = 1e-10  # a column is a combination of others if they leave less of its square than this
-FIRST_RESCUE = 1e-8  # of the mean diagonal, ten times as much at every further attempt
+SPACE = 2**23  # numbers (64 MiB) in the inverses of one batch of rows
+SINGULAR = 1e-10  # smallest share of a column's square that no combination of others explains
+FIRST_RESCUE = 1e-8  # of the mean diagonal; ten times as much at every further attempt
 
 
 @torch.no_grad()
@@ -20,21 +20,21 @@ def obc(
     hessian: Float[Tensor, "groups columns columns"],
     damping: float = 0.0,
 ) -> UInt8[Tensor, "rows columns"]:
-    """Quantize greedily, and let a row's other weights make up for each error.
+    """Quantize greedily, and let the other weights of a row compensate for each error.
 
     At each step a row quantizes the weight that adds least to (w - q)^T H (w - q) once the rest is
-    re-fitted; but while one is more than half a step off its nearest value, since compensation
-    pushed it off the grid, the one with the largest error. Exact zeros, and columns whose input
-    is always zero, stay zero and compensate nothing. Codes are those of the plain algorithm, which
-    updates a row's whole inverse at each step; equally good choices aside.
+    refitted. While compensation has pushed a weight more than half a step off its nearest value,
+    the row takes the weight with the largest error instead. Exact zeros, and columns whose input
+    is always zero, stay zero and compensate nothing. Apart from ties, codes are those of the plain
+    algorithm, which updates a row's whole inverse at each step.
 
-    In float64: the plain loop in float32 chose 8 to 26 codes otherwise in 5 of 18 random layers
-    (`benchmarks/obc.py`); it would save a quarter of the time at 16x144 and 40% at 64x288. Rows go
-    together as far as `SPACE` holds their inverses; beyond 4,096 columns a single one exceeds it.
+    In float64, because the plain loop in float32 chose 8 to 26 other codes in 5 of 18 random layers
+    (`benchmarks/obc.py`); it would save a quarter of the time at 16x144 and 40% at 64x288. As many
+    rows go together as `SPACE` holds inverses; beyond 4,096 columns a single inverse exceeds it.
 
     Args:
-        weight: one layer's, a row an output channel.
-        grid: of values; not changed while weights are.
+        weight: weights of one layer, one row per output channel.
+        grid: the values each row may take; it stays fixed throughout.
         hessian: sum of x x^T over the inputs x of each group, at any positive scale.
         damping: added to the diagonal, as a share of its mean over inputs that are not always zero.
             Where that leaves `hessian` singular, 1e-8, 1e-7, ... are tried; so the scale of the
@@ -57,17 +57,17 @@ def obc(
     points = (weight.double() / grid.scale + grid.zero).where(~zero, grid.zero.double())
     sparse = (zero & ~dead).any(1)
     together = max(1, SPACE // columns**2)
-    for some in (~sparse, sparse & ~zero.all(1)):
-        members = some.nonzero()[:, 0]
-        for start in range(0, len(members), together):
-            batch = members[start : start + together]
-            which = group[batch]
+    for alike in (~sparse, sparse & ~zero.all(1)):
+        positions = alike.nonzero()[:, 0]
+        for start in range(0, len(positions), together):
+            batch = positions[start : start + together]
+            owner = group[batch]
             if sparse[batch[0]]:
-                own = _without(damped[which], zero[batch])
-                some_codes = _quantize(points[batch], own, torch.arange(len(own)), grid.levels)
-            else:  # rows of one group have one inverse, until they part
-                some_codes = _quantize(points[batch], inverses, which, grid.levels)
-            codes[batch] = some_codes.byte()
+                own = _without(damped[owner], zero[batch])
+                quantized = _quantize(points[batch], own, torch.arange(len(own)), grid.levels)
+            else:  # rows of one group share an inverse until their choices differ
+                quantized = _quantize(points[batch], inverses, owner, grid.levels)
+            codes[batch] = quantized.byte()
     return codes
 
 
@@ -80,19 +80,19 @@ def check_hessian(
         raise ValueError(
             f"`hessian` must be groups x {columns} x {columns} for {rows} rows of {columns}"
             f" weights, with groups a divisor of {rows}, got {' x '.join(map(str, hessian.shape))}."
-            " Sum x x^T over the flattened inputs of each group of the layer's channels."
+            " Sum x x^T over the flattened inputs of each group of channels."
         )
     broken = int((~hessian.isfinite()).sum())
     if broken:
         raise ValueError(
             f"`hessian` must be finite, got {broken} of {hessian.numel()} entries that are not. An"
-            " input of the layer overflowed: look for NaN in the images and in the weights before."
+            " input of the layer overflowed: look for NaN in the images and in earlier weights."
         )
     lowest = hessian.diagonal(dim1=1, dim2=2).min().item()
     if lowest < 0:
         raise ValueError(
-            f"`hessian` must have a diagonal of squares, got {lowest:g}. Sum x x^T with no mean"
-            " subtracted afterwards, and in float32 or wider."
+            f"`hessian` must have a diagonal of squares, got {lowest:g}. Sum x x^T in float32 or"
+            " wider, and subtract no mean afterwards."
         )
 
 
@@ -101,15 +101,15 @@ def factorize(
 ) -> tuple[Float[Tensor, "groups columns columns"], Float[Tensor, "groups columns columns"]]:
     """`hessian` in float64, damped until it is safely positive definite, and its Cholesky factor.
 
-    Inputs that are always zero get 1 on the diagonal. A factor with a pivot below `SINGULAR` is as
-    bad as none: rank-deficient matrices often factor by luck, into an inverse of rounding errors.
+    Inputs that are always zero get 1 on the diagonal. A factor with a pivot below `SINGULAR` counts
+    as a failure: rank-deficient matrices often factor by luck, and the inverse is rounding errors.
     """
     diagonal = hessian.diagonal(dim1=1, dim2=2).double()
     dead = diagonal == 0
-    mean = diagonal.sum(1) / (~dead).sum(1).clamp(min=1)  # without the dead ones' arbitrary 1
+    mean = diagonal.sum(1) / (~dead).sum(1).clamp(min=1)  # dead inputs' 1 is arbitrary
     share = torch.full_like(mean, damping)
     while True:
-        damped = hessian.to(torch.float64, copy=True)  # of 170 MB in resnet18: none to spare
+        damped = hessian.to(torch.float64, copy=True)  # up to 170 MB in resnet18
         damped.diagonal(dim1=1, dim2=2).add_(dead + (share * mean)[:, None])
         factor, info = torch.linalg.cholesky_ex(damped)
         pivots = factor.diagonal(dim1=1, dim2=2).square() / damped.diagonal(dim1=1, dim2=2)
@@ -122,7 +122,7 @@ def factorize(
 def _without(
     hessian: Float[Tensor, "rows columns columns"], zero: Tensor
 ) -> Float[Tensor, "rows columns columns"]:
-    """Each row's inverse with the weights that stay zero decoupled from the others."""
+    """Each row's inverse, with the weights that stay zero decoupled from the rest."""
     kept = ~zero
     eye = torch.eye(zero.shape[1], dtype=hessian.dtype, device=hessian.device)
     coupled = torch.where(kept[:, :, None] & kept[:, None, :], hessian, eye)
@@ -136,10 +136,10 @@ def _quantize(
     owner: Int64[Tensor, " rows"],
     levels: int,
 ) -> Float[Tensor, "rows columns"]:
-    """Codes of rows whose weights are given in codes; `owner` says which inverse a row begins with.
+    """Codes of weights in units of the grid; `owner` is the inverse that each row starts from.
 
     Eliminating a column subtracts v v^T from the inverse, v = H^-1_j / sqrt(H^-1_jj). The v of a
-    block are kept and subtracted in one product, from the columns that are left only.
+    block are kept and subtracted in one product, and only from the columns that remain.
     """
     rows, remaining = points.shape
     codes = torch.empty_like(points)
@@ -171,15 +171,15 @@ def _greedy_block(
     owner: Int64[Tensor, " rows"],
     levels: int,
 ) -> tuple[Int64[Tensor, "rows steps"], Float[Tensor, "rows steps"]]:
-    """Quantize a weight of each row per channel of `state` after the third, in place.
+    """Quantize one weight of each row per channel of `state` after the third, in place.
 
     `state` holds rounded points, their errors, the inverse's diagonal (-inf where done), and then
-    the v. There are 17 operations a step; in small layers calling them is most of the time.
+    the v. A step has 17 operations; in small layers calling them takes most of the time.
     """
     rounded, error, diagonal, *factors = state.unbind(0)
     by_row = state[3:].transpose(0, 1)
     row = owner[:, None]
-    tiny = points.new_tensor(1e-60)  # so that an error of 0 is best, and still worse than outliers
+    tiny = points.new_tensor(1e-60)  # an error of 0 comes first, but after outliers
     order, values = [], []
     for k, factor in enumerate(factors):
         torch.round(points, out=rounded).clamp_(0, levels - 1)
@@ -208,8 +208,9 @@ def _eliminate(
 ) -> Float[Tensor, "rows kept kept"]:
     """Each row's inverse after a block, on the columns to `keep`.
 
-    It moves forward in `space`, where `inverse` may lie: row r ends before old row r + 1 begins. A
-    row at a time stays in the cache: at 64x576 gathering took 0.2 ms a row, all at once 3 ms.
+    It moves forward in `space`, where `inverse` may lie: row r ends before old row r + 1 begins.
+    Going row by row stays in the cache: at 64x576 gathering took 0.2 ms per row, against 3 ms for
+    all rows at once.
     """
     rows, kept = keep.shape
     after = space[: rows * kept**2].view(rows, kept, kept)

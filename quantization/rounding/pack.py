@@ -1,4 +1,4 @@
-"""Codes as few bytes as they need: 8, 4, 3 or 2 bits each, and ternary five a byte.
+"""Codes in as few bytes as they need: 8, 4, 3 or 2 bits each, or five ternary codes per byte.
 
 Rows start on a byte of their own. The first code is in the lowest bits (in base 3, the lowest
 digit) of the first byte, which is how ONNX packs INT4 and INT2.
@@ -14,7 +14,7 @@ _POWERS_OF_3 = torch.tensor([1, 3, 9, 27, 81], dtype=torch.uint8)  # 3^5 = 243 f
 
 
 def pack(codes: UInt8[Tensor, "rows columns"], levels: int) -> UInt8[Tensor, "rows bytes"]:
-    """Pack codes 0 .. levels - 1, on the CPU.
+    """Pack codes 0 .. levels - 1 into bytes, on the CPU.
 
     Raises:
         ValueError: a code is too large for `levels`.
@@ -32,7 +32,7 @@ def pack(codes: UInt8[Tensor, "rows columns"], levels: int) -> UInt8[Tensor, "ro
 def unpack(
     packed: UInt8[Tensor, "rows bytes"], columns: int, levels: int
 ) -> UInt8[Tensor, "rows {columns}"]:
-    """Undo `pack`; `columns` tells codes from the padding behind them."""
+    """Undo `pack`; `columns` tells the codes from the padding after them."""
     if levels == 3:
         digits = packed[..., None] // _POWERS_OF_3 % 3
         return digits.flatten(1)[:, :columns]
@@ -43,5 +43,5 @@ def unpack(
 
 
 def _width(levels: int) -> int:
-    """Bits of a code, for a power of two."""
+    """Bits per code, for a power of two."""
     return levels.bit_length() - 1

@@ -1,4 +1,4 @@
-"""Failed models, worked by hand."""
+"""Models that failed, worked by hand."""
 
 import torch
 
@@ -6,7 +6,7 @@ from attacks.health import failures, find_failures
 
 
 def fleet(accuracies, examples=1000):
-    """Models that classify that share of their members correctly, and no non-member."""
+    """Make models that classify this share of their members correctly, and no non-member."""
     models = len(accuracies)
     members = (torch.arange(models)[:, None] + torch.arange(examples)) % 2 == 0
     correct = torch.zeros(models, 2, examples, dtype=torch.bool)
@@ -16,12 +16,12 @@ def fleet(accuracies, examples=1000):
     return torch.zeros(models, 2, examples), correct, members
 
 
-def test_a_healthy_fleet_is_left_alone():
+def test_no_model_of_a_healthy_fleet_is_named():
     assert failures(*fleet([0.99, 0.998, 1.0, 0.996, 0.95])) == {}
-    assert failures(*fleet([0.1])) == {}  # nobody to compare with
+    assert failures(*fleet([0.1])) == {}  # without peers
 
 
-def test_not_finite():
+def test_models_with_non_finite_signals_are_named():
     phi, correct, members = fleet([0.99, 0.998, 1.0, 0.996])
     phi[1, 0, :12] = torch.nan
     phi[3, 1, 7] = -torch.inf
@@ -31,14 +31,14 @@ def test_not_finite():
     }
 
 
-def test_training_accuracy_far_below_its_peers():
+def test_models_with_training_accuracy_far_below_their_peers_are_named():
     expected = {2: "training accuracy 0.112, its peers' median 0.998"}
     assert failures(*fleet([0.998, 0.998, 0.112, 1.0, 0.99])) == expected
     assert list(failures(*fleet([0.2, 1.0]))) == [0]
     assert list(failures(*fleet([1.0, 0.2, 1.0, 0.2]))) == [1, 3]
 
 
-def test_how_far_is_far():
+def test_far_below_is_6_robust_deviations_and_at_least_a_tenth():
     """Peers .80 to .88: median .84, MAD .02, so the limit is .84 - 6 x 1.4826 x .02 = .662."""
     peers = [0.80, 0.82, 0.84, 0.86, 0.88]
     assert failures(*fleet([*peers, 0.67])) == {}
@@ -47,7 +47,7 @@ def test_how_far_is_far():
     assert list(failures(*fleet([0.9] * 5 + [0.79]))) == [5]
 
 
-def test_a_broken_model_is_nobodys_peer():
+def test_a_model_with_non_finite_signals_is_no_peer():
     phi, correct, members = fleet([0.1, 0.1, 0.1, 0.99, 0.98])
     phi[:3] = torch.nan
     assert list(failures(phi, correct, members)) == [0, 1, 2]
@@ -60,7 +60,7 @@ def test_only_members_under_the_identity_view_count():
     assert failures(phi, correct, members) == {}
 
 
-def test_a_model_that_only_a_quantization_broke_is_named_too():
+def test_a_model_that_only_quantization_broke_is_named_too():
     phi, correct, members = fleet([0.99, 0.2, 1.0, 0.98])
     broken = phi.clone()
     broken[3, 0, 1] = torch.nan

@@ -12,7 +12,7 @@ from attacks.threshold import global_threshold
 
 
 def awkward(kind):
-    """Bernoulli splits of an odd number of models, and phi of 25 population examples."""
+    """Draw Bernoulli splits of an odd number of models, and phi of 25 population examples."""
     rng = np.random.default_rng(0)
     included = rng.random((9, 40)) < 0.5
     included[0] = False  # at least one without the example
@@ -32,7 +32,7 @@ def loss_of(phi):
 
 
 def slow_quantile(loss, losses):
-    """Follow the definition: points (0, 0), (l_1, 1), ..., (l_n, n), ties sharing their middle."""
+    """Interpolate the points (0, 0), (l_1, 1), ..., (l_n, n); tied losses share their middle."""
     points = [0.0, *sorted(losses)]
     equal = [k for k in range(1, len(points)) if points[k] == loss]
     if equal:
@@ -56,19 +56,19 @@ def test_attack_r_matches_slow_loop(kind):
     for q, j in np.ndindex(2, 40):
         losses = [loss_of(s.item()) for s in shadows[~included[:, j], q, j]]
         expected[q, j] = -slow_quantile(loss_of(target[q, j].item()), losses)
-    found = attack_r(target, shadows, included)
-    np.testing.assert_allclose(found, expected.mean(0), rtol=1e-11, atol=1e-15)
-    assert ((found > -1) & (found < 0)).all()
+    scores = attack_r(target, shadows, included)
+    np.testing.assert_allclose(scores, expected.mean(0), rtol=1e-11, atol=1e-15)
+    assert ((scores > -1) & (scores < 0)).all()
 
 
 def test_attack_r_agrees_with_numpy_between_the_losses(rng):
-    """`np.quantile` over the losses and a 0, at the level found, gives the loss back."""
+    """`np.quantile` of the losses and a 0, at the level that was scored, returns the loss."""
     shadows = torch.randn(7, 1, 50, generator=rng).double()
     loss = torch.nn.functional.softplus(-shadows)
     mixture = (loss * torch.rand(7, 1, 50, generator=rng)).amax(0)  # below the largest
-    found = attack_r(-mixture.expm1().log(), shadows, torch.zeros(7, 50).bool())
+    scores = attack_r(-mixture.expm1().log(), shadows, torch.zeros(7, 50).bool())
     for j in range(50):
-        points, level = [0.0, *loss[:, 0, j].tolist()], -found[j].item() * 8 / 7
+        points, level = [0.0, *loss[:, 0, j].tolist()], -scores[j].item() * 8 / 7
         assert np.quantile(points, level) == pytest.approx(mixture[0, j].item(), rel=1e-9)
 
 
@@ -118,8 +118,8 @@ def test_slices_and_order_do_not_matter(monkeypatch, rng, synthetic_fleet):
     monkeypatch.setattr("attacks.slices.NUMBERS", 100)
     assert torch.equal(attack_r(targets, shadows, included), whole)
     models, j, z = (torch.randperm(size, generator=rng) for size in (12, 240, 50))
-    found = attack_r(targets[..., j], shadows[models][..., j], included[models][:, j])
-    assert torch.equal(found, whole[..., j])
+    scores = attack_r(targets[..., j], shadows[models][..., j], included[models][:, j])
+    assert torch.equal(scores, whole[..., j])
     assert torch.equal(attack_p(targets[..., j], targets[..., z]), ranks[..., j])
 
 
@@ -128,8 +128,8 @@ def test_members_score_higher_if_and_only_if_they_leak(synthetic_fleet, leak):
     phi, members = synthetic_fleet(examples=1000, leak=leak)
     aside, _ = synthetic_fleet(examples=1000, leak=0, seed=1)
     scores = attack_r(phi[-1], phi[:12], members[:12]), attack_p(phi[-1], aside[-1])
-    for found in (delong(score, members[-1]) for score in scores):
-        assert found.low > 0.6 if leak else found.low <= 0.5 <= found.high
+    for area in (delong(score, members[-1]) for score in scores):
+        assert area.low > 0.6 if leak else area.low <= 0.5 <= area.high
 
 
 def test_a_diverged_model_counts_only_where_it_is_used():
@@ -140,7 +140,7 @@ def test_a_diverged_model_counts_only_where_it_is_used():
     assert attack_p(target, population).isnan().all()
 
 
-def test_errors():
+def test_missing_shadows_or_population_are_refused():
     always = torch.tensor([[True, False], [True, True], [True, False]])
     with pytest.raises(ValueError, match="did not train on an example, but all 3 trained"):
         attack_r(torch.zeros(1, 2), torch.zeros(3, 1, 2), always)

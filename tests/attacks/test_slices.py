@@ -7,7 +7,7 @@ from attacks.slices import Chosen, Sliced, Stacked, slices_of
 
 
 class OnDisk:
-    """Gives some of its models, still on disk, or a slice of its examples; nothing else."""
+    """A signal that can only be indexed by a list of models or a slice of examples."""
 
     def __init__(self, tensor):
         self.tensor, self.shape, self.dtype, self.read = tensor, tensor.shape, tensor.dtype, []
@@ -28,16 +28,16 @@ class OnDisk:
 )
 def test_slices_cover_every_example_once_and_stay_small(monkeypatch, numbers, shape):
     monkeypatch.setattr("attacks.slices.NUMBERS", numbers)
-    some = torch.zeros(shape)
-    slices = list(slices_of(some))
+    signal = torch.zeros(shape)
+    slices = list(slices_of(signal))
     covered = [example for part in slices for example in range(shape[-1])[part]]
     assert covered == list(range(shape[-1]))
-    one = some[..., :1].numel()  # of one example, which cannot be cut
+    single = signal[..., :1].numel()  # of a single example, which cannot be cut
     for part in slices:
         assert part.stop - part.start > 0
-        assert some[..., part].numel() <= max(numbers, one)
+        assert signal[..., part].numel() <= max(numbers, single)
     for part in slices[:-1]:  # and no smaller than they must be
-        assert one == 0 or some[..., part].numel() + one > numbers
+        assert single == 0 or signal[..., part].numel() + single > numbers
 
 
 def make(rng, count, models=5, queries=2, examples=23):
@@ -48,15 +48,15 @@ SLICES = [slice(None), slice(0, 1), slice(4, 11), slice(-3, None), slice(1, 20, 
 
 
 @pytest.mark.parametrize("wrap", [lambda x: x, OnDisk], ids=["memory", "disk"])
-def test_stacked_is_a_stack(rng, wrap):
+def test_stacked_indexes_as_a_stack(rng, wrap):
     parts = make(rng, 3)
-    whole, some = torch.stack(parts, 1), Stacked([wrap(part) for part in parts])
-    assert isinstance(some, Sliced)
-    assert (tuple(some.shape), some.dtype) == (tuple(whole.shape), whole.dtype)
+    whole, signal = torch.stack(parts, 1), Stacked([wrap(part) for part in parts])
+    assert isinstance(signal, Sliced)
+    assert (tuple(signal.shape), signal.dtype) == (tuple(whole.shape), whole.dtype)
     for part in SLICES:
-        assert torch.equal(some[..., part], whole[..., part])
+        assert torch.equal(signal[..., part], whole[..., part])
     for rows in ([3, 0, 3], [4], [1, 2]):
-        fewer = some[rows]
+        fewer = signal[rows]
         assert tuple(fewer.shape) == tuple(whole[rows].shape)
         for part in SLICES:
             assert torch.equal(fewer[..., part], whole[rows][..., part])
@@ -67,21 +67,21 @@ def test_stacked_is_a_stack(rng, wrap):
 @pytest.mark.parametrize(
     "positions", [[0, 1, 2], [22], [0, 22], [2, 3, 7, 8, 9, 15, 21], list(range(23)), []], ids=len
 )
-def test_chosen_is_indexing(rng, wrap, positions):
+def test_chosen_indexes_as_the_chosen_examples(rng, wrap, positions):
     (tensor,) = make(rng, 1)
     at = torch.tensor(positions, dtype=torch.int64)
-    whole, some = tensor[..., at], Chosen(wrap(tensor), at)
-    assert isinstance(some, Sliced)
-    assert (tuple(some.shape), some.dtype) == (tuple(whole.shape), whole.dtype)
+    whole, signal = tensor[..., at], Chosen(wrap(tensor), at)
+    assert isinstance(signal, Sliced)
+    assert (tuple(signal.shape), signal.dtype) == (tuple(whole.shape), whole.dtype)
     for part in SLICES:
-        assert torch.equal(some[..., part], whole[..., part])
-    for rows in ([3, 0, 3], [4], [1, 2]):  # of as many rows as an index has parts, too
-        assert tuple(some[rows].shape) == tuple(whole[rows].shape)
+        assert torch.equal(signal[..., part], whole[..., part])
+    for rows in ([3, 0, 3], [4], [1, 2]):  # also as many rows as an index has parts
+        assert tuple(signal[rows].shape) == tuple(whole[rows].shape)
         for part in SLICES:
-            assert torch.equal(some[rows][..., part], whole[rows][..., part])
+            assert torch.equal(signal[rows][..., part], whole[rows][..., part])
 
 
-def test_chosen_reads_no_further_than_the_examples_that_are_asked_for(rng):
+def test_chosen_reads_no_more_than_the_requested_range(rng):
     (tensor,) = make(rng, 1)
     disk = OnDisk(tensor)
     Chosen(disk, torch.tensor([2, 5, 6, 20]))[..., 1:3]
@@ -89,7 +89,7 @@ def test_chosen_reads_no_further_than_the_examples_that_are_asked_for(rng):
 
 
 @pytest.mark.parametrize("wrap", [lambda x: x, OnDisk], ids=["memory", "disk"])
-def test_nested(rng, wrap):
+def test_chosen_and_stacked_nest(rng, wrap):
     parts = make(rng, 2)
     first, then = torch.tensor([1, 2, 5, 9, 10, 22]), torch.tensor([0, 3, 4])
     whole = torch.stack(parts, 1)
@@ -100,8 +100,8 @@ def test_nested(rng, wrap):
         (Stacked([Chosen(file, first) for file in files]), whole[..., first]),
         (Stacked([Stacked(files), Stacked(files[::-1])]), torch.stack([whole, whole.flip(1)], 1)),
     ]
-    for some, expected in pairs:
-        assert tuple(some.shape) == tuple(expected.shape)
+    for signal, expected in pairs:
+        assert tuple(signal.shape) == tuple(expected.shape)
         for part in SLICES:
-            assert torch.equal(some[..., part], expected[..., part])
-            assert torch.equal(some[[2, 0]][..., part], expected[[2, 0]][..., part])
+            assert torch.equal(signal[..., part], expected[..., part])
+            assert torch.equal(signal[[2, 0]][..., part], expected[[2, 0]][..., part])

@@ -7,7 +7,7 @@ from attacks.metrics.roc import auc, balanced_accuracy, roc
 from attacks.threshold import gap, global_threshold
 
 
-def test_mean_over_queries():
+def test_the_global_threshold_is_a_mean_over_queries():
     target = torch.tensor([[1.0, -2.0, 3e8], [3.0, 5.0, 1.0]])
     scores = global_threshold(target)
     assert scores.tolist() == [2.0, 1.5, 150000000.5]  # in float32 the last would lose the half
@@ -21,7 +21,7 @@ def test_gap_is_the_share_of_right_answers():
 
 
 def test_gap_wins_half_the_difference_of_the_accuracies():
-    """9 of 10 members right and 6 of 10 others."""
+    """Right on 9 of 10 members and 6 of 10 non-members."""
     members = torch.arange(20) < 10
     correct = (torch.arange(20) < 9) | (torch.arange(20) >= 14)
     curve = roc(gap(correct[None]), members)

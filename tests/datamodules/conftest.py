@@ -1,4 +1,4 @@
-"""A data set small enough to follow by hand, and a trainer to serve."""
+"""A data set small enough to follow by hand, and a stand-in for a trainer."""
 
 from unittest.mock import Mock
 
@@ -18,13 +18,13 @@ class Noise(ImageDataModule):
     def read(self):
         rng = torch.Generator().manual_seed(0)
         images = torch.randint(256, (1130, 3, 8, 8), dtype=torch.uint8, generator=rng)
-        every = Images(images, torch.arange(1130) % 3)
-        return every.take(torch.arange(100)), every.take(torch.arange(100, 1130))
+        split = Images(images, torch.arange(1130) % 3)
+        return split.take(torch.arange(100)), split.take(torch.arange(100, 1130))
 
 
 @pytest.fixture
 def noise():
-    """The class, for tests that make their own."""
+    """The class `Noise`, for tests that make their own data."""
     return Noise
 
 
@@ -37,7 +37,7 @@ def data():
 
 @pytest.fixture
 def in_process():
-    """Stand in for the trainer of one process of several."""
+    """Make a stand-in for the trainer of one process among several."""
 
     def trainer(rank, world_size, epoch=0):
         return Mock(

@@ -14,7 +14,7 @@ def archive(tmp_path):
     )
 
 
-def test_two_processes_fetch_once(archive):
+def test_several_processes_download_once(archive):
     fetched = []
 
     def fetch(url, folder, filename, md5):
@@ -29,7 +29,7 @@ def test_two_processes_fetch_once(archive):
 
 
 @pytest.mark.parametrize(("content", "state"), [(None, "missing"), (b"half", "damaged")])
-def test_without_download_the_ways_out_are_named(archive, content, state):
+def test_without_download_the_error_names_the_ways_out(archive, content, state):
     if content:
         archive.path.parent.mkdir()
         archive.path.write_bytes(content)
@@ -50,7 +50,7 @@ def test_a_whole_archive_is_unpacked_without_download(archive):
     assert fetched == [1]
 
 
-def test_what_is_ready_is_left_alone(archive):
+def test_a_data_set_that_is_ready_is_not_touched(archive):
     obtain("A", [archive], lambda: True, pytest.fail, True)
     assert not archive.path.parent.exists()
 

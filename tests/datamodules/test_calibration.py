@@ -19,8 +19,8 @@ def split(noise):
     return data
 
 
-def test_a_source_gives_all_its_images_and_no_others(split):
-    drawn = {s: split.draw_calibration(s, ROW, 1000, seed=0) for s in SOURCES}
+def test_a_source_gives_exactly_its_own_images(split):
+    drawn = {name: split.draw_calibration(name, ROW, 1000, seed=0) for name in SOURCES}
     for source, indices in drawn.items():
         assert indices.dtype == torch.int64
         assert indices.tolist() != sorted(indices.tolist()), source
@@ -49,7 +49,7 @@ def test_a_draw_depends_on_its_seed_alone(split, source):
     assert not torch.equal(draws[0], draws[1])
 
 
-def test_every_member_is_as_likely(split):
+def test_every_member_is_equally_likely(split):
     members = torch.arange(70) % 7 == 3
     draws = [split.draw_calibration("members", members, 2, seed).tolist() for seed in range(2000)]
     for place in (0, 1):
@@ -58,7 +58,7 @@ def test_every_member_is_as_likely(split):
         assert (counts[members] - 200).abs().max() < 5 * 13.4  # deviations of a binomial
 
 
-def test_sources_of_one_seed_are_drawn_apart(split):
+def test_sources_are_drawn_independently_from_the_same_seed(split):
     half = torch.arange(70) < 35
     inside = split.draw_calibration("members", half, 35, seed=0)
     outside = split.draw_calibration("nonmembers", half, 35, seed=0)
@@ -66,7 +66,7 @@ def test_sources_of_one_seed_are_drawn_apart(split):
 
 
 @pytest.mark.parametrize("pool_seed", [0, 1])
-def test_the_held_out_are_what_the_pool_leaves(noise, pool_seed, monkeypatch):
+def test_the_held_out_images_are_those_outside_the_pool(noise, pool_seed, monkeypatch):
     reads, read = [], noise.read
     monkeypatch.setattr(noise, "read", lambda self: reads.append(1) or read(self))
     data = noise(pool_size=70, pool_seed=pool_seed)
@@ -88,7 +88,7 @@ def test_a_pool_of_the_whole_split_holds_none_out(noise, pool_size):
     data.setup("fit")
     assert data.held_out.images.shape == (0, 3, 8, 8)
     assert len(data.held_out.labels) == 0
-    assert data.held_out.images.untyped_storage().nbytes() == 0  # and keeps no split alive
+    assert data.held_out.images.untyped_storage().nbytes() == 0  # so no split stays in memory
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -126,7 +126,9 @@ def test_images_are_augmented_as_in_training(noise, source, flip, crop):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("augment_seed", [None, 5])
-def test_a_gpu_is_shown_what_the_cpu_is(split, source, augment_seed, monkeypatch, in_process):
+def test_a_gpu_shows_the_images_that_the_cpu_shows(
+    split, source, augment_seed, monkeypatch, in_process
+):
     indices = split.draw_calibration(source, ROW, 20, seed=0)
     expected = split.calibration_images(source, indices, augment_seed)
     split.trainer = in_process(0, 1)
@@ -151,7 +153,7 @@ def test_fingerprint_is_of_the_pool_and_the_test_split(noise, pool_size):
     assert data.fingerprint() == digest.hexdigest()[:16]
 
 
-def test_run_folders_from_before_there_were_held_out_images_go_on():
+def test_the_fingerprint_is_that_of_older_run_folders():
     data = Digits(pool_size=64)
     data.setup("fit")
     assert data.fingerprint() == "e510cd03ddfccdb8"  # of commit 459938a
@@ -168,13 +170,13 @@ def test_run_folders_from_before_there_were_held_out_images_go_on():
         ("heldout", ROW[:0], 9, "about the 70 examples of the pool, got 0. Was it drawn for"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(split, source, row, count, message):
+def test_draws_without_images_are_refused(split, source, row, count, message):
     with pytest.raises(ValueError, match=message):
         split.draw_calibration(source, row, count, seed=0)
 
 
 @pytest.mark.parametrize("pool_size", [None, 100])
-def test_a_whole_pool_says_how_to_hold_some_out(noise, pool_size):
+def test_the_error_for_a_whole_pool_says_how_to_hold_images_out(noise, pool_size):
     data = noise(pool_size=pool_size)
     data.setup("fit")
     row = torch.arange(100) < 50
@@ -190,7 +192,7 @@ def test_a_whole_pool_says_how_to_hold_some_out(noise, pool_size):
 
 
 @pytest.mark.parametrize("pool_size", [600, 64])
-def test_digits_hold_none_out_and_say_what_works(pool_size):
+def test_digits_hold_no_images_out_and_say_what_to_use(pool_size):
     data = Digits(pool_size=pool_size)
     data.setup("fit")
     row = torch.arange(pool_size) % 2 == 0
@@ -198,3 +200,11 @@ def test_digits_hold_none_out_and_say_what_works(pool_size):
         data.draw_calibration("heldout", row, 9, seed=0)
     for source in ("members", "nonmembers"):
         assert len(data.draw_calibration(source, row, 9, seed=0)) == 9
+
+
+def test_an_unknown_source_is_refused_by_naming_those_that_exist(split):
+    message = "come from members, nonmembers or heldout, got `test`"
+    with pytest.raises(ValueError, match=message):
+        split.draw_calibration("test", ROW, 9, seed=0)
+    with pytest.raises(ValueError, match=message):
+        split.calibration_images("test", torch.arange(3))

@@ -22,7 +22,7 @@ def random_pixels(rng, *shape):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("shape", [(16, 16, 3), (16, 16), (40, 20, 3), (8, 24), (1, 1), (128, 64)])
 def test_decode_matches_torchvision(rng, shape, channels):
-    # sides of whole ratios, as torchvision rounds the longer one to pixels before it crops
+    # sides in whole ratios, because torchvision rounds the longer side to pixels before cropping
     pixels = random_pixels(rng, *shape)
     result = decode(["a"], {"a": encode(pixels)}.__getitem__, 16, channels)
     image = Image.fromarray(pixels).convert({1: "L", 3: "RGB"}[channels])
@@ -38,7 +38,7 @@ def test_decode_keeps_images_of_the_right_size_and_their_order(rng):
     assert np.array_equal(result.permute(0, 2, 3, 1), np.stack(list(images.values())))
 
 
-def test_decode_cuts_equally_from_both_ends():
+def test_decode_crops_equally_from_both_ends():
     pixels = np.zeros((8, 24), np.uint8)
     pixels[:, 8:16] = 200
     assert (decode(["a"], lambda _: encode(pixels), 8, 1) == 200).all()
@@ -58,12 +58,12 @@ def test_decode_names_every_damaged_file(rng):
     files["deep"] = encode(np.full((8, 8), 300, np.uint16))
     with pytest.raises(ValueError, match="3 of 5 images cannot be read") as error:
         decode([*files, "ok"], files.__getitem__, 8, 1)
-    assert "deep (mode I;16 instead of 8 bits a channel)" in str(error.value)
+    assert "deep (mode I;16 instead of 8 bits per channel)" in str(error.value)
     assert "half (" in str(error.value)
     assert "text (" in str(error.value)
 
 
-def test_decode_names_ten_damaged_files_at_most():
+def test_decode_names_at_most_ten_damaged_files():
     files = [f"{i:02d}" for i in range(12)]
     with pytest.raises(ValueError, match=r"12 of 12 .*00 \(.*09 \(.*; \.\.\.\. Replace") as error:
         decode(files, lambda _: b"", 8, 1)

@@ -1,4 +1,4 @@
-"""What a real Trainer is served."""
+"""The batches that a real Trainer is served."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from datamodules.views import normalise
 
 
 class Recorder(LightningModule):
-    """A network that remembers what it is shown."""
+    """A network that records the batches it is shown."""
 
     def __init__(self):
         super().__init__()
@@ -57,13 +57,13 @@ def indices(batches):
     return torch.cat([batch.indices for batch in batches])
 
 
-def assert_same(batches, others):
-    for batch, other in zip(batches, others, strict=True):
-        for tensor, another in zip(batch, other, strict=True):
-            assert torch.equal(tensor, another)
+def assert_same(batches, expected):
+    for batch, whole in zip(batches, expected, strict=True):
+        for tensor, reference in zip(batch, whole, strict=True):
+            assert torch.equal(tensor, reference)
 
 
-def test_a_fit_serves_its_membership_row_once_an_epoch(data, tmp_path):
+def test_a_fit_serves_its_members_once_per_epoch(data, tmp_path):
     row = membership(3, 2, 0, 100)[1]
     data.assign(row, seed=5)
     model = fit(data, tmp_path)
@@ -75,7 +75,7 @@ def test_a_fit_serves_its_membership_row_once_an_epoch(data, tmp_path):
         assert torch.equal(batch.labels, batch.indices % 3)
 
 
-def test_a_fit_is_augmented_anew_every_epoch(data, tmp_path):
+def test_every_epoch_of_a_fit_has_new_augmentations(data, tmp_path):
     data.assign(membership(3, 2, 0, 100)[0], seed=5)
     model = fit(data, tmp_path, epochs=3)
     example = int(model.served[0][1].indices[0])
@@ -93,9 +93,9 @@ def saving(tmp_path, after="training"):
     return ModelCheckpoint(tmp_path, save_last=True, save_on_train_epoch_end=after == "training")
 
 
-@pytest.mark.filterwarnings("ignore:Checkpoint directory .* is not empty")  # meant to
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* is not empty")  # on purpose
 @pytest.mark.parametrize("after", ["training", "validation"])
-def test_a_resumed_fit_is_served_as_the_uninterrupted_one(data, tmp_path, after):
+def test_a_resumed_fit_is_served_the_batches_of_an_uninterrupted_one(data, tmp_path, after):
     data.assign(membership(3, 2, 0, 100)[0], seed=5)
     whole = fit(data, tmp_path)
     fit(data, tmp_path, 2, [saving(tmp_path, after)])
@@ -104,15 +104,15 @@ def test_a_resumed_fit_is_served_as_the_uninterrupted_one(data, tmp_path, after)
 
 
 class Kill(Callback):
-    """End the process, as far as Lightning can tell, in the middle of the third epoch."""
+    """Raise in the middle of the third epoch, as if the process ended."""
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         if (trainer.current_epoch, batch_idx) == (2, 1):
             raise RuntimeError("killed")
 
 
-@pytest.mark.filterwarnings("ignore:Checkpoint directory .* is not empty")  # meant to
-def test_a_fit_killed_in_an_epoch_starts_that_epoch_again(data, tmp_path):
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* is not empty")  # on purpose
+def test_a_fit_killed_within_an_epoch_restarts_that_epoch(data, tmp_path):
     data.assign(membership(3, 2, 0, 100)[0], seed=5)
     whole = fit(data, tmp_path)
     with pytest.raises(RuntimeError, match="killed"):
@@ -121,7 +121,7 @@ def test_a_fit_killed_in_an_epoch_starts_that_epoch_again(data, tmp_path):
     assert_same(whole.since(2), resumed.since(0))
 
 
-def test_what_is_served_depends_on_the_seed_alone(data, tmp_path):
+def test_batches_depend_on_the_seed_alone(data, tmp_path):
     row = membership(3, 2, 0, 100)[0]
     runs = []
     for seed in (5, 6, 5):
@@ -132,7 +132,7 @@ def test_what_is_served_depends_on_the_seed_alone(data, tmp_path):
     assert not torch.equal(indices(runs[0]), indices(runs[1]))
 
 
-def test_validation_serves_the_test_split_once_as_it_is(data, tmp_path):
+def test_validation_serves_the_test_split_once_without_augmentation(data, tmp_path):
     data.assign(torch.arange(100) < 20, seed=0)
     model = fit(data, tmp_path, epochs=1)
     assert indices(model.validated).tolist() == list(range(1030))

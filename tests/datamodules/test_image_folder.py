@@ -8,12 +8,12 @@ from PIL import Image
 from datamodules import ImageFolder
 
 
-def write(root, classes, each, tone=0):
-    """Write images of random size, each of a tone of its own."""
+def write(root, classes, count, tone=0):
+    """Write `count` images per class, of random size, each in a tone of its own."""
     rng = np.random.default_rng(0)
     for c, name in enumerate(classes):
         (root / name).mkdir(parents=True, exist_ok=True)
-        for i in range(each):
+        for i in range(count):
             side = int(rng.integers(8, 40))
             pixels = np.full((side, side, 3), tone + 20 * c + i, np.uint8)
             Image.fromarray(pixels).save(root / name / f"{i:03d}.png")
@@ -41,7 +41,7 @@ def test_one_split_is_divided_by_seed(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["test", "val"])
-def test_two_splits_stay_as_they_are(tmp_path, name):
+def test_two_splits_are_kept(tmp_path, name):
     write(tmp_path / "train", ["cat", "dog"], 6)
     write(tmp_path / name, ["cat", "dog"], 3, tone=100)
     data = ImageFolder(tmp_path, image_size=8, channels=1)
@@ -53,13 +53,13 @@ def test_two_splits_stay_as_they_are(tmp_path, name):
 
 
 @pytest.mark.parametrize("splits", [1, 2])
-def test_a_part_of_the_training_split_as_pool_holds_the_rest_out(tmp_path, splits):
+def test_a_smaller_pool_holds_out_the_rest_of_the_training_split(tmp_path, splits):
     write(tmp_path / "train" if splits == 2 else tmp_path, ["cat", "dog"], 10)
     if splits == 2:
         write(tmp_path / "test", ["cat", "dog"], 2, tone=100)
     whole, data = ImageFolder(tmp_path), ImageFolder(tmp_path, pool_size=6)
-    for each in (whole, data):
-        each.setup("fit")
+    whole.setup("fit")
+    data.setup("fit")
     assert len(data.pool.labels) == 6
     assert sorted(tones(data.pool) + tones(data.held_out)) == tones(whole.pool)
     assert data.held_out.labels.tolist() == [tone // 20 for tone in tones(data.held_out)]
@@ -117,7 +117,7 @@ def test_damaged_images_are_named(tmp_path):
         (["train/a", "train/b", "val/a", "val/c"], ValueError, "only one of them has b, c. Add"),
     ],
 )
-def test_folders_that_are_no_data_set_are_refused(tmp_path, folders, error, message):
+def test_folders_without_a_data_set_are_refused(tmp_path, folders, error, message):
     root = tmp_path / "missing"
     if folders is not None:
         root.mkdir()
@@ -147,6 +147,6 @@ def test_options_out_of_range_are_refused(tmp_path, options, message):
         ImageFolder(tmp_path, **options)
 
 
-def test_home_is_understood(monkeypatch, tmp_path):
+def test_the_home_folder_is_expanded_in_root(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert ImageFolder(Path("~/photos")).root == tmp_path / "photos"

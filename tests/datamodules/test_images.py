@@ -24,7 +24,7 @@ def test_processes_share_the_batches_of_one(data, world_size, in_process):
 
 
 @pytest.mark.parametrize(("members", "sizes"), [(33, [11] * 3), (50, [13, 13, 12, 12]), (7, [7])])
-def test_batches_are_of_nearly_equal_size(data, members, sizes, in_process):
+def test_batches_have_nearly_equal_sizes(data, members, sizes, in_process):
     data.assign(torch.arange(100) < members, seed=0)
     data.trainer = in_process(0, 1)
     loader = data.train_dataloader()
@@ -44,20 +44,20 @@ def test_pool_batches_serve_the_whole_pool_in_order(query, noise, in_process):
     assert torch.equal(torch.cat([batch.labels for batch in batches]), data.pool.labels)
 
 
-def test_a_random_query_is_one_draw_of_augmentation_a_model(data, monkeypatch):
-    def asked(query, seed, batches=128):
-        monkeypatch.setattr(type(data), "_evaluation_batch", batches)
+def test_a_random_query_is_one_augmentation_per_model(data, monkeypatch):
+    def served(query, seed, batch_size=128):
+        monkeypatch.setattr(type(data), "_evaluation_batch", batch_size)
         data.assign(torch.arange(100) < 50, seed)
         return torch.cat([batch.images for batch in data.pool_batches(query)])
 
-    first = asked("random-0", seed=5)
+    first = served("random-0", seed=5)
     generator = torch.Generator().manual_seed(derive_seed(5, "query", "random-0"))
     expected = augment(data.pool.images, True, 2, generator)
     assert torch.equal(first, normalise(expected, data.mean, data.std))
-    assert torch.equal(asked("random-0", seed=5, batches=7), first)  # as on another device
-    for others in (asked("random-0", seed=6), asked("random-1", seed=5)):
-        same = (others == first).flatten(1).all(1).float().mean()
-        assert same < 0.2  # 1 in 50 by chance, and a few that only differ in the frame
+    assert torch.equal(served("random-0", seed=5, batch_size=7), first)  # as on another device
+    for images in (served("random-0", seed=6), served("random-1", seed=5)):
+        same = (images == first).flatten(1).all(1).float().mean()
+        assert same < 0.2  # 1 in 50 by chance, and a few that differ only in the frame
 
 
 def test_a_random_query_needs_a_model(data):
@@ -85,7 +85,7 @@ def test_setup_reads_once(data):
     assert data.pool is pool
 
 
-def test_fingerprint_changes_with_anything_a_network_is_shown(noise):
+def test_the_fingerprint_changes_with_everything_that_a_network_sees(noise):
     def fingerprint(change=lambda data: None, **options):
         data = noise(**options)
         data.setup("fit")
@@ -101,13 +101,14 @@ def test_fingerprint_changes_with_anything_a_network_is_shown(noise):
     def scale(data):
         data.std = (0.2, 0.3, 0.5)
 
-    different = [fingerprint(c) for c in (pixel, label, scale)] + [fingerprint(pool_size=99)]
+    different = [fingerprint(change) for change in (pixel, label, scale)]
+    different.append(fingerprint(pool_size=99))
     assert len({fingerprint(), *different}) == 5
     assert fingerprint() == fingerprint(batch_size=7, flip=True, crop=3)
     assert len(fingerprint()) == 16
 
 
-def test_a_pool_moves_to_a_gpu_only_if_half_of_its_memory_is_enough(monkeypatch):
+def test_a_pool_moves_to_a_gpu_only_if_it_takes_less_than_half_of_its_memory(monkeypatch):
     images = torch.zeros(1000, 1, 8, 8, dtype=torch.uint8)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (128_001, 10**9))
     assert fits(images, torch.device("cuda", 0))
@@ -119,7 +120,7 @@ def test_a_pool_moves_to_a_gpu_only_if_half_of_its_memory_is_enough(monkeypatch)
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("moves", [True, False])
-def test_a_gpu_is_served_what_the_cpu_is(data, monkeypatch, moves, in_process):
+def test_a_gpu_is_served_the_same_batches_as_the_cpu(data, monkeypatch, moves, in_process):
     data.assign(membership(3, 2, 0, 100)[0], seed=5)
     data.trainer = in_process(0, 1)
     expected = list(data.train_dataloader())
@@ -143,7 +144,7 @@ def test_a_gpu_is_served_what_the_cpu_is(data, monkeypatch, moves, in_process):
         ({"crop": 8}, "`crop` must be less than the images' 8 x 8 pixels, got 8"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(options, message, noise):
+def test_options_that_do_not_fit_the_data_are_refused(options, message, noise):
     with pytest.raises(ValueError, match=message):
         noise(**options).setup("fit")
 
@@ -156,11 +157,16 @@ def test_options_that_do_not_fit_are_refused(options, message, noise):
         ((9, 3, 8), (2, 3, 2), {}, "needs a label, got 9 images and 8 labels"),
         ((9, 3, 9), (2, 3, 3), {}, "needs a label, got 2 images and 3 labels"),
         ((9, 1, 9), (2, 3, 2), {}, "images of 1 and 3 channels, 3 means"),
-        ((9, 3, 9), (2, 3, 2), {"std": (1.0,)}, "3 means and 1 stds. Give one a channel"),
+        (
+            (9, 3, 9),
+            (2, 3, 2),
+            {"std": (1.0,)},
+            "3 means and 1 stds. Give one mean and std per channel",
+        ),
         ((9, 3, 9), (2, 3, 2), {"num_classes": 2}, "Labels must be 0 to 1, got 2 to 2"),
     ],
 )
-def test_data_that_does_not_fit_together_is_refused(
+def test_splits_that_do_not_fit_together_are_refused(
     monkeypatch, train, test, attributes, message, noise
 ):
     splits = tuple(
@@ -175,7 +181,7 @@ def test_data_that_does_not_fit_together_is_refused(
         data.setup("fit")
 
 
-def test_assign_refuses_other_pools_and_empty_splits(data):
+def test_assign_refuses_rows_of_another_pool_and_rows_without_members(data):
     with pytest.raises(ValueError, match="some of the 100 examples of the pool, got 50 of 99"):
         data.assign(torch.arange(99) < 50, seed=0)
     with pytest.raises(ValueError, match="some of the 100 examples of the pool, got 0 of 100"):

@@ -19,7 +19,7 @@ def test_every_even_prefix_is_balanced():
         assert (rows[:shadows].sum(0) == shadows // 2).all()
 
 
-def test_growing_a_fleet_keeps_what_it_has():
+def test_a_growing_fleet_keeps_its_rows():
     small, large = membership(7, 4, 2, 300), membership(7, 64, 5, 300)
     assert torch.equal(small[:4], large[:4])
     assert torch.equal(small[4:], large[64:66])
@@ -31,9 +31,9 @@ def test_rows_are_independent_of_each_other_and_of_other_seeds():
     a, b = membership(0, 8, 4, examples), membership(1, 8, 4, examples)
     halves = torch.cat([a[0:8:2], a[8:], b[0:8:2], b[8:]]).double()
     shared = halves @ halves.T / examples
-    others = shared[~torch.eye(len(halves), dtype=torch.bool)]
+    pairs = shared[~torch.eye(len(halves), dtype=torch.bool)]
     # two independent halves share a hypergeometric 1/4, with deviation 1 / (4 sqrt(examples))
-    assert (others - 0.25).abs().max() < 5 * 0.25 / examples**0.5
+    assert (pairs - 0.25).abs().max() < 5 * 0.25 / examples**0.5
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,6 @@ def test_rows_are_independent_of_each_other_and_of_other_seeds():
         (2, 0, 1, "2 examples to be halved, got 1"),
     ],
 )
-def test_counts_without_a_fleet_are_refused(shadows, targets, examples, message):
+def test_counts_that_make_no_fleet_are_refused(shadows, targets, examples, message):
     with pytest.raises(ValueError, match=message):
         membership(0, shadows, targets, examples)

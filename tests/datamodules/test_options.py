@@ -1,4 +1,4 @@
-"""Every data set as a command line sees it."""
+"""Every data set from the command line."""
 
 import pytest
 from jsonargparse import ArgumentParser
@@ -17,7 +17,7 @@ def parser():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_data_set_is_found_by_name_and_made(parser, name, tmp_path):
+def test_a_data_set_is_made_from_its_name_and_options(parser, name, tmp_path):
     arguments = [f"--data={name}", "--data.pool_size=50", "--data.flip=true", "--data.crop=3"]
     arguments += [] if name == "Digits" else [f"--data.root={tmp_path}"]
     data = parser.instantiate(parser.parse_args(arguments)).data
@@ -26,7 +26,7 @@ def test_a_data_set_is_found_by_name_and_made(parser, name, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_option_is_explained(name):
+def test_every_option_has_a_help_text(name):
     parser = ArgumentParser()
     parser.add_class_arguments(getattr(datamodules, name), "data")
     options = [action for action in parser._actions if action.dest.startswith("data.")]

@@ -7,13 +7,14 @@ from datamodules.stored import load_stored
 CONFIG = {"class_path": "datamodules.Digits", "init_args": {"pool_size": 50, "crop": 1}}
 
 
-def test_the_same_images_are_found_again():
+def test_the_same_images_are_loaded_again():
     data = Digits(pool_size=50, crop=1)
     data.setup("fit")
     again = load_stored(CONFIG, {}, data.fingerprint())
     assert again.crop == 1
-    for mine, its in zip((*data.pool, *data.test), (*again.pool, *again.test), strict=True):
-        assert torch.equal(mine, its)
+    splits = (*data.pool, *data.test), (*again.pool, *again.test)
+    for before, after in zip(*splits, strict=True):
+        assert torch.equal(before, after)
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,7 @@ def test_the_same_images_are_found_again():
         ({"class_path": "nowhere.Images", "init_args": {}}, {}, "nowhere.Images"),
     ],
 )
-def test_what_is_not_there_is_said_in_a_line(config, places, message):
+def test_missing_or_other_images_are_refused_in_one_line(config, places, message):
     with pytest.raises(ValueError, match=message) as refused:
         load_stored(config, places, "0123456789abcdef")
     assert "\n" not in str(refused.value)

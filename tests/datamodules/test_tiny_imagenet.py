@@ -1,4 +1,4 @@
-"""TinyImageNet, on a small copy of the official layout that the tests write."""
+"""TinyImageNet, on a small copy of its official layout, written by the tests."""
 
 import hashlib
 import io
@@ -26,12 +26,12 @@ def decoded(content):
 
 @pytest.fixture
 def files():
-    """Every file of the official zip by name: 4 training and 2 test images a class."""
+    """Files of the official zip by name: 4 training and 2 test images per class."""
     rng = np.random.default_rng(0)
     files, annotations = {}, []
     for wnid in WNIDS:
         for i in range(4):
-            shape = (64, 64) if i == 1 else (64, 64, 3)  # some are gray
+            shape = (64, 64) if i == 1 else (64, 64, 3)  # gray
             pixels = rng.integers(256, size=shape, dtype=np.uint8)
             files[f"train/{wnid}/images/{wnid}_{i}.JPEG"] = jpeg(pixels)
         files[f"train/{wnid}/{wnid}_boxes.txt"] = b"n03_0.JPEG\t0\t0\t9\t9\n"
@@ -65,7 +65,7 @@ WRITERS = pytest.mark.parametrize("write", [write_zip, write_folder])
 
 
 @WRITERS
-def test_both_splits_are_what_the_files_hold(tmp_path, files, monkeypatch, write):
+def test_both_splits_are_read_from_the_files(tmp_path, files, monkeypatch, write):
     write(tmp_path, files, monkeypatch)
     data = TinyImageNet(tmp_path)
     data.prepare_data()
@@ -112,13 +112,13 @@ def test_a_missing_test_image_is_named(tmp_path, files, monkeypatch, write):
         ([f"train/n01/images/n01_{i}.JPEG" for i in range(4)], "got 2 of 3 classes with 4 to 4"),
     ],
 )
-def test_a_folder_unpacked_by_half_is_refused(tmp_path, files, monkeypatch, lost, message):
+def test_an_incompletely_unpacked_folder_is_refused(tmp_path, files, monkeypatch, lost, message):
     write_folder(tmp_path, {n: c for n, c in files.items() if n not in lost}, monkeypatch)
     with pytest.raises(ValueError, match=message):
         TinyImageNet(tmp_path).setup("fit")
 
 
-def test_missing_data_says_what_to_do(tmp_path):
+def test_the_error_for_missing_data_says_what_to_do(tmp_path):
     expected = (
         rf"No TinyImageNet in {tmp_path}: tiny-imagenet-200.zip is missing\. Pass "
         rf"`--data.download true`, or offline fetch {TinyImageNet.url} elsewhere and copy it to"
@@ -134,7 +134,7 @@ def test_a_zip_with_another_checksum_is_refused(tmp_path, files, monkeypatch):
         TinyImageNet(tmp_path).prepare_data()
 
 
-def test_pool_of_a_subset(tmp_path, files, monkeypatch):
+def test_a_pool_is_a_subset_of_the_training_split(tmp_path, files, monkeypatch):
     write_zip(tmp_path, files, monkeypatch)
     data = TinyImageNet(tmp_path, pool_size=5)
     data.setup("fit")

@@ -1,4 +1,4 @@
-"""Fashion-MNIST and CIFAR, on small files of the official formats that the tests write."""
+"""Fashion-MNIST and CIFAR, on small files in their official formats, written by the tests."""
 
 import gzip
 import hashlib
@@ -24,7 +24,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def published(tmp_path):
-    """A folder, and the address that serves it."""
+    """A folder and the address of a server of its files."""
     folder = tmp_path / "published"
     folder.mkdir()
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
@@ -38,7 +38,7 @@ def published(tmp_path):
 
 @pytest.fixture
 def fashion(published, monkeypatch):
-    """Two gzipped idx files a split, published with their checksums."""
+    """Two gzipped idx files per split, published with their checksums."""
     folder, address = published
     rng, resources, truth = np.random.default_rng(0), [], {}
     for split, size in (("train", 20), ("t10k", 5)):
@@ -95,7 +95,7 @@ def cifar(request, published, monkeypatch):
     return folder, source, module, truth
 
 
-def test_fashion_mnist_is_what_its_files_hold(fashion, tmp_path):
+def test_fashion_mnist_is_read_from_its_files(fashion, tmp_path):
     _, truth = fashion
     data = FashionMNIST(tmp_path / "data", download=True)
     data.prepare_data()
@@ -118,7 +118,7 @@ def test_fashion_mnist_archives_copied_by_hand_are_unpacked(fashion, tmp_path):
 
 
 @pytest.mark.parametrize("length", [0, 3, 6, 15, 300])
-def test_fashion_mnist_unpacked_by_half_is_unpacked_again(fashion, tmp_path, length):
+def test_incompletely_unpacked_fashion_mnist_is_unpacked_again(fashion, tmp_path, length):
     data = FashionMNIST(tmp_path / "data", download=True)
     data.prepare_data()
     path = tmp_path / "data" / "FashionMNIST" / "raw" / "train-images-idx3-ubyte"
@@ -140,7 +140,7 @@ def test_fashion_mnist_without_archives_is_read(fashion, tmp_path):
     assert len(data.test.labels) == 5
 
 
-def test_missing_fashion_mnist_says_what_to_do(fashion, tmp_path):
+def test_the_error_for_missing_fashion_mnist_says_what_to_do(fashion, tmp_path):
     expected = (
         rf"No Fashion-MNIST in {tmp_path}/data/FashionMNIST/raw: train-images.*missing.*"
         r"`--data.download true`.*fetch http://.*train-images-idx3-ubyte.gz and .*copy it to"
@@ -149,7 +149,7 @@ def test_missing_fashion_mnist_says_what_to_do(fashion, tmp_path):
         FashionMNIST(tmp_path / "data").prepare_data()
 
 
-def test_cifar_is_what_its_batches_hold(cifar, tmp_path):
+def test_cifar_is_read_from_its_batches(cifar, tmp_path):
     _, source, module, truth = cifar
     data = module(tmp_path / "data", download=True)
     data.prepare_data()
@@ -160,7 +160,7 @@ def test_cifar_is_what_its_batches_hold(cifar, tmp_path):
         assert np.array_equal(split.labels, np.concatenate(labels))
 
 
-def test_what_a_pool_leaves_of_cifar_is_held_out(cifar, tmp_path):
+def test_cifar_images_outside_the_pool_are_held_out(cifar, tmp_path):
     _, source, module, truth = cifar
     data = module(tmp_path / "data", pool_size=4, download=True)
     data.prepare_data()
@@ -187,7 +187,7 @@ def test_a_cifar_archive_copied_by_hand_is_unpacked(cifar, tmp_path):
     assert data.num_classes == (10 if module is CIFAR10 else 100)
 
 
-def test_missing_cifar_says_what_to_do(cifar, tmp_path):
+def test_the_error_for_missing_cifar_says_what_to_do(cifar, tmp_path):
     _, source, module, _ = cifar
     expected = (
         rf"No {module.__name__} in {tmp_path}/data: {source.filename} is missing\. Pass "

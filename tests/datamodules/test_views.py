@@ -6,7 +6,7 @@ from datamodules.views import augment, check_queries, default_queries, normalise
 
 
 def random_images(rng, *shape):
-    return torch.randint(1, 256, shape, dtype=torch.uint8, generator=rng)  # 0 is the frame's
+    return torch.randint(1, 256, shape, dtype=torch.uint8, generator=rng)  # 0 is the frame
 
 
 @pytest.mark.parametrize("shape", [(64, 3, 32, 32), (64, 1, 8, 11)])
@@ -28,7 +28,7 @@ def test_augment_matches_a_loop_over_images(rng, shape, crop, flip):
         assert torch.equal(augmented[i], expected)
 
 
-def test_augment_reaches_every_window_and_both_sides_alike(rng):
+def test_augment_shows_every_window_and_mirror_image_equally_often(rng):
     image = random_images(rng, 1, 1, 8, 8)
     batch = augment(image.expand(18_000, 1, 8, 8), True, 1, rng)
     shifts = [f"shift{down:+d}{right:+d}" for down in (-1, 0, 1) for right in (-1, 0, 1)]
@@ -56,12 +56,12 @@ def test_views_by_hand():
 
 
 @pytest.mark.parametrize("query", ["shift+9+0", "shift+0-7"])
-def test_a_shift_out_of_sight_is_refused(rng, query):
+def test_a_shift_that_leaves_nothing_is_refused(rng, query):
     with pytest.raises(ValueError, match="moves images of 9 x 7 pixels out of sight"):
         view(random_images(rng, 1, 1, 9, 7), query)
 
 
-def test_default_queries_are_what_training_uses():
+def test_default_queries_are_views_that_training_uses():
     assert default_queries(False, 0) == ["identity"]
     assert default_queries(True, 0) == ["identity", "mirror"]
     shifts = ["shift-2+0", "shift+2+0", "shift+0-2", "shift+0+2"]
@@ -71,7 +71,7 @@ def test_default_queries_are_what_training_uses():
             assert check_queries(default_queries(flip, crop), flip, crop) == []
 
 
-def test_check_queries_names_what_training_never_uses():
+def test_check_queries_names_views_that_training_never_uses():
     queries = ["identity", "mirror", "shift+2-1", "shift+0-3"]
     assert check_queries([*queries, "random-0", "random-12"], True, 2) == ["shift+0-3"]
     assert check_queries(queries, False, 0) == ["mirror", "shift+2-1", "shift+0-3"]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from datamodules.digits import Digits
-from fleet import cost
+from fleet import cost, trials
 from fleet.cost import Costs, Counts, say, show_cost
 from fleet.trials import Flops, Quantization, Seen, Training, count_flops, try_training
 from lightning_modules.classifier import Classifier
@@ -47,14 +47,14 @@ def test_steps_and_epochs_are_told_apart(batch, first, expected, tmp_path, monke
     monkeypatch.setattr(Slow, "now", 0.0)
     monkeypatch.setattr(Slow, "passes", 0)
     monkeypatch.setattr(Slow, "first", first)
-    monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: Slow.now))
-    save = cost.SaveCheckpoint.on_train_epoch_end
+    monkeypatch.setattr(trials, "time", SimpleNamespace(perf_counter=lambda: Slow.now))
+    save = trials.SaveCheckpoint.on_train_epoch_end
 
     def save_slowly(self, *args):
         save(self, *args)
         Slow.now += 7
 
-    monkeypatch.setattr(cost.SaveCheckpoint, "on_train_epoch_end", save_slowly)
+    monkeypatch.setattr(trials.SaveCheckpoint, "on_train_epoch_end", save_slowly)
     data = Digits(pool_size=600, batch_size=batch)
     data.setup("fit")
     data.assign(torch.arange(600) < 300, 0)

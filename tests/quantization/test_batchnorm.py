@@ -32,16 +32,16 @@ def images(rng):
 
 
 def fold_and_compare(network, images):
-    """Fold, and check logits and slopes on every image; the pairs are returned."""
+    """Fold, and check logits on these and other images; return the network before and the pairs."""
     before, others = copy.deepcopy(network), -2 * images.flip(0)
     folded = fold_batchnorm(network, images)
-    for some in (images, others):
-        torch.testing.assert_close(network(some), before(some), atol=1e-9, rtol=1e-9)
+    for batch in (images, others):
+        torch.testing.assert_close(network(batch), before(batch), atol=1e-9, rtol=1e-9)
     return before, folded
 
 
 def assert_folded(before, network, layer, norm):
-    """The slope is in the weight, and BatchNorm is a shift."""
+    """Check that the slope is in the weight and that BatchNorm is a shift."""
     old, new = before.get_submodule(norm), network.get_submodule(norm)
     slope = (old.running_var + old.eps).rsqrt() * (1 if old.weight is None else old.weight)
     old_weight = before.get_parameter(f"{layer}.weight").flatten(1)
@@ -54,7 +54,7 @@ def assert_folded(before, network, layer, norm):
     torch.testing.assert_close(functional_slope[0], ones)
 
 
-def test_resnet20(randomise, images):
+def test_every_convolution_of_resnet20_is_folded(randomise, images):
     network = randomise(resnet20(10, 3))
     before, folded = fold_and_compare(network, images)
     convolutions = [n for n, m in network.named_modules() if isinstance(m, nn.Conv2d)]
@@ -65,7 +65,7 @@ def test_resnet20(randomise, images):
     assert torch.equal(network.fc.weight, before.fc.weight)
 
 
-def test_convnet(randomise, images):
+def test_every_convolution_but_the_stem_of_convnet_is_folded(randomise, images):
     network = randomise(convnet(10, 3))
     before, folded = fold_and_compare(network, images)
     assert folded == ["layer1.0", "layer2.0", "layer3.0"]
@@ -73,7 +73,7 @@ def test_convnet(randomise, images):
         assert_folded(before, network, name, name.replace(".0", ".1"))
 
 
-def test_norm_after_a_sum_is_left_alone(randomise, images):
+def test_a_norm_after_a_sum_is_left_alone(randomise, images):
     network = randomise(wide_resnet28_2(10, 3))
     before, folded = fold_and_compare(network, images)
     blocks = [f"layer{stage}.{at}" for stage in (1, 2, 3) for at in range(4)]
@@ -101,7 +101,7 @@ SMALL = {
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_small(name, randomise, images):
+def test_every_kind_of_layer_is_folded(name, randomise, images):
     network = randomise(nn.Sequential(*copy.deepcopy(SMALL[name]), nn.Tanh()))
     before, folded = fold_and_compare(network, images)
     layer = str(len(network) - 3)
@@ -109,7 +109,7 @@ def test_small(name, randomise, images):
     assert_folded(before, network, layer, str(len(network) - 2))
 
 
-def test_slope_of_zero(randomise, images):
+def test_a_slope_of_zero_zeroes_the_row(randomise, images):
     network = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
     network[1].weight[1] = 0
     _, folded = fold_and_compare(network, images)
@@ -127,7 +127,7 @@ def test_slope_of_zero(randomise, images):
         (nn.ConvTranspose2d(3, 4, 3), nn.BatchNorm2d(4)),
     ],
 )
-def test_nothing_to_fold(parts, randomise, images):
+def test_pairs_that_cannot_be_folded_are_left_alone(parts, randomise, images):
     network = randomise(nn.Sequential(*copy.deepcopy(parts)))
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     assert fold_batchnorm(network, images) == []
@@ -145,7 +145,7 @@ class Shared(nn.Module):
         return self.norm(self.one(images)) * self.norm(self.two(images))
 
 
-def test_shared_norm_is_left_alone(randomise, images):
+def test_a_shared_norm_is_left_alone(randomise, images):
     _, folded = fold_and_compare(randomise(Shared()), images)
     assert folded == []
 
@@ -173,11 +173,11 @@ HIDDEN = {
 @pytest.mark.parametrize("name", ["numpy", "weight", "slope"])
 def test_a_use_that_cannot_be_followed_is_refused(name, randomise, images):
     network = randomise(Hidden(HIDDEN[name]))
-    with pytest.raises(ValueError, match=r"into conv changed the logits by [\d.]+, .*`-folded`"):
+    with pytest.raises(ValueError, match=r"into conv changed the logits by [\d.]+: .*`-folded`"):
         fold_batchnorm(network, images)
 
 
-def test_a_diverged_network_is_not_mistaken_for_one(randomise, images):
+def test_a_diverged_network_is_reported_as_diverged(randomise, images):
     network = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
     network[1].bias[0] = torch.inf
     with pytest.raises(DivergedError, match="logits on the calibration images are not finite"):
@@ -198,7 +198,7 @@ def test_images_are_left_alone(work, randomise, images):
     assert torch.equal(images, before)
 
 
-def test_batchnorms():
+def test_batchnorms_are_those_with_running_statistics():
     network = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3, track_running_stats=False))
     assert batchnorms(network) == [network[0]]
 
@@ -209,7 +209,7 @@ def test_batchnorms():
 @pytest.mark.parametrize(
     "work", [batchnorms, lambda n: estimate_batchnorm(n, torch.ones(2, 3, 8, 8))]
 )
-def test_no_batchnorm(network, work):
+def test_a_network_without_batchnorm_is_refused(network, work):
     with pytest.raises(ValueError, match=r"has no BatchNorm with running .* `-bn` and `-folded`"):
         work(network)
 
@@ -247,7 +247,7 @@ def test_estimates_are_means_over_batches(randomise, rng, monkeypatch):
         torch.testing.assert_close(network[at].running_var, torch.stack(variances[at]).mean(0))
 
 
-def test_batches_are_of_about_one_size(randomise, rng, monkeypatch):
+def test_batches_have_about_the_same_size(randomise, rng, monkeypatch):
     monkeypatch.setattr(module, "BATCH", 4)
     network, sizes = two_norms(randomise), []
     network.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))

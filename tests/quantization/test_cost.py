@@ -5,9 +5,11 @@ import torch
 
 from lightning_modules.networks import build_network
 from quantization import cost
-from quantization.calibration import Calibration, LayerRecord, Record
+from quantization.calibration import Calibration
 from quantization.cost import cost_class, estimate_seconds, loop_images
 from quantization.quantize import quantize_network
+from quantization.quantized_network import QuantizationRecord
+from quantization.task import LayerRecord
 from quantization.variant import UNQUANTIZED, Variant
 from storage.weights import save_quantized, stored_bytes
 
@@ -29,17 +31,17 @@ def calibration(rng):
 )
 def test_stored_bytes_are_those_of_the_file(name, patterns, calibration, tmp_path):
     network, variant = build_network("convnet", 10, 3, {}), Variant.parse(name)
-    seen = calibration if variant.calibrates else None
-    save_quantized(tmp_path / "file", quantize_network(network, variant, seen, patterns)[0])
+    images = calibration if variant.calibrates else None
+    save_quantized(tmp_path / "file", quantize_network(network, variant, images, patterns)[0])
     assert stored_bytes(network, variant, patterns) == (tmp_path / "file").stat().st_size
 
 
-def test_images_of_the_published_loops():
+def test_images_seen_by_the_published_loops():
     names = ["adaround-w2-paper", "brecq-w1.58-asym-paper", "obc-w2-paper", "adaround-w2"]
     assert [loop_images(Variant.parse(name)) for name in names] == [640_000, 640_000, 0, 0]
 
 
-def test_variants_that_cost_the_same():
+def test_bits_and_images_do_not_change_the_cost_class():
     alike = {"obc-w4-bn", "obc-w1.58-asym-last8-bn-heldout"}
     assert {cost_class(Variant.parse(name)) for name in alike} == {"obc-bn"}
     assert cost_class(Variant.parse("obc-w4")) == "obc"
@@ -47,18 +49,18 @@ def test_variants_that_cost_the_same():
 
 @pytest.fixture
 def clockwork(monkeypatch):
-    """Quantizations that take what a law says, not what they take; and the law's own prediction.
+    """Quantizations whose times follow a law, and the law's prediction for one layer.
 
-    Seconds: 0.25 for the search of grids, 0.5 an image, and for each layer of r rows of c columns
-    r c^power / 1e6, times the images up to 256 if the method's solver sees them.
+    Seconds: 0.25 for the grid search, 0.5 per image, and r c^power / 1e6 for each layer of r rows
+    and c columns, times the number of images up to 256 if the layer's time grows with them.
     """
 
-    def make(power, sees):
+    def make(power, grows):
         def layer(rows, columns, images):
-            return rows * columns**power / 1e6 * (min(images, 256) if sees else 1)
+            return rows * columns**power / 1e6 * (min(images, 256) if grows else 1)
 
         def record(variant, seconds, layers=()):
-            return None, Record(variant, "", [], [*layers], seconds)
+            return None, QuantizationRecord(variant, "", [*layers], seconds)
 
         def quantize(network, variant, calibration=None, patterns=None, loop=None):
             if calibration is None:
@@ -70,7 +72,7 @@ def clockwork(monkeypatch):
                 LayerRecord(name, name, 2, 1, 0.0, None, None, layer(*shape, images))
                 for name, shape in cost._shapes(network, variant, patterns).items()
             ]
-            return record(variant, 0.5 * images + sum(each.seconds for each in layers), layers)
+            return record(variant, 0.5 * images + sum(r.seconds for r in layers), layers)
 
         monkeypatch.setattr(cost, "quantize_network", quantize)
         return layer
@@ -78,43 +80,43 @@ def clockwork(monkeypatch):
     return make
 
 
-SHAPES = [(16, 27), (32, 144), (64, 288), (10, 64)]  # of `convnet`
+SHAPES = [(16, 27), (32, 144), (64, 288), (10, 64)]  # layers of `convnet`
 
 
 @pytest.mark.parametrize("largest", [math.inf, 32 * 144**2, 1])
 @pytest.mark.parametrize(
-    ("name", "power", "sees"), [("adaround-w2", 2, True), ("obc-w2", 3, False)]
+    ("name", "power", "grows"), [("adaround-w2", 2, True), ("obc-w2", 3, False)]
 )
-def test_a_trial_finds_the_law(name, power, sees, largest, clockwork, calibration, monkeypatch):
+def test_a_trial_recovers_the_law(name, power, grows, largest, clockwork, calibration, monkeypatch):
     monkeypatch.setattr(cost, "LARGEST", largest)
-    layer = clockwork(power, sees)
+    layer = clockwork(power, grows)
     network = build_network("convnet", 10, 3, {})
     expected = 0.25 + 0.5 * 384 + sum(layer(*shape, 384) for shape in SHAPES)
-    found = estimate_seconds(network, Variant.parse(name), calibration)
-    assert found == pytest.approx(expected)
+    seconds = estimate_seconds(network, Variant.parse(name), calibration)
+    assert seconds == pytest.approx(expected)
 
 
-def test_layers_of_one_shape_are_tried_once(clockwork, calibration, monkeypatch):
+def test_layers_of_the_same_shape_are_tried_once(clockwork, calibration, monkeypatch):
     layer = clockwork(2, True)
     network = build_network("resnet20", 10, 3, {})
     shapes = cost._shapes(network, Variant.parse("gptq-w2"), {})
     tried = cost._choose(shapes)
     assert len(tried) == len(set(shapes.values())) == 9
-    found = estimate_seconds(network, Variant.parse("gptq-w2"), calibration)
+    seconds = estimate_seconds(network, Variant.parse("gptq-w2"), calibration)
     expected = 0.25 + 0.5 * 384 + sum(layer(*shape, 384) for shape in shapes.values())
-    assert found == pytest.approx(expected)
+    assert seconds == pytest.approx(expected)
 
 
-def test_a_published_loop_is_as_long_as_its_steps(clockwork, calibration):
+def test_a_published_loop_is_extrapolated_over_its_steps(clockwork, calibration):
     clockwork(2, True)
     network = build_network("convnet", 10, 3, {})
-    found = estimate_seconds(network, Variant.parse("brecq-w2-paper"), calibration)
-    assert found == pytest.approx(3 + 0.5 * 20_000)
+    seconds = estimate_seconds(network, Variant.parse("brecq-w2-paper"), calibration)
+    assert seconds == pytest.approx(3 + 0.5 * 20_000)
     assert estimate_seconds(network, Variant.parse("nearest-w2"), None) == 0.25
 
 
 @pytest.mark.parametrize("name", ["adaround-w2-paper", "obc-w2-paper", "nearest-w2-bn", "gptq-w2"])
-def test_every_method_can_be_tried(name, calibration):
+def test_every_kind_of_method_can_be_tried(name, calibration):
     network = build_network("convnet", 10, 3, {})
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     assert 0 < estimate_seconds(network, Variant.parse(name), calibration) < 3600

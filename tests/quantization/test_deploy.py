@@ -17,8 +17,8 @@ from quantization.variant import Variant
 
 IMAGE = (1, 8, 8)
 VARIANTS = ["w8", "w4", "w3", "w3-sym", "w2", "w1.58", "w1.58-asym", "w2-last8", "w1.58-last8"]
-# Of the largest logit: both add the same float32 products, in another order. A float32 sum of n
-# terms is within n * 6e-8, and far closer on average; one wrong code moves a logit by a percent.
+# Share of the largest logit: both sides sum the same float32 products, in another order. A sum of
+# n terms is within n * 6e-8, and far closer on average; one wrong code moves a logit by 1%.
 TOLERANCE = 1e-5
 
 
@@ -72,7 +72,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def trained(digits):
-    """A network trained on most digits for 60 steps, which is known for the rest; a copy a call."""
+    """A function of a network's name: a copy of it after 60 steps on most of the digits."""
     made = {}
 
     def get(name):
@@ -134,9 +134,9 @@ def test_onnxruntime_computes_our_logits_from_our_codes(
     assert all(torch.equal(before[key], tensor) for key, tensor in network.state_dict().items())
 
     expected = logits_of(network, quantized.state_dict(), images)
-    found = run_onnx(model, images)
-    assert found.shape == (1797, 10)
-    assert (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
+    logits = run_onnx(model, images)
+    assert logits.shape == (1797, 10)
+    assert (logits - expected).abs().max() <= TOLERANCE * expected.abs().max()
 
     packed = {key.removesuffix(".codes") for key in tensors if key.endswith(".codes")}
     left = {"awkward": {"unused.weight", "again.weight", "depthwise.weight"}}
@@ -192,8 +192,8 @@ def test_the_reference_evaluator_agrees(trained, digits):
     quantized = quantize(network, "w2-last8")
     model = to_onnx(network, IMAGE, quantized)
     expected = logits_of(network, quantized.state_dict(), images)
-    found = torch.from_numpy(ReferenceEvaluator(model).run(None, {"images": images.numpy()})[0])
-    assert (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
+    logits = torch.from_numpy(ReferenceEvaluator(model).run(None, {"images": images.numpy()})[0])
+    assert (logits - expected).abs().max() <= TOLERANCE * expected.abs().max()
 
 
 def test_full_precision_keeps_batchnorm_apart(trained, digits, tmp_path):
@@ -210,15 +210,15 @@ def test_full_precision_keeps_batchnorm_apart(trained, digits, tmp_path):
     assert (run_onnx(model, images) - expected).abs().max() <= TOLERANCE * expected.abs().max()
 
 
-def test_nothing_of_this_machine_is_in_the_file(trained):
+def test_no_path_of_this_machine_is_in_the_file(trained):
     content = to_onnx(trained("perceptron"), IMAGE, None).SerializeToString()
     assert b".py" not in content
     assert b"stack_trace" not in content
 
 
 @pytest.mark.parametrize("kind", ["layer", "parameter"])
-def test_of_two_sets_of_codes_the_network_keeps_the_last(digits, kind):
-    """A head of 8 bits that is also an inner layer of 2 bits: one weight, loaded twice."""
+def test_of_two_sets_of_codes_the_last_one_counts(digits, kind):
+    """A head with 8 bits that is also an inner layer with 2 bits: one weight, loaded twice."""
     images = digits[0]
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)).eval()
     if kind == "layer":
@@ -227,8 +227,8 @@ def test_of_two_sets_of_codes_the_network_keeps_the_last(digits, kind):
         network[3].weight = network[1].weight
     quantized = quantize(network, "w2-last8")
     expected = logits_of(network, quantized.state_dict(), images)
-    found = run_onnx(to_onnx(network, IMAGE, quantized), images)
-    assert (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
+    logits = run_onnx(to_onnx(network, IMAGE, quantized), images)
+    assert (logits - expected).abs().max() <= TOLERANCE * expected.abs().max()
     state = to_torchao(network, IMAGE, quantized)
     assert torch.equal(logits_of(network, state, images, assign=True), expected)
 
@@ -257,16 +257,16 @@ def test_torchao_computes_awkward_layers(trained, digits):
     quantized = quantize(network, "w3")
     expected = logits_of(network, quantized.state_dict(), images)
     state = to_torchao(network, IMAGE, quantized)
-    found = logits_of(network, state, images, assign=True)
+    logits = logits_of(network, state, images, assign=True)
     # torch multiplies a transposed sequence by another kernel where weights are a subclass
-    assert (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
+    assert (logits - expected).abs().max() <= TOLERANCE * expected.abs().max()
     for key, weight in quantized.weights.items():
         assert torch.equal(state[key].dequantize(), weight.dequantize())
 
 
-def test_what_a_format_cannot_hold_is_said(trained):
+def test_networks_that_a_format_cannot_hold_are_refused(trained):
     network = trained("awkward")
-    with pytest.raises(ValueError, match=r"`line.weight` must be of a linear .* Take `--format"):
+    with pytest.raises(ValueError, match=r"`line.weight` must belong to a linear .* Use `--format"):
         to_torchao(network, IMAGE, quantize(network, "w2"))
 
     class Random(Perceptron):

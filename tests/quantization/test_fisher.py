@@ -17,10 +17,10 @@ def generator():
 
 
 def draw_labels(logits, sizes):
-    """As documented: from the network's own chances, a chunk at a time."""
+    """Labels as documented: drawn from the network's own probabilities, chunk by chunk."""
     rng = generator()
     chances = logits.softmax(1).split(sizes)
-    return torch.cat([torch.multinomial(some, 1, generator=rng).flatten() for some in chances])
+    return torch.cat([torch.multinomial(chunk, 1, generator=rng).flatten() for chunk in chances])
 
 
 def scaled(gradient):
@@ -54,7 +54,7 @@ def test_logits_by_hand(images, chunk, monkeypatch):
 @pytest.mark.parametrize("chunk", [128, 3])
 @pytest.mark.parametrize("after", [torch.relu, torch.relu_, lambda x: x.mul_(2).relu_()])
 def test_features_by_hand(images, after, chunk, monkeypatch):
-    """What works in place after the module changes nothing: (p - onehot) W, where it is active."""
+    """(p - onehot) W where the activation passes; operations in place after it change nothing."""
     monkeypatch.setattr(module, "CHUNK", chunk)
     network = Hidden(after).eval().requires_grad_(False)
     modules = {"features": network.features, "fc": network.fc}
@@ -79,7 +79,7 @@ def test_labels_are_drawn_from_the_network():
     torch.testing.assert_close(ours.mean(0), expected / expected.mean(), atol=0.03, rtol=0.0)
 
 
-def test_given_by_the_generator(images):
+def test_the_result_depends_on_the_generator_alone(images):
     network = Hidden().eval()
     first, again = (
         fisher_diagonal(network, {"fc": network.fc}, images, generator())["fc"] for _ in range(2)
@@ -98,7 +98,7 @@ def test_the_network_is_left_alone(requires_grad, enabled, images):
     with torch.set_grad_enabled(enabled):
         ours = fisher_diagonal(whole, modules, images, generator())
     assert torch.equal(images, before)
-    assert not any(some.requires_grad for some in ours.values())
+    assert not any(importance.requires_grad for importance in ours.values())
     assert all(parameter.grad is None for parameter in network.parameters())
     assert not any(part._forward_hooks for part in whole.modules())
 
@@ -110,7 +110,7 @@ def test_hooks_are_removed_after_an_exception(images):
     assert not network.fc._forward_hooks
 
 
-def test_an_output_that_does_not_matter(images):
+def test_an_unused_output_has_no_importance(images):
     network = nn.ModuleDict({"spare": nn.Flatten(), "flat": nn.Flatten(), "fc": nn.Linear(18, 3)})
     network.forward = lambda x: (network["spare"](x), network["fc"](network["flat"](x)))[1]
     ours = fisher_diagonal(network.eval(), dict(network), images, generator())
@@ -118,7 +118,7 @@ def test_an_output_that_does_not_matter(images):
     assert ours["flat"].mean().item() == pytest.approx(1, abs=1e-5)
 
 
-def test_the_first_call_counts(images, monkeypatch):
+def test_of_several_calls_the_first_counts(images, monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 4)
     twice, fc = nn.Conv2d(2, 2, 2), nn.Linear(2, 3)
     network = nn.Sequential(twice, nn.ReLU(inplace=True), twice, nn.Flatten(), fc)
@@ -131,12 +131,12 @@ def test_the_first_call_counts(images, monkeypatch):
     torch.testing.assert_close(ours, scaled(gradient))
 
 
-def test_nothing_to_look_at(images):
+def test_no_modules_give_no_importance(images):
     network = Hidden().eval().requires_grad_(False)
     assert fisher_diagonal(network, {}, images, generator()) == {}
 
 
-def test_a_diverged_network(images):
+def test_a_diverged_network_is_reported_as_diverged(images):
     network = Hidden().eval().requires_grad_(False)
     network.fc.bias[1] = torch.nan
     with pytest.raises(DivergedError, match="logits on the calibration images are not finite"):

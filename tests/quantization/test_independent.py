@@ -1,12 +1,18 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from quantization import independent
-from quantization.calibration import Calibration
+from quantization.calibration import Calibration, DivergedError
 from quantization.independent import quantize_independently
+from quantization.methods import METHODS
 from quantization.quantize import quantize_network
-from quantization.reconstruct import Plan
+from quantization.rounding.grid import find_grid
+from quantization.rounding.obc import obc
+from quantization.task import LayerPlan, Task
+from quantization.trace import Trace
 from quantization.variant import Variant
 
 
@@ -39,13 +45,11 @@ def calibration(rng):
 
 
 @pytest.mark.parametrize("name", ["obc-w2", "obc-w1.58-last8"])
-def test_layers_that_go_together_get_the_codes_of_each_alone(
-    network, calibration, monkeypatch, name
-):
+def test_stacked_layers_get_the_same_codes_as_alone(network, calibration, monkeypatch, name):
     variant = Variant.parse(name)
     stacks = []
-    real = independent.obc
-    monkeypatch.setattr(independent, "obc", lambda *args: stacks.append(args) or real(*args))
+    spy = partial(quantize_independently, solve=lambda *args: stacks.append(args) or obc(*args))
+    monkeypatch.setitem(METHODS, "obc", METHODS["obc"]._replace(solve=spy))
     together, record = quantize_network(network, variant, calibration)
     assert sorted(len(rows) for rows, _, _ in stacks) == [5, 8, 8, 16, 16]
     monkeypatch.setattr(independent, "SPACE", 1)
@@ -59,9 +63,11 @@ def test_layers_that_go_together_get_the_codes_of_each_alone(
     ]
 
 
-def test_hooks_are_taken_off(network, calibration, rng):
+def test_hooks_are_removed_after_an_error(network, calibration):
     broken = calibration._replace(images=calibration.images * torch.nan)
-    plan = Plan(network[0], network[0].weight.flatten(1), None, 2)
-    with pytest.raises(ValueError, match="`0` is given values that are not finite"):
-        quantize_independently(network, {"0": plan}, Variant.parse("obc-w2"), broken, rng)
+    rows = network[0].weight.flatten(1)
+    plan = LayerPlan(network[0], rows, find_grid(rows, 2, symmetric=False), 2)
+    task = Task(Trace(network, calibration.images[:2]), {"0": plan}, [], broken, seed=0)
+    with pytest.raises(DivergedError, match="`0` is given values that are not finite"):
+        quantize_independently(task, obc)
     assert not network[0]._forward_hooks

@@ -8,20 +8,20 @@ from torch import nn
 from torch.nn import functional
 
 from lightning_modules.networks import PreActivationBlock, resnet8, wide_resnet28_2
-from quantization import lockstep as stream
+from quantization import lockstep as lockstep_module
 from quantization.lockstep import lockstep
 
 
-@pytest.fixture(params=["suspended", "made-anew", "either"], autouse=True)
-def held(request, monkeypatch):
-    """Whether runs wait at a stop, or are made anew for the next; or one this and another that."""
-    most = {"suspended": torch.inf, "made-anew": 0.0, "either": 1000.0}
-    monkeypatch.setattr(stream, "MOST", most[request.param])
+@pytest.fixture(params=["suspended", "restarted", "either"], autouse=True)
+def kept(request, monkeypatch):
+    """Whether runs are suspended at a stop, restarted for the next, or either by their size."""
+    limits = {"suspended": torch.inf, "restarted": 0.0, "either": 1000.0}
+    monkeypatch.setattr(lockstep_module, "MAX_SUSPENDED", limits[request.param])
     return request.param
 
 
 class Odd(nn.Module):
-    """Skips, functional and in-place operations, a layer called twice, another in a loop."""
+    """Skips, functional and in-place operations, a layer called twice and a block in a loop."""
 
     def __init__(self):
         super().__init__()
@@ -73,7 +73,7 @@ def identity(stops, visited=None):
 
 @pytest.fixture
 def ending(monkeypatch):
-    """Collect what the network gives for each chunk."""
+    """Collect the network's output for each chunk."""
 
     def collect(network):
         ends, call = [], type(network).forward
@@ -88,7 +88,7 @@ def ending(monkeypatch):
     return collect
 
 
-def test_gives_what_the_network_gives(network, chunks, ending):
+def test_outputs_are_those_of_the_network(network, chunks, ending):
     expected = [network(chunk) for chunk in chunks]
     ends, stops, visited = ending(network), stops_of(network), []
     lockstep(network, stops, chunks, identity(stops, visited))
@@ -97,7 +97,7 @@ def test_gives_what_the_network_gives(network, chunks, ending):
     assert all(map(torch.equal, ends, expected))
 
 
-def test_inputs_are_those_of_a_hook(network, chunks):
+def test_inputs_of_stops_are_those_that_hooks_record(network, chunks):
     seen = []
     for name, module in stops_of(network).items():
         module.register_forward_pre_hook(
@@ -118,8 +118,8 @@ def test_inputs_are_those_of_a_hook(network, chunks):
 
 
 @pytest.mark.parametrize("build", [resnet8, wide_resnet28_2])
-def test_our_networks(build, rng, monkeypatch):
-    # jaxtyping's own checks, which only tests switch on, take no turns within a method
+def test_our_networks_stop_at_every_layer(build, rng, monkeypatch):
+    # jaxtyping's checks, which only tests switch on, cannot be suspended within a method
     forward = inspect.unwrap(PreActivationBlock.forward)
     monkeypatch.setattr(PreActivationBlock, "forward", forward)
     network, ends = build(10, 3).eval(), []
@@ -134,7 +134,7 @@ def test_our_networks(build, rng, monkeypatch):
     assert {name for name, _ in visited} == stops.keys()
 
 
-def test_what_visit_gives_goes_on(chunks):
+def test_the_answers_of_a_visit_replace_the_stop(chunks):
     network = nn.Sequential(nn.Identity(), nn.Flatten(), nn.Identity())
     given = []
 
@@ -149,7 +149,7 @@ def test_what_visit_gives_goes_on(chunks):
     )
 
 
-def test_own_hooks_of_a_stop_run_once(network, chunks, ending):
+def test_a_stops_own_hooks_run_once(network, chunks, ending):
     network.first.register_forward_hook(lambda module, args, output: 3 * output)
     network.again.register_forward_pre_hook(lambda module, args: (args[0] - 1,))
     expected = [network(chunk) for chunk in chunks]
@@ -165,13 +165,13 @@ def test_the_network_itself_can_be_the_stop(chunks):
     assert all(map(torch.equal, visited[0][1], chunks))
 
 
-def test_without_stops_it_just_runs(network, chunks, ending):
+def test_without_stops_the_network_simply_runs(network, chunks, ending):
     ends = ending(network)
     lockstep(network, {}, chunks, identity({}))
     assert len(ends) == 3
 
 
-def test_inputs_are_freed_as_they_are_taken(chunks):
+def test_inputs_are_freed_once_they_are_used(chunks):
     network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Conv2d(3, 3, 1))
     network.requires_grad_(False)
     taken = []
@@ -235,7 +235,7 @@ def test_modules_are_restored(fails_at):
     assert_unpatched(network, stops)
 
 
-def test_modules_are_themselves_within_a_visit():
+def test_modules_are_unpatched_within_a_visit():
     network = Failing()
     stops = {"one": network.one, "two": network.two}
 
@@ -270,14 +270,14 @@ class Two(nn.Module):
         lambda module, x: module(),
     ],
 )
-def test_only_one_tensor(call):
+def test_a_stop_must_be_called_with_one_tensor(call):
     network = Two(call)
     with pytest.raises(ValueError, match="`both` must be called with one tensor"):
         lockstep(network, {"both": network.both}, [torch.ones(2, 3)], identity({}))
 
 
 class Dependent(nn.Module):
-    """Takes a path that the image's sign or size decides."""
+    """Takes a path that depends on the image's sign."""
 
     def __init__(self, paths):
         super().__init__()
@@ -301,11 +301,11 @@ class Dependent(nn.Module):
     ],
 )
 @pytest.mark.parametrize("signs", [(1, -1), (-1, 1), (1, 1, -1), (-1, 1, 1)])
-def test_other_paths_for_other_images(paths, place, signs):
+def test_different_paths_for_different_images_are_refused(paths, place, signs):
     network = Dependent(paths)
     stops = dict(network.layers)
     chunks = [sign * torch.ones(2) for sign in signs]
-    with pytest.raises(ValueError, match=rf"Dependent takes another path .*{place}.*`nearest`"):
+    with pytest.raises(ValueError, match=rf"Dependent takes different paths .*{place}.*`nearest`"):
         lockstep(network, stops, chunks, identity(stops))
     assert_unpatched(network, stops)
 

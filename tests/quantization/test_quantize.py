@@ -1,5 +1,6 @@
 import copy
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch.nn.functional import cross_entropy, relu, unfold
 
 from datamodules import Digits
 from datamodules.views import normalise
+from quantization import methods
 from quantization.calibration import Calibration, DivergedError
 from quantization.quantize import check_network, quantize_network
 from quantization.rounding.adaround import Settings
@@ -19,7 +21,7 @@ from quantization.rounding.nearest import nearest
 from quantization.rounding.obc import obc
 from quantization.variant import Variant
 
-METHODS = ["nearest", "adaround", "brecq", "obc", "gptq"]
+METHODS = list(methods.METHODS)
 
 
 class Net(nn.Module):
@@ -80,8 +82,21 @@ def calibration(digits):
 def logits_error(network, state, images):
     with torch.no_grad():
         expected = network(images)
-        found = torch.func.functional_call(network, state, (images,))
-    return ((found - expected).square().sum() / expected.square().sum()).item()
+        logits = torch.func.functional_call(network, state, (images,))
+    return ((logits - expected).square().sum() / expected.square().sum()).item()
+
+
+def assert_gram_close(gram, patches):
+    """Compare with a float64 sum: a float32 sum of n products is off by up to n 2^-24 of its terms.
+
+    Twice that, because the patches themselves are outputs of float32 layers. By Cauchy-Schwarz the
+    terms add up to no more than the root of the two diagonal entries' product.
+    """
+    expected = patches.double().mT @ patches.double()
+    diagonal = expected.diagonal(dim1=1, dim2=2)
+    largest = (diagonal[:, :, None] * diagonal[:, None]).sqrt()
+    bound = 2 * patches.shape[1] * 2.0**-24 * largest
+    assert ((gram.double() - expected).abs() <= bound).all()
 
 
 KINDS = ["w4", "w3", "w2", "w1.58", "w2-last8", "w1.58-last32", "w3-sym-bn"]
@@ -91,7 +106,7 @@ NAMES += ["adaround-w2-paper", "brecq-w2-paper-fisher", "brecq-w1.58-paper", "ob
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_layer_is_on_a_grid_and_all_else_as_it_was(network, calibration, name):
+def test_every_layer_is_on_a_grid_and_the_rest_is_unchanged(network, calibration, name):
     variant, before = Variant.parse(name), copy.deepcopy(network.state_dict())
     if variant.paper and variant.method == "obc":
         calibration = calibration._replace(rounds=2)
@@ -128,7 +143,7 @@ def test_looking_at_images_helps(network, digits, calibration, bits):
 
 
 @pytest.mark.parametrize("name", ["adaround-w2", "brecq-w1.58-fisher", "obc-w2", "gptq-w4-bn"])
-def test_the_same_bits_whatever_was_done_before(network, calibration, name):
+def test_a_variant_is_bitwise_the_same_whatever_ran_before(network, calibration, name):
     variant = Variant.parse(name)
     first = quantize_network(network, variant, calibration)[0].state_dict()
     torch.manual_seed(5)
@@ -137,7 +152,7 @@ def test_the_same_bits_whatever_was_done_before(network, calibration, name):
     assert all(torch.equal(first[key], again[key]) for key in first)
 
 
-def test_units_are_blocks_and_what_is_in_none(network, calibration):
+def test_units_are_blocks_and_the_layers_outside_them(network, calibration):
     _, record = quantize_network(network, Variant.parse("brecq-w2"), calibration)
     assert record.units == ["stem", "first", "second", "fc"]
     assert [layer.unit for layer in record.layers] == [
@@ -160,25 +175,43 @@ def test_records_by_hand(network, calibration):
     assert sum(layer.seconds for layer in record.layers) < record.seconds
 
 
-def test_obc_is_the_function_on_hessians_of_the_full_precision_network(network, calibration):
+@pytest.fixture
+def solved(monkeypatch):
+    """All calls of `obc` and `gptq`: rows, grid, Gram matrix and codes."""
+    calls = []
+
+    def spy(solve, rows, grid, gram):
+        calls.append((rows.clone(), grid, gram.clone(), solve(rows, grid, gram)))
+        return calls[-1][-1]
+
+    for name in ("obc", "gptq"):
+        method = methods.METHODS[name]
+        protocol, solve = method.solve.func, method.solve.keywords["solve"]
+        watched = method._replace(solve=partial(protocol, solve=partial(spy, solve)))
+        monkeypatch.setitem(methods.METHODS, name, watched)
+    return calls
+
+
+def test_obc_solves_on_hessians_of_the_full_precision_network(network, calibration, solved):
     quantized, _ = quantize_network(network, Variant.parse("obc-w2"), calibration)
     with torch.no_grad():
         features = relu(network.norm(network.stem(calibration.images)))
-        patches = unfold(features, 3, padding=1).double().transpose(1, 2).flatten(0, 1)
-    halves = patches.reshape(-1, 2, 36).transpose(0, 1)
+        patches = unfold(features, 3, padding=1).transpose(1, 2).flatten(0, 1)
     weight = quantized.weights["first.one.weight"]
     rows = network.first.one.weight.detach().flatten(1)
-    assert torch.equal(obc(rows, weight.grid, halves.mT @ halves), weight.codes)
+    (gram,) = [gram for given, _, gram, _ in solved if torch.equal(given, rows)]
+    assert_gram_close(gram, patches.reshape(-1, 2, 36).transpose(0, 1))
+    assert torch.equal(obc(rows, weight.grid, gram), weight.codes)
 
 
 @pytest.mark.parametrize("method", ["adaround", "gptq"])
-def test_layers_see_what_quantized_layers_before_them_put_out(network, calibration, method):
-    """The second layer's quadratic by hand: quantized inputs, full-precision targets."""
+def test_layers_are_fitted_to_inputs_from_quantized_layers(network, calibration, method):
+    """The last layer's quadratic by hand: quantized inputs, full-precision targets."""
     quantized, record = quantize_network(network, Variant.parse(f"{method}-w2"), calibration)
     state = quantized.state_dict()
     with torch.no_grad():
         full = network(calibration.images)
-        found = torch.func.functional_call(network, state, (calibration.images,))
+        logits = torch.func.functional_call(network, state, (calibration.images,))
         hidden = {}
         for name, weights in (("full", {}), ("quantized", state)):
             handle = network.fc.register_forward_pre_hook(
@@ -186,8 +219,10 @@ def test_layers_see_what_quantized_layers_before_them_put_out(network, calibrati
             )
             torch.func.functional_call(network, weights, (calibration.images,))
             handle.remove()
-    error = (found - full).square().sum() / (full).square().sum()
-    if method == "adaround":  # the last layer's unit is the logits
+    error = (logits - full).square().sum() / full.square().sum()
+    # The last layer's unit is the logits. Their difference is a tenth of them and more, so float32
+    # knows its square to 1e-5.
+    if method == "adaround":
         assert record.layers[-1].error_after == pytest.approx(error.item(), rel=1e-3)
     targets = hidden["full"] @ network.fc.weight.detach().T
     quadratic = make_quadratic(hidden["quantized"][None], targets)
@@ -199,11 +234,11 @@ def test_layers_see_what_quantized_layers_before_them_put_out(network, calibrati
     assert alone <= ours * 1.05 < plain
 
 
-def test_fewer_images_than_a_loop_takes_and_none(network, calibration):
+def test_too_few_images_are_refused(network, calibration):
     few = calibration._replace(images=calibration.images[:31])
-    with pytest.raises(ValueError, match=r"`brecq-w2-paper` needs 32 calibration images .* got 31"):
+    with pytest.raises(ValueError, match=r"`brecq-w2-paper` needs at least 32 .* got 31"):
         quantize_network(network, Variant.parse("brecq-w2-paper"), few)
-    with pytest.raises(ValueError, match=r"`adaround-w2` needs 1 calibration images .* got 0"):
+    with pytest.raises(ValueError, match=r"`adaround-w2` needs at least 1 .* got 0"):
         quantize_network(network, Variant.parse("adaround-w2"))
 
 
@@ -217,7 +252,7 @@ def test_values_that_are_not_finite_name_the_layer(network, calibration, name):
         quantize_network(broken, Variant.parse(name), calibration)
 
 
-def test_an_unused_layer_is_named_and_can_be_left_out(network, calibration):
+def test_an_unused_layer_is_named_and_can_stay_at_full_precision(network, calibration):
     spare = copy.deepcopy(network)
     spare.spare = nn.Linear(3, 3)
     for call in (
@@ -233,7 +268,7 @@ def test_an_unused_layer_is_named_and_can_be_left_out(network, calibration):
         call({"spare": 32})
 
 
-def test_dead_channels_and_inputs_are_no_error(network, calibration):
+def test_dead_channels_and_inputs_are_quantized_to_zero(network, calibration):
     dead = copy.deepcopy(network)
     with torch.no_grad():
         dead.first.one.weight[3] = 0
@@ -244,7 +279,7 @@ def test_dead_channels_and_inputs_are_no_error(network, calibration):
         assert not quantized.state_dict()["first.one.weight"][3].any()
 
 
-def test_layers_under_two_names_tied_weights_and_bare_layers(calibration):
+def test_tied_weights_layers_with_two_names_and_bare_layers(calibration):
     class Odd(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -275,31 +310,39 @@ def test_a_quadratic_around_the_layers_own_output(rng):
 
 
 @pytest.mark.parametrize("name", ["gptq-w2", "gptq-w1.58"])
-def test_gptq_is_a_slow_loop_over_layers(network, calibration, name):
-    """Two whole networks, hooks, and every patch there is."""
+def test_gptq_matches_a_slow_loop_over_layers(network, calibration, name, solved):
+    """The loop uses hooks on a network whose weights are replaced layer by layer, and every patch.
+
+    Gram matrices are compared, and then the codes that each gives: codes of slightly different
+    matrices can differ where a weight lies between two of them.
+    """
     variant, images = Variant.parse(name), calibration.images
-    found = quantize_network(network, variant, calibration)[0].weights
+    weights = quantize_network(network, variant, calibration)[0].weights
     work = copy.deepcopy(network).requires_grad_(False)
-    seen = []
-    for layer in ["stem", "first.one", "first.two", "second.one", "second.two", "fc"]:
+    inputs = []
+    layers = ["stem", "first.one", "first.two", "second.one", "second.two", "fc"]
+    for layer, (given, given_grid, gram, _) in zip(layers, solved, strict=True):
         module = work.get_submodule(layer)
-        handle = module.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        handle = module.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
         work(images)
         handle.remove()
-        patches, groups = seen.pop(), 1
+        patches, groups = inputs.pop(), 1
         if isinstance(module, nn.Conv2d):
             patches = unfold(patches, module.kernel_size, padding=module.padding)
             patches, groups = patches.transpose(1, 2).flatten(0, 1), module.groups
         by_group = patches.reshape(len(patches), groups, -1).transpose(0, 1)
         rows = module.weight.flatten(1)
         grid = find_grid(rows, variant.bits, variant.bits == 1.58)
-        codes = gptq(rows, grid, by_group.mT @ by_group)
-        assert torch.equal(found[f"{layer}.weight"].codes, codes), layer
+        assert torch.equal(given, rows)
+        assert all(map(torch.equal, given_grid[:2], grid[:2]))
+        assert_gram_close(gram, by_group)
+        codes = gptq(rows, grid, gram)
+        assert torch.equal(weights[f"{layer}.weight"].codes, codes), layer
         module.weight.copy_(dequantize(codes, grid).reshape(module.weight.shape))
 
 
 @pytest.mark.parametrize("name", ["brecq-w2", "brecq-w2-paper"])
-def test_a_blocks_error_is_that_of_its_output_behind_the_activation(network, calibration, name):
+def test_a_blocks_error_is_measured_behind_its_activation(network, calibration, name):
     variant = Variant.parse(name if "paper" not in name else f"{name}-fisher")
     quantized, record = quantize_network(
         network, variant, calibration, loop=Settings(iterations=20, lr=1e-2)
@@ -316,15 +359,15 @@ def test_a_blocks_error_is_that_of_its_output_behind_the_activation(network, cal
 
 
 @pytest.mark.parametrize("name", ["nearest-w2-bn", "adaround-w2", "brecq-w2-fisher", "obc-w2-bn"])
-def test_mode_gradients_and_global_randomness_stay_as_they_are(network, calibration, name):
+def test_mode_gradients_and_global_randomness_are_unchanged(network, calibration, name):
     training = copy.deepcopy(network).train()
     training.norm.weight.requires_grad_(False)
     before = copy.deepcopy(training.state_dict())
     expected = quantize_network(network, Variant.parse(name), calibration)[0].state_dict()
     random = torch.get_rng_state()
-    found = quantize_network(training, Variant.parse(name), calibration)[0].state_dict()
+    state = quantize_network(training, Variant.parse(name), calibration)[0].state_dict()
     assert torch.equal(torch.get_rng_state(), random)
-    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    assert all(torch.equal(state[key], expected[key]) for key in expected)
     assert all(torch.equal(before[key], value) for key, value in training.state_dict().items())
     assert all(module.training for module in training.modules())
     frozen = [key for key, parameter in training.named_parameters() if not parameter.requires_grad]
@@ -333,21 +376,21 @@ def test_mode_gradients_and_global_randomness_stay_as_they_are(network, calibrat
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("method", METHODS)
-def test_other_precisions_are_quantized_as_float32_and_keep_the_rest(
+def test_other_dtypes_are_quantized_as_float32_and_keep_the_rest(
     network, calibration, method, dtype
 ):
     other, variant = copy.deepcopy(network).to(dtype), Variant.parse(f"{method}-w2")
-    found = quantize_network(other, variant, calibration)[0]
+    quantized = quantize_network(other, variant, calibration)[0]
     expected = quantize_network(copy.deepcopy(other).float(), variant, calibration)[0]
     for key, weight in expected.weights.items():
-        assert torch.equal(found.weights[key].codes, weight.codes)
-    assert all(torch.equal(found.rest[key], other.state_dict()[key]) for key in found.rest)
-    assert found.rest["fc.bias"].dtype == dtype
+        assert torch.equal(quantized.weights[key].codes, weight.codes)
+    assert all(torch.equal(t, other.state_dict()[key]) for key, t in quantized.rest.items())
+    assert quantized.rest["fc.bias"].dtype == dtype
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_weight_is_known_by_the_layer_that_is_called(calibration, method):
-    """The layer registered first only lends its weight."""
+def test_a_tied_weight_is_named_after_the_layer_that_is_called(calibration, method):
+    """The layer that is registered first only lends its weight."""
 
     class Tied(nn.Module):
         def __init__(self) -> None:
@@ -368,7 +411,7 @@ def test_a_weight_is_known_by_the_layer_that_is_called(calibration, method):
 
 
 class PreActivation(Block):
-    """Its output goes through BatchNorm and activation outside of it."""
+    """BatchNorm and activation of its output lie outside of it."""
 
     def forward(self, features):
         return features + self.norm(self.two(relu(self.one(features))))
@@ -384,28 +427,28 @@ class PreActivations(nn.Module):
         return self.fc(relu(self.norm(self.block(self.stem(images)))).mean((2, 3)))
 
 
-def test_fisher_weighs_a_block_though_batchnorm_follows_it(calibration, monkeypatch):
-    asked = []
+def test_fisher_weights_a_block_that_batchnorm_follows(calibration, monkeypatch):
+    requested = []
 
     def ones(network, modules, images, generator):
-        asked.extend(modules)
+        requested.extend(modules)
         return {}
 
-    monkeypatch.setattr("quantization.quantize.fisher_diagonal", ones)
+    monkeypatch.setattr("quantization.reconstruct.fisher_diagonal", ones)
     network = PreActivations().eval()
     _, record = quantize_network(network, Variant.parse("brecq-w2-fisher"), calibration)
     assert record.units == ["stem", "block", "fc"]
-    assert asked == ["stem", "block", "fc"]
+    assert requested == ["stem", "block", "fc"]
 
 
 @pytest.mark.parametrize(
     "name", ["adaround-w2", "brecq-w2-fisher", "gptq-w2", "brecq-w2-paper", "adaround-w2-folded"]
 )
 @pytest.mark.parametrize(("where", "factor"), [("stem", 1e19), ("stem", 3e37), ("fc", 3e37)])
-def test_finite_weights_that_give_no_usable_values_have_diverged(
+def test_finite_weights_with_unusable_outputs_have_diverged(
     network, calibration, name, where, factor
 ):
-    """Values whose squares overflow too, and those of the last layer, which no layer is given."""
+    """Also values whose squares overflow, and those of the last layer, which no layer is given."""
     broken = copy.deepcopy(network)
     with torch.no_grad():
         broken.norm.running_mean.zero_()
@@ -436,15 +479,19 @@ def test_one_dimensional_convolutions(calibration):
 
 def test_batchnorm_is_estimated_from_the_quantized_network(network, calibration):
     plain = quantize_network(network, Variant.parse("nearest-w2"), calibration)[0].state_dict()
-    found = quantize_network(network, Variant.parse("nearest-w2-bn"), calibration)[0].state_dict()
+    state = quantize_network(network, Variant.parse("nearest-w2-bn"), calibration)[0].state_dict()
     stem = nn.functional.conv2d(calibration.images, plain["stem.weight"], padding=1)
-    torch.testing.assert_close(found["norm.running_mean"], stem.mean((0, 2, 3)))
-    torch.testing.assert_close(found["norm.running_var"], stem.var((0, 2, 3)))
-    changed = [key for key in plain if not torch.equal(plain[key], found[key])]
+    stem = stem.double()
+    mean, variance = stem.mean((0, 2, 3)), stem.var((0, 2, 3))
+    # BatchNorm may sum its 8,192 float32 values in any order.
+    spread = {"atol": 1e-5 * variance.max().sqrt().item(), "rtol": 1e-5}
+    torch.testing.assert_close(state["norm.running_mean"].double(), mean, **spread)
+    torch.testing.assert_close(state["norm.running_var"].double(), variance, **spread)
+    changed = [key for key in plain if not torch.equal(plain[key], state[key])]
     assert all("running" in key or "tracked" in key for key in changed)
 
 
-def test_no_batchnorm_to_estimate_is_refused(calibration):
+def test_a_network_without_batchnorm_to_estimate_is_refused(calibration):
     bare = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
     with pytest.raises(ValueError, match=r"Sequential has no BatchNorm .*`-bn`"):
         quantize_network(bare, Variant.parse("nearest-w2-bn"), calibration)

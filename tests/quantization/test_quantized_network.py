@@ -1,4 +1,5 @@
 import copy
+import json
 
 import pytest
 import torch
@@ -6,17 +7,19 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from lightning_modules.networks import build_network
+from quantization.calibration import Calibration
 from quantization.quantize import quantize_network
-from quantization.quantized_network import layer_bits
+from quantization.quantized_network import QuantizationRecord, layer_bits
 from quantization.rounding.grid import LEVELS, dequantize, find_grid
 from quantization.rounding.nearest import nearest
+from quantization.task import LayerRecord
 from quantization.variant import Variant
 
 VARIANTS = ["nearest-w8", "nearest-w4", "nearest-w3-sym", "nearest-w2", "nearest-w1.58"]
 
 
 class Mixed(nn.Module):
-    """A user's network: every kind of layer, one used under two names, one that is no layer."""
+    """A user's network: every kind of layer, a layer with two names, and other modules."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +32,7 @@ class Mixed(nn.Module):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_layer_has_at_most_so_many_values_a_channel(name):
+def test_no_channel_has_more_values_than_its_bits_allow(name):
     network = build_network("resnet8", 10, 3, {})
     variant = Variant.parse(name)
     state = quantize_network(network, variant)[0].state_dict()
@@ -40,7 +43,7 @@ def test_every_layer_has_at_most_so_many_values_a_channel(name):
         assert max(len(row.unique()) for row in layer.weight.flatten(1)) <= LEVELS[variant.bits]
 
 
-def test_layers_match_the_functions_they_are_made_of():
+def test_layers_match_grid_and_nearest_rounding():
     network = build_network("convnet", 10, 1, {})
     state = quantize_network(network, Variant.parse("nearest-w2-last8"))[0].state_dict()
     for key, bits in {"layer2.0.weight": 2, "fc.weight": 8}.items():
@@ -50,7 +53,7 @@ def test_layers_match_the_functions_they_are_made_of():
         assert torch.equal(state[key], expected)
 
 
-def test_network_and_everything_else_stay_as_they_are():
+def test_the_network_and_the_rest_are_unchanged():
     network = build_network("resnet8", 10, 3, {})
     before = copy.deepcopy(network.state_dict())
     quantized = quantize_network(network, Variant.parse("nearest-w2"))[0]
@@ -81,7 +84,7 @@ def test_a_users_network_round_trips():
     assert "embed.weight" in quantized.rest
 
 
-def test_a_bare_layer_is_a_network_too():
+def test_a_bare_layer_counts_as_a_network():
     assert layer_bits(nn.Linear(3, 2), Variant.parse("nearest-w4")) == {"weight": 4}
     assert quantize_network(nn.Linear(3, 2), Variant.parse("nearest-w4"))[0].weights.keys() == {
         "weight"
@@ -109,14 +112,14 @@ def test_channels_last_and_half_precision_change_nothing_but_their_rounding():
         assert torch.equal(half[key].dequantize(), weight.dequantize())
 
 
-def test_patterns_override_in_their_order_and_last_overrides_them():
+def test_later_patterns_override_earlier_ones_and_last_overrides_all():
     network, variant = Mixed(), Variant.parse("nearest-w2-last8")
     bits = layer_bits(network, variant, {"conv*": 4, "conv3d": 32, "*conv": 3, "again": 1.58})
     assert list(bits.values()) == [4, 32, 2, 1.58, 8]
     assert list(layer_bits(network, Variant.parse("nearest-w2"), {"*": 3}).values()) == [3] * 5
 
 
-def test_patterns_reach_the_grids_and_what_they_leave_out():
+def test_patterns_decide_grids_and_what_stays_at_full_precision():
     network = build_network("convnet", 10, 1, {})
     patterns = {"*": 4, "layer1*": 32, "fc": 1.58}
     quantized, record = quantize_network(network, Variant.parse("nearest-w2"), None, patterns)
@@ -138,7 +141,7 @@ def test_patterns_reach_the_grids_and_what_they_leave_out():
         ({"fc": 16}, "one of .* got 16"),
     ],
 )
-def test_patterns_that_mean_nothing_say_so(patterns, message):
+def test_invalid_patterns_are_refused_with_a_reason(patterns, message):
     with pytest.raises(ValueError, match=message):
         layer_bits(build_network("resnet8", 10, 1, {}), Variant.parse("nearest-w2"), patterns)
 
@@ -161,3 +164,34 @@ def test_a_computed_weight_is_named():
     network = nn.Sequential(nn.Linear(2, 2), weight_norm(nn.Linear(2, 2)))
     with pytest.raises(ValueError, match=r"`1.weight` is computed.* `remove_parametrizations`"):
         quantize_network(network, Variant.parse("nearest-w4"))
+
+
+def test_a_record_as_json_by_hand():
+    variant = Variant.parse("brecq-w1.58-last8-heldout")
+    layer = LayerRecord("block.conv", "block", 1.58, 72, 0.25, 0.5, 0.125, 1.5)
+    record = QuantizationRecord(variant, "what was minimised", [layer], 2.5)
+    images = torch.zeros(3, 1, 2, 2)
+    calibration = Calibration(
+        images, lambda number: images, torch.tensor([4, 0, 7]), "heldout", seed=1, rounds=2
+    )
+    expected = {
+        "variant": "brecq-w1.58-last8-heldout",
+        "objective": "what was minimised",
+        "calibration": {"source": "heldout", "images": 3, "indices": [4, 0, 7]},
+        "units": ["block"],
+        "layers": [
+            {
+                "name": "block.conv",
+                "unit": "block",
+                "bits": 1.58,
+                "weights": 72,
+                "flipped": 0.25,
+                "error_before": 0.5,
+                "error_after": 0.125,
+                "seconds": 1.5,
+            }
+        ],
+        "seconds": 2.5,
+    }
+    assert json.loads(json.dumps(record.as_json(calibration))) == expected
+    assert record.as_json(None) == expected | {"calibration": None}

@@ -1,13 +1,16 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import relu
 
 from quantization import refine as module
-from quantization.reconstruct import Plan, Unit
+from quantization.reconstruct import Unit
 from quantization.refine import refine
 from quantization.rounding.grid import dequantize, find_grid
 from quantization.rounding.nearest import nearest
+from quantization.task import LayerPlan
 
 
 class Block(nn.Module):
@@ -26,19 +29,19 @@ def make_unit(block, bits, importance=None):
     for name in ("one", "two"):
         layer = block.get_submodule(name)
         rows = layer.weight.detach().flatten(1)
-        plans[name] = Plan(layer, rows, find_grid(rows, bits, bits == 1.58), bits)
+        plans[name] = LayerPlan(layer, rows, find_grid(rows, bits, bits == 1.58), bits)
     return Unit("", block, plans, dict.fromkeys(plans), [], importance)
 
 
 def problem(rng, bits=2, inplace=False, weighted=False):
-    """A unit, its inputs by chunk, targets, nearest codes and the Gram matrices of its layers."""
+    """A unit, its inputs by chunk, targets, nearest codes and its layers' Gram matrices."""
     block = Block(inplace).eval().requires_grad_(False)
     for tensor in block.state_dict().values():
         tensor.copy_(torch.randn(tensor.shape, generator=rng))
     importance = 2 * torch.rand(9, 3, 5, 5, generator=rng) if weighted else None
     unit = make_unit(block, bits, importance)
     inputs = [torch.randn(count, 3, 5, 5, generator=rng) for count in (6, 3)]
-    targets = [block(some) + 0.1 for some in inputs]
+    targets = [block(chunk) + 0.1 for chunk in inputs]
     codes = {name: nearest(plan.rows, plan.grid) for name, plan in unit.plans.items()}
     patches = nn.functional.unfold(torch.cat(inputs), 3, padding=1).transpose(1, 2).flatten(0, 1)
     middle = relu(block.one(torch.cat(inputs))).permute(0, 2, 3, 1).flatten(0, 2)
@@ -58,12 +61,12 @@ def exact(unit, codes, inputs, targets):
 def test_the_exact_error_falls_and_codes_stay_on_the_grid(rng, bits, weighted):
     unit, inputs, targets, codes, grams = problem(rng, bits, weighted=weighted)
     refined = refine(unit, inputs, targets, codes, grams, rng)
-    before, after = (exact(unit, some, inputs, targets) for some in (codes, refined))
+    before, after = (exact(unit, choice, inputs, targets) for choice in (codes, refined))
     assert after < 0.97 * before
     assert all(int(refined[name].max()) < unit.plans[name].grid.levels for name in refined)
 
 
-def test_every_pass_goes_on_from_the_last_and_none_is_worse(rng, monkeypatch):
+def test_every_pass_starts_from_the_last_and_none_is_worse(rng, monkeypatch):
     unit, inputs, targets, codes, grams = problem(rng)
     monkeypatch.setattr(module, "WORTH", 1.0)
     errors = []
@@ -73,20 +76,21 @@ def test_every_pass_goes_on_from_the_last_and_none_is_worse(rng, monkeypatch):
         refined = refine(unit, inputs, targets, codes, grams, generator)
         errors.append(exact(unit, refined, inputs, targets))
     assert errors[0] == exact(unit, codes, inputs, targets)
-    assert errors == sorted(errors, reverse=True)
+    # `refine` sums by chunk in float32, so a step that it takes may change nothing, up to 1e-6
+    assert all(after <= before * (1 + 1e-6) for before, after in pairwise(errors))
     assert errors[4] < errors[1]
 
 
-def test_a_step_that_makes_it_worse_is_taken_back(rng, monkeypatch):
+def test_a_step_that_raises_the_error_is_undone(rng, monkeypatch):
     unit, inputs, targets, codes, grams = problem(rng)
     monkeypatch.setattr(module, "improve", lambda codes, grid, model: torch.zeros_like(codes))
     refined = refine(unit, inputs, targets, codes, grams, rng)
-    worse = {name: torch.zeros_like(some) for name, some in codes.items()}
+    worse = {name: torch.zeros_like(layer) for name, layer in codes.items()}
     assert exact(unit, worse, inputs, targets) > exact(unit, codes, inputs, targets)
     assert all(torch.equal(refined[name], codes[name]) for name in codes)
 
 
-def test_slopes_are_those_of_finite_differences(rng):
+def test_slopes_match_finite_differences(rng):
     unit, inputs, targets, codes, _ = problem(rng, weighted=True)
     unit.module.double()
     unit = unit._replace(importance=unit.importance.double())
@@ -106,7 +110,7 @@ def test_slopes_are_those_of_finite_differences(rng):
 
 
 def test_curvature_is_that_of_the_jacobian(rng):
-    """Mean over many random signs of what one draw gives, beside diag(J^T J) worked out in full."""
+    """The mean over many random signs against diag(J^T J) computed in full."""
     unit, inputs, _, codes, _ = problem(rng)
     rows = {name: dequantize(codes[name], plan.grid) for name, plan in unit.plans.items()}
     x = inputs[0]
@@ -123,9 +127,9 @@ def test_curvature_is_that_of_the_jacobian(rng):
     torch.testing.assert_close(torch.stack(draws).mean(0).flatten(), squares, rtol=0.1, atol=0)
 
 
-def test_networks_that_work_in_place_are_refined_alike(rng):
-    found = []
+def test_operations_in_place_change_nothing(rng):
+    results = []
     for inplace in (False, True):
         parts = problem(torch.Generator().manual_seed(3), inplace=inplace)
-        found.append(refine(*parts, torch.Generator().manual_seed(1)))
-    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+        results.append(refine(*parts, torch.Generator().manual_seed(1)))
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])

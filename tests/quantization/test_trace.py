@@ -14,7 +14,7 @@ from quantization.trace import Trace
 
 
 class Network(nn.Module):
-    """Two layers with all that may follow; how they are used is an argument."""
+    """Two layers and what may follow them; `use` says how they are used."""
 
     def __init__(self, use, **modules):
         super().__init__()
@@ -35,7 +35,7 @@ def images(rng):
 
 @pytest.fixture
 def randomise(rng):
-    """Draw everything that a network has, with negative slopes, in evaluation mode."""
+    """Draw all parameters and statistics, negative slopes too, in evaluation mode."""
 
     def draw(network):
         for key, tensor in network.state_dict().items():
@@ -104,7 +104,7 @@ def write(x):
 
 
 @pytest.mark.parametrize("name", TAILS)
-def test_tail(name, images, randomise):
+def test_the_tail_is_batchnorm_and_activation_that_alone_use_the_output(name, images, randomise):
     use, expected = TAILS[name]
     trace = Trace(randomise(Network(use)), images)
     assert names(trace.tail("conv")) == expected
@@ -115,14 +115,14 @@ def test_tail(name, images, randomise):
     [nn.BatchNorm2d(4, track_running_stats=False), nn.InstanceNorm2d(4), nn.GroupNorm(2, 4)],
     ids=lambda norm: type(norm).__name__,
 )
-def test_no_tail_with_a_norm_that_looks_at_the_images(norm, images, randomise):
+def test_no_tail_through_a_norm_of_the_images(norm, images, randomise):
     network = Network(lambda n, x: n.relu(n.norm(n.conv(x))), norm=norm)
     assert Trace(randomise(network), images).tail("conv") == []
 
 
 @pytest.mark.parametrize("name", [name for name, (_, expected) in TAILS.items() if expected])
-def test_tail_replays_what_the_network_does(name, randomise, rng):
-    """On other images, the value behind the tail is what the network itself has there."""
+def test_the_tail_repeats_what_the_network_does(name, randomise, rng):
+    """On other images, the tail gives the value that the network itself has there."""
     use, expected = TAILS[name]
     network = randomise(Network(use))
     trace = Trace(network, torch.randn(2, 3, 8, 8, generator=rng))
@@ -161,7 +161,7 @@ def test_hooks_are_removed_after_an_exception(images):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
 
 
-def test_own_hooks_of_the_network(images, randomise):
+def test_the_networks_own_hooks_are_respected(images, randomise):
     network = randomise(Network(lambda n, x: n.conv(x).relu()))
     network.register_forward_pre_hook(lambda module, args: (2 * args[0],))
     assert names(Trace(network, images).tail("conv")) == ["relu"]
@@ -198,9 +198,9 @@ def test_blocks_of_residual_networks():
 
 def test_blocks_of_mobilenet_include_those_without_a_skip():
     network = torchvision.models.mobilenet_v2(width_mult=0.25)
-    found = blocks(network, side=32)
-    assert found == of_class(network, InvertedResidual)
-    skips = {network.get_submodule(name).use_res_connect for name in found}
+    block_names = blocks(network, side=32)
+    assert block_names == of_class(network, InvertedResidual)
+    skips = {network.get_submodule(name).use_res_connect for name in block_names}
     assert skips == {True, False}
 
 
@@ -212,7 +212,7 @@ def test_blocks_of_efficientnet_are_not_squeeze_and_excitation():
     assert blocks(network, side=32) == of_class(network, MBConv) != []
 
 
-def test_no_blocks():
+def test_networks_without_residual_blocks():
     assert blocks(convnet(10, 3)) == []
     assert blocks(torchvision.models.DenseNet(8, (2, 2), 8), side=32) == []
     assert blocks(nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)))) == []
@@ -235,7 +235,7 @@ class Outer(Residual):
     pass
 
 
-def test_nested_blocks_are_the_innermost():
+def test_of_nested_blocks_the_innermost_count():
     network = nn.Sequential(Outer(Residual(*pair()), *pair()), Outer(*pair()))
     assert blocks(network) == ["0.parts.0", "1"]
 
@@ -285,7 +285,7 @@ class Shift(nn.Module):
         return x + self.shift
 
 
-def test_whose_addition_it_is():
+def test_an_addition_belongs_to_the_nearest_module_with_layers():
     assert blocks(nn.Sequential(ByModule(*pair()))) == ["0"]
     assert blocks(ByOption()) == ["second"]  # a module with options does not take one tensor
     # A parameter is no branch, or else these sequences would be blocks.
@@ -304,17 +304,17 @@ def test_whose_addition_it_is():
         ([], []),
     ],
 )
-def test_own_blocks(own, expected):
+def test_a_network_names_its_own_blocks(own, expected):
     network = resnet8(10, 3)
     network.quantization_blocks = own
     assert blocks(network) == expected
 
 
 @pytest.mark.parametrize("pattern", ["layer4", "conv1", "bn1", "Layer1", ""])
-def test_own_blocks_that_are_none(pattern):
+def test_named_blocks_that_cannot_be_blocks_are_refused(pattern):
     network = resnet8(10, 3)
     network.quantization_blocks = ["layer1", pattern]
-    message = rf"of Sequential has `{pattern}`, which names no .* has layer1, layer1\.0, layer2,"
+    message = rf"of Sequential has `{pattern}`, which matches no .* has layer1, layer1\.0, layer2,"
     with pytest.raises(ValueError, match=message):
         blocks(network)
 
@@ -335,7 +335,7 @@ class Block(nn.Module):
 
 
 def numerically(block, layer, images):
-    """What the output moves by, channel by channel, as the layer's output moves by a little."""
+    """Change of the output, channel by channel, per small change of the layer's output."""
     factors = []
     for channel in range(4):
 
@@ -361,7 +361,7 @@ RESIDUAL = {
 
 
 @pytest.mark.parametrize("name", RESIDUAL)
-def test_scale_is_what_is_measured(name, randomise, rng):
+def test_the_scale_is_the_measured_one(name, randomise, rng):
     block = randomise(Block(RESIDUAL[name])).double()
     images = torch.randn(8, 4, 6, 6, generator=rng, dtype=torch.double)
     trace = Trace(nn.Sequential(block), images)
@@ -373,7 +373,7 @@ def test_scale_is_what_is_measured(name, randomise, rng):
 
 
 @pytest.mark.parametrize("affine", [True, False])
-def test_scale_by_hand(affine, rng):
+def test_the_scale_by_hand(affine, rng):
     norm = nn.BatchNorm2d(4, affine=affine, eps=0.5)
     norm.running_var.copy_(torch.tensor([0.5, 3.5, 8.5, 15.5]))
     if affine:
@@ -399,14 +399,14 @@ NO_SCALE = {
 
 
 @pytest.mark.parametrize("name", NO_SCALE)
-def test_no_scale(name, randomise, rng):
+def test_no_scale_where_the_output_is_not_simply_added(name, randomise, rng):
     block = randomise(Block(NO_SCALE[name]))
     trace = Trace(nn.Sequential(block), torch.randn(2, 4, 6, 6, generator=rng))
     assert trace.scale_into("0.two", "0") is None
     assert trace.scale_into("0.one", "0") is None
 
 
-def test_no_scale_through_a_norm_that_looks_at_the_images(rng):
+def test_no_scale_through_a_norm_of_the_images(rng):
     norm = nn.BatchNorm2d(4, track_running_stats=False)
     block = Block(lambda b, x: b.n2(b.two(b.one(x))) + x, n2=norm).eval()
     trace = Trace(nn.Sequential(block), torch.randn(2, 4, 6, 6, generator=rng))
@@ -422,7 +422,7 @@ def test_no_scale_for_a_projection_to_another_shape(rng):
 
 
 @pytest.mark.parametrize("normalised", [False, True])
-def test_scale_of_linear_layers_is_by_row(normalised, rng):
+def test_the_scale_of_linear_layers_is_per_row(normalised, rng):
     norm = nn.BatchNorm1d(7) if normalised else nn.Identity()  # over the tokens
     one, two = nn.Linear(4, 5), nn.Linear(5, 4)
     block = Block(lambda b, x: b.n2(b.two(b.one(x).relu())) + x, one=one, two=two, n2=norm).eval()
@@ -431,7 +431,7 @@ def test_scale_of_linear_layers_is_by_row(normalised, rng):
     assert (scale is None) if normalised else scale.tolist() == [1.0] * 4
 
 
-def test_scales_of_our_blocks():
+def test_scales_of_resnet_blocks():
     network = resnet20(10, 3).eval()
     trace = Trace(network, torch.randn(2, 3, 8, 8))
     for name in of_class(network, BasicBlock):

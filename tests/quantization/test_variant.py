@@ -2,8 +2,9 @@ from itertools import product
 
 import pytest
 
+from quantization.methods import METHODS
 from quantization.rounding.grid import LEVELS, levels
-from quantization.variant import FULL, METHODS, Variant
+from quantization.variant import FULL, Variant, check_count, wanted
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,7 @@ def test_names_and_variants_are_one_to_one(name, variant):
 
 
 def valid(method, options, source):
-    """The rules in words: which options mean something, and which the paper's settings imply."""
+    """The rules in words: which options mean something, and which `-paper` implies."""
     paper, fisher, folded, bn = options
     if (fisher and method != "brecq") or (folded and method not in ("adaround", "brecq")):
         return False
@@ -57,7 +58,7 @@ def test_every_variant_round_trips_under_a_name_of_its_own():
     assert len(variants) == 50 * sum(combinations.values())
 
 
-def test_numbers_are_printed_in_one_way():
+def test_numbers_are_printed_in_their_shortest_form():
     assert str(Variant.parse("nearest-w2.0-last08")) == "nearest-w2-last8"
 
 
@@ -66,7 +67,7 @@ def test_levels_by_hand():
     assert levels(2.0) == 4
 
 
-def test_layers_get_the_default_grid_of_their_own_bits_unless_told():
+def test_layers_get_the_default_grid_of_their_own_bits_unless_one_is_named():
     ternary = Variant.parse("nearest-w1.58-last8")
     assert ternary.is_symmetric(1.58)
     assert not ternary.is_symmetric(8)
@@ -89,20 +90,57 @@ def test_layers_get_the_default_grid_of_their_own_bits_unless_told():
         ("nearest-w5", "Bits must be one of 8, 4, 3, 2, 1.58, got 5."),
         ("nearest-w1.6", "Bits must be one of .* got 1.6."),
         ("nearest-w2-last16", "Bits must be one of .* got 16."),
-        ("nearest-w2-last2", "the last layer has 2 bits anyway, so leave `-last2` out"),
-        ("nearest-w1.58-last1.58", "leave `-last1.58` out"),
-        ("nearest-w2-asym", "`nearest-w2-asym`: asym is the default at 2 bits, .* `-asym` out"),
-        ("obc-w2-paper-bn", "`-paper` implies `-bn` here, so leave it out"),
+        ("nearest-w2-last2", "the last layer has 2 bits anyway; remove `-last2`."),
+        ("nearest-w1.58-last1.58", "remove `-last1.58`."),
+        ("nearest-w2-asym", "`nearest-w2-asym`: asym is the default at 2 bits; remove `-asym`."),
+        ("obc-w2-paper-bn", "`-paper` implies `-bn` here; remove `-bn`."),
         ("brecq-w2-paper-folded", "`-paper` implies `-folded` here"),
         ("nearest-w2-paper", "`-paper` changes nothing for nearest, only for adaround, brecq, obc"),
         ("gptq-w2-paper", "`-paper` changes nothing for gptq, only for adaround, brecq, obc"),
         ("adaround-w2-fisher", "`-fisher` changes nothing for adaround, only for brecq"),
-        ("brecq-w2-folded-bn", "a folded BatchNorm has no statistics to estimate anew"),
-        ("nearest-w2-heldout", "nearest looks at no images, so leave `-heldout` out"),
+        ("brecq-w2-folded-bn", "a folded BatchNorm has no statistics to re-estimate"),
+        ("nearest-w2-heldout", "nearest looks at no images; remove `-heldout`."),
         ("adaround-w2-bn-paper", "is named METHOD-wBITS"),
-        ("nearest-w1.58-sym", "sym is the default at 1.58 bits, so leave `-sym` out"),
+        ("nearest-w1.58-sym", "sym is the default at 1.58 bits; remove `-sym`."),
     ],
 )
-def test_names_that_mean_nothing_say_so(name, message):
+def test_invalid_names_are_refused_with_a_reason(name, message):
     with pytest.raises(ValueError, match=message):
         Variant.parse(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("adaround-w2", (500, 3)),
+        ("obc-w2", (500, 3)),
+        ("nearest-w2-bn", (500, 3)),
+        ("adaround-w2-paper", (1024, 3)),
+        ("brecq-w1.58-paper-fisher", (1024, 3)),
+        ("obc-w4-paper", (2048, 10)),
+    ],
+)
+def test_paper_variants_use_the_papers_image_counts(name, expected):
+    assert wanted(Variant.parse(name), 500, 3) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "fewest", "reason"),
+    [
+        ("adaround-w2", 1, "to look at"),
+        ("obc-w2-paper", 2, "to estimate BatchNorm's statistics from"),
+        ("gptq-w2-bn", 2, "to estimate BatchNorm's statistics from"),
+        ("nearest-w2-bn", 2, "to estimate BatchNorm's statistics from"),
+        ("brecq-w2-paper", 32, "for a batch of its loop"),
+        ("adaround-w2-paper-bn", 32, "for a batch of its loop"),
+    ],
+)
+def test_too_few_images_is_an_error_with_reason_and_way_out(name, fewest, reason):
+    variant = Variant.parse(name)
+    check_count(variant, fewest)
+    message = f"`{name}` needs at least {fewest} calibration images {reason}, got {fewest - 1}. "
+    with pytest.raises(ValueError, match=message) as caught:
+        check_count(variant, fewest - 1)
+    # the paper's variants ignore the option, so it would not help
+    assert ("--calibration.images" in str(caught.value)) is not variant.paper
+    assert "Enlarge the pool" in str(caught.value)

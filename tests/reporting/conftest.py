@@ -1,4 +1,10 @@
-"""Rows, facts and results as an audit makes them, of a synthetic fleet."""
+"""Results and rows of an audit, records of quantizers, and a reader of offline W&B runs."""
+
+import json
+import struct
+import time
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -71,3 +77,106 @@ def findings(game, strongest):
 def results(evidence, strongest, findings):
     """The results of an audit."""
     return make_results(evidence, strongest, findings, "0123456789abcdef" * 4)
+
+
+@pytest.fixture(scope="session")
+def units():
+    """Blocks and layers that the records of `write_records` name."""
+    return ["stem", "layer1.0", "layer1.1", "layer2.0", "layer2.1", "fc"]
+
+
+@pytest.fixture(scope="session")
+def write_records(units):
+    """Write beside each model's weights what a quantizer would have, different for each model."""
+
+    def write(run, variants=("nearest-w4", "nearest-w2"), **changes):
+        for number, name in enumerate(run.read().names):
+            for variant in variants:
+                moved, cost = number * (variant != "nearest-w4"), 2.5 ** (number % 5)
+                error = 0.25 * number if moved else None
+                layers = [
+                    {"name": layer, "unit": unit, "bits": 2, "weights": 9, "flipped": moved / 64}
+                    | {"error_before": error, "error_after": error and error / 4}
+                    | {"seconds": cost / 2}
+                    for layer, unit in (
+                        ("stem", "stem"),
+                        ("layer1.0.conv", "layer1.0"),
+                        ("fc", "fc"),
+                    )
+                ]
+                used = moved and {"source": "members", "images": 1024, "indices": [number]}
+                record = {"variant": variant, "objective": "squared error of blocks"}
+                record |= {"units": units, "calibration": used or None}
+                record |= {"layers": layers, "seconds": cost}
+                run.record(name, variant).write_text(json.dumps(record | changes))
+
+    return write
+
+
+PATIENCE = 1200  # seconds; only a process that hangs takes so long
+
+
+class OfflineRun(NamedTuple):
+    """What `wandb sync` would upload."""
+
+    run: object  # name, group, job type, as in `RunRecord`
+    config: dict
+    summary: dict
+    history: list[dict]
+    folder: Path
+
+
+@pytest.fixture(scope="session")
+def read_wandb():
+    """Read what an offline W&B run kept; the keys of nested values are joined by a dot.
+
+    The file is a LevelDB log behind 7 bytes of its own: records, in blocks of 32 KiB, have a
+    checksum, a length and a kind (1 whole, 2 first, 3 middle, 4 last part).
+    """
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    def records(content):
+        at, whole = 7, b""
+        while at + 7 <= len(content):
+            if (left := 32768 - at % 32768) < 7:
+                at += left
+                continue
+            _, size, kind = struct.unpack_from("<IHB", content, at)
+            if at + 7 + size > len(content):
+                return  # being written
+            whole += content[at + 7 : at + 7 + size]
+            at += 7 + size
+            if kind in (1, 4):
+                yield Record.FromString(whole)
+                whole = b""
+
+    def values(items):
+        return {".".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items}
+
+    def finished(file):
+        """All records, once W&B's own process has written the last: `finish` does not wait."""
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            written = list(records(file.read_bytes()))
+            if written and written[-1].WhichOneof("record_type") == "exit":
+                return written
+            time.sleep(0.05)
+        raise TimeoutError(f"{file} has no last record.")
+
+    def read(folder):
+        (file,) = folder.glob("*.wandb")
+        run, config, summary, history = None, {}, {}, []
+        for record in finished(file):
+            match record.WhichOneof("record_type"):
+                case "run":
+                    run = record.run
+                    config |= values(record.run.config.update)
+                case "config":
+                    config |= values(record.config.update)
+                case "summary":
+                    summary |= values(record.summary.update)
+                case "history":
+                    history.append(values(record.history.item))
+        return OfflineRun(run, config, summary, history, folder)
+
+    return read

@@ -1,143 +1,119 @@
-"""The files of an audit, read back."""
+"""Files of an audit: whole, written again where they are missing, and left alone otherwise."""
 
-import csv
-import json
-import re
+import shutil
 
 import pytest
 import torch
+from markupsafe import escape
+from safetensors.torch import load_file
+from sklearn.metrics import roc_auc_score
 
-from reporting.dashboard import _charts, _summary
-from reporting.findings import FINDINGS, Body, Finding, find
-from reporting.illustrate import illustrate
-from reporting.results import make_results, read_results
-from reporting.tables import Cell, headline
-from reporting.text import SHADOWS
-from reporting.write import exposure_lines, headline_text, write, write_csv
+from storage.run_folder import RunFolder
 
 
-def read_csv(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+def test_every_file_is_written_and_whole(audited_run, audit_files):
+    run, output = audited_run
+    assert {file.name for file in (run.path / "audit").iterdir()} == audit_files
+    for name in ("roc.png", "plane.png", "convergence.png"):
+        content = (run.path / "audit" / name).read_bytes()
+        assert content.startswith(b"\x89PNG\r\n\x1a\n")
+        assert content.endswith(b"IEND\xaeB`\x82")
+    table = (run.path / "audit" / "table.txt").read_text()
+    assert table.strip() in output
+    assert output.rstrip().endswith(f"Report: {run.path / 'audit' / 'report.html'}")
 
 
-def write_audit(run_dir, results, findings):
-    """Write every file; returns the results with the names of their figures."""
-    (run_dir / "audit").mkdir(parents=True)
-    drawings = illustrate(results, findings, None)
-    results = results._replace(figures=tuple(drawings))
-    write(run_dir / "audit", results, findings["exposure"], None, drawings, 200)
-    return results
+def test_a_second_call_does_nothing_and_says_so(demo_run, audit_states, quick_audit):
+    first = quick_audit(demo_run)
+    before = audit_states(demo_run)
+    second = quick_audit(demo_run)
+    assert audit_states(demo_run) == before
+    assert "Nothing has changed since this audit." in second
+    assert "Nothing has changed" not in first
+    assert (demo_run.path / "audit" / "table.txt").read_text().strip() in second
+    # train.py with nothing to train opens the folder once more
+    experiment = demo_run.read()
+    asked = {key: experiment[key] for key in ("config", "fingerprints", "versions")}
+    demo_run.open(asked, demo_run.membership())
+    assert "Nothing has changed" in quick_audit(demo_run)
+    assert audit_states(demo_run) == before
+
+
+def test_a_second_call_still_names_the_excluded_models(make_run, change_signals, quick_audit):
+    run = make_run()
+    path = run.signals(run.read().names[10], "full")
+    change_signals(path, phi=load_file(path)["phi"] * torch.nan)
+    assert "target-000 is excluded: 160 of 160 signals are not finite" in quick_audit(run)
+    second = quick_audit(run)
+    assert "Nothing has changed" in second
+    assert "Left out: target-000 (160 of 160 signals are not finite)" in second
 
 
 @pytest.fixture(scope="module")
-def written(results, findings, tmp_path_factory):
-    """A run folder and the results that its audit holds."""
-    run_dir = tmp_path_factory.mktemp("run")
-    return run_dir, write_audit(run_dir, results, findings)
+def quick_run(audited_run, quick_audit, tmp_path_factory):
+    """The same run audited by two attacks; a test that changes it restores it."""
+    run = RunFolder(tmp_path_factory.mktemp("quick") / "demo")
+    shutil.copytree(audited_run[0].path, run.path, ignore=shutil.ignore_patterns("audit"))
+    quick_audit(run)
+    return run
 
 
-def test_every_file_is_there(written):
-    run_dir, results = written
-    names = {path.name for path in (run_dir / "audit").iterdir()}
-    assert results.figures == ("plane", "roc", "convergence", "layers")
-    assert names == {
-        *("table.txt", "results.csv", "exposure.csv", "report.html", "results.json"),
-        *(f"{figure}.png" for figure in results.figures),
-    }
+@pytest.mark.parametrize("lost", ["table.txt", "report.html", "plane.png"])
+def test_a_deleted_file_is_written_again(quick_run, lost, quick_audit):
+    path = quick_run.path / "audit" / lost
+    before = path.read_bytes()
+    path.unlink()
+    assert "Nothing has changed" not in quick_audit(quick_run)
+    assert path.read_bytes() == before
 
 
-def test_figures_of_an_earlier_audit_are_deleted(results, findings, tmp_path):
-    drawings = illustrate(results, findings, None)
-    (tmp_path / "gallery.png").touch()
-    (tmp_path / "notes.png").touch()
-    write(tmp_path, results, findings["exposure"], None, drawings, 200)
-    assert not (tmp_path / "gallery.png").exists()
-    assert (tmp_path / "notes.png").exists()  # not a figure of an audit
+def test_an_interrupted_audit_is_repeated(demo_run, empty_figures, audit_files, quick_audit):
+    """results.json is written last: without it nothing is taken for done."""
+    quick_audit(demo_run)
+    (demo_run.path / "audit" / "results.json").unlink()
+    (demo_run.path / "audit" / "report.html").unlink()
+    assert "Nothing has changed" not in quick_audit(demo_run)
+    assert {file.name for file in (demo_run.path / "audit").iterdir()} == audit_files
 
 
-def test_results_json_is_read_back(written):
-    run_dir, results = written
-    assert read_results(run_dir) == results
-
-
-def test_all_views_mark_the_same_strongest_attack(written):
-    """Headline, table.txt, page, CSV, results.json and W&B."""
-    run_dir, results = written
-    audit = run_dir / "audit"
-    strongest = results.strongest
-    assert list(strongest) == list(results.variants)
-    wanted = [row[:3] for row in strongest.values()]
-
-    lines = [[cell.text for cell in line] for line in headline(results.rows, results.variants).rows]
-    named = [(variant, f"{attack}, {SHADOWS[kind]}") for variant, kind, attack in wanted]
-    assert [(line[0], line[3]) for line in lines] == named
-    text = (audit / "table.txt").read_text()
-    assert all(attack in text for _, attack in named)
-
-    marked = [line for line in read_csv(audit / "results.csv") if line["strongest"] == "True"]
-    assert [tuple(line[k] for k in ("variant", "knowledge", "attack")) for line in marked] == wanted
-
-    labels = r'data-variant="([^"]*)" data-knowledge="([^"]*)" data-attack="([^"]*)" class="best"'
-    assert re.findall(labels, (audit / "report.html").read_text()) == wanted
-
-    kept = json.loads((audit / "results.json").read_text())["rows"]
-    assert [(r["variant"], r["knowledge"], r["attack"]) for r in kept if r["strongest"]] == wanted
-
-    summary = _summary(results)
-    risks = {key: value for key, value in summary.items() if key.startswith("risk/auc/")}
-    assert list(risks.values()) == [row.summary.auc.value for row in strongest.values()]
-    for variant, kind, attack in wanted:
-        risk = summary[f"risk/tpr_1pct/{variant.replace('-', '_')}"]
-        assert risk == summary[f"{kind}/{attack}/{variant}/tpr_1pct"]
-
-
-def test_a_registered_finding_is_in_every_view(game, strongest, evidence, monkeypatch, tmp_path):
-    """One registry entry suffices for its table, results.json, the page and W&B."""
-
-    def compute(game, best):
-        return {variant: len(kept.scores) for variant, kept in best.variants.items()}
-
-    def tabulate(value):
-        rows = [(Cell(variant), Cell(str(count), count)) for variant, count in value.items()]
-        return Body(("variant", "targets"), rows, "A toy.")
-
-    monkeypatch.setitem(FINDINGS, "toy", Finding("How many targets?", compute, tabulate))
-    findings = find(game, strongest)
-    results = write_audit(tmp_path, make_results(evidence, strongest, findings, ""), findings)
-    assert results.tables[-1].key == "toy"
-    kept = json.loads((tmp_path / "audit" / "results.json").read_text())
-    assert kept["findings"]["toy"] == dict.fromkeys(game.variants, 2)
-    assert kept["tables"][-1]["key"] == "toy"
-    assert read_results(tmp_path) == results
-    page = (tmp_path / "audit" / "report.html").read_text()
-    assert "<h2>How many targets?</h2>" in page
-    logged = _charts(results, {})["findings/toy"]
-    assert logged.columns == ["variant", "targets"]
-    assert logged.data == [[variant, "2"] for variant in game.variants]
-
-
-def test_the_headline_as_text_has_no_colours_and_fits_its_width(results):
-    text = headline_text(results, 160)
-    assert "\x1b" not in text
-    assert max(map(len, text.splitlines())) <= 160
-    assert "demo" in text.splitlines()[0]
-
-
-def test_exposures_have_a_line_per_example_and_labels_where_known(findings):
-    exposures = findings["exposure"]
-    lines = exposure_lines(exposures, None)
-    assert list(lines[0]) == ["example", "full", "nearest-w4", "nearest-w2"]
-    assert [line["example"] for line in lines] == list(range(160))
-    values = torch.tensor([[line[variant] for line in lines] for variant in exposures.variants])
-    torch.testing.assert_close(
-        values.double(), exposures.examples, equal_nan=True, check_dtype=False
+def test_an_attack_asked_for_twice_runs_once(demo_run, empty_figures, audit, read_csv):
+    audit(demo_run, "--attacks", "global_threshold", "global_threshold")
+    assert [line["attack"] for line in read_csv(demo_run)] == ["global_threshold"] * len(
+        {line["variant"] for line in read_csv(demo_run)}
     )
-    labelled = exposure_lines(exposures, torch.arange(160))
-    assert list(labelled[0])[:2] == ["example", "label"]
-    assert labelled[7]["label"] == 7
 
 
-def test_csv_is_read_back(tmp_path):
-    write_csv(tmp_path / "lines.csv", [{"a": 1, "b": 'x, "y"'}, {"a": None, "b": ""}])
-    assert read_csv(tmp_path / "lines.csv") == [{"a": "1", "b": 'x, "y"'}, {"a": "", "b": ""}]
+def test_changed_signals_are_audited_again(
+    demo_run, empty_figures, audit, change_signals, read_csv
+):
+    audit(demo_run, "--attacks", "global_threshold")
+    before, members = read_csv(demo_run), demo_run.membership()
+    target = demo_run.read().names[12]
+    path = demo_run.signals(target, "nearest-w2")
+    change_signals(path, phi=members[12].float().expand(2, -1).clone())  # gives it all away
+    output = audit(demo_run, "--attacks", "global_threshold")
+    assert "Nothing has changed" not in output
+    *same, after = read_csv(demo_run)
+    assert same == before[:-1]
+    phi = load_file(demo_run.signals(demo_run.read().names[13], "nearest-w2"))["phi"]
+    other = roc_auc_score(members[13], phi.double().mean(0))
+    assert after["auc"] == pytest.approx((1 + other) / 2)
+    assert after["auc"] > before[-1]["auc"] + 0.1
+
+
+def test_other_attacks_replace_the_results(demo_run, empty_figures, audit, read_csv):
+    audit(demo_run, "--attacks", "global_threshold")
+    assert {line["attack"] for line in read_csv(demo_run)} == {"global_threshold"}
+    audit(demo_run, "--attacks", "lira_offline_carlini", "global_threshold")
+    attacks = {line["attack"] for line in read_csv(demo_run)}
+    assert attacks == {"lira_offline_carlini", "global_threshold"}
+
+
+@pytest.mark.parametrize("name", ["<script>", "a & 'b' \"c\"", "[red]brackets[bold]"])
+def test_hostile_experiment_names_are_escaped(make_run, name, audit):
+    run = make_run(name, shadows=4, targets=1)
+    output = audit(run, "--attacks", "global_threshold")
+    page = (run.path / "audit" / "report.html").read_text()
+    assert f"<title>BitLeak: {escape(name)}" in page
+    assert name in output.splitlines()[1]  # the title of the table, after a note
+    assert f"Report: {run.path}" in output

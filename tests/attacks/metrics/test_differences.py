@@ -1,4 +1,4 @@
-"""AUC differences against slow loops, hand-worked corrections and how often they hold the truth."""
+"""AUC differences against slow loops, corrections by hand, and coverage of the truth."""
 
 import numpy as np
 import pytest
@@ -18,10 +18,10 @@ from reporting.text import say
 
 
 def draw(rng, targets, examples=80, shared=0.8, shifts=(1.0, 0.6), difficulty=0.0):
-    """Scores N(shift x member, 1) of two variants whose noise has the correlation `shared`."""
+    """Draw scores N(shift x member, 1) of two variants; their noise has correlation `shared`."""
     members = torch.rand(targets, examples, generator=rng).argsort(1) < examples // 2
     common, *own = torch.randn(3, targets, examples, generator=rng)
-    noise = (shared**0.5 * common + (1 - shared) ** 0.5 * each for each in own)
+    noise = (shared**0.5 * common + (1 - shared) ** 0.5 * part for part in own)
     scores = [n + s * members + difficulty for n, s in zip(noise, shifts, strict=True)]
     return dict(zip("ab", scores, strict=True)), members
 
@@ -34,8 +34,8 @@ def draw(rng, targets, examples=80, shared=0.8, shifts=(1.0, 0.6), difficulty=0.
 def test_intervals_cover_the_truth(rng, targets, shared, hard):
     """In 95% of 1,000 draws; two standard deviations are 1.4 points.
 
-    `one-pool`: examples differ in difficulty, the same in all draws, and the truth is that pool's:
-    of a random half, any ordered pair of examples is as likely a member and a non-member.
+    In `one-pool`, examples differ in difficulty, the same in all draws, and the truth is that of
+    the pool: of a random half, any ordered pair is equally likely a member and a non-member.
     """
     difficulty = hard * torch.randn(80, generator=rng)
     gaps = (difficulty[:, None] - difficulty)[~torch.eye(80, dtype=torch.bool)].numpy()
@@ -43,9 +43,11 @@ def test_intervals_cover_the_truth(rng, targets, shared, hard):
     held = disagree = 0
     for _ in range(1000):
         scores, members = draw(rng, targets, shared=shared, difficulty=difficulty)
-        (found,) = paired_differences(scores, members, [("a", "b")])
-        held += found.estimate.low <= true <= found.estimate.high
-        disagree += (found.p < 0.05) == (found.estimate.low <= 0 <= found.estimate.high)
+        (difference,) = paired_differences(scores, members, [("a", "b")])
+        held += difference.estimate.low <= true <= difference.estimate.high
+        disagree += (difference.p < 0.05) == (
+            difference.estimate.low <= 0 <= difference.estimate.high
+        )
     assert 930 <= held <= 970
     assert disagree == 0  # so p below 5% is as rare without a difference
 
@@ -55,12 +57,12 @@ def test_several_targets_match_scipy(rng):
     first, second = (
         [roc_auc_score(*rows) for rows in zip(members, scores[name], strict=True)] for name in "ab"
     )
-    (found,) = paired_differences(scores, members, [("a", "b")])
+    (difference,) = paired_differences(scores, members, [("a", "b")])
     expected = ttest_rel(first, second)
     gaps = np.subtract(first, second)
     estimate = gaps.mean(), *expected.confidence_interval(0.95), gaps.std()
-    assert found.estimate == pytest.approx(estimate, abs=1e-9)
-    assert found.p == pytest.approx(expected.pvalue, abs=1e-9)
+    assert difference.estimate == pytest.approx(estimate, abs=1e-9)
+    assert difference.p == pytest.approx(expected.pvalue, abs=1e-9)
 
 
 @pytest.mark.parametrize("decimals", [0, 6], ids=["ties", "no-ties"])
@@ -74,40 +76,41 @@ def test_one_target_matches_the_quadratic_definition(rng, decimals):
 
     gaps = np.subtract(*(wins(rows[0].double().numpy()) for rows in scores.values()))
     variance = sum(np.var(gaps.mean(axis), ddof=1) / gaps.shape[1 - axis] for axis in (0, 1))
-    (found,) = paired_differences(scores, members, [("a", "b")])
+    (difference,) = paired_differences(scores, members, [("a", "b")])
     margin = norm.ppf(0.975) * variance**0.5
     expected = gaps.mean(), gaps.mean() - margin, gaps.mean() + margin, 0
-    assert found.estimate == pytest.approx(expected, abs=1e-9)
-    assert found.p == pytest.approx(2 * norm.sf(abs(gaps.mean()) / variance**0.5))
+    assert difference.estimate == pytest.approx(expected, abs=1e-9)
+    assert difference.p == pytest.approx(2 * norm.sf(abs(gaps.mean()) / variance**0.5))
 
 
 @pytest.mark.parametrize("targets", [1, 3])
-def test_the_same_ranks_differ_by_nothing(rng, targets):
+def test_equal_ranks_do_not_differ(rng, targets):
     scores, members = draw(rng, targets)
     scores = {"a": scores["a"], "b": 2 * scores["a"] - 7}
-    (found,) = paired_differences(scores, members, [("a", "b")])
-    assert found == Difference("a", "b", Estimate(0, 0, 0), 1, 1)
+    (difference,) = paired_differences(scores, members, [("a", "b")])
+    assert difference == Difference("a", "b", Estimate(0, 0, 0), 1, 1)
 
 
 @pytest.mark.parametrize("targets", [1, 3])
 def test_no_variance_claims_no_certainty(targets):
-    """20 disjoint pairs, all alike: 16.8% of others may not be; p is 2 x 0.5^20. By hand."""
+    """By hand: 20 disjoint pairs agree, so up to 16.8% of all pairs may not; p is 2 x 0.5^20."""
     members = (torch.arange(40) % 2 == 0).expand(targets, -1)
     scores = {"right": members.float(), "wrong": 1 - members.float()}
-    scores["too"] = members + torch.linspace(0, 0.5, 40)
-    wrong, too = paired_differences(scores, members, [("right", "wrong"), ("right", "too")])
+    scores["perfect"] = members + torch.linspace(0, 0.5, 40)
+    pairs = [("right", "wrong"), ("right", "perfect")]
+    wrong, perfect = paired_differences(scores, members, pairs)
     other = 1 - 0.025 ** (1 / 20)
     assert wrong.estimate == pytest.approx((1, 1 - 2 * other, 1, 0))
     assert wrong.p == pytest.approx(2 * 0.5**20)
-    assert too.estimate == pytest.approx((0, -other, other, 0))
-    assert too.p == 1
+    assert perfect.estimate == pytest.approx((0, -other, other, 0))
+    assert perfect.p == 1
 
 
-def test_targets_that_differ_alike_fall_back_on_examples(rng):
+def test_targets_with_equal_differences_fall_back_on_examples(rng):
     scores, members = draw(rng, 1)
-    (one,) = paired_differences(scores, members, [("a", "b")])
+    (single,) = paired_differences(scores, members, [("a", "b")])
     twice = {name: rows.repeat(2, 1) for name, rows in scores.items()}
-    assert paired_differences(twice, members.repeat(2, 1), [("a", "b")]) == [one]
+    assert paired_differences(twice, members.repeat(2, 1), [("a", "b")]) == [single]
 
 
 def test_holm_by_hand():
@@ -121,10 +124,10 @@ def test_all_comparisons_of_a_call_are_corrected(rng):
     scores, members = draw(rng, 4)
     scores["c"] = scores["b"] + torch.randn(4, 80, generator=rng)
     pairs = [("a", "b"), ("b", "c"), ("a", "c")]
-    found = paired_differences(scores, members, pairs)
-    assert [(d.first, d.second) for d in found] == pairs
-    assert [d.p_holm for d in found] == holm([d.p for d in found])
-    assert found[1].p == paired_differences(scores, members, pairs[1:2])[0].p_holm
+    differences = paired_differences(scores, members, pairs)
+    assert [(d.first, d.second) for d in differences] == pairs
+    assert [d.p_holm for d in differences] == holm([d.p for d in differences])
+    assert differences[1].p == paired_differences(scores, members, pairs[1:2])[0].p_holm
 
 
 @pytest.mark.parametrize(
@@ -139,13 +142,15 @@ def test_all_comparisons_of_a_call_are_corrected(rng):
         (0.0, 0.0, 1.0, "w2 and full: no difference shown (AUC 0.00 to 0.00)"),
     ],
 )
-def test_sentences(low, high, p, sentence):
+def test_a_difference_is_told_in_a_sentence(low, high, p, sentence):
     assert say(Difference("w2", "full", Estimate((low + high) / 2, low, high), p, p)) == sentence
 
 
 def test_a_difference_that_only_correction_hides_says_so():
-    found = Difference("w2", "full", Estimate(0.026, 0.011, 0.042), 0.04, 0.12)
-    assert say(found).endswith("(AUC 0.01 to 0.04 before correction for the number of comparisons)")
+    difference = Difference("w2", "full", Estimate(0.026, 0.011, 0.042), 0.04, 0.12)
+    assert say(difference).endswith(
+        "(AUC 0.01 to 0.04 before correction for the number of comparisons)"
+    )
 
 
 def test_what_cannot_be_compared_is_refused(rng):
@@ -158,15 +163,15 @@ def test_what_cannot_be_compared_is_refused(rng):
 
 def test_a_mean_difference_matches_scipy(rng):
     gaps = torch.randn(7, generator=rng).double() / 10
-    found, p = mean_difference(gaps)
+    estimate, p = mean_difference(gaps)
     expected = ttest_1samp(gaps.numpy(), 0)
     low, high = expected.confidence_interval(0.95)
-    assert found == pytest.approx((gaps.mean().item(), low, high, gaps.numpy().std()))
+    assert estimate == pytest.approx((gaps.mean().item(), low, high, gaps.numpy().std()))
     assert p == pytest.approx(expected.pvalue)
 
 
 @pytest.mark.parametrize("gaps", [[0.1], [0.1, 0.1, 0.1]], ids=["one", "alike"])
-def test_targets_that_do_not_differ_have_no_t(gaps):
+def test_student_needs_targets_that_differ(gaps):
     with pytest.raises(ValueError, match=r"2 targets that differ, got .* `paired_differences`"):
         mean_difference(torch.tensor(gaps).double())
 
@@ -174,14 +179,14 @@ def test_targets_that_do_not_differ_have_no_t(gaps):
 def test_a_ratio_is_rejected_at_5_percent_at_both_ends(rng):
     below = 0.1 + 0.02 * torch.randn(10, generator=rng).double()
     above = 0.4 * below + 0.02 * torch.randn(10, generator=rng).double()
-    found = ratio_of_means(above, below)
-    assert found.low < found.value < found.high
-    assert found.value == pytest.approx(above.mean().item() / below.mean().item())
-    for end in (found.low, found.high):
+    ratio = ratio_of_means(above, below)
+    assert ratio.low < ratio.value < ratio.high
+    assert ratio.value == pytest.approx(above.mean().item() / below.mean().item())
+    for end in (ratio.low, ratio.high):
         assert ttest_1samp((above - end * below).numpy(), 0).pvalue == pytest.approx(0.05)
-    for inside in (0.9 * found.low + 0.1 * found.high, 0.1 * found.low + 0.9 * found.high):
+    for inside in (0.9 * ratio.low + 0.1 * ratio.high, 0.1 * ratio.low + 0.9 * ratio.high):
         assert ttest_1samp((above - inside * below).numpy(), 0).pvalue > 0.05
 
 
-def test_a_ratio_to_nothing_is_unknown():
+def test_a_ratio_to_a_mean_near_zero_is_unknown():
     assert ratio_of_means(torch.tensor([1.0, 2, 3]), torch.tensor([-1.0, 0, 1.5])) is None

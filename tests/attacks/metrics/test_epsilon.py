@@ -1,4 +1,4 @@
-"""Bounds on epsilon against hand-worked limits, a literal port, and how often they exceed it."""
+"""Bounds on epsilon against limits by hand, the paper's loop, and how often they exceed it."""
 
 import math
 
@@ -13,7 +13,7 @@ from attacks.metrics.epsilon import epsilon_bound, one_run_epsilon
 def respond(rng, epsilon, shape, delta=0.0, halves=False):
     """Answer with the membership, flipped with chance 1 / (1 + e^epsilon), and tiny noise.
 
-    With chance `delta` the answer is the truth, shouted.
+    With chance `delta` the answer is the truth, with a score ten times as large.
     """
     members = torch.rand(shape, generator=rng)
     members = members.argsort(-1) < shape[-1] // 2 if halves else members < 0.5
@@ -23,10 +23,10 @@ def respond(rng, epsilon, shape, delta=0.0, halves=False):
     return scores + 1e-3 * torch.randn(shape, generator=rng), members
 
 
-def bounds_below(found, epsilon):
-    """At most 5% of 300 bounds are above; more than 25 are in 0.5% of samples at exactly 5%."""
-    found = torch.tensor(found)
-    return len(found) == 300 and (found > epsilon).sum() <= 25 and found.mean() >= epsilon / 2
+def rarely_exceed(bounds, epsilon):
+    """At most 5% of 300 bounds may exceed epsilon; at exactly 5%, 0.5% of samples exceed 25."""
+    bounds = torch.tensor(bounds)
+    return len(bounds) == 300 and (bounds > epsilon).sum() <= 25 and bounds.mean() >= epsilon / 2
 
 
 @pytest.mark.parametrize(
@@ -35,18 +35,18 @@ def bounds_below(found, epsilon):
 )
 def test_one_run_rarely_exceeds_the_truth(rng, epsilon, delta, halves):
     runs = [respond(rng, epsilon, (400,), delta, halves) for _ in range(300)]
-    found = [one_run_epsilon(*run, guesses=300, delta=float(delta)) for run in runs]
-    assert bounds_below(found, epsilon)
+    bounds = [one_run_epsilon(*run, guesses=300, delta=float(delta)) for run in runs]
+    assert rarely_exceed(bounds, epsilon)
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 1.0, 3.0])
 def test_bound_over_targets_rarely_exceeds_the_truth(rng, epsilon):
-    found = [epsilon_bound(*respond(rng, epsilon, (4, 300))).epsilon for _ in range(300)]
-    assert bounds_below(found, epsilon)
+    bounds = [epsilon_bound(*respond(rng, epsilon, (4, 300))).epsilon for _ in range(300)]
+    assert rarely_exceed(bounds, epsilon)
 
 
 def test_delta_pays_for_rare_disclosure(rng):
-    """1 in 20 examples is given away: epsilon 0.5 at delta 0.05, and far more at delta 0."""
+    """With 1 in 20 examples disclosed, epsilon is 0.5 at delta 0.05 and far larger at delta 0."""
     runs = [respond(rng, 0.5, (4, 800), delta=0.05) for _ in range(100)]
     at_none, at_true = (
         torch.tensor([epsilon_bound(*run, delta=delta).epsilon for run in runs])
@@ -58,7 +58,7 @@ def test_delta_pays_for_rare_disclosure(rng):
 
 
 def p_value_of_the_paper(examples, guesses, right, epsilon, delta):
-    """Appendix D, as its loop."""
+    """Follow the loop of Appendix D."""
     chance, alpha, total = 1 / (1 + math.exp(-epsilon)), 0.0, 0.0
     for short in range(1, right + 1):
         total += binom.pmf(right - short, guesses, chance)
@@ -71,11 +71,11 @@ def test_one_run_matches_the_paper(rng, delta):
     scores, members = respond(rng, 2.0, (100,))
     order = scores.argsort()
     right = int((~members[order[:40]]).sum() + members[order[60:]].sum())
-    found = one_run_epsilon(scores, members, 80, delta, confidence=0.9)
-    assert p_value_of_the_paper(100, 80, right, found - 1e-6, delta) < 0.1
-    assert p_value_of_the_paper(100, 80, right, found + 1e-6, delta) > 0.1
+    bound = one_run_epsilon(scores, members, 80, delta, confidence=0.9)
+    assert p_value_of_the_paper(100, 80, right, bound - 1e-6, delta) < 0.1
+    assert p_value_of_the_paper(100, 80, right, bound + 1e-6, delta) > 0.1
     if not delta:
-        assert found == pytest.approx(logit(beta.ppf(0.1, right, 80 - right + 1)), abs=1e-9)
+        assert bound == pytest.approx(logit(beta.ppf(0.1, right, 80 - right + 1)), abs=1e-9)
 
 
 def test_one_run_by_hand():
@@ -96,10 +96,10 @@ def test_ties_do_not_betray_the_order_of_the_examples():
 def test_bound_over_targets_by_hand():
     """20 of 20 members and 0 of 30 non-members at the threshold; exact limits at 2.5% each."""
     members = (torch.arange(50) < 20).repeat(3, 1)
-    found = epsilon_bound(members.float(), members)
+    bound = epsilon_bound(members.float(), members)
     tpr, fpr = 0.025 ** (1 / 40), 1 - 0.025 ** (1 / 60)
-    assert found.epsilon == pytest.approx(max(math.log(tpr / fpr), math.log((1 - fpr) / (1 - tpr))))
-    assert found[1:] == (1, 1, 0, 40, 60)  # of the two targets that test
+    assert bound.epsilon == pytest.approx(max(math.log(tpr / fpr), math.log((1 - fpr) / (1 - tpr))))
+    assert bound[1:] == (1, 1, 0, 40, 60)  # of the two targets that test
 
 
 def test_bound_over_targets_matches_scipy(rng):
@@ -118,22 +118,22 @@ def test_bound_over_targets_matches_scipy(rng):
         return math.log(max(*ratios, 1))
 
     threshold = max(scores[0].unique().tolist(), key=lambda at: bound(0, at))
-    found = epsilon_bound(scores, members, delta=0.01, confidence=0.9)
-    assert found.threshold == threshold
-    assert found.epsilon == pytest.approx(bound(1, threshold))
-    assert found.tpr == pytest.approx((scores[1][members[1]] >= threshold).double().mean())
-    assert found.fpr == pytest.approx((scores[1][~members[1]] >= threshold).double().mean())
+    result = epsilon_bound(scores, members, delta=0.01, confidence=0.9)
+    assert result.threshold == threshold
+    assert result.epsilon == pytest.approx(bound(1, threshold))
+    assert result.tpr == pytest.approx((scores[1][members[1]] >= threshold).double().mean())
+    assert result.fpr == pytest.approx((scores[1][~members[1]] >= threshold).double().mean())
 
 
-def test_clearing_counts_as_accusing_does(rng):
+def test_examples_below_the_threshold_count_as_those_above(rng):
     scores, members = respond(rng, 2.0, (4, 200))
     scores = scores.round() + (torch.rand(4, 200, generator=rng) < 0.2)
-    found, mirrored = epsilon_bound(scores, members), epsilon_bound(-scores, ~members)
-    assert found.epsilon == pytest.approx(mirrored.epsilon) != 0
-    assert (found.tpr, found.fpr) == pytest.approx((1 - mirrored.fpr, 1 - mirrored.tpr))
+    bound, mirrored = epsilon_bound(scores, members), epsilon_bound(-scores, ~members)
+    assert bound.epsilon == pytest.approx(mirrored.epsilon) != 0
+    assert (bound.tpr, bound.fpr) == pytest.approx((1 - mirrored.fpr, 1 - mirrored.tpr))
 
 
-def test_what_gives_no_bound_is_refused(rng):
+def test_arguments_without_a_bound_are_refused(rng):
     scores, members = respond(rng, 1.0, (2, 40))
     with pytest.raises(ValueError, match=r"at least 2 are needed, got 1. Train more, or use `one_"):
         epsilon_bound(scores[:1], members[:1])

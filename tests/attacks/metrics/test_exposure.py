@@ -12,8 +12,8 @@ from attacks.metrics.exposure import MOVED, change, exposure, most_exposed
 from reporting.results import exposure_lines
 
 
-def test_by_hand():
-    """A tie counts half; the mean is over the targets with the example; nobody has the last."""
+def test_exposures_by_hand():
+    """A tie counts half; the mean is over targets that trained on the example, none on the last."""
     scores = torch.tensor(
         [
             [5.0, 2.0, 2.0, 9.0, 0.0],
@@ -27,9 +27,9 @@ def test_by_hand():
 
 
 def slow(scores, members):
-    found = []
+    exposures = []
     for example in range(scores.shape[1]):
-        each = []
+        shares = []
         for row, inside in zip(scores.tolist(), members.tolist(), strict=True):
             if inside[example]:
                 below = [
@@ -37,32 +37,36 @@ def slow(scores, members):
                     for other, has in zip(row, inside, strict=True)
                     if not has
                 ]
-                each.append(np.mean(below))
-        found.append(np.mean(each) if each else nan)
-    return np.array(found)
+                shares.append(np.mean(below))
+        exposures.append(np.mean(shares) if shares else nan)
+    return np.array(exposures)
 
 
 @pytest.mark.parametrize("decimals", [0, 6], ids=["ties", "no-ties"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_matches_a_slow_loop(rng, decimals, dtype):
+def test_exposures_match_a_slow_loop(rng, decimals, dtype):
     share = torch.tensor([[0.5], [0.1], [0.9], [0.3]])  # targets of unequal halves
     members = torch.rand(4, 60, generator=rng) < share
     members[:, 7], members[:, 8] = False, True
     scores = (torch.randn(4, 60, generator=rng, dtype=dtype) + members).round(decimals=decimals)
     scores[0, :3], scores[1, 2:5] = torch.inf, -torch.inf
-    scores[3] = 0.25  # one of which nothing is known
-    found = exposure(scores, members)
-    assert found.dtype == torch.float64
-    assert isnan(found[7])
-    np.testing.assert_allclose(found, slow(scores, members), rtol=1e-12)
+    scores[3] = 0.25  # this target's scores tell nothing
+    exposures = exposure(scores, members)
+    assert exposures.dtype == torch.float64
+    assert isnan(exposures[7])
+    np.testing.assert_allclose(exposures, slow(scores, members), rtol=1e-12)
 
 
 def test_the_mean_exposure_of_one_target_is_its_auc(rng):
     members = torch.rand(1, 90, generator=rng) < 0.4
     scores = (torch.randn(1, 90, generator=rng) + members).round(decimals=1)
-    found = exposure(scores, members)
-    assert found.nanmean().item() == pytest.approx(roc_auc_score(members[0], scores[0]), abs=1e-12)
-    assert torch.equal(exposure(scores.double().exp(), members).nan_to_num(), found.nan_to_num())
+    exposures = exposure(scores, members)
+    assert exposures.nanmean().item() == pytest.approx(
+        roc_auc_score(members[0], scores[0]), abs=1e-12
+    )
+    assert torch.equal(
+        exposure(scores.double().exp(), members).nan_to_num(), exposures.nan_to_num()
+    )
 
 
 def test_change_by_hand():
@@ -99,24 +103,30 @@ def test_change_counts_what_a_loop_counts(rng):
     ids=["before", "after", "one", "none"],
 )
 def test_there_is_no_correlation_where_nothing_varies(before, after):
-    """And no warning, which pytest would turn into an error."""
-    found = change(torch.tensor(before), torch.tensor(after))
-    assert isnan(found.correlation)
+    """Nor a warning, which pytest would turn into an error."""
+    changed = change(torch.tensor(before), torch.tensor(after))
+    assert isnan(changed.correlation)
 
 
 def test_most_exposed_by_hand():
-    some = torch.tensor([0.5, nan, 0.9, 0.5, nan, 0.9, 0.0])
-    assert most_exposed(some, 3).tolist() == [2, 5, 0]  # of tied ones the first
-    assert most_exposed(some, 99).tolist() == [2, 5, 0, 3, 6]  # the unknown are nobody's
+    exposures = torch.tensor([0.5, nan, 0.9, 0.5, nan, 0.9, 0.0])
+    assert most_exposed(exposures, 3).tolist() == [2, 5, 0]  # the first of tied examples
+    assert most_exposed(exposures, 99).tolist() == [
+        2,
+        5,
+        0,
+        3,
+        6,
+    ]  # two are unknown
     assert (
-        most_exposed(some.repeat(50), 99).tolist()
+        most_exposed(exposures.repeat(50), 99).tolist()
         == [i for i in range(350) if i % 7 in (2, 5)][:99]
     )
-    assert most_exposed(some, 0).tolist() == []
+    assert most_exposed(exposures, 0).tolist() == []
     assert most_exposed(torch.full((4,), nan), 2).tolist() == []
 
 
-def test_lines_by_hand():
+def test_exposure_lines_by_hand():
     exposures = {"full": torch.tensor([0.5, 1.0]), "w2": torch.tensor([0.25, 0.75])}
     first, second = exposure_lines(exposures, torch.tensor([7, 3]))
     assert list(first.items()) == [("example", 0), ("label", 7), ("full", 0.5), ("w2", 0.25)]

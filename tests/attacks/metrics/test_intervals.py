@@ -1,4 +1,4 @@
-"""Intervals against their definitions, literal resampling, and how often they hold the truth."""
+"""Intervals against their definitions, literal resampling, and their coverage of the truth."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ METRICS = {
 
 
 def draw(rng, targets, examples, shift=1.0, shared=0.0):
-    """Scores N(shift x member, 1), a part of whose noise is the example's own."""
+    """Draw scores N(shift x member, 1); `shared` of the noise is common to all targets."""
     members = torch.rand(targets, examples, generator=rng) < 0.5
     noise = torch.randn(targets, examples, generator=rng) * (1 - shared**2) ** 0.5
     return noise + shared * torch.randn(examples, generator=rng) + shift * members, members
@@ -47,10 +47,11 @@ def test_delong_matches_the_quadratic_definition(rng, decimals):
     variance = np.var(wins.mean(1), ddof=1) / len(inside) + np.var(wins.mean(0), ddof=1) / len(
         outside
     )
-    found = delong(scores, members)
-    assert found.value == pytest.approx(roc_auc_score(members, scores), abs=1e-12)
+    estimate = delong(scores, members)
+    assert estimate.value == pytest.approx(roc_auc_score(members, scores), abs=1e-12)
     margin = norm.ppf(0.975) * np.sqrt(variance)
-    assert (found.low, found.high) == pytest.approx((found.value - margin, found.value + margin))
+    expected = estimate.value - margin, estimate.value + margin
+    assert (estimate.low, estimate.high) == pytest.approx(expected)
 
 
 def test_delong_at_the_edges():
@@ -58,7 +59,7 @@ def test_delong_at_the_edges():
     perfect = delong(members.float(), members)
     assert perfect == clopper_pearson(10, 10)  # 10 disjoint pairs, all won
     assert delong(-members.float(), members) == clopper_pearson(0, 10)
-    assert delong(torch.zeros(30), members)[:3] == (0.5, 0.5, 0.5)  # guessing for sure
+    assert delong(torch.zeros(30), members)[:3] == (0.5, 0.5, 0.5)  # constant scores
     with pytest.raises(ValueError, match="2 members and 2 non-members, got 1 and 29"):
         delong(torch.arange(30.0), torch.arange(30) == 3)
 
@@ -84,7 +85,7 @@ def test_clopper_pearson_matches_beta_quantiles():
 
 def test_several_targets_match_literal_resampling(rng):
     scores, members = draw(rng, 3, 60)
-    found = summarise(scores, members, resamples=50, seed=4)
+    summary = summarise(scores, members, resamples=50, seed=4)
     draws = _draw(3, 60, 50, 4)
     for name, metric in METRICS.items():
         own = [metric(roc(s, m)).item() for s, m in zip(scores, members, strict=True)]
@@ -100,34 +101,33 @@ def test_several_targets_match_literal_resampling(rng):
         low, high = 2 * value - np.quantile(means, [0.975, 0.025])
         low, high = max(0, min(low, value - margin)), min(1, max(high, value + margin))
         expected = value, low, high, np.std(own)
-        assert getattr(found, name) == pytest.approx(expected, abs=1e-12)
+        assert getattr(summary, name) == pytest.approx(expected, abs=1e-12)
 
 
-def test_one_target(rng):
+def test_a_single_target_is_summarised_by_exact_intervals(rng):
     scores, members = draw(rng, 1, 400)
-    found, curve, inside = (
+    summary, curve, inside = (
         summarise(scores, members),
         roc(scores[0], members[0]),
         int(members.sum()),
     )
-    assert found.auc == delong(scores[0], members[0])
+    assert summary.auc == delong(scores[0], members[0])
     for name in ("tpr_1pct", "tpr_01pct"):
         caught = METRICS[name](curve).item() * inside
-        assert getattr(found, name) == clopper_pearson(round(caught), inside)
-    assert found.balanced_accuracy.value == pytest.approx(balanced_accuracy(curve).item())
-    assert (
-        found.balanced_accuracy.low < found.balanced_accuracy.value < found.balanced_accuracy.high
-    )
+        assert getattr(summary, name) == clopper_pearson(round(caught), inside)
+    assert summary.balanced_accuracy.value == pytest.approx(balanced_accuracy(curve).item())
+    accuracy = summary.balanced_accuracy
+    assert accuracy.low < accuracy.value < accuracy.high
 
 
-def test_what_a_summary_rests_on():
+def test_a_summary_counts_the_fewest_false_positives_of_any_target():
     """3,000 and 2,500 non-members: 0.1% allow 3 and 2, unless ties forbid them."""
     members = torch.ones(2, 5500, dtype=torch.bool)
     members[0, :3000], members[1, :2500] = False, False
     scores = torch.arange(5500.0).repeat(2, 1)
-    found = summarise(scores, members, resamples=2)
-    assert (found.targets, found.non_members) == (2, 2500)
-    assert (found.false_positives_1pct, found.false_positives_01pct) == (25, 2)
+    summary = summarise(scores, members, resamples=2)
+    assert (summary.targets, summary.non_members) == (2, 2500)
+    assert (summary.false_positives_1pct, summary.false_positives_01pct) == (25, 2)
     scores[1, 2400:2500] = 2450.0
     tied = summarise(scores, members, resamples=2)
     assert (tied.false_positives_1pct, tied.false_positives_01pct) == (0, 0)
@@ -135,7 +135,7 @@ def test_what_a_summary_rests_on():
 
 @pytest.mark.parametrize("shared", [0.0, 0.7])
 def test_bootstrap_covers_the_truth(rng, shared):
-    """At 95% or above for the AUC; the other two are biased, and their percentiles fail."""
+    """In 95% or more for the AUC; the other two are biased, and plain percentiles would fail."""
     truth = {
         "auc": norm.cdf(1 / np.sqrt(2)),
         "balanced_accuracy": norm.cdf(0.5),
@@ -143,16 +143,16 @@ def test_bootstrap_covers_the_truth(rng, shared):
     }
     held = dict.fromkeys(truth, 0)
     for _ in range(100):
-        found = summarise(*draw(rng, 4, 400, shared=shared), resamples=100)
+        summary = summarise(*draw(rng, 4, 400, shared=shared), resamples=100)
         for name, value in truth.items():
-            _, low, high, _ = getattr(found, name)
+            _, low, high, _ = getattr(summary, name)
             held[name] += low <= value <= high
     assert held["auc"] >= 95
     assert min(held.values()) >= 90
 
 
-def test_targets_that_differ_are_covered_too(rng):
-    """Two targets whose shifts have a deviation of 0.2: a bootstrap alone holds the AUC in 65%."""
+def test_the_interval_covers_the_truth_of_targets_that_differ(rng):
+    """For two targets whose shifts have a std of 0.2, a bootstrap alone covers the AUC in 65%."""
     truth, held = norm.cdf(1 / np.sqrt(2 + 0.2**2)), 0
     for _ in range(60):
         members = torch.rand(2, 1000, generator=rng) < 0.5
@@ -165,26 +165,26 @@ def test_targets_that_differ_are_covered_too(rng):
 
 def test_no_leak_gives_half_within_the_interval(rng):
     scores, members = draw(rng, 5, 1000, shift=0.0)
-    found = summarise(scores, members)
-    assert found.auc.low <= 0.5 <= found.auc.high
-    assert found.tpr_1pct.low <= 0.01 <= found.tpr_1pct.high
+    summary = summarise(scores, members)
+    assert summary.auc.low <= 0.5 <= summary.auc.high
+    assert summary.tpr_1pct.low <= 0.01 <= summary.tpr_1pct.high
 
 
-def test_rows_are_resampled_alike(rng):
-    scores, members = draw(rng, 12, 200, shared=0.7)  # so many that resampling decides
-    found = summarise(scores, members)
-    assert summarise(2 * scores.double() - 7, members) == found  # same ranks, so the same digits
+def test_resamples_depend_on_shape_and_seed_alone(rng):
+    scores, members = draw(rng, 12, 200, shared=0.7)  # with so many, resampling decides the width
+    summary = summarise(scores, members)
+    assert summarise(2 * scores.double() - 7, members) == summary  # same ranks, so the same digits
     torch.manual_seed(1)
-    assert summarise(scores, members) == found
-    assert summarise(scores, members, seed=1).auc.low != found.auc.low
+    assert summarise(scores, members) == summary
+    assert summarise(scores, members, seed=1).auc.low != summary.auc.low
 
 
 def test_a_tiny_pool_survives_resamples_without_members():
-    found = summarise(torch.arange(8.0).repeat(2, 1), torch.tensor([[0, 1] * 4] * 2).bool())
-    assert 0 <= found.auc.low <= found.auc.value <= found.auc.high <= 1
+    summary = summarise(torch.arange(8.0).repeat(2, 1), torch.tensor([[0, 1] * 4] * 2).bool())
+    assert 0 <= summary.auc.low <= summary.auc.value <= summary.auc.high <= 1
 
 
-def test_memory_is_bounded(rng, monkeypatch):
+def test_resamples_are_turned_into_curves_in_chunks(rng, monkeypatch):
     sizes = []
 
     def record(scores, members, weights=None):
@@ -202,7 +202,7 @@ def test_memory_is_bounded(rng, monkeypatch):
 
 def test_accuracy_matches_literal_resampling(rng):
     correct = torch.rand(3, 70, generator=rng) < 0.8
-    found, draws, means = mean_accuracy(correct, resamples=40, seed=2), _draw(3, 70, 40, 2), []
+    estimate, draws, means = mean_accuracy(correct, resamples=40, seed=2), _draw(3, 70, 40, 2), []
     for held, weights in zip(draws.targets, draws.examples, strict=True):
         resampled = correct.repeat_interleave(held, 0).repeat_interleave(weights.int(), 1)
         means.append(resampled.double().mean().item())
@@ -210,7 +210,7 @@ def test_accuracy_matches_literal_resampling(rng):
     own = correct.double().mean(1).tolist()
     low, high = 2 * value - np.quantile(means, [0.975, 0.025])
     low, high = min(low, value - student_margin(own)), max(high, value + student_margin(own))
-    assert found == pytest.approx((value, low, min(high, 1), np.std(own)), abs=1e-6)
+    assert estimate == pytest.approx((value, low, min(high, 1), np.std(own)), abs=1e-6)
     assert mean_accuracy(correct[:1]) == clopper_pearson(int(correct[0].sum()), 70)
 
 
@@ -222,7 +222,7 @@ def test_scores_that_are_not_numbers_are_refused():
         summarise(torch.zeros(1, 20), torch.zeros(1, 20, dtype=torch.bool))
 
 
-def test_values_that_are_all_alike_claim_no_certainty():
+def test_equal_values_claim_no_certainty():
     """No target finds a member before the first non-member: 0 of 100, at most 3.6% (exact)."""
     members = (torch.arange(200) % 2 == 0).expand(3, 200)
     scores = torch.where(members, 0.0, 1.0) + torch.linspace(0, 0.5, 200)
@@ -234,18 +234,18 @@ def test_values_that_are_all_alike_claim_no_certainty():
 
 @pytest.mark.parametrize("decimals", [0, 6], ids=["ties", "no-ties"])
 def test_mean_auc_matches_scipy(rng, decimals):
-    """Targets have examples of their own, not equally many."""
+    """Targets have their own examples, in unequal numbers."""
     curves = []
     for count in (30, 75, 200, 12):
         members = torch.rand(count, generator=rng) < 0.4
         scores = (torch.randn(count, generator=rng) + members).round(decimals=decimals)
         curves.append((scores, members))
-    found = mean_auc(curves)
+    estimate = mean_auc(curves)
     own = [roc_auc_score(members, scores) for scores, members in curves]
     value, margin = np.mean(own), student_margin(own)
-    assert found == pytest.approx((value, value - margin, min(1, value + margin), np.std(own)))
+    assert estimate == pytest.approx((value, value - margin, min(1, value + margin), np.std(own)))
     reordered = [(s.flip(0), m.flip(0)) for s, m in curves[::-1]]
-    assert mean_auc(reordered) == pytest.approx(found)
+    assert mean_auc(reordered) == pytest.approx(estimate)
     inverted = mean_auc([(-s, m) for s, m in curves])
     assert inverted.value == pytest.approx(1 - value)
 
@@ -271,7 +271,7 @@ def test_mean_auc_covers_the_truth(rng):
     assert 0.92 <= held / 300 <= 0.98
 
 
-def test_mean_auc_refuses_what_has_no_curve():
+def test_mean_auc_refuses_nan_scores_and_a_missing_side():
     members = torch.arange(8) % 2 == 0
     with pytest.raises(ValueError, match="8 NaN of 8"):
         mean_auc([(torch.full((8,), torch.nan), members), (torch.arange(8.0), members)])
@@ -279,9 +279,9 @@ def test_mean_auc_refuses_what_has_no_curve():
         mean_auc([(torch.arange(8.0), members), (torch.arange(8.0), members | True)])
 
 
-def test_targets_that_are_all_alike_claim_no_certainty():
-    """Of a single one by DeLong, whose interval at an AUC of 1 is the exact one of pairs."""
+def test_equal_targets_claim_no_certainty():
+    """DeLong's interval of a single target stands in; at an AUC of 1 it is exact, over pairs."""
     scores, members = torch.arange(20.0), torch.arange(20) >= 10
-    found = mean_auc([(scores, members)] * 3)
-    assert found == delong(scores, members)
-    assert found.low < 0.8
+    estimate = mean_auc([(scores, members)] * 3)
+    assert estimate == delong(scores, members)
+    assert estimate.low < 0.8

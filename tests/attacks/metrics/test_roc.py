@@ -19,11 +19,11 @@ def draw(rng, examples=500, decimals=6, share=0.3, scale=1.0):
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.5])
 def test_curve_matches_sklearn(rng, scale, decimals, share):
     scores, members = draw(rng, decimals=decimals, share=share, scale=scale)
-    found = roc(scores, members)
+    curve = roc(scores, members)
     fpr, tpr, _ = roc_curve(members, scores, drop_intermediate=False)
-    assert found.fpr.tolist() == pytest.approx(fpr.tolist(), abs=1e-15)
-    assert found.tpr.tolist() == pytest.approx(tpr.tolist(), abs=1e-15)
-    assert auc(found).item() == pytest.approx(roc_auc_score(members, scores), abs=1e-12)
+    assert curve.fpr.tolist() == pytest.approx(fpr.tolist(), abs=1e-15)
+    assert curve.tpr.tolist() == pytest.approx(tpr.tolist(), abs=1e-15)
+    assert auc(curve).item() == pytest.approx(roc_auc_score(members, scores), abs=1e-12)
 
 
 @pytest.mark.parametrize("decimals", [0, 1, 6])
@@ -54,7 +54,7 @@ def test_the_limit_itself_is_allowed_despite_rounding(non_members, limit):
 
 
 def test_a_thousand_non_members_allow_one_false_positive_at_a_thousandth():
-    """The strict < of public code allows none: TPR 0.25 instead of 0.75 here."""
+    """The strict < of public code allows none: a TPR of 0.25 instead of 0.75 here."""
     outside = torch.arange(1000.0)
     inside = torch.tensor([2000.0, 998.5, 998.5, 0.5])
     curve = roc(torch.cat([outside, inside]), torch.arange(1004) >= 1000)
@@ -62,7 +62,7 @@ def test_a_thousand_non_members_allow_one_false_positive_at_a_thousandth():
     assert tpr_at(curve, 0.000999) == 0.25
 
 
-def test_extremes():
+def test_perfect_and_constant_scores():
     members = torch.tensor([True, True, False, False])
     perfect = roc(torch.tensor([torch.inf, 3.0, 2.0, -torch.inf]), members)
     assert (auc(perfect), balanced_accuracy(perfect), tpr_at(perfect, 0.0)) == (1, 1, 1)
@@ -83,8 +83,8 @@ def test_only_the_order_of_scores_matters(rng):
     scores, members = draw(rng)
     order = torch.randperm(len(scores), generator=rng)
     for other in (roc(scores.double().exp() * 1e-300, members), roc(scores[order], members[order])):
-        for one, two in zip(roc(scores, members), other, strict=True):
-            assert torch.equal(one, two)
+        for expected, rates in zip(roc(scores, members), other, strict=True):
+            assert torch.equal(rates, expected)
 
 
 @pytest.mark.parametrize("decimals", [0, 6])
@@ -108,7 +108,7 @@ def test_a_resample_without_a_side_is_nan(lost):
         assert value.isnan().tolist() == [True, False]
 
 
-def test_errors():
+def test_nan_scores_and_a_missing_side_are_refused():
     with pytest.raises(ValueError, match="got 2 NaN of 3"):
         roc(torch.tensor([torch.nan, 0.0, torch.nan]), torch.tensor([True, False, True]))
     for members in (torch.ones(3, dtype=torch.bool), torch.zeros(3, dtype=torch.bool)):

@@ -2,18 +2,19 @@ from itertools import product
 
 import pytest
 import torch
+from torch import Tensor
 
 from quantization.rounding.descent import DAMPING, descend, improve
 from quantization.rounding.gptq import gptq
 from quantization.rounding.gram import Quadratic, make_quadratic
-from quantization.rounding.grid import Grid, dequantize, find_grid
+from quantization.rounding.grid import LEVELS, Grid, dequantize, find_grid
 from quantization.rounding.nearest import nearest
 
 GRIDS = [(8, False), (4, False), (3, True), (2, False), (2, True), (1.58, True), (1.58, False)]
 
 
 def problem(rng, rows, columns, groups=1, positions=None, shift=0.2):
-    """A layer's quadratic whose inputs are not those that its targets were made from."""
+    """A layer's quadratic, with inputs that differ from those of its targets."""
     weight = torch.randn(rows, columns, generator=rng) * torch.logspace(-2, 1, rows)[:, None]
     mixing = torch.randn(groups, columns, columns, generator=rng) / columns**0.5
     size = groups, positions or 4 * columns, columns
@@ -23,15 +24,30 @@ def problem(rng, rows, columns, groups=1, positions=None, shift=0.2):
     return weight, make_quadratic(seen, targets)
 
 
+def exact_problem(rng, rows, columns, bits, groups=1):
+    """Integers so small that every sum is exact in float32, in any order and on any machine."""
+    levels = LEVELS[bits]
+    largest = 16 if levels == 256 else 32
+    full = torch.randint(largest, (groups, 4 * columns, columns), generator=rng).float()
+    patches = torch.where(torch.rand(full.shape, generator=rng) < 0.2, 0, full)
+    weight = torch.randint(-2 * levels, 2 * levels, (rows, columns), generator=rng).float() / 4
+    targets = torch.bmm(full, weight.view(groups, -1, columns).mT).transpose(0, 1).flatten(1)
+    zero = torch.full((rows, 1), levels // 2, dtype=torch.uint8)
+    quadratic = make_quadratic(patches.double(), targets.double())
+    # Multiples of 1/4 below 2^22 fit in float32's 24 bits.
+    assert max(levels / 2 * quadratic.gram.sum(1).max(), quadratic.cross.abs().max()) < 2**22
+    return weight, Grid(torch.ones(rows, 1), zero, levels), Quadratic(*map(Tensor.float, quadratic))
+
+
 def errors(codes, grid, quadratic):
-    """Of each row, in float64, up to a constant."""
+    """Error of each row in float64."""
     rows, gram = dequantize(codes, grid).double(), quadratic.gram.double()
     product = torch.bmm(rows.view(len(gram), -1, rows.shape[1]), gram).view_as(rows)
     return (rows * (product - 2 * quadratic.cross.double())).sum(1) + quadratic.power.double()
 
 
 def steepest(codes, grid, quadratic):
-    """The best single move of each row, by all errors, until there is none."""
+    """The best single move of each row, by the errors of all moves, until none lowers it."""
     codes = codes.clone()
     for r in range(len(codes)):
         group = r // (len(codes) // len(quadratic.gram))
@@ -52,8 +68,9 @@ def steepest(codes, grid, quadratic):
             )
             change = errors(trials, many, _repeated(one, len(moved)))
             change -= errors(codes[r][None], row_grid, one)
-            if change.min() >= -tolerance(row_grid, one)[0]:
+            if change.min() >= -least_gain(row_grid, one)[0]:
                 break
+            assert (change == change.min()).sum() == 1  # or the order of moves would decide
             codes[r] = trials[change.argmin()]
     return codes
 
@@ -62,18 +79,25 @@ def _repeated(one, times):
     return Quadratic(one.gram, one.cross.repeat(times, 1), one.power.repeat(times))
 
 
-def tolerance(grid, quadratic):
-    """A millionth of what the row's steepest input makes of a step."""
+def least_gain(grid, quadratic):
+    """A millionth of the error that one step of the row's strongest input makes."""
     largest = quadratic.gram.diagonal(dim1=1, dim2=2).amax(1)
-    each = largest.repeat_interleave(len(grid.scale) // len(largest))
-    return 1e-6 * grid.scale[:, 0].square().double() * each.double()
+    by_row = largest.repeat_interleave(len(grid.scale) // len(largest))
+    return 1e-6 * grid.scale[:, 0].square().double() * by_row.double()
 
 
-@pytest.mark.parametrize(("bits", "symmetric"), GRIDS)
+def rounding_error(codes, grid, quadratic):
+    """Bound on the error of a move's change: float32 sums of `columns` terms make the slope."""
+    rows, gram = dequantize(codes, grid).double().abs(), quadratic.gram.double().abs()
+    terms = torch.bmm(rows.view(len(gram), -1, rows.shape[1]), gram).view_as(rows)
+    largest = (terms + quadratic.cross.double().abs()).amax(1)
+    return 2 * grid.scale[:, 0].double() * largest * (2 * rows.shape[1] * 2.0**-24)
+
+
+@pytest.mark.parametrize("bits", LEVELS)
 @pytest.mark.parametrize("groups", [1, 3])
-def test_codes_are_those_of_the_slow_loop(rng, bits, symmetric, groups):
-    weight, quadratic = problem(rng, 6, 12, groups)
-    grid = find_grid(weight, bits, symmetric)
+def test_codes_are_those_of_the_slow_loop(rng, bits, groups):
+    weight, grid, quadratic = exact_problem(rng, 3, 9, bits, groups)
     start = nearest(weight, grid)
     codes = improve(start, grid, quadratic)
     assert torch.equal(codes, steepest(start, grid, quadratic))
@@ -93,8 +117,8 @@ def test_no_single_move_is_left_that_lowers_the_error(rng, bits, symmetric, rows
         moved[:, column] += step
         inside = (moved[:, column] >= 0) & (moved[:, column] < grid.levels)
         change = errors(moved.clamp(0, grid.levels - 1).byte(), grid, quadratic) - before
-        # the slope is kept in float32, over as many moves as it takes
-        assert (change >= -20 * tolerance(grid, quadratic))[inside].all()
+        slack = least_gain(grid, quadratic) + rounding_error(codes, grid, quadratic)
+        assert (change >= -slack)[inside].all()
 
 
 @pytest.mark.parametrize("bits", [4, 2, 1.58])
@@ -116,25 +140,25 @@ def test_it_starts_from_gptq_towards_the_damped_optimum_and_ends_below(rng, bits
 
 
 @pytest.mark.parametrize(("bits", "columns"), [(3, 4), (2, 6), (1.58, 8)])
-def test_short_rows_come_close_to_the_best_codes_there_are(rng, bits, columns):
-    """Of all levels^columns: on average 1%, 23% and 14% above; GPTQ is 17%, 45% and 24%."""
+def test_short_rows_come_close_to_the_best_codes(rng, bits, columns):
+    """On average 1%, 23% and 14% above the best of all levels^columns; GPTQ 17%, 45% and 24%."""
     weight, quadratic = problem(rng, 60, columns, positions=40)
     grid = find_grid(weight, bits, bits == 1.58)
-    found = errors(descend(weight, grid, quadratic), grid, quadratic)
+    ours = errors(descend(weight, grid, quadratic), grid, quadratic)
     every = torch.tensor(list(product(range(grid.levels), repeat=columns)), dtype=torch.uint8)
-    best = torch.empty_like(found)
+    best = torch.empty_like(ours)
     for r in range(len(weight)):
         many = Grid(
             grid.scale[r].expand(len(every), 1), grid.zero[r].expand(len(every), 1), grid.levels
         )
         row = Quadratic(quadratic.gram, quadratic.cross[r][None], quadratic.power[r][None])
         best[r] = errors(every, many, _repeated(row, len(every))).min()
-    assert (found >= best * (1 - 1e-6)).all()
+    assert (ours >= best * (1 - 1e-6)).all()
     power = quadratic.power.double()
     lost, worst, theirs = (
-        ((some - best) / power).mean()
-        for some in (
-            found,
+        ((row_errors - best) / power).mean()
+        for row_errors in (
+            ours,
             errors(nearest(weight, grid), grid, quadratic),
             errors(gptq(weight, grid, quadratic.gram), grid, quadratic),
         )
@@ -144,9 +168,8 @@ def test_short_rows_come_close_to_the_best_codes_there_are(rng, bits, columns):
 
 
 @pytest.mark.parametrize("groups", [2, 6])
-def test_groups_are_layers_of_their_own(rng, groups):
-    weight, quadratic = problem(rng, 12, 9, groups)
-    grid = find_grid(weight, 2, symmetric=False)
+def test_groups_are_solved_as_layers_of_their_own(rng, groups):
+    weight, grid, quadratic = exact_problem(rng, 12, 9, 2, groups)
     codes = descend(weight, grid, quadratic)
     for g, rows in enumerate(torch.arange(12).chunk(groups)):
         own = Quadratic(quadratic.gram[[g]], quadratic.cross[rows], quadratic.power[rows])
@@ -190,5 +213,5 @@ def test_a_pruned_row_stays_zero_and_a_single_column_is_solved_exactly(rng):
 def test_more_columns_than_positions(rng):
     weight, quadratic = problem(rng, 6, 50, positions=12)
     grid = find_grid(weight, 2, symmetric=False)
-    found = errors(descend(weight, grid, quadratic), grid, quadratic)
-    assert found.sum() < 0.2 * errors(nearest(weight, grid), grid, quadratic).sum()
+    ours = errors(descend(weight, grid, quadratic), grid, quadratic)
+    assert ours.sum() < 0.2 * errors(nearest(weight, grid), grid, quadratic).sum()

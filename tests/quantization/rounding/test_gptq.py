@@ -11,7 +11,7 @@ GRIDS = [(bits, symmetric) for bits in LEVELS for symmetric in (False, True) if 
 
 
 def gram(rng, columns, inputs=None, groups=1, dtype=torch.float32):
-    """Sum of x x^T of correlated inputs after a ReLU, of different sizes, a group at a time."""
+    """Sum of x x^T per group, over correlated inputs of different sizes after a ReLU."""
     inputs = 3 * columns + 5 if inputs is None else inputs
     mixing = torch.randn(groups, columns, columns, generator=rng) / columns**0.5
     x = torch.randn(groups, inputs, columns, generator=rng) @ (mixing + 0.5 * mixing.sign())
@@ -20,7 +20,7 @@ def gram(rng, columns, inputs=None, groups=1, dtype=torch.float32):
 
 
 def loop(weight, grid, hessian, damping):
-    """One row and column at a time; what is left is fitted anew to all errors so far."""
+    """One row and column at a time; remaining columns are refitted to all errors so far."""
     codes = np.zeros(weight.shape, dtype=np.uint8)
     for r, row in enumerate(weight.double().numpy()):
         h = hessian[r // (len(weight) // len(hessian))].double().numpy().copy()
@@ -42,14 +42,14 @@ def loop(weight, grid, hessian, damping):
 
 
 def losses(weight, grid, codes, hessian):
-    """(w - q)^T H (w - q) of each row; one group."""
+    """(w - q)^T H (w - q) of each row, for a single group."""
     error = (dequantize(codes, grid) - weight).double()
     return ((error @ hessian[0].double()) * error).sum(1)
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.01])
 @pytest.mark.parametrize(("bits", "symmetric"), GRIDS)
-def test_codes_are_those_of_the_loop(rng, bits, symmetric, damping):
+def test_codes_match_the_slow_loop(rng, bits, symmetric, damping):
     weight = torch.randn(8, 24, generator=rng) * torch.logspace(-4, 4, 8)[:, None]
     weight[0, 0] *= 20  # an outlier
     weight[1] = 0  # pruned
@@ -63,7 +63,7 @@ def test_codes_are_those_of_the_loop(rng, bits, symmetric, damping):
 
 
 @pytest.mark.parametrize("block", [1, 5, 40, 128])
-def test_blocks_change_nothing(rng, monkeypatch, block):
+def test_the_block_size_changes_nothing(rng, monkeypatch, block):
     weight, hessian = torch.randn(5, 40, generator=rng), gram(rng, 40)
     grid = find_grid(weight, 2, symmetric=False)
     monkeypatch.setattr(module, "BLOCK", block)
@@ -71,14 +71,14 @@ def test_blocks_change_nothing(rng, monkeypatch, block):
 
 
 @pytest.mark.parametrize("scale", [0.3, 0.6])
-def test_weights_beyond_the_grid(rng, scale):
+def test_weights_beyond_the_grid_match_the_slow_loop(rng, scale):
     weight, hessian = torch.randn(6, 40, generator=rng), gram(rng, 40)
     grid = Grid(torch.full((6, 1), scale), torch.arange(6, dtype=torch.uint8)[:, None] % 4, 4)
     assert torch.equal(gptq(weight, grid, hessian), loop(weight, grid, hessian, 0.01))
 
 
 @pytest.mark.parametrize(("groups", "rows", "columns"), [(4, 12, 18), (16, 16, 9), (16, 16, 1)])
-def test_grouped_and_depthwise(rng, groups, rows, columns):
+def test_grouped_and_depthwise_layers_match_the_slow_loop(rng, groups, rows, columns):
     weight, hessian = torch.randn(rows, columns, generator=rng), gram(rng, columns, 50, groups)
     weight[1, 0] = weight[2] = 0
     hessian[1, 0] = hessian[1, :, 0] = 0
@@ -135,7 +135,7 @@ def test_loses_less_than_nearest(rng, bits, symmetric):
     assert ours.mean() < 0.8 * losses(weight, grid, nearest(weight, grid), hessian).mean()
 
 
-def test_a_parameter_is_taken_and_left_alone(rng):
+def test_parameters_are_accepted_and_left_alone(rng):
     weight, hessian = torch.nn.Parameter(torch.randn(4, 9, generator=rng)), gram(rng, 9)
     before, h = weight.detach().clone(), hessian.clone()
     gptq(weight, find_grid(before, 2, symmetric=False), hessian)

@@ -8,11 +8,10 @@ from quantization.rounding.gram import (
     Quadratic,
     draw_positions,
     grouped_product,
-    groups_of,
     make_quadratic,
     outputs_at,
     patches_at,
-    places_an_image,
+    places_per_image,
 )
 
 CONVOLUTIONS = {
@@ -49,16 +48,18 @@ SIDES = {nn.Conv1d: (9,), nn.Conv2d: (7, 6), nn.Conv3d: (4, 5, 6)}
 
 def assert_gives_outputs(layer, inputs, rng, chosen=None):
     """The weight's rows times the patches are the layer's outputs at the same places."""
+    layer, inputs = layer.double(), inputs.double()  # so that the order of sums hardly matters
     outputs = layer(inputs)
     rows = layer.weight.flatten(1)
     places = outputs[0].numel() // len(rows)
     at = draw_positions(len(outputs), places, places // 2 + 1 if chosen is None else chosen, rng)
     patches = patches_at(layer, inputs, at)
-    assert patches.shape == (groups_of(layer), at.numel(), rows.shape[1])
+    groups = getattr(layer, "groups", 1)
+    assert patches.shape == (groups, at.numel(), rows.shape[1])
     by_group = rows.view(len(patches), -1, rows.shape[1])
     ours = torch.einsum("gpc,grc->pgr", patches, by_group).flatten(1)
     ours = ours if layer.bias is None else ours + layer.bias
-    torch.testing.assert_close(ours, outputs_at(layer, outputs, at), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours, outputs_at(layer, outputs, at), atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.filterwarnings("ignore:Using padding=.same. with even kernel lengths")
@@ -66,7 +67,7 @@ def assert_gives_outputs(layer, inputs, rng, chosen=None):
 @pytest.mark.parametrize("layout", ["contiguous", "channels-last", "slice"])
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 @torch.no_grad()
-def test_convolution(name, layout, bias, rng):
+def test_patches_of_a_convolution_give_its_outputs(name, layout, bias, rng):
     kind, options = CONVOLUTIONS[name]
     layer = kind(4, 8, bias=bias, **options)
     inputs = torch.randn(3, 4, *SIDES[kind], generator=rng)
@@ -79,14 +80,14 @@ def test_convolution(name, layout, bias, rng):
 
 @pytest.mark.parametrize("inner", [(), (5,), (2, 3)])
 @torch.no_grad()
-def test_linear(inner, rng):
+def test_patches_of_a_linear_layer_give_its_outputs(inner, rng):
     layer, inputs = nn.Linear(6, 4), torch.randn(3, *inner, 6, generator=rng)
     assert_gives_outputs(layer, inputs, rng)
     assert_gives_outputs(layer, inputs.transpose(0, -1).contiguous().transpose(0, -1), rng)
 
 
 @torch.no_grad()
-def test_outputs_by_a_loop(rng):
+def test_outputs_at_positions_match_a_loop(rng):
     outputs = torch.randn(2, 3, 4, 5, generator=rng)
     at = torch.tensor([[0, 7, 19], [3, 4, 12]])
     ours = outputs_at(nn.Conv2d(1, 3, 1), outputs, at)
@@ -119,7 +120,7 @@ def test_error_is_the_relative_squared_error(groups, scaled, rng):
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_around_is_the_error_against_the_own_output(groups, rng):
+def test_around_is_the_error_relative_to_the_layers_own_output(groups, rng):
     patches = torch.randn(groups, 30, 5, generator=rng, dtype=torch.double)
     weight, rows = torch.randn(2, 4, 5, generator=rng, dtype=torch.double)
     targets = torch.stack([patches[r * groups // 4] @ weight[r] for r in range(4)], 1)
@@ -142,7 +143,7 @@ def test_error_without_power_is_zero():
     assert quadratic.error(torch.zeros(2, 3)) == 0.0
 
 
-def test_grouped_product_by_a_loop(rng):
+def test_the_grouped_product_matches_a_loop(rng):
     rows, gram = torch.randn(6, 4, generator=rng), torch.randn(3, 4, 4, generator=rng)
     expected = torch.stack([row @ gram[r // 2] for r, row in enumerate(rows)])
     torch.testing.assert_close(grouped_product(rows, gram), expected)
@@ -172,12 +173,12 @@ def test_positions_are_uniform_and_given_by_the_generator(rng):
     [
         (1024, 64, 27, 16),  # 16,384 of 65,536
         (1000, 64, 27, 17),  # 16.384, rounded up
-        (1024, 8, 27, 8),  # no more than there are
-        (1024, 64, 4608, 36),  # 8 a column: 36,864
+        (1024, 8, 27, 8),  # no more than the output has
+        (1024, 64, 4608, 36),  # 8 per column: 36,864
         (1, 64, 27, 64),
         (100_000, 64, 27, 1),
     ],
 )
-def test_places_an_image_by_hand(images, places, columns, expected):
-    assert (module.FEWEST_POSITIONS, module.POSITIONS_A_COLUMN) == (16_384, 8)
-    assert places_an_image(images, places, columns) == expected
+def test_places_per_image_by_hand(images, places, columns, expected):
+    assert (module.MIN_POSITIONS, module.POSITIONS_PER_COLUMN) == (16_384, 8)
+    assert places_per_image(images, places, columns) == expected

@@ -34,7 +34,7 @@ def loss(row, step, zero, count):
 
 
 def search(row, count, symmetric):
-    """BRECQ's search one channel and one candidate at a time; (loss, step, zero) of the best."""
+    """BRECQ's search by channel and candidate: every candidate's (loss, step, zero)."""
     low, high = min(0.0, row.min().item()), max(0.0, row.max().item())
     candidates = []
     for i in range(80):
@@ -45,7 +45,7 @@ def search(row, count, symmetric):
             step = shrink * (high - low) / (count - 1)
             zero = round(-shrink * low / step)
         candidates.append((loss(row, step, zero, count), step, zero))
-    return min(candidates)
+    return candidates
 
 
 @pytest.mark.parametrize(("bits", "symmetric"), [g for g in GRIDS if g != (1.58, True)])
@@ -55,11 +55,13 @@ def test_search_matches_the_loop_over_channels(rng, bits, symmetric):
     weight[4, 0] = 40
     scale, zero, count = find_grid(weight, bits, symmetric)
     for row, step, z in zip(weight, scale.flatten().tolist(), zero.flatten().tolist(), strict=True):
-        best, best_step, best_zero = search(row, count, symmetric)
+        candidates = search(row, count, symmetric)
+        best, _, best_zero = min(candidates)
         assert z == best_zero
-        # Two steps can be equally good but for float32's last digits, so losses are compared.
+        assert min(abs(step / other - 1) for _, other, _ in candidates) < 1e-6  # float32's rounding
+        # Far steps can be equally good: |error|^2.4 by a float32 log and exp is off by up to 2.4
+        # |log(error)| * 6e-8, which is 2e-6 for an error of a millionth of a step.
         assert loss(row, step, z, count) == pytest.approx(best, rel=1e-5)
-        assert step == pytest.approx(best_step, rel=0.02)
 
 
 @pytest.mark.parametrize("columns", [1, 2, 9])
@@ -67,8 +69,9 @@ def test_ternary_step_beats_every_other_step(rng, columns):
     weight = torch.randn(20, columns, generator=rng)
     weight[0], weight[1, 0], weight[2] = 0, 30, 0.5
     grid = find_grid(weight, 1.58, symmetric=True)
-    ours = (dequantize(nearest(weight, grid), grid) - weight).square().sum(1)
-    # All k: any set of weights that are kept has its mean as the best step.
+    weight, values = weight.double(), dequantize(nearest(weight, grid), grid).double()
+    ours = (values - weight).square().sum(1)
+    # All k: the best step for any set of kept weights is their mean.
     ordered = weight.abs().sort(1, descending=True).values
     for k in range(1, columns + 1):
         step = ordered[:, :k].mean(1, keepdim=True)
@@ -113,7 +116,7 @@ def test_search_reaches_a_fifth_of_the_range():
 
 
 @pytest.mark.parametrize(("bits", "symmetric"), GRIDS)
-def test_awkward_rows_stay_on_their_grid_and_within_half_a_step(rng, bits, symmetric):
+def test_awkward_rows_stay_on_their_grid_within_half_a_step(rng, bits, symmetric):
     weight = awkward_rows(rng)
     grid = find_grid(weight, bits, symmetric)
     codes = nearest(weight, grid)

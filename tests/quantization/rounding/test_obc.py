@@ -13,7 +13,7 @@ GRIDS = [(bits, symmetric) for bits in LEVELS for symmetric in (False, True) if 
 
 
 def gram(rng, columns, inputs=None, groups=1, dtype=torch.float32):
-    """Sum of x x^T of correlated inputs after a ReLU, a group at a time."""
+    """Sum of x x^T per group, over correlated inputs after a ReLU."""
     inputs = 3 * columns + 5 if inputs is None else inputs
     mixing = torch.randn(groups, columns, columns, generator=rng) / columns**0.5
     x = torch.randn(groups, inputs, columns, generator=rng) @ (mixing + 0.5 * mixing.sign())
@@ -22,7 +22,7 @@ def gram(rng, columns, inputs=None, groups=1, dtype=torch.float32):
 
 
 def one_row(w0, step, zero, levels, hessian, outliers=True):
-    """OBQ by its definition: every step inverts what is left and fits it to the errors so far."""
+    """OBQ by its definition: every step refits the remaining weights to the errors so far."""
     w, left, fixed = w0.copy(), np.flatnonzero(w0).tolist(), []
     q = np.where(w0 == 0, 0.0, np.nan)
     while left:
@@ -54,7 +54,7 @@ def loop(weight, grid, hessian, damping):
 
 
 def losses(weight, grid, codes, hessian):
-    """(w - q)^T H (w - q) of each row; one group."""
+    """(w - q)^T H (w - q) of each row, for a single group."""
     error = (dequantize(codes, grid) - weight).double()
     return ((error @ hessian[0].double()) * error).sum(1)
 
@@ -71,7 +71,7 @@ def awkward(rng, rows, columns):
 
 @pytest.mark.parametrize("damping", [0.0, 0.01])
 @pytest.mark.parametrize(("bits", "symmetric"), GRIDS)
-def test_codes_are_those_of_the_loop(rng, bits, symmetric, damping):
+def test_codes_match_the_slow_loop(rng, bits, symmetric, damping):
     weight, hessian = awkward(rng, 8, 24), gram(rng, 24)
     hessian[0, [3, 17]] = hessian[0, :, [3, 17]] = 0  # inputs that are always zero
     grid = find_grid(weight, bits, symmetric)
@@ -81,7 +81,7 @@ def test_codes_are_those_of_the_loop(rng, bits, symmetric, damping):
 
 
 @pytest.mark.parametrize(("bits", "symmetric"), [(4, False), (2, False), (1.58, True)])
-def test_codes_are_those_of_the_loop_over_several_blocks(rng, bits, symmetric):
+def test_codes_match_the_slow_loop_over_several_blocks(rng, bits, symmetric):
     columns = 2 * module.BLOCK + 9
     weight, hessian = awkward(rng, 5, columns), gram(rng, columns)
     grid = find_grid(weight, bits, symmetric)
@@ -99,7 +99,7 @@ def test_blocks_and_batches_change_nothing(rng, monkeypatch, block, space):
 
 
 @pytest.mark.parametrize("scale", [0.3, 0.6])
-def test_weights_beyond_the_grid(rng, scale):
+def test_weights_beyond_the_grid_match_the_slow_loop(rng, scale):
     # Steps so small that many weights are outliers at first, and more once errors are passed on.
     weight, hessian = torch.randn(6, 40, generator=rng), gram(rng, 40)
     grid = Grid(torch.full((6, 1), scale), torch.arange(6, dtype=torch.uint8)[:, None] % 4, 4)
@@ -120,7 +120,7 @@ def test_outlier_goes_first_by_hand():
 
 
 @pytest.mark.parametrize(("groups", "rows", "columns"), [(4, 12, 18), (16, 16, 9), (16, 16, 1)])
-def test_grouped_and_depthwise(rng, groups, rows, columns):
+def test_grouped_and_depthwise_layers_match_the_slow_loop(rng, groups, rows, columns):
     weight, hessian = torch.randn(rows, columns, generator=rng), gram(rng, columns, 50, groups)
     weight[1, 0] = weight[2] = 0
     hessian[1, 0] = hessian[1, :, 0] = 0
@@ -146,7 +146,7 @@ def test_dead_inputs_give_zeros(rng):
 
 
 @pytest.mark.parametrize("damping", [1e-6, 0.1])
-def test_nearly_singular_with_damping(rng, damping):
+def test_nearly_singular_matrices_with_damping_match_the_slow_loop(rng, damping):
     weight, hessian = torch.randn(6, 30, generator=rng), gram(rng, 30, inputs=12)
     grid = find_grid(weight, 2, symmetric=False)
     assert torch.equal(
@@ -176,7 +176,7 @@ def test_singular_without_damping_is_rescued_at_any_scale(rng, scale):
 
 
 def test_a_factor_by_luck_is_refused():
-    # Singular but for its last digit: it factors, and its inverse would be that digit's.
+    # Singular except for its last digit: it factors, but its inverse would be rounding errors.
     hessian = torch.tensor([[[1.0, 1.0], [1.0, 1.0 + 2.0**-50]]], dtype=torch.float64)
     assert torch.linalg.cholesky_ex(hessian).info.item() == 0
     damped, factor = module.factorize(hessian, 0.0)
@@ -201,7 +201,7 @@ def test_loses_less_than_nearest(rng, bits, symmetric):
     assert ours.mean() < 0.7 * losses(weight, grid, nearest(weight, grid), hessian).mean()
 
 
-def test_a_parameter_is_taken_and_left_alone(rng):
+def test_parameters_are_accepted_and_left_alone(rng):
     weight, hessian = torch.nn.Parameter(torch.randn(4, 9, generator=rng)), gram(rng, 9)
     before, h = weight.detach().clone(), hessian.clone()
     grid = find_grid(before, 2, symmetric=False)
@@ -231,7 +231,7 @@ def test_hessian_with_a_negative_diagonal_is_refused():
     [((1, 4, 4), "1 x 4 x 4"), ((4, 3, 3), "4 x 3 x 3"), ((3, 3), "3 x 3"), ((0, 3, 3), "0 x 3")],
 )
 def test_hessian_that_does_not_fit_is_refused(shape, given):
-    # Unwrapped, since in tests jaxtyping would be the first to complain.
+    # Unwrapped, because in tests jaxtyping would raise first.
     expected = rf"must be groups x 3 x 3 for 6 rows .* divisor of 6, got {given}.*Sum x x\^T"
     with pytest.raises(ValueError, match=expected):
         unwrap(module.check_hessian)(torch.ones(6, 3), torch.ones(shape))

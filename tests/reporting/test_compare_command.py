@@ -19,21 +19,21 @@ def experiment(**options):
 
 
 def row(variant, auc):
-    found = {"variant": variant, "knowledge": "matched", "attack": "lira_online", "targets": 4}
-    found |= {"false_positives_1pct": 3, "auc_spread": 0.01}
+    result = {"variant": variant, "knowledge": "matched", "attack": "lira_online", "targets": 4}
+    result |= {"false_positives_1pct": 3, "auc_spread": 0.01}
     for key in ("accuracy", "auc", "tpr_1pct"):
-        found |= {key: auc, f"{key}_low": auc - 0.02, f"{key}_high": auc + 0.03}
-    return found
+        result |= {key: auc, f"{key}_low": auc - 0.02, f"{key}_high": auc + 0.03}
+    return result
 
 
 @pytest.fixture
 def write(tmp_path):
-    """An audited run folder; by default of 600 examples with two variants."""
+    """Write a run folder that was audited; by default it has two variants."""
 
     def make(name, variants=("full", "nearest-w2"), auc=0.6, options=experiment()):  # noqa: B008
         folder = tmp_path / name / "audit"
         folder.mkdir(parents=True)
-        basis = {"audited models": "4", "shadow models": "8", "left out": "none"}
+        basis = {"audited models": "4", "shadow models": "8", "excluded": "none"}
         rows = [row(variant, auc) for variant in variants]
         results = {"experiment": options, "basis": basis, "rows": rows, "files": [], "tables": []}
         (folder / "results.json").write_text(json.dumps(results))
@@ -46,10 +46,6 @@ def compare(*arguments):
     with redirect_stdout(io.StringIO()) as output:
         main(["--compare", *map(str, arguments)])
     return output.getvalue()
-
-
-def words(text):
-    return re.sub(r"\s+", " ", text)
 
 
 def read_csv(folder):
@@ -69,31 +65,31 @@ def test_two_experiments_in_one_table(write, tmp_path, snapshot):
     assert re.search(r"nearest-w2 +b +70\.0% .*0\.700 \(0\.680-0\.730\) ★.*†", said)
     # by hand: 0.1 and 1.96 -> t(0.975, 6) = 2.447 times sqrt(2) * 0.01 / sqrt(3) = 0.02
     assert "+0.100 (+0.080 to +0.120)" in said
-    assert [(some["variant"], some["experiment"]) for some in read_csv(folder)] == [
+    assert [(line["variant"], line["experiment"]) for line in read_csv(folder)] == [
         (variant, name) for variant in ("full", "nearest-w2") for name in "ab"
     ]
     assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
     assert (snapshot(first), snapshot(second)) == before
 
 
-def test_folders_of_one_name_are_told_apart(write, tmp_path):
+def test_folders_of_the_same_name_are_told_apart(write, tmp_path, unwrap):
     said = compare(write("x/a"), write("y/a"), "--run_dir", tmp_path / "here")
-    assert {some["experiment"] for some in read_csv(tmp_path / "here")} == {"x/a", "y/a"}
-    assert "the options and versions are the same" in words(said)
+    assert {line["experiment"] for line in read_csv(tmp_path / "here")} == {"x/a", "y/a"}
+    assert "the options and versions are the same" in unwrap(said)
 
 
-def test_models_that_were_trained_elsewhere(write):
+def test_options_of_external_models_are_unknown(write):
     said = compare(write("a"), write("b", options={}))
     assert re.search(r"\n +seed +0 +unknown *\n", said)
 
 
-def test_no_variant_in_common_is_said(write, tmp_path):
+def test_experiments_without_a_common_variant_are_named(write, tmp_path, unwrap):
     said = compare(write("a", ["full"]), write("b", ["engine"]), write("c", ["engine"]))
-    assert "No variant of another experiment is in a, too" in words(said)
-    assert [some["p"] for some in read_csv(tmp_path / "compared-a-b-c")] == [""] * 3
+    assert "No variant of another experiment is in a, too" in unwrap(said)
+    assert [line["p"] for line in read_csv(tmp_path / "compared-a-b-c")] == [""] * 3
 
 
-def test_hostile_names(write):
+def test_markup_in_names_is_printed_as_it_is(write):
     said = compare(write("[red]a"), write("[/b]$x$", ["[/red]"]))
     assert "[/red]" in said
     assert "[red]a" in said
@@ -108,7 +104,7 @@ def test_hostile_names(write):
         (["--signals", "x.npz"], "no use for `--signals`"),
     ],
 )
-def test_options_that_mean_nothing_here(write, tmp_path, options, message):
+def test_options_a_comparison_does_not_use_are_an_error(write, tmp_path, options, message):
     with pytest.raises(SystemExit, match=message):
         compare(write("a"), write("b"), *options)
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}

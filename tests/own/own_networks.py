@@ -1,0 +1,31 @@
+"""Networks of a user, outside the project."""
+
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+class Perceptron(nn.Module):
+    """Without BatchNorm, with dropout; notes what it is trained on where $SEEN is a folder."""
+
+    def __init__(self, num_classes: int, channels: int, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.first, self.dropout = nn.Linear(64 * channels, 16), nn.Dropout(dropout)
+        self.second = nn.Linear(16, num_classes)
+
+    def forward(self, images):
+        if self.training and "SEEN" in os.environ:
+            folder, process = Path(os.environ["SEEN"]), os.getpid()
+            step = len(list(folder.glob(f"{process}-*")))
+            torch.save(images, folder / f"{process}-{step:03d}.pt")
+        return self.second(self.dropout(self.first(images.flatten(1)).relu()))
+
+
+class Forgetful(Perceptron):
+    """Has a layer that it never calls."""
+
+    def __init__(self, num_classes: int, channels: int) -> None:
+        super().__init__(num_classes, channels)
+        self.spare = nn.Linear(16, 16)

@@ -1,0 +1,109 @@
+"""`audit.py --signals`: models that were trained elsewhere, known by an .npz file."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from attacks import ATTACKS, DEFAULT_ATTACKS
+from storage.run_folder import RunFolder
+
+
+def save_signals(path, run, **changes):
+    """Save phi and the membership of a run as a user would who trained the models elsewhere."""
+    members = run.membership()
+    arrays = {"shadow_members": members[:4].numpy(), "target_members": members[4:].numpy()}
+    for variant in ("full", *run.read().config["quantize"]):
+        files = [load_file(run.signals(name, variant)) for name in run.read().names]
+        for part, key in (("", "phi"), ("population_", "population")):
+            signals = torch.stack([file[key] for file in files]).numpy()
+            arrays[f"{variant}/shadow_{part}phi"] = signals[:4]
+            arrays[f"{variant}/target_{part}phi"] = signals[4:]
+    np.savez(path, **arrays | changes)
+
+
+def test_the_signals_of_a_run_give_its_own_results(
+    toy_audit, tmp_path, audit, audit_files, read_csv
+):
+    """Exactly the same results, by every attack that needs no more than phi."""
+    run, _ = toy_audit
+    save_signals(tmp_path / "theirs.npz", run)
+    external = RunFolder(tmp_path / "out")
+    attacks = [name for name, attack in ATTACKS.items() if set(attack.needs) <= {"population"}]
+    output = audit(external, "--signals", str(tmp_path / "theirs.npz"), "--attacks", *attacks)
+    assert len(attacks) == len(ATTACKS) - 2
+    expected = [line for line in read_csv(run) if line["attack"] in attacks]
+    of_models = ("strongest", "bytes", "seconds")  # with fewer attacks another may be the strongest
+    kept = [key for key in expected[0] if not key.startswith((*of_models, "accuracy"))]
+    assert [{k: line[k] for k in kept} for line in read_csv(external)] == [
+        {k: line[k] for k in kept} for line in expected
+    ]
+    assert {file.name for file in (external.path / "audit").iterdir()} == audit_files
+    page = (external.path / "audit" / "report.html").read_text()
+    assert "<td>unknown</td>" in page
+    assert "How to reproduce it" not in page
+    assert "theirs" in output.splitlines()[0]
+
+
+def test_shadows_without_the_examples_get_only_offline_attacks(
+    toy_audit, tmp_path, audit, read_csv
+):
+    """Shadows of other data: attacks that need shadows with an example are left out."""
+    run, _ = toy_audit
+    path, external = tmp_path / "theirs.npz", RunFolder(tmp_path / "out")
+    save_signals(path, run, shadow_members=np.zeros((4, 64), dtype=bool))
+    output = audit(external, "--signals", str(path))
+    attacks = {line["attack"] for line in read_csv(external)}
+    offline = {"attack_r", "rmia_offline", "lira_offline", "lira_offline_fixed"}
+    assert attacks == {"global_threshold", *offline}
+    assert "Note: lira_online is excluded: it needs 2 shadows with each example." in output
+    assert "Note: rmia_online is excluded: it needs 1 shadow with each example." in output
+    with pytest.raises(SystemExit, match="`lira_online` needs 2 shadows with each example"):
+        audit(external, "--signals", str(path), "--attacks", "lira_online")
+
+
+def test_a_diverged_external_model_is_excluded(tmp_path, rng, audit, read_csv):
+    members = torch.rand(6, 80, generator=rng).argsort(1) < 40
+    members = torch.cat([members[:3], ~members[:3], members[3:]])  # 3 pairs, and 3 targets
+    labels = torch.arange(80) % 5
+    logits = torch.randn(9, 80, 5, generator=rng)
+    logits += 6 * members[..., None] * (torch.arange(5) == labels[:, None])
+    logits[[1, 7]] = torch.randn(2, 80, 5, generator=rng)  # learned nothing
+    arrays = {"labels": labels, "shadow_members": members[:6], "target_members": members[6:]}
+    arrays |= {"full/shadow_logits": logits[:6], "full/target_logits": logits[6:]}
+    np.savez(tmp_path / "theirs.npz", **{key: tensor.numpy() for key, tensor in arrays.items()})
+    external = RunFolder(tmp_path / "out")
+    output = audit(external, "--signals", str(tmp_path / "theirs.npz"), "--attacks", "attack_r")
+    assert "shadow-001 is excluded: training accuracy" in output
+    assert "target-001 is excluded: training accuracy" in output
+    (line,) = read_csv(external)
+    assert (line["targets"], line["shadows"]) == (2, 5)
+
+
+def test_external_signals_get_every_attack_they_suffice_for(
+    toy_audit, tmp_path, audit, audit_states, read_csv, quick_audit
+):
+    run, _ = toy_audit
+    path, external = tmp_path / "theirs.npz", RunFolder(tmp_path / "out")
+    save_signals(path, run)
+    options = ("--signals", str(path))
+    audit(external, *options)
+    attacks = {line["attack"] for line in read_csv(external)}
+    assert attacks == set(DEFAULT_ATTACKS) - {"gap", "quantile_regression"}
+    before = audit_states(external)
+    assert "Nothing has changed" in audit(external, *options)
+    assert audit_states(external) == before
+    with pytest.raises(SystemExit, match="`gap` needs logits, which not every precision has"):
+        audit(external, *options, "--attacks", "gap")
+    members = run.membership()[4:].numpy()
+    save_signals(path, run, target_members=~members)
+    assert "Nothing has changed" not in quick_audit(external, *options)
+    first = next(line for line in read_csv(run) if line["attack"] == "global_threshold")
+    assert read_csv(external)[0]["auc"] == pytest.approx(1 - first["auc"], abs=1e-12)
+
+
+def test_a_missing_file_of_external_signals_is_an_error(tmp_path, audit):
+    external = RunFolder(tmp_path / "out")
+    with pytest.raises(SystemExit, match=r"No .*typo\.npz\. Give an \.npz file"):
+        audit(external, "--signals", str(tmp_path / "typo.npz"))
+    assert not external.path.exists()
