@@ -38,7 +38,7 @@ def held(names, value):
 def measured(members, non_members):
     """Z-scores of the targets; no shadow trained on an audited example."""
     empty = Density(nan, nan, [0.0])
-    members, non_members = Density(members, 1, [1.0]), Density(non_members, 0.5, [1.0])
+    members, non_members = Density(members, 1.0, [1.0]), Density(non_members, 0.5, [1.0])
     return ZScores([0, 1], members, non_members, empty, Density(0, 1, [1.0]))
 
 
@@ -56,8 +56,8 @@ VALUES = {
     ),
     "shadows": {W4: differ(f"{W4}, matched shadows", f"{W4}, full-precision shadows", 0.04, 0.3)},
     "z_scores": {
-        "full": {"matched": measured(1.5, 0)},
-        W2: {"matched": measured(1, 0), "unquantized": measured(-1, -2)},
+        "full": {"matched": measured(1.5, 0.0)},
+        W2: {"matched": measured(1.0, 0.0), "unquantized": measured(-1.0, -2.0)},
     },
     "joint_lira": [
         held(("full", W2), 0.7),
