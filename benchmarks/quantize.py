@@ -31,6 +31,7 @@ from lightning_modules.networks import build_network
 from quantization.calibration import Calibration
 from quantization.quantize import quantize_network
 from quantization.variant import FULL, Variant
+from storage.names import ModelName
 from storage.run_folder import RunFolder
 from storage.weights import load_weights, save_quantized
 
@@ -80,11 +81,10 @@ def measure(
     return row
 
 
-def calibration_for(run: RunFolder, data: ImageFolder, position: int) -> Calibration:
+def calibration_for(run: RunFolder, data: ImageFolder, name: ModelName) -> Calibration:
     """The images with which train.py calibrates this model."""
-    name = run.names()[position]
-    seed = derive_seed(run.read()["config"]["seed"], name.role, name.number, 0)
-    indices = data.draw_calibration("members", run.membership()[position], IMAGES, seed)
+    seed = derive_seed(run.read().config["seed"], name.role, name.number, 0)
+    indices = data.draw_calibration("members", run.membership()[name], IMAGES, seed)
 
     def augmented(number: int) -> torch.Tensor:
         return data.calibration_images("members", indices, derive_seed(seed, "calibration", number))
@@ -97,22 +97,24 @@ def logits_error(network: torch.nn.Module, full: torch.nn.Module, images: torch.
     """Relative squared error of the logits: the one figure that all tools share."""
     with torch.inference_mode():
         expected = full(images)
-        return ((network(images) - expected).square().sum() / expected.square().sum()).item()
+        error: torch.Tensor = (network(images) - expected).square().sum()
+        return float(error / expected.square().sum())
 
 
 def run_all(arguments: argparse.Namespace) -> None:
     """Measure every variant that has no result yet."""
     run, data = RunFolder(arguments.run_dir), ImageFolder(arguments.root)
     data.setup("fit")
-    config = run.read()["config"]["model"]
+    experiment = run.read()
+    config = experiment.config["model"]
     results = arguments.run_dir / "benchmark.jsonl"
-    for position, name in enumerate(run.names()):
+    for position, name in enumerate(experiment.names):
         if arguments.models and position not in arguments.models:
             continue
         network = build_network(config["network"], data.num_classes, 3, {}).eval()
         network.load_state_dict(load_weights(run.weights(name, FULL)))
         network.to(memory_format=torch.channels_last)
-        calibration = calibration_for(run, data, position)
+        calibration = calibration_for(run, data, name)
         for text in [FULL, *arguments.variants]:
             key = {"model": str(name), "variant": text}
             if text.endswith("-paper"):

@@ -131,8 +131,8 @@ def for_terminal(table: Table, title: str) -> RichTable:
         padding=(0, 1, 0, 0),
     )
     for position, column in enumerate(table.columns):
-        narrow = column.replace(", ", ",\n")  # a heading is never wider than the cells below it
-        drawn.add_column(narrow, no_wrap=position in (0, 4, 5, 6), overflow="fold")
+        heading = column.replace(", ", ",\n")  # as narrow as the numbers below it
+        drawn.add_column(heading, no_wrap=position in (0, 4, 5, 6), overflow="fold")
     for row in table.rows:
         drawn.add_row(*(escape(cell.text) for cell in row))
     return drawn

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 import train
 from attacks import ATTACKS, DEFAULT_ATTACKS
 from attacks.evaluate import score
-from attacks.game import Observed, make_cases
+from attacks.game import FULL, Game, ModelSignals, make_cases
 from attacks.metrics.intervals import delong, summarise
 from attacks.quantile import make_features
 from audit import main
@@ -67,7 +67,7 @@ def test_real_digits_leak_and_random_labels_do_not(tmp_path, audit, read_csv):
     sizes = {line["variant"]: line["bytes"] for line in lines.values()}
     assert sizes["adaround-w1.58"] < sizes["adaround-w2"] < sizes["adaround-w4"] < sizes["full"]
 
-    members = run.membership()
+    members = torch.stack(list(run.membership().values()))
     order = torch.rand(members.shape, generator=torch.Generator().manual_seed(1)).argsort(1)
     shuffled = members.gather(1, order)
     shuffled[1:16:2] = ~shuffled[:16:2]
@@ -76,8 +76,9 @@ def test_real_digits_leak_and_random_labels_do_not(tmp_path, audit, read_csv):
     data = Digits(pool_size=600)
     data.setup("fit")
     signals = (torch.stack([file[key] for file in files]) for key in keys)
-    seen = Observed(*signals, make_features(*data.pool, *data.test))
-    by_attack = score(DEFAULT_ATTACKS, seen, seen, shuffled, make_cases(16, 8))
+    known = ModelSignals(*signals, make_features(*data.pool, *data.test))
+    game = Game({FULL: known}, shuffled, make_cases(16, 8))
+    by_attack = score(DEFAULT_ATTACKS, game, FULL, FULL)
     for attack, scores in by_attack.items():
         auc = summarise(scores, shuffled[16:]).auc
         assert auc.low <= 0.5 <= auc.high, attack

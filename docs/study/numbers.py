@@ -80,7 +80,7 @@ class Study:
         return max(rows, key=lambda row: getattr(row.summary, metric).value)
 
     def each(self, variant: str, attacker: Attacker, metric: Metric) -> Float[Tensor, " targets"]:
-        """One number per target; an attack left open is chosen on the other half of the targets."""
+        """One number per target, by the attack that is strongest on the other half of them."""
         rows = self.rows_of(variant, attacker)
         values = torch.tensor([row.by_target[metric] for row in rows], dtype=torch.float64)
         return cross_choose(list(values), values)

@@ -8,7 +8,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 import train
-from fleet.options import Fleet, check_options, choose_threads, environment
+from fleet.options import Fleet, check_options, choose_threads, environment, parse
 from storage.run_folder import RunFolder
 
 

@@ -53,7 +53,7 @@ def test_records_are_averaged_over_the_audited_models(
         **{variant: pytest.approx(value) for variant, value in seconds.items()},
     }
     page = (run.path / "audit" / "report.html").read_text()
-    table = page[page.index("How each precision was made") :].split("</table>")[0]
+    table = page[page.index("How each variant was quantized") :].split("</table>")[0]
     for text in ("squared error of blocks", "members, 1,024 images", "4 blocks, 2 layers"):
         assert f">{text}<" in table
     assert table.count(", ".join(units)) == 2
@@ -69,7 +69,7 @@ def test_the_figure_of_layers_comes_and_goes_with_the_records(
     quick_audit(run)  # as in folders of older versions
     folder = run.path / "audit"
     assert {file.name for file in folder.iterdir()} == audit_files
-    assert "How each precision was made" not in (folder / "report.html").read_text()
+    assert "How each variant was quantized" not in (folder / "report.html").read_text()
     assert {line["seconds"] for line in read_csv(run)} == {None}
     write_records(run)
     assert "Nothing has changed" not in quick_audit(run)
@@ -96,7 +96,7 @@ def test_rounding_to_nearest_alone_has_a_table_and_no_figure(make_run, write_rec
     write_records(run, ["nearest-w4"])
     quick_audit(run)
     assert not (run.path / "audit" / "layers.png").exists()
-    assert "How each precision was made" in (run.path / "audit" / "report.html").read_text()
+    assert "How each variant was quantized" in (run.path / "audit" / "report.html").read_text()
     assert "Nothing has changed" in quick_audit(run)
 
 

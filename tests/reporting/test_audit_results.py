@@ -107,7 +107,7 @@ def test_one_row_per_variant_is_the_strongest(audited_run, read_csv, weight_byte
 def test_the_json_holds_the_rows_of_the_csv_and_the_curves(audited_run, read_csv):
     run, _ = audited_run
     results = json.loads((run.path / "audit" / "results.json").read_text())
-    assert results["experiment"] == run.read()
+    assert results["experiment"] == run.read().as_dict()
     for row, line in zip(results["rows"], read_csv(run), strict=True):
         assert len(row.pop("tpr")) == len(results["fpr"])
         by_target = row.pop("by_target")
@@ -155,7 +155,7 @@ def test_the_table_and_the_page_show_each_row_of_the_csv(audited_run, read_csv, 
         assert f"{accuracy:.1f}% (" in output
     for fact in ("nowhere.Images, 240 audited examples, fingerprint 00ff", "12 against each"):
         assert fact in page
-    assert "120 a target, so that a TPR at 1% FPR rests on 1 false positives at most" in page
+    assert "120 per target, so that a TPR at 1% FPR rests on at most 1 false positives" in page
 
 
 def test_marks_depend_on_the_false_positives(

@@ -8,22 +8,26 @@ from contextlib import redirect_stdout
 
 import pytest
 
+from attacks.evaluate import Row
+from attacks.metrics.intervals import Estimate, Summary
 from audit import main
+from reporting.results import METRICS, Results, as_json
+from storage.experiment import Experiment
+from storage.records import VariantFacts
 
 
 def experiment(**options):
     config = {"seed": 0, "data": {"class_path": "Images"}, "trainer": {"max_epochs": 1}} | options
     config |= {"fleet": {"shadows": 8, "targets": 4}, "quantize": ["nearest-w2"]}
     versions = {"torch": "1", "bitleak": "3"}
-    return {"config": config, "fingerprints": {"data": "00ff"}, "versions": versions, "id": "x"}
+    return Experiment(config, {}, {"data": "00ff"}, versions, {}, "x")
 
 
 def row(variant, auc):
-    result = {"variant": variant, "knowledge": "matched", "attack": "lira_online", "targets": 4}
-    result |= {"false_positives_1pct": 3, "auc_spread": 0.01}
-    for key in ("accuracy", "auc", "tpr_1pct"):
-        result |= {key: auc, f"{key}_low": auc - 0.02, f"{key}_high": auc + 0.03}
-    return result
+    estimate = Estimate(auc, auc - 0.02, auc + 0.03, 0.01)
+    summary = Summary(estimate, estimate, estimate, estimate, 4, 300, 3, 0)
+    by_target = {metric: [auc] * 4 for metric in METRICS}
+    return Row(variant, "matched", "lira_online", summary, 8, [], by_target, strongest=True)
 
 
 @pytest.fixture
@@ -35,8 +39,10 @@ def write(tmp_path):
         folder.mkdir(parents=True)
         basis = {"audited models": "4", "shadow models": "8", "excluded": "none"}
         rows = [row(variant, auc) for variant in variants]
-        results = {"experiment": options, "basis": basis, "rows": rows, "files": [], "tables": []}
-        (folder / "results.json").write_text(json.dumps(results))
+        accuracy = Estimate(auc, auc - 0.02, auc + 0.03)
+        facts = dict.fromkeys(variants, VariantFacts(accuracy, 0, accuracy_by_target=[auc] * 4))
+        results = Results(name, "", options, basis, facts, rows, {}, [], [])
+        (folder / "results.json").write_text(as_json(results))
         return folder.parent
 
     return make
@@ -79,13 +85,13 @@ def test_folders_of_the_same_name_are_told_apart(write, tmp_path, unwrap):
 
 
 def test_options_of_external_models_are_unknown(write):
-    said = compare(write("a"), write("b", options={}))
+    said = compare(write("a"), write("b", options=None))
     assert re.search(r"\n +seed +0 +unknown *\n", said)
 
 
 def test_experiments_without_a_common_variant_are_named(write, tmp_path, unwrap):
     said = compare(write("a", ["full"]), write("b", ["engine"]), write("c", ["engine"]))
-    assert "No variant of another experiment is in a, too" in unwrap(said)
+    assert "No variant of another experiment is also in a" in unwrap(said)
     assert [line["p"] for line in read_csv(tmp_path / "compared-a-b-c")] == [""] * 3
 
 
@@ -114,14 +120,14 @@ def test_bad_folders_stop_before_anything_is_written(write, tmp_path):
     a, old, damaged = write("a"), write("old"), write("damaged")
     path = old / "audit" / "results.json"
     results = json.loads(path.read_text())
-    del results["rows"][0]["auc_spread"]
+    del results["format"]
     path.write_text(json.dumps(results))
     (damaged / "audit" / "results.json").write_text("{")
     for folders, message in (
         ([a], "two run folders or more, got 1"),
-        ([a, a / "audit" / ".."], "is there twice"),
+        ([a, a / "audit" / ".."], "is named twice"),
         ([a, tmp_path / "none"], r"No audit in .*none.*Run `python audit\.py --run_dir"),
-        ([a, old], "lacks auc_spread: an older version wrote it"),
+        ([a, old], "was written by another version of BitLeak"),
         ([a, damaged], "is damaged"),
     ):
         with pytest.raises(SystemExit, match=message):

@@ -33,8 +33,7 @@ def test_a_second_call_does_nothing_and_says_so(demo_run, audit_states, quick_au
     assert (demo_run.path / "audit" / "table.txt").read_text().strip() in second
     # train.py with nothing to train opens the folder once more
     experiment = demo_run.read()
-    asked = {key: experiment[key] for key in ("config", "fingerprints", "versions")}
-    demo_run.open(asked, demo_run.membership())
+    demo_run.open(experiment, torch.stack(list(demo_run.membership().values())))
     assert "Nothing has changed" in quick_audit(demo_run)
     assert audit_states(demo_run) == before
 
@@ -46,7 +45,7 @@ def test_a_second_call_still_names_the_excluded_models(make_run, change_signals,
     assert "target-000 is excluded: 160 of 160 signals are not finite" in quick_audit(run)
     second = quick_audit(run)
     assert "Nothing has changed" in second
-    assert "Left out: target-000 (160 of 160 signals are not finite)" in second
+    assert "Excluded: target-000 (160 of 160 signals are not finite)" in second
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +89,14 @@ def test_changed_signals_are_audited_again(
     before, members = read_csv(demo_run), demo_run.membership()
     target = demo_run.read().names[12]
     path = demo_run.signals(target, "nearest-w2")
-    change_signals(path, phi=members[12].float().expand(2, -1).clone())  # gives it all away
+    change_signals(path, phi=members[target].float().expand(2, -1).clone())  # gives it all away
     output = audit(demo_run, "--attacks", "global_threshold")
     assert "Nothing has changed" not in output
     *same, after = read_csv(demo_run)
     assert same == before[:-1]
-    phi = load_file(demo_run.signals(demo_run.read().names[13], "nearest-w2"))["phi"]
-    other = roc_auc_score(members[13], phi.double().mean(0))
+    second = demo_run.read().names[13]
+    phi = load_file(demo_run.signals(second, "nearest-w2"))["phi"]
+    other = roc_auc_score(members[second], phi.double().mean(0))
     assert after["auc"] == pytest.approx((1 + other) / 2)
     assert after["auc"] > before[-1]["auc"] + 0.1
 

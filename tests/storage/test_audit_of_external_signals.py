@@ -11,7 +11,7 @@ from storage.run_folder import RunFolder
 
 def save_signals(path, run, **changes):
     """Save phi and the membership of a run as a user would who trained the models elsewhere."""
-    members = run.membership()
+    members = torch.stack(list(run.membership().values()))
     arrays = {"shadow_members": members[:4].numpy(), "target_members": members[4:].numpy()}
     for variant in ("full", *run.read().config["quantize"]):
         files = [load_file(run.signals(name, variant)) for name in run.read().names]
@@ -93,7 +93,7 @@ def test_external_signals_get_every_attack_they_suffice_for(
     before = audit_states(external)
     assert "Nothing has changed" in audit(external, *options)
     assert audit_states(external) == before
-    with pytest.raises(SystemExit, match="`gap` needs logits, which not every precision has"):
+    with pytest.raises(SystemExit, match="`gap` needs logits, which not every variant has"):
         audit(external, *options, "--attacks", "gap")
     members = run.membership()[4:].numpy()
     save_signals(path, run, target_members=~members)
