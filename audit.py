@@ -20,12 +20,18 @@ from rich.markup import escape
 
 from attacks.evaluate import choose_attacks, evaluate
 from attacks.strongest import Strongest
-from reporting.compare import against_first, enter, make_comparison, make_differences
+from reporting.compare import (
+    against_first,
+    enter,
+    make_comparison,
+    make_differences,
+    name_apart,
+)
 from reporting.dashboard import publish
 from reporting.findings import find
 from reporting.illustrate import illustrate
 from reporting.inputs import digest_inputs, is_done
-from reporting.results import make_results, name_apart, read_results
+from reporting.results import make_results, read_results
 from reporting.tables import for_terminal, headline
 from reporting.write import write, write_comparison
 from storage.evidence import gather
@@ -91,7 +97,7 @@ def audit(config: Namespace, console: Console) -> None:
 
     results, images = make_results(evidence, best, findings, inputs), evidence.images
     drawings = illustrate(results, findings, images and images.images)
-    results = results._replace(figures=list(drawings))
+    results = results._replace(figures=tuple(drawings))
     table = for_terminal(headline(results.rows, results.variants), results.name)
     console.print(table, soft_wrap=False)
     for sentence in results.sentences:

@@ -25,7 +25,7 @@ class Attack(NamedTuple):
 
     Attributes:
         run: scores of the targets.
-        needs: fields of `Observed` that it needs beside phi.
+        needs: fields of `ModelSignals` that it needs beside phi.
         shadows: whether it uses any; without, its scores are the same whatever they are.
         default: whether `audit.py` runs it unasked.
         sides: how many shadows with and without each example it needs at least.

@@ -1,1 +1,1 @@
-"""What a person reads: text, tables, charts, the page, the comparison, the W&B dashboard."""
+"""Everything a person reads: text, tables, charts, page, comparison, W&B dashboard."""

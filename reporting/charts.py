@@ -1,40 +1,54 @@
-"""A figure as data: what the files for papers and the figures of the report are both made from."""
+"""A figure as data, from which both the files for papers and the figures of the page are drawn."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-INK = "black"  # of what is drawn in the colour of the text
+INK = "black"  # the colour of the text; light on a dark page
 GUIDE = "gray"
 Place = Literal["", "best", "upper left", "upper right", "lower left", "lower right"]
 Share = Literal["none", "all", "row", "col"]
 Interval = tuple[Sequence[float], Sequence[float]]  # lows and highs
 
 
-class Series(NamedTuple):
-    """Points, or a line through them, in one look.
+class Choice(NamedTuple):
+    """What the page selects a series by, and what it is an alternative to.
 
     Attributes:
-        label: in the legend.
-        x: of each point; a category is a number that the axis has a name for.
-        y: of each point, NaN where the line is broken.
+        variant: the variant that it shows; empty: shown whatever is selected. So are the next two.
+        knowledge: what the attacker's shadows went through.
+        attack: the attack that it shows.
+        group: series of one group are alternatives, and only the highest-ranked selected one is
+            drawn. Empty: always drawn.
+        rank: within the group; the first of equal ranks is drawn.
+    """
+
+    variant: str = ""
+    knowledge: str = ""
+    attack: str = ""
+    group: str = ""
+    rank: float = 0.0
+
+
+class Series(NamedTuple):
+    """Points, or a line through them, in one style.
+
+    Attributes:
+        label: its text in the legend.
+        x: position of each point; a category is a number that the axis has a name for.
+        y: height of each point, NaN where the line is broken.
         x_interval: error bars along x.
         y_interval: error bars along y, or the edges of a band.
-        colour: any that matplotlib knows; `INK` is light on a dark page.
-        marker: matplotlib's letter, "" for none.
-        filled: whether markers are.
-        size: of markers, in points.
+        colour: any that matplotlib knows.
+        marker: matplotlib's letter; empty: no markers.
+        filled: whether the markers are filled.
+        size: size of the markers, in points.
         dashes: lengths of dashes and gaps, in widths of the line; () is solid, None no line.
-        width: of the line, in points.
+        width: width of the line, in points.
         bars: width of the error bars, in points.
         band: whether `y_interval` is a band.
         steps: whether y stays until the next x, as in a histogram's outline over its edges.
-        names: of the points, for whoever points at them.
-        variant: what it is of, by which the page selects; "" for what is always shown.
-        knowledge: as `variant`.
-        attack: as `variant`.
-        group: of series that are alternatives only the one of the highest rank is drawn, on the
-            page among those selected; "" for one without alternatives.
-        rank: within the group.
+        names: names of the points, shown where the mouse points at them.
+        choice: what the page selects it by.
     """
 
     label: str
@@ -52,15 +66,11 @@ class Series(NamedTuple):
     band: bool = False
     steps: bool = False
     names: Sequence[str] = ()
-    variant: str = ""
-    knowledge: str = ""
-    attack: str = ""
-    group: str = ""
-    rank: float = 0.0
+    choice: Choice = Choice()
 
 
 class Guide(NamedTuple):
-    """A dotted line to compare with: at one x, at one y, or where both are equal."""
+    """A dotted line to compare with: at one x, at one y, or where x and y are equal."""
 
     x: float | None = None
     y: float | None = None
@@ -68,7 +78,7 @@ class Guide(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """An axis; without ticks (places and what stands there) they are found."""
+    """An axis; without ticks (positions and their texts) the plotting library chooses them."""
 
     label: str = ""
     log: bool = False
@@ -81,13 +91,13 @@ class Panel(NamedTuple):
     """One pair of axes.
 
     Attributes:
-        series: from back to front.
+        series: what is drawn, from back to front.
         x: the horizontal axis.
-        y: the vertical one.
-        title: said once for panels below each other.
-        name: of its row, said once for panels beside each other.
+        y: the vertical axis.
+        title: its heading; panels below each other share it.
+        name: the name of its row; panels beside each other share it.
         guides: lines to compare with.
-        legend: where it is, in the figures for papers; "" for none.
+        legend: its place in the figures for papers; empty: no legend.
     """
 
     series: Sequence[Series]
@@ -105,10 +115,10 @@ class Chart(NamedTuple):
     Attributes:
         panels: rows of one length; None leaves a place empty.
         size: width and height in inches.
-        title: of the whole.
-        legend: of the whole, as series without points.
-        share_x: which panels have one horizontal axis, as matplotlib's `sharex`.
-        share_y: as `share_x`.
+        title: heading of the whole figure.
+        legend: legend of the whole figure, as series without points.
+        share_x: which panels share a horizontal axis, as matplotlib's `sharex`.
+        share_y: which panels share a vertical axis, as matplotlib's `sharey`.
     """
 
     panels: Sequence[Sequence[Panel | None]]
@@ -120,9 +130,10 @@ class Chart(NamedTuple):
 
 
 def chosen(panel: Panel) -> list[Series]:
-    """What is drawn when nothing is selected: of each group the first of the highest rank."""
+    """The series that are drawn where everything is selected."""
     best: dict[str, Series] = {}
     for series in panel.series:
-        if series.group not in best or series.rank > best[series.group].rank:
-            best[series.group] = series
-    return [s for s in panel.series if not s.group or s is best[s.group]]
+        group, rank = series.choice.group, series.choice.rank
+        if group not in best or rank > best[group].choice.rank:
+            best[group] = series
+    return [s for s in panel.series if not s.choice.group or s is best[s.choice.group]]

@@ -1,7 +1,9 @@
-"""Several experiments beside each other: their results in, a table and its lines out."""
+"""Several experiments compared: their results in, a table and lines of a CSV file out."""
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 from math import isnan, nan
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from attacks.evaluate import Row
@@ -22,14 +24,14 @@ from storage.experiment import differing
 from storage.records import VariantFacts
 
 NOTE = (
-    "In brackets: 95% intervals. The strongest attack with each kind of shadows; an attack that "
-    "uses none is open to both attackers. {best} is the stronger of the two, by AUC, whose TPR at "
-    "1% FPR is shown; {mark} AUC beyond {first}'s: of the strongest attack on each, by Welch's t "
-    "over the targets, which speaks of more targets of these pools; p is corrected for the number "
-    "of comparisons in its column (Holm). The targets are different models, so nothing that they "
-    "share cancels: a difference may come from all that differs between the experiments, or from "
-    "the draw of their pools. It is unknown with a single target, or where the targets do not "
-    "differ."
+    "In brackets: 95% intervals. The strongest attack with each kind of shadows; both attackers "
+    "may use an attack without shadows. {best} marks the stronger of the two by AUC, whose TPR at "
+    "1% FPR is shown; {mark} AUC beyond {first}'s: difference between the strongest attacks, by "
+    "Welch's t over the targets, which generalises to more targets of these pools; p is corrected "
+    "for the number of comparisons in its column (Holm). The targets are different models, so "
+    "nothing that they share cancels: a difference may come from anything that differs between "
+    "the experiments, or from the draw of their pools. It is unknown with a single target, or "
+    "where the targets do not differ."
 )
 
 
@@ -37,10 +39,10 @@ class Entry(NamedTuple):
     """One variant in one experiment.
 
     Attributes:
-        variant: its name.
-        experiment: its name.
-        facts: what is known of it beside its leakage.
-        matched: the strongest attack with matched shadows, or without any.
+        variant: name of the variant.
+        experiment: name of the experiment.
+        facts: facts about the variant beside its leakage.
+        matched: the strongest attack with matched shadows, or without shadows.
         unquantized: the same with full-precision shadows; None where both kinds are the same.
         best: the stronger of the two.
     """
@@ -53,8 +55,26 @@ class Entry(NamedTuple):
     best: Row
 
 
+def name_apart(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of the folders' paths that tell them apart, of equally many parts.
+
+    Raises:
+        ValueError: fewer than two folders, or the same folder twice.
+    """
+    whole = [folder.resolve() for folder in folders]
+    if len(whole) < 2:
+        raise ValueError(
+            f"A comparison needs two run folders or more, got {len(whole)}. Name another."
+        )
+    twice = [folder for folder in whole if whole.count(folder) > 1]
+    if twice:
+        raise ValueError(f"{twice[0]} is named twice. Name each run folder once.")
+    names = (["/".join(path.parts[-parts:]) for path in whole] for parts in count(1))
+    return next(ends for ends in names if len(set(ends)) == len(ends))
+
+
 def enter(results: Mapping[str, Results]) -> list[Entry]:
-    """Entries of all variants and experiments, those of one variant together."""
+    """Entries of all variants and experiments, grouped by variant."""
     variants = dict.fromkeys(name for audit in results.values() for name in audit.variants)
     entries = []
     for variant in variants:
@@ -72,9 +92,9 @@ def enter(results: Mapping[str, Results]) -> list[Entry]:
 
 
 def against_first(entries: Sequence[Entry]) -> list[Difference | None]:
-    """How much more the strongest attack finds than in the first experiment, for each entry.
+    """How much the strongest attack differs from that in the first experiment, per entry.
 
-    None for the first experiment itself and for variants that it lacks; NaN where it is unknown.
+    None for the first experiment itself and for variants that it lacks; NaN where unknown.
     """
     first = {e.variant: e for e in entries if e.experiment == entries[0].experiment}
     compared: list[tuple[Estimate, float] | None] = [
@@ -103,10 +123,14 @@ def _sample(row: Row) -> Sample:
 
 
 def make_differences(results: Mapping[str, Results]) -> Table:
-    """What is not the same in all experiments, one column each."""
+    """Options and facts that differ between the experiments, one column per experiment."""
     options = differing({name: audit.experiment for name, audit in results.items()})
     rows = {key: values for key, values in options.items() if not key.startswith("fleet.")}
-    for key in ("audited models", "shadow models", "excluded"):  # what came of fleet's options
+    for key in (
+        "audited models",
+        "shadow models",
+        "excluded",
+    ):  # the outcome of the fleet's options
         rows[key] = [audit.basis.get(key, "-") for audit in results.values()]
     attacks = [{row.attack for row in audit.rows} for audit in results.values()]
     shared = set.intersection(*attacks)
@@ -116,14 +140,14 @@ def make_differences(results: Mapping[str, Results]) -> Table:
         for key, values in rows.items()
         if len(set(values)) > 1
     ]
-    note = "A difference in leakage below may come from any of these lines."
+    note = "Any of these lines may be the cause of a difference in leakage below."
     if not lines:
-        note = "Nothing but what was quantized: the options and versions are the same."
+        note = "Only the variants: the options and versions are the same."
     return Table("options", "What differs between the experiments", ("", *results), lines, note)
 
 
 def make_comparison(entries: Sequence[Entry], differences: Sequence[Difference | None]) -> Table:
-    """The table: one line per variant and experiment."""
+    """The table of leakage and accuracy: one line per variant and experiment."""
     first = entries[0].experiment
     columns = (
         *("variant", "experiment", "test accuracy", "AUC, matched shadows"),

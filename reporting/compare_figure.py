@@ -1,4 +1,4 @@
-"""Several experiments in one figure: accuracy against leakage, and leakage by variant."""
+"""Several experiments in one figure: accuracy against leakage, and leakage per variant."""
 
 from collections.abc import Sequence
 from string import ascii_uppercase
@@ -13,11 +13,11 @@ from reporting.styles import MARKERS
 from reporting.text import TITLES
 
 MANY = [*MARKERS, *(f"${letter}$" for letter in ascii_uppercase)]
-FIRST, LAST = -0.3, 0.3  # of a variant's points, about its place on the axis
+FIRST, LAST = -0.3, 0.3  # positions of a variant's points, from its tick
 
 
 def comparison_chart(entries: Sequence[Entry]) -> Chart:
-    """One colour per experiment and marker per variant, filled or hollow by kind of shadows."""
+    """One colour per experiment and one marker per variant, filled or hollow by kind of shadows."""
     variants = list(dict.fromkeys(entry.variant for entry in entries))
     experiments = list(dict.fromkeys(entry.experiment for entry in entries))
     rest = [variant for variant in variants if variant != FULL]
@@ -58,5 +58,5 @@ def _point(row: Row) -> Series:
 
 
 def _plain(name: str) -> str:
-    """A name that is no formula."""
+    """A name that matplotlib does not take for a formula."""
     return name.replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""An audit as one Weights & Biases run, whose absence or failure never costs the audit."""
+"""An audit as a Weights & Biases run, whose failure never costs the audit."""
 
 import warnings
 from collections.abc import Mapping
@@ -24,11 +24,11 @@ def log_audit(
     Args:
         run_dir: the experiment's folder.
         mode: `offline` or `online`.
-        results: what was found; docs/dashboard.md names the keys.
-        figures: by name.
+        results: results of the audit; docs/dashboard.md lists the keys.
+        figures: figures by name.
 
     Returns:
-        The entity that has the run; empty offline.
+        The entity that owns the run; empty offline.
     """
     experiment = results.experiment
     with wandb.init(

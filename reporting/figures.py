@@ -1,4 +1,4 @@
-"""The figures of the report as data: rows, records and findings in, charts out."""
+"""The figures of the report: rows, records and findings in, charts out."""
 
 from collections.abc import Mapping, Sequence
 from math import ceil, isfinite, nan
@@ -7,37 +7,33 @@ from attacks.evaluate import FPR_GRID, Metric, Row
 from attacks.findings import Convergence
 from attacks.game import FULL, Knowledge
 from attacks.metrics.intervals import Estimate
-from reporting.charts import Axis, Chart, Guide, Panel, Series
+from reporting.charts import Axis, Chart, Choice, Guide, Panel, Series
 from reporting.styles import Style, by_method, legend, styles_of
 from reporting.text import FEW, MARK, TITLES
 from storage.records import QuantizationMeans
 
 
 def _open_to(rows: Sequence[Row], variant: str, knowledge: Knowledge) -> list[Row]:
-    """Attacks with one kind of shadows or none; against `full` both kinds are one."""
+    """Attacks with one kind of shadows or none; against `full` both kinds are the same."""
     kinds = ("none", "matched" if variant == FULL else knowledge)
     return [row for row in rows if row.variant == variant and row.knowledge in kinds]
 
 
 def _alternative(row: Row, style: Style, group: str, metric: Metric = "auc") -> Series:
-    """One attack's series, still without points; the strongest of its group is drawn."""
+    """The series of one attack, still without points; the strongest of its group is drawn."""
     estimate: Estimate = getattr(row.summary, metric)
     return Series(
         f"{row.variant} ({row.attack})",
         colour=style.colour,
-        variant=row.variant,
-        knowledge=row.knowledge,
-        attack=row.attack,
-        group=group,
-        rank=estimate.value,
+        choice=Choice(row.variant, row.knowledge, row.attack, group, estimate.value),
     )
 
 
 def roc_chart(rows: Sequence[Row], non_members: int) -> Chart:
     """ROC of the strongest attack on each variant, on log axes.
 
-    One row of panels per quantization method, in each of which full precision is drawn again, and
-    one column per kind of knowledge.
+    One row of panels per quantization method, each with full precision for comparison, and one
+    column per kind of knowledge.
     """
     shown = styles_of(list(dict.fromkeys(row.variant for row in rows)))
     methods = by_method(shown)
@@ -106,15 +102,15 @@ def _points(
 def layers_chart(made: Mapping[str, QuantizationMeans | None]) -> Chart | None:
     """What became of each layer: share of moved weights, and error before and after.
 
-    One row of panels per scheme. None where there is nothing to see, as in rounding to nearest.
+    One row of panels per scheme. None where there is nothing to show, as in rounding to nearest.
     """
     shown = styles_of(list(made))
-    moved = {variant: making for variant, making in made.items() if making and making.moves}
+    moved = {variant: means for variant, means in made.items() if means and means.moves}
     if not moved:
         return None
     schemes = list(dict.fromkeys(shown[variant].scheme for variant in moved))
-    names = list(dict.fromkeys(layer.name for making in moved.values() for layer in making.layers))
-    step = ceil(len(names) / 40)  # more names than that cannot be read
+    names = list(dict.fromkeys(layer.name for means in moved.values() for layer in means.layers))
+    step = ceil(len(names) / 40)  # more names than 40 cannot be read
     x = Axis(ticks=list(enumerate(names))[::step], upright=True)
     titles = (
         "share of weights not at the nearest code",
@@ -122,11 +118,11 @@ def layers_chart(made: Mapping[str, QuantizationMeans | None]) -> Chart | None:
     )
     panels = []
     for scheme in schemes:
-        some = [variant for variant in moved if shown[variant].scheme == scheme]
-        shares = [_shares(moved[variant], names, variant, shown[variant]) for variant in some]
+        variants = [variant for variant in moved if shown[variant].scheme == scheme]
+        shares = [_shares(moved[variant], names, variant, shown[variant]) for variant in variants]
         errors = [
             series
-            for variant in some
+            for variant in variants
             for series in _errors(moved[variant], names, variant, shown[variant])
         ]
         left = Panel(shares, x, Axis(limits=(0, None)), titles[0], scheme)
@@ -147,14 +143,14 @@ def _shares(made: QuantizationMeans, names: list[str], variant: str, style: Styl
         dashes=(),
         width=1,
         names=[layer.name for layer in made.layers],
-        variant=variant,
+        choice=Choice(variant),
     )
 
 
 def _errors(made: QuantizationMeans, names: list[str], variant: str, style: Style) -> list[Series]:
     base = _shares(made, names, variant, style)
     before, after = (
-        [error if error and isfinite(error) else nan for error in errors]  # nought has no logarithm
+        [error if error and isfinite(error) else nan for error in errors]  # 0 has no logarithm
         for errors in zip(*((layer.before, layer.after) for layer in made.layers), strict=True)
     )
     dashed = base._replace(label=f"{variant}, nearest codes", dashes=(3.7, 1.6), filled=False)
@@ -165,7 +161,7 @@ def _errors(made: QuantizationMeans, names: list[str], variant: str, style: Styl
 def convergence_chart(convergence: Mapping[str, Convergence]) -> Chart:
     """AUC against the number of shadows, of the strongest attack on each variant.
 
-    One panel per quantization method, in each of which full precision is drawn again.
+    One panel per quantization method, each with full precision for comparison.
     """
     shown = styles_of(list(convergence))
     counts = sorted({count for _, points in convergence.values() for count in points})
@@ -197,7 +193,5 @@ def _line(variant: str, attack: str, points: Mapping[int, Estimate], style: Styl
         marker=".",
         dashes=style.dashes,
         band=True,
-        variant=variant,
-        knowledge="matched",
-        attack=attack,
+        choice=Choice(variant, "matched", attack),
     )

@@ -1,4 +1,4 @@
-"""What follows from all attacks: a registry of findings, each with its table."""
+"""A registry of findings, which follow from all attacks, each with its table."""
 
 from collections.abc import Callable, Mapping, Sequence
 from math import isnan
@@ -33,9 +33,9 @@ class Finding(NamedTuple):
 
     Attributes:
         title: heading of its table.
-        compute: its value.
-        table: columns, rows and note of its table, which is not shown without rows; None for what
-            only a figure shows.
+        compute: computes its value.
+        table: makes its table, which is not shown without rows; None where only a figure shows the
+            value.
     """
 
     title: str
@@ -57,7 +57,7 @@ def find(game: Game, best: Strongest) -> dict[str, Any]:
 
 
 def make_tables(values: Mapping[str, Any]) -> list[Table]:
-    """The tables of all findings that have rows."""
+    """The tables of all findings whose tables have rows."""
     tables = []
     for key, value in values.items():
         title, _, make_body = FINDINGS[key]
@@ -84,19 +84,19 @@ def _differences(value: Differences) -> Body:
         ),
         rows,
         "The strongest attack on each variant, on the same targets and examples: Student's t over "
-        "the targets' differences (DeLong for a single target), which speaks of more targets of "
-        "this pool. Which attack is the strongest is decided for each half of the targets on the "
-        "other half (a single target has none). p is corrected for the number of comparisons in "
-        "its column (Holm). The gap attack accuses what is classified correctly: where nothing is "
-        "leaked beyond it, a smaller leak is no more than a smaller difference of accuracy between "
-        "members and non-members.",
+        "the targets' differences (DeLong for a single target), which generalises to more targets "
+        "of this pool. For each half of the targets, the strongest attack is chosen on the other "
+        "half (except for a single target). p is corrected for the number of comparisons in its "
+        "column (Holm). The gap attack accuses every example that is classified correctly: where "
+        "no attack exceeds it, a smaller leak is no more than a smaller difference in accuracy "
+        "between members and non-members.",
     )
 
 
 def _shadow_differences(value: dict[str, Difference]) -> Body:
     return Body(
         ("variant", "AUC with matched shadows beyond that with full-precision shadows", "p"),
-        [(Cell(variant), *difference_cells(each)) for variant, each in value.items()],
+        [(Cell(v), *difference_cells(difference)) for v, difference in value.items()],
         "The strongest attack with each kind of shadows, chosen and corrected as above. Above 0, "
         "an audit with full-precision shadows understates the risk.",
     )
@@ -106,7 +106,7 @@ def _z_scores(value: dict[str, dict[Knowledge, ZScores]]) -> Body:
     rows = []
     for variant, by_knowledge in value.items():
         cells = [
-            Cell(f"{side.mean:z.2f}±{side.std:.2f}", side.mean)
+            number(side.mean, f"{side.mean:z.2f}±{side.std:.2f}")
             for scores in by_knowledge.values()
             for side in (scores.members, scores.non_members)
         ]
@@ -120,8 +120,8 @@ def _z_scores(value: dict[str, dict[Knowledge, ZScores]]) -> Body:
         rows,
         "Mean and standard deviation of (phi - mean of the shadows without the example) / their "
         "pooled standard deviation, first query. Full-precision shadows expect 0±1 of non-members: "
-        "the distance from it is how far quantization moved the signals, and an attacker whose "
-        "shadows are quantized too does not suffer from that.",
+        "the distance from that is how far quantization moved the signals, which does not mislead "
+        "an attacker whose shadows are quantized too.",
     )
 
 
@@ -136,9 +136,9 @@ def _joint_attacks(value: list[JointAttack]) -> Body:
     return Body(
         ("variants", "AUC", "TPR at 1% FPR", "leaks most by itself", "AUC beyond it", "p"),
         rows,
-        "LiRA with a joint Gaussian over the variants' signals, beside the strongest attack on the "
-        "variant that leaks most by itself. Above 0, publishing these variants leaks more than "
-        "publishing any of them. p is corrected for the number of rows (Holm).",
+        "LiRA with a joint Gaussian over the variants' signals, compared with the strongest attack "
+        "on the variant that leaks most by itself. Above 0, publishing these variants together "
+        "leaks more than publishing any single one. p is corrected for the number of rows (Holm).",
     )
 
 
@@ -146,8 +146,8 @@ def _calibration(value: dict[str, Estimate]) -> Body:
     return Body(
         ("variant", "AUC"),
         [(Cell(variant), estimate_cell(estimate)) for variant, estimate in value.items()],
-        "Online LiRA among a target's own training examples; 0.5 is guessing. The shadows are "
-        "those that trained on the example, some of them calibrated on it and some not.",
+        "Online LiRA among a target's own training examples; 0.5 is guessing. Its shadows all "
+        "trained on the example; some of them were calibrated on it, the others not.",
     )
 
 
@@ -164,13 +164,13 @@ def _bounds(value: dict[str, Bounds]) -> Body:
     return Body(
         ("variant", "from TPR and FPR", "one-run audit, mean over targets"),
         rows,
-        "At 95% confidence, in nats, and delta = 0: a network that was trained with a smaller "
-        "epsilon would leak this much in 5% of audits at most. Attack and threshold are chosen on "
-        "half of the targets and tested on the others, whose examples are taken for independent. "
-        f"The one-run audit makes {guesses} guesses per target, fixed beforehand, by the attack "
-        "that is strongest on the other half of the targets (a single one has none); a target "
-        "trains on a random half of fixed size, taken for fair coins. Its column is a mean of "
-        "bounds that each hold at 95%. 0 proves nothing.",
+        "At 95% confidence, in nats, with delta = 0: a network that was trained with a smaller "
+        "epsilon would leak this much in at most 5% of audits. Attack and threshold are chosen on "
+        "half of the targets and tested on the other half, whose examples are treated as "
+        f"independent. The one-run audit makes {guesses} guesses per target, a number fixed "
+        "beforehand, by the attack that is strongest on the other half of the targets (except for "
+        "a single target); a target trains on a random half of fixed size, treated as fair coin "
+        "flips. Its column is a mean of bounds, each of which holds at 95%. 0 proves nothing.",
     )
 
 
@@ -188,9 +188,9 @@ def _exposures(value: Exposures) -> Body:
     return Body(
         ("variant", "safer examples", "more exposed", "rank correlation"),
         rows,
-        f"Against {value.reference}. An example's exposure is the share of a model's non-members "
-        "below it where it is a member, mean over the targets that trained on it; counted are "
-        f"changes of more than {MOVED}. All by {value.attack}, the strongest attack on "
+        f"Against {value.reference}. An example's exposure is the share of a target's non-members "
+        "that score lower than it, mean over the targets that trained on it; changes count if "
+        f"they are more than {MOVED}. All by {value.attack}, the strongest attack on "
         f"{value.reference}, with matched shadows. exposure.csv has every example.",
     )
 

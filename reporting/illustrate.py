@@ -1,4 +1,4 @@
-"""All figures of the report, drawn, with their captions."""
+"""All figures of the report, with their captions."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -17,22 +17,22 @@ from reporting.results import Results
 CAPTIONS = {
     "plane": "Test accuracy against leakage by the strongest attack, with 95% intervals.",
     "roc": "ROC curves of the strongest attack on each variant, mean over targets.",
-    "convergence": "AUC of the strongest attack with matched shadows against the number of shadows "
-    "that it has, from the same fleet, with 95% intervals over the targets. Where a curve still "
-    "rises, more shadows would find more.",
-    "gallery": "The most exposed training images of each variant, by one attack: position in the "
-    "pool, and the share of a target's non-members that score lower, mean over the targets trained "
-    "on it.",
-    "layers": "What became of each layer, in the network's order, mean over {models} audited "
-    "models. Left: the share of its weights that are not at the code nearest to the "
-    "trained weight. Right: the squared error of its output, or of the block's that it "
-    "was reconstructed with, over the squared full-precision output, on the calibration "
-    "images. Rounding to nearest, which moves no weight, is left out.",
+    "convergence": "AUC of the strongest attack with matched shadows against the number of its "
+    "shadows, from the same fleet, with 95% intervals over the targets. Where a curve still rises, "
+    "more shadows would find more.",
+    "gallery": "The most exposed training images of each variant, all by the same attack: position "
+    "in the pool, and the share of a target's non-members that score lower, mean over the targets "
+    "that trained on the image.",
+    "layers": "What quantization did to each layer, in the network's order, mean over {models} "
+    "audited models. Left: the share of its weights that are not at the code nearest to the "
+    "trained weight. Right: the squared error of its output, or of the output of the block it was "
+    "reconstructed with, over the squared full-precision output, on the calibration "
+    "images. Rounding to nearest, which moves no weight, is not shown.",
 }
 
 
 class Drawing(NamedTuple):
-    """A figure for papers, and the chart that it was drawn from, if there is one."""
+    """A figure for papers, and the chart that it was drawn from; the gallery has none."""
 
     caption: str
     figure: Figure
@@ -44,12 +44,12 @@ def illustrate(
     findings: Mapping[str, Any],
     images: UInt8[Tensor, "examples channels height width"] | None,
 ) -> dict[str, Drawing]:
-    """Draw the figures in `CAPTIONS` that there is something to draw for, by name.
+    """Draw the figures in `CAPTIONS` that have something to show, by name.
 
     Args:
-        results: what every attack achieves.
+        results: results of the audit.
         findings: values by key.
-        images: of the pool, if they are at hand.
+        images: images of the pool, if they are available.
     """
     rows, variants = results.rows, results.variants
     accuracy = {variant: facts.accuracy for variant, facts in variants.items()}
@@ -76,7 +76,7 @@ def illustrate(
 def gallery_figure(
     images: UInt8[Tensor, "examples channels height width"], exposures: Exposures, count: int = 16
 ) -> Figure:
-    """The images that are most exposed in each variant, the most exposed first."""
+    """The most exposed images in each variant, in descending order."""
     rows = len(exposures.variants)
     figure = Figure(figsize=(0.75 * count + 1.6, 0.95 * rows + 0.3), layout="constrained")
     panels = figure.subplots(rows, count, squeeze=False)

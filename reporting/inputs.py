@@ -1,4 +1,4 @@
-"""Whether an audit is still that of its inputs: signals, records, options and the code."""
+"""Whether an audit is up to date with its inputs: signals, records, options and the code."""
 
 import hashlib
 import json
@@ -12,19 +12,19 @@ from storage.run_folder import RunFolder
 HOME = Path(__file__).parents[1]
 FLOORS = ("attacks", "datamodules", "quantization", "reporting", "storage")
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "matplotlib", "plotly")
-# beside the figures and results.json, which is written last
+# files of an audit beside the figures and results.json, which is written last
 FILES = ("table.txt", "results.csv", "exposure.csv", "report.html")
 
 
 def digest_inputs(
     run_dir: Path, signals: Path | None, attacks: Sequence[str] | None, partial: bool
 ) -> str:
-    """Fingerprint of the content of all that the results follow from.
+    """Fingerprint of the content of everything that the results follow from.
 
     Args:
         run_dir: the experiment's folder.
-        signals: of models that were trained elsewhere, which are then the input.
-        attacks: those asked for; None for the default.
+        signals: signals of models that were trained elsewhere, which are then the input.
+        attacks: the attacks asked for; None for the default.
         partial: whether unfinished models may be excluded.
 
     Raises:
@@ -62,5 +62,5 @@ def is_done(folder: Path, digest: str) -> bool:
         done = results["inputs"] == digest
         names = [*FILES, *(f"{figure}.png" for figure in results["figures"])]
     except (OSError, ValueError, KeyError, TypeError):
-        return False  # none, or not whole: the audit is made again
+        return False  # missing or incomplete: the audit is made again
     return done and all((folder / name).exists() for name in names)

@@ -1,4 +1,4 @@
-"""matplotlib_charts."""
+"""Charts for papers, drawn by matplotlib."""
 
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ from reporting.charts import GUIDE, Chart, Panel, Series, chosen
 
 
 def draw(chart: Chart) -> Figure:
-    """The chart by matplotlib."""
+    """Draw a chart."""
     figure = Figure(figsize=chart.size, layout="constrained")
     panels = chart.panels
     shape = len(panels), len(panels[0])
@@ -21,7 +21,7 @@ def draw(chart: Chart) -> Figure:
                 axes.set_visible(False)
             else:
                 _plot(axes, panel)
-    for i, line in enumerate(panels):  # now that all there is to see is there
+    for i, line in enumerate(panels):  # once everything is drawn
         for j, panel in enumerate(line):
             if panel is not None:
                 _scale(grid[i, j], panel)
@@ -36,8 +36,8 @@ def draw(chart: Chart) -> Figure:
 
 def _plot(axes: Axes, panel: Panel) -> None:
     series = chosen(panel)
-    for one in series:
-        _series(axes, one)
+    for curve in series:
+        _series(axes, curve)
     for guide in panel.guides:
         style: dict[str, Any] = {"color": GUIDE, "ls": ":", "lw": 1, "label": guide.label or None}
         if guide.x is not None:
@@ -66,7 +66,7 @@ def _scale(axes: Axes, panel: Panel) -> None:
 
 
 def _label(axes: Axes, panel: Panel, chart: Chart, row: int, column: int) -> None:
-    """Titles and labels; what a neighbour says is not repeated."""
+    """Set titles and labels, without repeating those of a neighbour."""
     panels = chart.panels
     above = panels[row - 1][column] if row else None
     left = panels[row][column - 1] if column else None
@@ -75,7 +75,7 @@ def _label(axes: Axes, panel: Panel, chart: Chart, row: int, column: int) -> Non
         axes.set_title(panel.title)
     if below is None or chart.share_x not in ("all", "col"):
         axes.set_xlabel(panel.x.label)
-        axes.tick_params(labelbottom=True)  # matplotlib has them in the last row alone
+        axes.tick_params(labelbottom=True)  # matplotlib has them in the last row only
     name = "" if left is not None and left.name == panel.name else panel.name
     label = "" if left is not None and chart.share_y in ("all", "row") else panel.y.label
     axes.set_ylabel(": ".join(filter(None, (name, label))))

@@ -1,11 +1,12 @@
-"""The options of audit.py; importing this imports neither torch nor what draws."""
+"""The options of audit.py, in a module that imports neither torch nor plotting libraries."""
 
 from pathlib import Path
 
 from storage.command_line import CommandLine, make_command_line
 from storage.names import WandbMode
 
-DESCRIPTION = """Attack every variant of a fleet from its saved signals; report its leakage.
+DESCRIPTION = """\
+Attack every variant of a fleet from its saved signals; report leakage beside accuracy.
 
 Prints a table and writes RUN_DIR/audit: table.txt, results.csv, exposure.csv, results.json,
 figures and report.html. `--signals` audits models that were trained elsewhere, `--compare` puts
@@ -32,13 +33,12 @@ def make_parser() -> CommandLine:
     parser.add_argument(
         "--attacks",
         nargs="+",
-        help="which; by default all but attack_p, base and `_carlini` that the signals suffice for",
+        help="attacks to run; by default all for which the signals suffice, except attack_p, base "
+        "and `_carlini`",
     )
-    parser.add_argument(
-        "--partial", action="store_true", help="audit without the models that are unfinished"
-    )
-    # more help only fleets of tens of thousands of examples, and spin where cores are shared:
-    # the demo's audit took 4 s with one thread and 38 s with two beside another process
+    parser.add_argument("--partial", action="store_true", help="audit without unfinished models")
+    # More threads help only with tens of thousands of examples, and wait on shared cores: beside
+    # another process the demo's audit took 4 s with one thread and 38 s with two.
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument(
         "--wandb", type=WandbMode, default="disabled", help="Weights & Biases, one run per audit"

@@ -1,4 +1,4 @@
-"""Charts for the page: panels as plotly's figures, whose colours follow the theme."""
+"""Charts for the page: panels as plotly figures, whose colours follow the theme."""
 
 from collections.abc import Sequence
 from colorsys import hls_to_rgb, rgb_to_hls
@@ -37,19 +37,19 @@ PX = 4 / 3  # in a point
 
 
 def on_dark(colour: str) -> str:
-    """A colour for a dark page: of dark ones the lightness is mirrored, so that black is white."""
+    """A colour for a dark page: the lightness of dark colours is mirrored, so black turns white."""
     hue, lightness, saturation = rgb_to_hls(*to_rgb(colour))
     return to_hex(hls_to_rgb(hue, max(lightness, 1 - lightness), saturation))
 
 
 def outlines() -> dict[str, str]:
-    """Plotly's symbols as paths of SVG, ten units wide, for legends."""
-    found: dict[str, str] = {}
+    """Plotly's symbols as SVG paths, ten units wide, for legends."""
+    paths: dict[str, str] = {}
     for marker, symbol in SYMBOLS.items():
         style = MarkerStyle(marker)
         path = style.get_path().transformed(style.get_transform())
-        found.setdefault(symbol, "".join(map(_command, *zip(*path.iter_segments(), strict=True))))
-    return found
+        paths.setdefault(symbol, "".join(map(_command, *zip(*path.iter_segments(), strict=True))))
+    return paths
 
 
 def _command(points: Float[np.ndarray, " coordinates"], code: np.uint8) -> str:
@@ -66,9 +66,10 @@ def _command(points: Float[np.ndarray, " coordinates"], code: np.uint8) -> str:
 
 
 def to_page(chart: Chart) -> dict[str, Any]:
-    """A chart as the page's script reads it: plotly's figures, and legends to be made by it."""
+    """A chart as the page's script reads it: plotly figures, and the entries of legends."""
     panels = [panel for row in chart.panels for panel in row if panel is not None]
     return {
+        "title": chart.title,
         "columns": max(len(row) for row in chart.panels),
         "legend": [_trace(entry, Panel([])) for entry in chart.legend],
         "panels": [
@@ -83,8 +84,8 @@ def to_page(chart: Chart) -> dict[str, Any]:
 def to_plotly(panel: Panel) -> dict[str, Any]:
     """A panel as `data` and `layout` of a plotly figure, for a light page.
 
-    Every series is there, whether it is drawn when nothing is selected or not. A trace's `meta`
-    has what the page selects by, and its colour on a light page and on a dark one.
+    All alternatives are there, because the page's selection decides which are drawn. A trace's
+    `meta` holds what the page selects by, and its colours on a light and on a dark page.
     """
     traces = []
     for series in panel.series:
@@ -108,16 +109,16 @@ def to_plotly(panel: Panel) -> dict[str, Any]:
 
 
 def _axis(axis: Axis) -> dict[str, Any]:
-    found: dict[str, Any] = {"title": {"text": escape(axis.label)}}
+    layout: dict[str, Any] = {"title": {"text": escape(axis.label)}}
     if axis.log:
-        found |= {"type": "log", "dtick": 1, "exponentformat": "power"}
+        layout |= {"type": "log", "dtick": 1, "exponentformat": "power"}
     if axis.limits != (None, None):
         scale = log10 if axis.log else float
-        found["range"] = [None if edge is None else scale(edge) for edge in axis.limits]
+        layout["range"] = [None if edge is None else scale(edge) for edge in axis.limits]
     if axis.ticks:
         places, texts = zip(*axis.ticks, strict=True)
-        found |= {"tickmode": "array", "tickvals": places, "ticktext": list(map(escape, texts))}
-    return found | ({"tickangle": 90, "tickfont": {"size": 9}} if axis.upright else {})
+        layout |= {"tickmode": "array", "tickvals": places, "ticktext": list(map(escape, texts))}
+    return layout | ({"tickangle": 90, "tickfont": {"size": 9}} if axis.upright else {})
 
 
 def _trace(series: Series, panel: Panel) -> dict[str, Any]:
@@ -129,12 +130,16 @@ def _trace(series: Series, panel: Panel) -> dict[str, Any]:
         "x": _numbers(series.x),
         "y": _numbers(series.y),
         "mode": "+".join(mode for mode, there in shown if there) or "none",
-        "name": escape(", ".join(filter(None, (series.label, SHADOWS.get(series.knowledge))))),
+        "name": escape(
+            ", ".join(filter(None, (series.label, SHADOWS.get(series.choice.knowledge))))
+        ),
         "hovertemplate": _hover(series, panel),
         "line": {
             "color": colour,
             "width": series.width * PX,
-            "dash": ",".join(f"{one * series.width * PX:.3g}px" for one in series.dashes or ())
+            "dash": ",".join(
+                f"{length * series.width * PX:.3g}px" for length in series.dashes or ()
+            )
             or "solid",
             "shape": "hv" if series.steps else "linear",
         },
@@ -160,7 +165,7 @@ def _trace(series: Series, panel: Panel) -> dict[str, Any]:
             }
     intervals = [edge for pair in (series.x_interval, series.y_interval) if pair for edge in pair]
     if intervals:
-        trace["customdata"] = [_numbers(some) for some in zip(*intervals, strict=True)]
+        trace["customdata"] = [_numbers(edges) for edges in zip(*intervals, strict=True)]
     return trace
 
 
@@ -170,7 +175,7 @@ def _band(series: Series, panel: Panel) -> list[dict[str, Any]]:
         edge = _trace(series._replace(y=values, marker="", dashes=(), width=0), panel)
         edge |= {"fill": fill, "fillcolor": to_hex(series.colour) + "1f", "hoverinfo": "skip"}
         del edge["hovertemplate"], edge["customdata"]
-        edge["meta"]["label"] = ""  # the line's stands for both
+        edge["meta"]["label"] = ""  # the line's entry stands for both
         edges.append(edge)
     return edges
 
@@ -178,16 +183,13 @@ def _band(series: Series, panel: Panel) -> list[dict[str, Any]]:
 def _meta(series: Series) -> dict[str, Any]:
     return {
         "colours": [to_hex(series.colour), on_dark(series.colour)],
-        "variant": series.variant,
-        "knowledge": series.knowledge,
-        "attack": series.attack,
-        "group": series.group,
-        "rank": series.rank if isfinite(series.rank) else None,
+        **series.choice._asdict(),
+        "rank": series.choice.rank if isfinite(series.choice.rank) else None,
     }
 
 
 def _hover(series: Series, panel: Panel) -> str:
-    """Name and values with their intervals; plotly fills it in for the point."""
+    """A template of a point's name and values with their intervals, which plotly fills in."""
     lines, position = ["<b>%{fullData.name}</b>"], 0
     for letter, axis, interval in (
         ("x", panel.x, series.x_interval),
@@ -204,5 +206,5 @@ def _hover(series: Series, panel: Panel) -> str:
 
 
 def _numbers(values: Sequence[float | int]) -> list[float | None]:
-    """Five digits, which is more than can be seen; None, for which JSON has a name, for NaN."""
+    """Values to five digits, more than can be seen; None for NaN, which JSON lacks."""
     return [float(f"{value:.5g}") if isfinite(value) else None for value in values]

@@ -12,14 +12,15 @@
   const selected = {};
 
   function readFilters() {
-    const said = [];
+    const limits = [];
     for (const field of FIELDS) {
-      const all = boxes(field), some = all.filter((box) => box.checked);
-      selected[field] = new Set(some.map((box) => box.value));
+      const all = boxes(field), checked = all.filter((box) => box.checked);
+      selected[field] = new Set(checked.map((box) => box.value));
       const words = all.length === 1 || field === "knowledge" ? field : `${field}s`;
-      if (some.length < all.length) said.push(`${some.length} of ${all.length} ${words}`);
+      if (checked.length < all.length)
+        limits.push(`${checked.length} of ${all.length} ${words}`);
     }
-    document.getElementById("selection").textContent = said.join(", ") || "everything";
+    document.getElementById("selection").textContent = limits.join(", ") || "everything";
   }
 
   const matches = (labels) =>
@@ -49,7 +50,7 @@
     const numeric = rows.some((row) => row.cells[column].dataset.value !== undefined);
     const unknown = (row) => numeric && row.cells[column].dataset.value === undefined;
     rows.sort(
-      (a, b) => // what has no value stays below, whatever the direction
+      (a, b) => // unknown values stay below, whatever the direction
         unknown(a) - unknown(b) || direction * compare(a.cells[column], b.cells[column]),
     );
     body.append(...rows);
@@ -79,7 +80,7 @@
     !printing() && (root.dataset.theme ?? (prefersDark.matches ? "dark" : "light")) === "dark";
 
   function choose(traces) {
-    const best = new Map(); // of alternatives the highest rank
+    const best = new Map(); // the highest rank in each group
     for (const { meta } of traces)
       if (meta.group && matches(meta) && !(best.get(meta.group)?.rank >= meta.rank))
         best.set(meta.group, meta);
@@ -150,6 +151,12 @@
   function build(figure, chart) {
     const grid = figure.querySelector(".panels");
     grid.style.setProperty("--columns", chart.columns);
+    if (chart.title) {
+      const title = document.createElement("p");
+      title.className = "note";
+      title.textContent = chart.title;
+      grid.before(title);
+    }
     figure.querySelector(".legend").replaceChildren(...chart.legend.map(key));
     for (const panel of chart.panels) {
       const [box, title] = [document.createElement("div"), document.createElement("h3")];
@@ -200,12 +207,12 @@
   });
   filters.addEventListener("click", ({ target }) => {
     const { set, clear, toggle: whole } = target.dataset;
-    const some = whole === undefined
+    const changed = whole === undefined
       ? boxes(set ?? clear)
       : [...target.parentElement.querySelectorAll("input")];
-    if (!some.length) return;
-    const on = set !== undefined || (whole !== undefined && !some.every((box) => box.checked));
-    for (const box of some) box.checked = on;
+    if (!changed.length) return;
+    const on = set !== undefined || (whole !== undefined && !changed.every((box) => box.checked));
+    for (const box of changed) box.checked = on;
     filters.dispatchEvent(new Event("change"));
   });
   toggle.addEventListener("click", () => {

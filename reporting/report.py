@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs no network."""
+"""The report as a single HTML page that needs no network."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -42,13 +42,13 @@ HERE = Path(__file__).parent
 NOTES = (
     f"{AUC_NOTE} {TPR_NOTE}",
     f"{INTERVAL_NOTE} {BEST} is the strongest attack on a variant. {RISK_NOTE} {MARK_NOTE}",
-    f"{SHADOWS_NOTE} Balanced accuracy is the best over all thresholds, so that guessing exceeds "
-    "0.5 by 0.43 sqrt(1 / members + 1 / non-members).",
+    f"{SHADOWS_NOTE} Balanced accuracy is the best over all thresholds, so guessing exceeds 0.5 by "
+    "0.43 sqrt(1 / members + 1 / non-members).",
 )
 
 
 class Line(NamedTuple):
-    """One line of the table of every attack, with what the page selects by."""
+    """One line of the table of every attack, with the labels that the page selects by."""
 
     variant: str
     knowledge: Knowledge
@@ -58,7 +58,7 @@ class Line(NamedTuple):
 
 
 def make_lines(rows: Sequence[Row]) -> list[Line]:
-    """The table of every attack, in the order of the rows; each variant's strongest is marked."""
+    """The table of every attack, in the order of the rows; the strongest are marked."""
     lines = []
     for row in rows:
         summary = row.summary
@@ -77,9 +77,11 @@ def make_lines(rows: Sequence[Row]) -> list[Line]:
 
 
 def as_svg(figure: Figure, caption: str) -> Markup:
-    """A figure to put straight into a page; `caption` keeps its ids apart from other figures'."""
+    """A figure to embed in a page; `caption` keeps its ids apart from those of other figures."""
     buffer = io.StringIO()
-    with rc_context({"svg.hashsalt": caption}):  # random otherwise: a new file every time
+    with rc_context(
+        {"svg.hashsalt": caption}
+    ):  # otherwise random, and the page would never be the same
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()
     return Markup(svg[svg.index("<svg") :])
@@ -97,7 +99,7 @@ class QuantizationLine(NamedTuple):
 
 
 def quantization_lines(variants: Mapping[str, VariantFacts]) -> list[QuantizationLine]:
-    """How each variant was quantized, for those that left it on record."""
+    """How each variant was quantized, where there is a record."""
     lines = []
     for variant, facts in variants.items():
         if (made := facts.quantization) is not None:
@@ -111,7 +113,7 @@ def quantization_lines(variants: Mapping[str, VariantFacts]) -> list[Quantizatio
 
 
 def choices(variants: Sequence[str]) -> dict[str, dict[str, str]]:
-    """What the page offers to select: by method, each variant and the rest of its name."""
+    """The variants that the page offers, by method, with the rest of each name."""
     by_method: dict[str, dict[str, str]] = {}
     for variant, style in styles_of(variants).items():
         rest = variant.removeprefix(f"{style.method}-")
@@ -120,7 +122,7 @@ def choices(variants: Sequence[str]) -> dict[str, dict[str, str]]:
 
 
 def make_recipe(experiment: Experiment | None) -> str:
-    """The options that make the same models again, as YAML; empty where nothing can."""
+    """The options that make the same models again, as YAML; empty for models trained elsewhere."""
     if experiment is None:
         return ""
     options = {"threads": experiment.versions["threads"], **experiment.config}
@@ -131,8 +133,8 @@ def render(results: Results, drawings: Sequence[Drawing]) -> str:
     """Fill the page.
 
     Args:
-        results: what it shows.
-        drawings: in the order in which they are shown.
+        results: results of the audit.
+        drawings: figures in their order on the page.
     """
     charts = [to_page(drawing.chart) for drawing in drawings if drawing.chart is not None]
     data = {"symbols": outlines(), "charts": charts}

@@ -1,8 +1,7 @@
-"""The results of an audit: what every view shows, and results.json holds."""
+"""The results of an audit, which every view shows and results.json holds."""
 
 import json
 from collections.abc import Mapping, Sequence
-from itertools import count
 from math import isfinite, isnan, nan
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,17 +25,17 @@ COUNTS = ("targets", "non_members", "false_positives_1pct", "false_positives_01p
 
 
 class Results(NamedTuple):
-    """Everything an audit found, as plain values.
+    """All results of an audit, as plain values.
 
     Attributes:
-        name: of the experiment.
-        inputs: fingerprint of all that the results follow from.
+        name: name of the experiment.
+        inputs: fingerprint of everything that the results follow from.
         experiment: None for models that were trained elsewhere.
         basis: what the numbers rest on, by label.
-        variants: what is known of each variant beside its leakage.
+        variants: facts about each variant beside its leakage.
         rows: every attack on every variant; the strongest on each is marked.
         findings: values by key, as `plain` makes them.
-        tables: of the findings.
+        tables: tables of the findings.
         sentences: the differences between variants, in words.
         figures: names of the figures that were drawn.
     """
@@ -50,7 +49,7 @@ class Results(NamedTuple):
     findings: dict[str, Any]
     tables: list[Table]
     sentences: list[str]
-    figures: Sequence[str] = ()
+    figures: tuple[str, ...] = ()
 
     @property
     def strongest(self) -> dict[str, Row]:
@@ -67,7 +66,7 @@ def make_results(
         evidence: what the audit rests on.
         best: all attacks on all variants.
         findings: values by key, as `findings.find` computes them.
-        inputs: fingerprint of all that the results follow from.
+        inputs: fingerprint of everything that the results follow from.
     """
     differences = findings["differences"].against_reference.values()
     return Results(
@@ -86,7 +85,7 @@ def make_results(
 def _basis(facts: Mapping[str, str], rows: Sequence[Row]) -> dict[str, str]:
     """What the numbers rest on."""
     summaries = [row.summary for row in rows]
-    # where many scores tie, as the gap attack's, there may be none at all
+    # an attack whose scores tie, as the gap attack's, may have no false positives at all
     at_1pct = max(summary.false_positives_1pct for summary in summaries)
     at_01pct = max(summary.false_positives_01pct for summary in summaries)
     return {
@@ -99,10 +98,10 @@ def _basis(facts: Mapping[str, str], rows: Sequence[Row]) -> dict[str, str]:
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401
-    """A value for JSON: named tuples become dictionaries, what has no number None.
+    """A value for JSON: named tuples become dictionaries, and numbers that JSON lacks None.
 
-    Those are an infinite threshold, which accuses nobody, and an unknown correlation. Tensors stay
-    out: exposure.csv has them.
+    Such numbers are an infinite threshold, which accuses nobody, and an unknown correlation.
+    Tensors are omitted: exposure.csv has them.
     """
     if hasattr(value, "_asdict"):
         value = value._asdict()
@@ -192,10 +191,6 @@ def parse_results(path: Path, way_out: str) -> Results:
 
 def _from_json(content: Mapping[str, Any]) -> Results:
     experiment = content["experiment"]
-    tables = [
-        Table(**{**table, "rows": [[Cell(*cell) for cell in row] for row in table["rows"]]})
-        for table in content["tables"]
-    ]
     return Results(
         name=content["name"],
         inputs=content["inputs"],
@@ -205,10 +200,15 @@ def _from_json(content: Mapping[str, Any]) -> Results:
         variants={name: _read_facts(facts) for name, facts in content["variants"].items()},
         rows=[_read_row(line) for line in content["rows"]],
         findings=content["findings"],
-        tables=tables,
+        tables=[_read_table(table) for table in content["tables"]],
         sentences=content["sentences"],
-        figures=content["figures"],
+        figures=tuple(content["figures"]),
     )
+
+
+def _read_table(table: Mapping[str, Any]) -> Table:
+    rows = [tuple(Cell(*cell) for cell in row) for row in table["rows"]]
+    return Table(**{**table, "columns": tuple(table["columns"]), "rows": rows})
 
 
 def _read_facts(facts: Mapping[str, Any]) -> VariantFacts:
@@ -239,21 +239,3 @@ def _read_row(line: Mapping[str, Any]) -> Row:
 
 def _number(value: float | None) -> float:
     return nan if value is None else value
-
-
-def name_apart(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of the folders' paths, as many parts for each, that are all different.
-
-    Raises:
-        ValueError: fewer than two folders, or the same folder twice.
-    """
-    whole = [folder.resolve() for folder in folders]
-    if len(whole) < 2:
-        raise ValueError(
-            f"A comparison needs two run folders or more, got {len(whole)}. Name another one."
-        )
-    twice = [folder for folder in whole if whole.count(folder) > 1]
-    if twice:
-        raise ValueError(f"{twice[0]} is named twice. Name each run folder once.")
-    names = (["/".join(path.parts[-parts:]) for path in whole] for parts in count(1))
-    return next(ends for ends in names if len(set(ends)) == len(ends))

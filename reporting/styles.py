@@ -1,4 +1,4 @@
-"""How variants are drawn: the same style in every figure."""
+"""The style of each variant, the same in every figure."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -14,15 +14,15 @@ LINES = ((), (3.7, 1.6), (6.4, 1.6, 1, 1.6), (4, 1, 1, 1, 1, 1), (2, 2), (6, 1))
 
 
 class Style(NamedTuple):
-    """How a variant is drawn: its bits are the colour, its method and settings the marker.
+    """The style of one variant: bits set the colour, method and settings the marker.
 
     Attributes:
-        method: what is before the bits in its name, which is a panel of its own where lines are.
+        method: the part of the name before the bits; lines of one method share a panel.
         scheme: method and settings, the name without its bits: `obc-last8`.
-        bits: as in its name.
-        colour: that of the text for full precision.
-        marker: of a point.
-        dashes: of its line, by the settings among those of the method.
+        bits: the bits in its name, as text.
+        colour: colour of points and lines; full precision has that of the text.
+        marker: marker of points.
+        dashes: dashes of its line, which tell the schemes of one method apart.
     """
 
     method: str
@@ -58,7 +58,7 @@ def _width(bits: str) -> float:
 
 
 def by_method(shown: Mapping[str, Style]) -> dict[str, list[str]]:
-    """The variants in the panel of each method, in each of which full precision is drawn again."""
+    """The variants in the panel of each method, full precision in every one of them."""
     methods = list(dict.fromkeys(style.method for style in shown.values()))
     methods = [method for method in methods if method != FULL] or methods
     return {
@@ -68,7 +68,7 @@ def by_method(shown: Mapping[str, Style]) -> dict[str, list[str]]:
 
 
 def legend(shown: Mapping[str, Style], variants: Sequence[str]) -> list[Series]:
-    """Entries of a legend: one per number of bits and one per scheme, not one per variant."""
+    """Entries of a legend: one per number of bits and one per scheme, not per variant."""
     quantized = [shown[variant] for variant in variants if variant != FULL]
     entries = [(FULL, INK, "*")] if FULL in variants else []
     colours = {style.bits: style.colour for style in quantized}

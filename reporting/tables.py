@@ -1,4 +1,4 @@
-"""Tables that every view shows: cells with a text and the value that they sort by."""
+"""Tables that every view shows: cells with a text and a value to sort by."""
 
 from collections.abc import Mapping, Sequence
 from math import isnan
@@ -39,13 +39,13 @@ DASH = Cell("-")
 
 
 class Table(NamedTuple):
-    """A table with its title and what is to be said about it.
+    """A table with its title and a note.
 
     Attributes:
-        key: by which dashboards and results.json find it, whatever its title says.
+        key: its name in dashboards and results.json, which outlives a change of title.
         title: its heading.
         columns: headings of the columns.
-        rows: cells, as many in each row as there are columns.
+        rows: cells, one per column.
         note: how to read it.
     """
 
@@ -69,7 +69,7 @@ def estimate_cell(
 
 
 def difference_cells(difference: Difference | None) -> tuple[Cell, Cell]:
-    """A difference with its interval, and its corrected p-value; dashes where there is none."""
+    """A difference with its interval, and its corrected p-value; dashes without a difference."""
     if difference is None:
         return DASH, DASH
     estimate, p = difference.estimate, difference.p_holm
@@ -79,20 +79,20 @@ def difference_cells(difference: Difference | None) -> tuple[Cell, Cell]:
 def find_strongest(
     rows: Sequence[Row], variant: str, *kinds: Knowledge, metric: str = "auc"
 ) -> Row | None:
-    """The strongest attack on a variant among those with these kinds of knowledge, by one metric.
+    """The strongest attack on a variant with some kinds of knowledge, by one metric.
 
     Args:
-        rows: of any variants.
+        rows: attacks on any variants.
         variant: what is attacked.
-        kinds: of knowledge; all if none is named.
+        kinds: kinds of knowledge; all if none is named.
         metric: a field of `Summary`.
     """
-    able = [r for r in rows if r.variant == variant and (not kinds or r.knowledge in kinds)]
-    return max(able, key=lambda row: getattr(row.summary, metric).value, default=None)
+    attacks = [r for r in rows if r.variant == variant and (not kinds or r.knowledge in kinds)]
+    return max(attacks, key=lambda row: getattr(row.summary, metric).value, default=None)
 
 
 def headline(rows: Sequence[Row], variants: Mapping[str, VariantFacts]) -> Table:
-    """One line per variant: what its strongest attack finds, and what each kind of shadows does."""
+    """One line per variant: its strongest attack, and the AUC with each kind of shadows."""
     lines = []
     for variant, facts in variants.items():
         best = next(row for row in rows if row.variant == variant and row.strongest)
@@ -123,7 +123,13 @@ def headline(rows: Sequence[Row], variants: Mapping[str, VariantFacts]) -> Table
 
 def for_terminal(table: Table, title: str) -> RichTable:
     """A table for the terminal."""
-    drawn = RichTable(title=escape(title), caption=table.note, caption_justify="left", box=SIMPLE)
+    drawn = RichTable(
+        title=escape(title),
+        caption=table.note,
+        caption_justify="left",
+        box=SIMPLE,
+        padding=(0, 1, 0, 0),
+    )
     for position, column in enumerate(table.columns):
         heading = column.replace(", ", ",\n")  # as narrow as the numbers below it
         drawn.add_column(heading, no_wrap=position in (0, 4, 5, 6), overflow="fold")

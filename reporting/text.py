@@ -1,4 +1,4 @@
-"""Numbers and comparisons as text, and what the words in every view mean."""
+"""Numbers and comparisons as text, and notes that explain the words of every view."""
 
 from math import isnan
 
@@ -6,7 +6,7 @@ from attacks.game import Knowledge
 from attacks.metrics.differences import Difference
 from attacks.metrics.intervals import Estimate
 
-FEW = 10  # false positives under which a TPR is marked
+FEW = 10  # a TPR that rests on fewer false positives is marked
 MARK = "†"
 BEST = "★"
 SHADOWS: dict[str, str] = {  # by kind of knowledge
@@ -27,9 +27,9 @@ RISK_NOTE = (
     "is biased slightly upward."
 )
 TPR_NOTE = (
-    "TPR at 1% FPR: the share of members found when 1% of the non-members are accused wrongly."
+    "TPR at 1% FPR: the share of members found when 1% of the non-members are wrongly accused."
 )
-INTERVAL_NOTE = "In brackets: 95% intervals; behind ±: the standard deviation over targets."
+INTERVAL_NOTE = "In brackets: 95% intervals; after ±: the standard deviation over targets."
 MARK_NOTE = f"{MARK} rests on fewer than {FEW} false positives and proves little."
 SHADOWS_NOTE = (
     "Matched shadows are quantized like the target; full-precision shadows are not quantized, as "
@@ -38,12 +38,12 @@ SHADOWS_NOTE = (
 
 
 def dagger(false_positives: int | None) -> str:
-    """The mark of a TPR that rests on few false positives, or on an unknown number."""
+    """The mark of a TPR that rests on few false positives or an unknown number of them."""
     return "" if false_positives is not None and false_positives >= FEW else MARK
 
 
 def show(estimate: Estimate, percent: bool = False, spread: bool = False) -> str:
-    """An estimate: 0.692 (0.671-0.713), with its spread 0.692±0.011 (...), or 12.0% (9.1-15.2)."""
+    """An estimate: 0.692 (0.671-0.713), 0.692±0.011 (...) with its spread, or 12.0% (9.1-15.2)."""
     if isnan(estimate.value):
         return "unknown"
     if percent:
@@ -54,7 +54,7 @@ def show(estimate: Estimate, percent: bool = False, spread: bool = False) -> str
 
 
 def show_difference(estimate: Estimate) -> str:
-    """A difference, with its sign: -0.021 (-0.031 to -0.011)."""
+    """A difference with its sign: -0.021 (-0.031 to -0.011)."""
     return f"{estimate.value:+z.3f} ({estimate.low:+z.3f} to {estimate.high:+z.3f})"
 
 
@@ -64,7 +64,7 @@ def show_p(p: float) -> str:
 
 
 def compare(difference: Difference) -> str:
-    """Which of two variants leaks more, as a sentence, if that is shown at 5% after correction."""
+    """A sentence on which of two variants leaks more, if any at 5% after correction."""
     first, second, (_, low, high, _), _, p_holm = difference
     if p_holm < 0.05:
         more, (near, far) = low > 0, sorted([abs(low), abs(high)])
@@ -75,7 +75,7 @@ def compare(difference: Difference) -> str:
 
 
 def _range(low: float, high: float) -> str:
-    """Both ends with 2 decimals, or as many as tell them from each other and from 0."""
+    """Both ends with 2 decimals, or as many as it takes to tell them apart and from 0."""
 
     def told_apart(decimals: int) -> bool:
         ends = round(low, decimals), round(high, decimals)

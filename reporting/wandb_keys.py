@@ -1,4 +1,4 @@
-"""Keys of an audit in Weights & Biases, which a dashboard saves and so must not change."""
+"""Keys of an audit in Weights & Biases. Saved dashboards hold them, so they must not change."""
 
 from attacks.evaluate import Row
 from reporting.results import Results
@@ -7,12 +7,12 @@ from storage.wandb_project import sortable
 
 
 def risk_key(metric: str, variant: str) -> str:
-    """Key of what the strongest attack on a variant finds."""
+    """Key of one metric of the strongest attack on a variant."""
     return f"risk/{metric}/{sortable(variant)}"
 
 
 def finding_key(table: Table) -> str:
-    """Key of a finding's table."""
+    """Key of the table of a finding."""
     return f"findings/{table.key}"
 
 

@@ -25,12 +25,12 @@ STEP = "trainer/global_step"  # Lightning logs the learning rate without its epo
 
 
 def make_workspace(entity: str, name: str, results: Results) -> ws.Workspace:
-    """The view of one experiment; nothing is sent.
+    """Make the view of one experiment; nothing is sent.
 
     Args:
-        entity: the W&B user or team that has the project.
-        name: the view's, that of the experiment.
-        results: from which every key that the audit logs follows.
+        entity: the W&B user or team that owns the project.
+        name: name of the view, that of the experiment.
+        results: results of the audit, which determine every key that it logs.
     """
     variants = list(results.variants)
     planes = [
@@ -52,7 +52,7 @@ def make_workspace(entity: str, name: str, results: Results) -> ws.Workspace:
         _bars("TPR at 1% FPR of the strongest attack", [risk_key("tpr_1pct", v) for v in variants]),
         _bars("test accuracy", [accuracy_key(v) for v in variants]),
     ]
-    # not by W&B's group: that is the folder's name, which another experiment may have, too
+    # not by W&B's group, the folder's name, which another experiment may share
     if results.experiment:
         mine = expr.Config("id") == results.experiment.id
     else:  # trained elsewhere: the audit is the only run
@@ -99,16 +99,16 @@ def _bars(title: str, keys: Sequence[str]) -> wr.BarPlot:
 
 
 def _curve(key: str) -> wr.LinePlot:
-    """The mean over the models of a role, and how far they reach."""
+    """Mean over the models of a role, with their range."""
     style = {"groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
     return wr.LinePlot(title=key, x=STEP, y=[key], groupby="JobType", **style)
 
 
 def save_view(run_dir: Path, entity: str, results: Results) -> str:
-    """Save the view of an experiment, or bring the one that was saved before up to date.
+    """Save the view of an experiment, or update the view that was saved before.
 
     Returns:
-        Its URL, which is also kept in the run folder.
+        The URL of the view, which is also kept in the run folder.
 
     Raises:
         ValueError: W&B does not find the view that was saved before.

@@ -1,4 +1,4 @@
-"""Every file of an audit, written whole."""
+"""The files of an audit, each written whole."""
 
 import csv
 import io
@@ -31,23 +31,25 @@ def write(
     drawings: Mapping[str, Drawing],
     width: int,
 ) -> None:
-    """Write every file of an audit; results.json comes last, so that with it all are there.
+    """Write every file of an audit; results.json comes last, so where it exists all others do.
 
     Args:
-        folder: where they go.
-        results: what was found.
-        exposures: of every example, for exposure.csv.
-        labels: of the examples, if they are known.
+        folder: the folder that gets the files.
+        results: results of the audit.
+        exposures: exposure of every example, for exposure.csv.
+        labels: classes of the examples, if they are known.
         drawings: figures by name.
-        width: of table.txt, in characters.
+        width: width of table.txt in characters.
     """
     write_text(folder / "table.txt", headline_text(results, width))
     for name in CAPTIONS.keys() - drawings.keys():
-        (folder / f"{name}.png").unlink(missing_ok=True)  # of an earlier audit with more to show
+        (folder / f"{name}.png").unlink(missing_ok=True)  # from an earlier audit
     for name, drawing in drawings.items():
         save = partial(drawing.figure.savefig, format="png", dpi=150)
         write_whole(folder / f"{name}.png", save)
-        drawing.figure.set_layout_engine("none")  # found once, because it takes as long as drawing
+        drawing.figure.set_layout_engine(
+            "none"
+        )  # laid out once, because that takes as long as drawing
     lines = [flatten(row, results.variants[row.variant]) for row in results.rows]
     write_csv(folder / "results.csv", lines)
     write_csv(folder / "exposure.csv", exposure_lines(exposures, labels))
@@ -74,7 +76,7 @@ def headline_text(results: Results, width: int) -> str:
 def exposure_lines(
     exposures: Exposures, labels: Int64[Tensor, " examples"] | None
 ) -> list[dict[str, Any]]:
-    """One line per example: its position in the pool, its label if known, and its exposures."""
+    """One line per example: position in the pool, label if known, and exposures."""
     columns = dict(zip(exposures.variants, exposures.examples.tolist(), strict=True))
     if labels is not None:
         columns = {"label": labels.tolist()} | columns

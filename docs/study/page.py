@@ -56,7 +56,7 @@ def keep(results: Results) -> str:
     variants = {v: facts._replace(quantization=None) for v, facts in results.variants.items()}
     rows = [row._replace(tpr=[]) for row in results.rows]
     kept = results._replace(
-        variants=variants, rows=rows, findings=findings, tables=[], sentences=[], figures=[]
+        variants=variants, rows=rows, findings=findings, tables=[], sentences=[], figures=()
     )
     text = json.dumps(_rounded(json.loads(as_json(kept))), separators=(",", ":"))
     return text.replace('{"variant"', '\n{"variant"')  # one line per row, to compare versions by

@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from attacks import ATTACKS, DEFAULT_ATTACKS
-from attacks.game import Observed, Shadows, Target
+from attacks.game import ModelSignals, Shadows, Target
 from attacks.metrics.intervals import delong
 from attacks.quantile import make_features
 from attacks.signals import signals
@@ -69,7 +69,7 @@ def see(fleet):
     audited, population = (signals(fleet.logits[:, :, part], fleet.labels[part]) for part in parts)
     (images, labels), population_split = ((fleet.images[p], fleet.labels[p]) for p in parts)
     features = make_features(images, labels, *population_split)
-    return Observed(audited.phi, audited.hinge, population.phi, population.hinge, features)
+    return ModelSignals(audited.phi, audited.hinge, population.phi, population.hinge, features)
 
 
 def attack(name, seen, members):
@@ -163,7 +163,7 @@ def test_shadow_membership_matters_to_attacks_with_shadows(fleet, name):
 def test_an_attack_needs_exactly_the_signals_that_it_names(fleet, name):
     everything = see(fleet)
     needs = ATTACKS[name].needs
-    spare = {field: None for field in Observed._fields[1:] if field not in needs}
+    spare = {field: None for field in ModelSignals._fields[1:] if field not in needs}
     needed = everything._replace(**spare)
     assert torch.equal(attack(name, needed, fleet.members), run(name, fleet))
     for field in needs:

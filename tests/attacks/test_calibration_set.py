@@ -1,4 +1,4 @@
-"""Which training examples calibrated the quantizer, on signals where that is planted."""
+"""Telling calibration examples from other members, on signals with a planted difference."""
 
 import numpy as np
 import pytest
@@ -7,11 +7,11 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from attacks.calibration_set import calibration_auc
-from attacks.game import make_cases
+from attacks.game import Case, Game, ModelSignals, make_cases
 
 
 class OnDisk:
-    """Gives some of its models, still on disk, or a slice of its examples; nothing else."""
+    """A signal on disk: a list selects models, a slice of examples is read, and no more."""
 
     def __init__(self, tensor):
         self.tensor, self.shape, self.dtype = tensor, tensor.shape, tensor.dtype
@@ -25,6 +25,12 @@ class OnDisk:
         return self.tensor[..., examples]
 
 
+def measure(phi, members, calibrated, cases):
+    """The AUC on one variant."""
+    game = Game({"w2": ModelSignals(phi)}, members, cases, {"w2": calibrated})
+    return calibration_auc(game, "w2")
+
+
 def fleet(synthetic_fleet, rng, planted, share=0.5, shadows=16, targets=3, examples=200):
     """Members' phi is higher by 2 nats, that of calibration examples by `planted` more."""
     phi, members = synthetic_fleet(shadows, targets, examples, leak=2)
@@ -33,36 +39,36 @@ def fleet(synthetic_fleet, rng, planted, share=0.5, shadows=16, targets=3, examp
 
 
 @pytest.mark.parametrize("planted", [3.0, -3.0])
-def test_planted_leakage_is_found(synthetic_fleet, rng, planted):
+def test_a_planted_leak_is_detected(synthetic_fleet, rng, planted):
     """Whichever way calibration moves the signal, online LiRA learns it from the shadows."""
-    found = calibration_auc(*fleet(synthetic_fleet, rng, planted))
-    assert found.low > 0.8
-    assert found.low < found.value < found.high <= 1
+    area = measure(*fleet(synthetic_fleet, rng, planted))
+    assert area.low > 0.8
+    assert area.low < area.value < area.high <= 1
 
 
 @pytest.mark.parametrize("targets", [1, 6])
 def test_without_leakage_it_is_a_guess(synthetic_fleet, rng, targets):
     """Though membership itself leaks a lot."""
-    found = calibration_auc(*fleet(synthetic_fleet, rng, 0.0, targets=targets, examples=400))
-    assert found.low <= 0.5 <= found.high
-    assert found.high - found.low < 0.25
+    area = measure(*fleet(synthetic_fleet, rng, 0.0, targets=targets, examples=400))
+    assert area.low <= 0.5 <= area.high
+    assert area.high - area.low < 0.25
 
 
-def test_calibration_that_is_not_the_true_one_is_a_guess(synthetic_fleet, rng):
+def test_a_false_calibration_set_is_a_guess(synthetic_fleet, rng):
     phi, members, _, cases = fleet(synthetic_fleet, rng, 3.0, targets=6, examples=400)
     other = (torch.rand(members.shape, generator=rng) < 0.5) & members
-    found = calibration_auc(phi, members, other, cases)
-    assert found.low <= 0.5 <= found.high
+    area = measure(phi, members, other, cases)
+    assert area.low <= 0.5 <= area.high
 
 
 def usable_by_loop(members, calibrated, target, shadows):
-    found = []
+    usable = []
     for j in range(members.shape[1]):
         both = sum(bool(members[m, j] and calibrated[m, j]) for m in shadows)
         only = sum(bool(members[m, j] and not calibrated[m, j]) for m in shadows)
         if members[target, j] and both >= 2 and only >= 2:
-            found.append(j)
-    return found
+            usable.append(j)
+    return usable
 
 
 def slow_auc(phi, members, calibrated, target, shadows):
@@ -79,9 +85,9 @@ def slow_auc(phi, members, calibrated, target, shadows):
                 [phi[m, a, j].item() for m in shadows if members[m, j] and calibrated[m, j] == side]
                 for j in usable
             ]
-            centres[side] = np.array([np.median(each) for each in values])
+            centres[side] = np.array([np.median(signals) for signals in values])
             residuals = np.concatenate(
-                [np.array(each) - c for each, c in zip(values, centres[side], strict=True)]
+                [np.array(signals) - c for signals, c in zip(values, centres[side], strict=True)]
             )
             stds[side] = np.sqrt(np.mean(residuals**2))
         own = phi[target, a, usable].double().numpy()
@@ -98,53 +104,53 @@ def test_matches_a_slow_loop(synthetic_fleet, rng, monkeypatch, share, wrap, num
     signals = fleet(synthetic_fleet, rng, 1.0, share, shadows=12, examples=90)
     phi, members, calibrated, cases = signals
     calibrated[cases[1].target] = False
-    each = [slow_auc(phi, members, calibrated, *case) for case in cases]
-    assert [one is None for one in each] == [False, True, False]
+    areas = [slow_auc(phi, members, calibrated, *case) for case in cases]
+    assert [area is None for area in areas] == [False, True, False]
     usable = len(usable_by_loop(members, calibrated, *cases[0]))
     assert 0 < usable < members[cases[0].target].sum()
     monkeypatch.setattr("attacks.slices.NUMBERS", numbers)
-    found = calibration_auc(wrap(phi), members, calibrated, cases)
-    assert found.value == pytest.approx((each[0] + each[2]) / 2, abs=1e-12)
+    area = measure(wrap(phi), members, calibrated, cases)
+    assert area.value == pytest.approx((areas[0] + areas[2]) / 2, abs=1e-12)
 
 
 @pytest.mark.parametrize("wild", [1e6, -1e6, torch.nan, torch.inf])
-def test_examples_with_too_few_shadows_are_truly_left_out(synthetic_fleet, rng, wild):
+def test_examples_with_too_few_shadows_do_not_count(synthetic_fleet, rng, wild):
     phi, members, calibrated, cases = fleet(synthetic_fleet, rng, 1.0, 0.3, targets=1)
-    before = calibration_auc(phi, members, calibrated, cases)
+    before = measure(phi, members, calibrated, cases)
     usable = usable_by_loop(members, calibrated, *cases[0])
-    others = torch.ones(members.shape[1], dtype=torch.bool)
-    others[usable] = False
-    assert 20 < others.sum() < 180
+    excluded = torch.ones(members.shape[1], dtype=torch.bool)
+    excluded[usable] = False
+    assert 20 < excluded.sum() < 180
     changed = phi.clone()
-    changed[..., others] = wild
-    assert calibration_auc(changed, members, calibrated, cases) == before
-    # nor does anything but a shadow's training on an example count
+    changed[..., excluded] = wild
+    assert measure(changed, members, calibrated, cases) == before
+    # nor do the signals of models that did not train on an example
     changed = torch.where(members[:, None], phi, wild)
-    assert calibration_auc(changed, members, calibrated, cases) == before
+    assert measure(changed, members, calibrated, cases) == before
 
 
 def test_only_members_count_as_calibrated(synthetic_fleet, rng):
     phi, members, calibrated, cases = fleet(synthetic_fleet, rng, 1.0)
     more = calibrated | ~members
-    expected = calibration_auc(phi, members, calibrated, cases)
-    assert calibration_auc(phi, members, more, cases) == expected
+    expected = measure(phi, members, calibrated, cases)
+    assert measure(phi, members, more, cases) == expected
 
 
-def test_there_may_be_nothing_to_tell_apart(synthetic_fleet, rng):
+def test_without_both_kinds_of_members_there_is_no_auc(synthetic_fleet, rng):
     phi, members, calibrated, cases = fleet(synthetic_fleet, rng, 1.0)
-    assert calibration_auc(phi, members, members.clone(), cases) is None  # all members
-    assert calibration_auc(phi, members, torch.zeros_like(members), cases) is None
-    few = [(target, shadows[:2]) for target, shadows in cases]  # one member an example
-    assert calibration_auc(phi, members, calibrated, few) is None
+    assert measure(phi, members, members.clone(), cases) is None  # all members
+    assert measure(phi, members, torch.zeros_like(members), cases) is None
+    few = [Case(target, shadows[:2]) for target, shadows in cases]  # one member per example
+    assert measure(phi, members, calibrated, few) is None
 
 
-def test_a_single_example_of_a_kind_is_nothing_to_tell_apart(synthetic_fleet, rng):
+def test_a_single_example_of_a_kind_gives_no_auc(synthetic_fleet, rng):
     """DeLong's interval would refuse it, and stop the audit."""
     phi, members, calibrated, cases = fleet(synthetic_fleet, rng, 1.0, targets=1)
     usable = usable_by_loop(members, calibrated, *cases[0])
     calibrated[-1] = False
     calibrated[-1, usable[3]] = True
-    assert calibration_auc(phi, members, calibrated, cases) is None
+    assert measure(phi, members, calibrated, cases) is None
     calibrated[-1, usable] = True
     calibrated[-1, usable[3]] = False
-    assert calibration_auc(phi, members, calibrated, cases) is None
+    assert measure(phi, members, calibrated, cases) is None

@@ -1,86 +1,59 @@
-"""Who attacks whom, and rows of a table, on signals whose answer is known."""
-
-import math
+"""Scores and rows, against attacks run one by one."""
 
 import pytest
 import torch
-from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from attacks import ATTACKS, DEFAULT_ATTACKS
-from attacks.evaluate import FPR_GRID, WORDS, evaluate, lacking, mean_curve, score, strongest
-from attacks.game import Case, Observed, Shadows, by_shadows, make_cases
+from attacks import ATTACKS, DEFAULT_ATTACKS, Attack
+from attacks.evaluate import FPR_GRID, WORDS, choose_attacks, evaluate, lacking, mean_curve, score
+from attacks.game import Case, Game, ModelSignals, Shadows, make_cases
 from attacks.lira import fit_sides
-from attacks.metrics.intervals import Estimate, delong, summarise
 
 W2, W4 = "nearest-w2", "nearest-w4"
+KINDS = ("full", "matched"), (W2, "matched"), (W2, "unquantized")
 FREE = [name for name in DEFAULT_ATTACKS if not ATTACKS[name].shadows]
 SHADOWED = [name for name in DEFAULT_ATTACKS if ATTACKS[name].shadows]
 LIRA = [name for name in DEFAULT_ATTACKS if name.startswith("lira")]
 
 
-def by_name(found):
+def attack_all(signals, members, cases, attacks):
+    """Attack every variant of a game."""
+    game = Game(signals, members, cases)
+    return [scored for variant in game.variants for scored in evaluate(game, variant, attacks)]
+
+
+def by_name(attacks):
     """Rows by their first three fields, no two of which may be alike."""
-    rows = [scored.row for scored in found]
+    rows = [scored.row for scored in attacks]
     named = {row[:3]: row for row in rows}
     assert len(named) == len(rows)
     return named
 
 
-def alone(attack, seen, target, shadows, members):
-    """Scores of one target, from signals of its own and of its shadows."""
-    own, others = seen
+def alone(attack, targets, shadow_models, case, members):
+    """Scores of the target of one case by itself."""
+    target, rows = case
     (scores,) = ATTACKS[attack].run(
-        own.of([target]).read(), Shadows(others.of(shadows), members[shadows])
+        targets.of([target]).read(), Shadows(shadow_models.of(rows), members[rows])
     )
     return scores
-
-
-def test_cases_by_hand():
-    assert make_cases(4, 2) == [Case(4, [0, 1, 2, 3]), Case(5, [0, 1, 2, 3])]
-    assert make_cases(4, 2, [1, 4]) == [Case(5, [2, 3])]
-    assert make_cases(4, 2, [0, 1]) == make_cases(4, 2, [1]) == make_cases(4, 2, iter([0]))
-    assert make_cases(6, 0) == [
-        *(Case(0, [2, 3, 4, 5]), Case(1, [2, 3, 4, 5])),
-        *(Case(2, [0, 1, 4, 5]), Case(3, [0, 1, 4, 5])),
-        *(Case(4, [0, 1, 2, 3]), Case(5, [0, 1, 2, 3])),
-    ]
-    assert make_cases(6, 0, [3]) == [
-        *(Case(0, [4, 5]), Case(1, [4, 5])),
-        *(Case(4, [0, 1]), Case(5, [0, 1])),
-    ]
-    assert make_cases(4, 1, [4]) == make_cases(0, 0) == []
-    assert make_cases(0, 2) == [Case(0, []), Case(1, [])]
-
-
-@pytest.mark.parametrize("failed", [[], [3], [2, 3], [0, 7], [10]], ids=str)
-@pytest.mark.parametrize("targets", [0, 3])
-def test_every_example_is_in_exactly_half_of_the_shadows(synthetic_fleet, targets, failed):
-    _, members = synthetic_fleet(shadows=10, targets=targets, examples=50)
-    cases = make_cases(10, targets, failed)
-    gone = {f ^ 1 for f in failed if f < 10} | set(failed)
-    wanted = set(range(10, 13)) if targets else set(range(10))
-    assert {case.target for case in cases} == wanted - gone
-    for target, shadows in cases:
-        partners = {target, target ^ 1} if not targets else set()
-        assert set(shadows) == set(range(10)) - gone - partners
-        assert len(set(shadows)) == len(shadows)
-        assert (members[shadows].sum(0) * 2 == len(shadows)).all()
 
 
 def test_a_row_for_each_variant_knowledge_and_attack(synthetic_fleet, observe):
     phi, members = synthetic_fleet(shadows=6, examples=60)
     variants = dict.fromkeys(("full", W4, W2), observe(phi))
-    found = evaluate(variants, members, make_cases(6, 2), DEFAULT_ATTACKS)
-    rows = [scored.row for scored in found]
+    attacks = attack_all(variants, members, make_cases(6, 2), DEFAULT_ATTACKS)
+    rows = [scored.row for scored in attacks]
     assert (len(FREE), len(SHADOWED)) == (3, 7)
     wanted = [(variant, "none", attack) for variant in variants for attack in FREE]
     wanted += [(variant, "matched", attack) for variant in variants for attack in SHADOWED]
-    wanted += [(variant, "full", attack) for variant in (W4, W2) for attack in SHADOWED]
+    wanted += [(variant, "unquantized", attack) for variant in (W4, W2) for attack in SHADOWED]
     assert sorted(row[:3] for row in rows) == sorted(wanted)
     assert {(row.attack in FREE, row.shadows) for row in rows} == {(True, 0), (False, 6)}
     order = [row.variant for row in rows]
-    assert order == sorted(order, key=list(variants).index)  # a section a variant
+    assert order == sorted(
+        order, key=list(variants).index
+    )  # the rows of one variant stand together
     assert all(row.summary.targets == 2 and row.summary.non_members == 30 for row in rows)
 
 
@@ -92,17 +65,17 @@ def test_a_row_is_the_attack_on_each_target_averaged(synthetic_fleet, observe, a
     def quantize(x):
         return 0.5 * x + torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
 
-    seen = {"full": observe(full), W2: observe(full, quantize)}
+    signals = {"full": observe(full), W2: observe(full, quantize)}
     cases = make_cases(8, targets)
-    found = list(evaluate(seen, members, cases, [attack]))
-    assert len(by_name(found)) == (3 if ATTACKS[attack].shadows else 2)
-    for row, scores in found:
-        shadow_seen = seen["full" if row.knowledge == "full" else row.variant]
+    attacks = attack_all(signals, members, cases, [attack])
+    assert len(by_name(attacks)) == (3 if ATTACKS[attack].shadows else 2)
+    for row, scores in attacks:
+        shadow_models = signals["full" if row.knowledge == "unquantized" else row.variant]
         aucs = []
-        for own, (target, shadows) in zip(scores, cases, strict=True):
-            wanted = alone(attack, (seen[row.variant], shadow_seen), target, shadows, members)
+        for own, case in zip(scores, cases, strict=True):
+            wanted = alone(attack, signals[row.variant], shadow_models, case, members)
             torch.testing.assert_close(own, wanted, rtol=1e-9, atol=1e-9)
-            aucs.append(roc_auc_score(members[target], wanted))
+            aucs.append(roc_auc_score(members[case.target], wanted))
         assert row.summary.auc.value == pytest.approx(sum(aucs) / len(aucs), abs=1e-12)
         assert row.by_target["auc"] == pytest.approx(aucs, abs=1e-12)
         for metric, values in row.by_target.items():
@@ -113,14 +86,14 @@ def test_a_row_is_the_attack_on_each_target_averaged(synthetic_fleet, observe, a
 
 @pytest.mark.parametrize("chunk", [1, 200, 1 << 22])
 @pytest.mark.parametrize("targets", [0, 3], ids=["leave-one-out", "targets"])
-def test_targets_are_scored_together_as_alone(
+def test_targets_score_the_same_together_and_alone(
     synthetic_fleet, observe, monkeypatch, targets, chunk
 ):
     phi, members = synthetic_fleet(shadows=8, targets=targets, examples=80)
-    seen = observe(phi)
+    signals = observe(phi)
     cases, fits = make_cases(8, targets)[::-1], []
     wanted = {
-        attack: [alone(attack, (seen, seen), *case, members) for case in cases]
+        attack: [alone(attack, signals, signals, case, members) for case in cases]
         for attack in ("lira_online", "rmia_online")
     }
     monkeypatch.setattr("attacks.evaluate._CHUNK", chunk)
@@ -131,171 +104,76 @@ def test_targets_are_scored_together_as_alone(
         return real.run(target, shadows)
 
     monkeypatch.setitem(ATTACKS, "lira_online", real._replace(run=run))
-    found = score(list(wanted), seen, seen, members, cases)
-    assert list(found) == list(wanted)
-    for attack, scores in found.items():
+    game = Game({W2: signals}, members, cases)
+    together = score(list(wanted), game, W2, W2)
+    assert list(together) == list(wanted)
+    for attack, scores in together.items():
         assert torch.equal(scores, torch.stack(wanted[attack]))
     # pairs share their shadows, targets all of them; a target has 160 signals
     assert fits == [1] * len(cases) if chunk < 320 else [2, 2, 2, 2] if not targets else [3]
 
 
-def test_the_shadows_are_fitted_once_for_all_attacks(synthetic_fleet, monkeypatch):
+def test_shadows_are_fitted_once_for_all_attacks(synthetic_fleet, monkeypatch):
     """In one reading for both sides, the four forms of LiRA and all targets."""
     phi, members = synthetic_fleet(shadows=8, targets=3, examples=80)
     fits, real = [], fit_sides
     monkeypatch.setattr("attacks.game.fit_sides", lambda *a: fits.append(a) or real(*a))
-    score(LIRA, Observed(phi), Observed(phi), members, make_cases(8, 3))
+    game = Game({W2: ModelSignals(phi)}, members, make_cases(8, 3))
+    score(LIRA, game, W2, W2)
     assert len(LIRA) == 4
     assert len(fits) == 1
 
 
-def test_a_model_that_is_left_out_is_never_read(synthetic_fleet, observe):
+def test_an_excluded_model_is_never_read(synthetic_fleet, observe):
     phi, members = synthetic_fleet(shadows=8, targets=2, examples=60)
-    kept, seen = [0, 1, 4, 5, 6, 7, 9], observe(phi)
+    kept, signals = [0, 1, 4, 5, 6, 7, 9], observe(phi)
     wanted = by_name(
-        evaluate({"full": seen.of(kept)}, members[kept], make_cases(6, 1), list(ATTACKS))
+        attack_all({"full": signals.of(kept)}, members[kept], make_cases(6, 1), list(ATTACKS))
     )
-    for signal in seen[:4]:
+    for signal in signals[:4]:
         signal[[2, 3, 8]] = torch.nan
-    found = evaluate({"full": seen}, members, make_cases(8, 2, [3, 8]), list(ATTACKS))
-    assert by_name(found) == wanted
+    attacks = attack_all({"full": signals}, members, make_cases(8, 2, [3, 8]), list(ATTACKS))
+    assert by_name(attacks) == wanted
 
 
-def test_cases_that_share_their_shadows():
-    cases = [Case(4, [0, 1]), Case(2, [1, 0]), Case(5, [0, 1])]
-    assert by_shadows(cases) == {(0, 1): [0, 2], (1, 0): [1]}
-
-
-def test_what_an_attack_lacks_is_named(synthetic_fleet, observe):
-    """If any variant lacks it, however much is known of the others."""
+def test_missing_signals_are_named(synthetic_fleet, observe):
+    """A signal is missing where any variant lacks it."""
     phi, members = synthetic_fleet(shadows=4, examples=20)
-    every, bare, cases = observe(phi), Observed(phi), make_cases(4, 2)
+    every, bare = observe(phi), ModelSignals(phi)
+
+    def game(*signals):
+        return Game(dict(zip("ab", signals, strict=False)), members, make_cases(4, 2))
+
     for attack in ATTACKS:
-        assert lacking(attack, [every, every], members, cases) == []
+        assert lacking(attack, game(every, every)) == []
         wanted = [WORDS[field] for field in ATTACKS[attack].needs]
-        assert lacking(attack, [every, bare], members, cases) == wanted
-    some = every._replace(population_hinge=None)
-    named = lacking("quantile_regression", [some], members, cases)
-    assert named == ["logits on a population"]
+        assert lacking(attack, game(every, bare)) == wanted
+    partial = every._replace(population_hinge=None)
+    assert lacking("quantile_regression", game(partial)) == ["logits on a population"]
     small = every._replace(population_hinge=every.population_hinge[..., :19])
-    named = lacking("quantile_regression", [small], members, cases)
-    assert named == ["a population of 20"]
+    assert lacking("quantile_regression", game(small)) == ["a population of 20"]
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("inside", [0, 1, 2, 4])
 @pytest.mark.parametrize("outside", [0, 1, 2, 4])
-def test_enough_shadows_a_side_is_what_an_attack_can_run_with(
+def test_an_attack_lacks_shadows_exactly_where_it_cannot_run(
     synthetic_fleet, observe, attack, inside, outside
 ):
-    """One example has so many shadows with and without it; the others have 4 of each."""
+    """Every example has `inside` shadows with it and `outside` without it."""
     phi, members = synthetic_fleet(shadows=8, targets=2, examples=30)
     members[:8] = (torch.arange(8) < 4)[:, None]
-    seen, rows = observe(phi), [*range(inside), *range(4, 4 + outside)]
-    cases = [Case(8, rows), Case(9, rows)]
+    rows = [*range(inside), *range(4, 4 + outside)]
+    game = Game({W2: observe(phi)}, members, [Case(8, rows), Case(9, rows)])
     if not rows:
         return
-    enough = not lacking(attack, [seen], members, cases)
+    enough = not lacking(attack, game)
     try:
-        score([attack], seen, seen, members, cases)
+        score([attack], game, W2, W2)
     except ValueError:
         assert not enough
     else:
         assert enough or (attack == "rmia_online" and not inside)  # its mean over all is no error
-
-
-def test_a_shift_misleads_full_precision_shadows_only(synthetic_fleet, observe):
-    """Quantization that takes 8 nats off every signal: matched shadows do not notice."""
-    phi, members = synthetic_fleet(shadows=8, targets=3, examples=400)
-    seen = {"full": observe(phi), W2: observe(phi, lambda x: x - 8)}
-    rows = by_name(evaluate(seen, members, make_cases(8, 3), DEFAULT_ATTACKS))
-    for attack in LIRA:
-        before = rows["full", "matched", attack].summary
-        matched = rows[W2, "matched", attack].summary
-        misled = rows[W2, "full", attack].summary
-        for one, other in zip(before[:4], matched[:4], strict=True):
-            assert one == pytest.approx(other, abs=1e-9)
-        if attack == "lira_offline_fixed":  # its z falls by the same for everybody
-            assert misled.auc.value == pytest.approx(matched.auc.value, abs=0.01)
-        else:
-            assert misled.auc.high < matched.auc.low
-    threshold = (rows[variant, "none", "global_threshold"] for variant in ("full", W2))
-    assert len({row.summary.auc for row in threshold}) == 1
-    # which place the target's loss beyond those of nearly all shadows
-    matched, misled = (rows[W2, kind, "attack_r"].summary.auc.value for kind in ("matched", "full"))
-    assert misled < matched - 0.05
-
-
-def test_noise_of_quantization_is_learnt_by_matched_shadows(synthetic_fleet):
-    """The other direction: shadows that show more than the target are not what `matched` uses."""
-    phi, members = synthetic_fleet(shadows=8, targets=3, examples=400, leak=1.5)
-    blind, _ = synthetic_fleet(shadows=8, targets=3, examples=400, leak=0)
-    seen = {"full": Observed(blind), W2: Observed(phi)}
-    rows = by_name(evaluate(seen, members, make_cases(8, 3), ["lira_online"]))
-    assert rows["full", "matched", "lira_online"].summary.auc.high < 0.6
-    assert rows[W2, "matched", "lira_online"].summary.auc.low > 0.65
-    # shadows that never leaked cannot say which side is which
-    assert rows[W2, "full", "lira_online"].summary.auc.high < 0.6
-
-
-def test_known_gaussians_give_the_best_possible_auc():
-    """64 shadows of a leak of one standard deviation: Phi(1 / sqrt 2) = 0.760, as Neyman-Pearson.
-
-    Estimating two locations from 32 shadows each costs a little.
-    """
-    rng = torch.Generator().manual_seed(0)
-    half = torch.rand(33, 1000, generator=rng) < 0.5
-    members = torch.stack([half, ~half], 1).flatten(0, 1)
-    phi = torch.randn(66, 1, 1000, generator=rng) + members[:, None]
-    found = evaluate({"full": Observed(phi)}, members, make_cases(64, 2), ["lira_online_fixed"])
-    (auc,) = (scored.row.summary.auc for scored in found)
-    assert auc.low <= norm.cdf(1 / math.sqrt(2)) <= auc.high
-    assert auc.value == pytest.approx(norm.cdf(1 / math.sqrt(2)), abs=0.02)
-
-
-@pytest.mark.parametrize("targets", [0, 1, 3])
-def test_no_leak_gives_half(synthetic_fleet, observe, targets):
-    phi, members = synthetic_fleet(shadows=8, targets=targets, examples=300, leak=0)
-    variants = {"full": observe(phi), W2: observe(phi, lambda x: x + 1)}
-    for row, _ in evaluate(variants, members, make_cases(8, targets), list(ATTACKS)):
-        assert row.summary.auc.low <= 0.5 <= row.summary.auc.high, row[:3]
-        assert row.summary.auc.high - row.summary.auc.low < 0.25  # says something
-
-
-def shuffle(members, shadows, seed):
-    """Membership of the same sizes that has nothing to do with the true one."""
-    order = torch.rand(members.shape, generator=torch.Generator().manual_seed(seed)).argsort(1)
-    shuffled = members.gather(1, order)
-    shuffled[1:shadows:2] = ~shuffled[:shadows:2]
-    return shuffled
-
-
-@pytest.mark.parametrize("targets", [0, 3])
-def test_random_membership_labels_give_half(synthetic_fleet, observe, targets):
-    phi, members = synthetic_fleet(shadows=8, targets=targets, examples=300, leak=2)
-    seen, cases = {"full": observe(phi)}, make_cases(8, targets)
-    ((row, _),) = evaluate(seen, members, cases, ["lira_online_fixed"])
-    assert row.summary.auc.low > 0.7  # the true labels
-    for row, _ in evaluate(seen, shuffle(members, 8, 5), cases, list(ATTACKS)):
-        assert row.summary.auc.low <= 0.5 <= row.summary.auc.high, row[:3]
-
-
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_random_labels_of_a_single_target_give_half_in_95_of_100(synthetic_fleet, observe, attack):
-    phi, members = synthetic_fleet(shadows=8, targets=1, examples=200, leak=2)
-    seen, held = observe(phi), 0
-    for seed in range(40):
-        shuffled = shuffle(members, 8, seed)
-        (scores,) = score([attack], seen, seen, shuffled, make_cases(8, 1))[attack]
-        _, low, high, _ = delong(scores, shuffled[-1])
-        held += low <= 0.5 <= high
-    assert held >= 34  # 38 expected, fewer than 34 in 3 of 1,000 tries
-
-
-def test_a_leak_is_a_leak_for_every_attack(synthetic_fleet, observe):
-    phi, members = synthetic_fleet(shadows=8, targets=3, examples=400, leak=2)
-    for row, _ in evaluate({"full": observe(phi)}, members, make_cases(8, 3), list(ATTACKS)):
-        assert row.summary.auc.low > 0.5, row[:3]
 
 
 @pytest.mark.parametrize("decimals", [0, 6], ids=["ties", "no-ties"])
@@ -303,9 +181,9 @@ def test_mean_curve_matches_a_slow_loop(rng, decimals):
     members = torch.rand(3, 50, generator=rng) < 0.4
     scores = (torch.randn(3, 50, generator=rng) + members).round(decimals=decimals)
     scores[0, :2] = torch.inf
-    scores[1] = 0  # a target of which nothing is known: one step from (0, 0) to (1, 1)
-    found = mean_curve(scores, members)
-    for x, y in zip(FPR_GRID.tolist(), found, strict=True):
+    scores[1] = 0  # a target with nothing but ties: one step from (0, 0) to (1, 1)
+    curve = mean_curve(scores, members)
+    for x, y in zip(FPR_GRID.tolist(), curve, strict=True):
         best = []
         for row, inside in zip(scores, members, strict=True):
             rates = [(0.0, 0.0)]
@@ -320,28 +198,46 @@ def test_mean_curve_matches_a_slow_loop(rng, decimals):
 def test_mean_curve_agrees_with_the_table(synthetic_fleet, observe):
     """A grid point at 1% and one at 0.1%, which the table reports as well."""
     phi, members = synthetic_fleet(shadows=8, targets=3, examples=400)
-    for row, _ in evaluate({"full": observe(phi)}, members, make_cases(8, 3), DEFAULT_ATTACKS):
-        at = dict(zip(FPR_GRID.log10().mul(40).round().int().tolist(), row.curve, strict=True))
+    for row, _ in attack_all({"full": observe(phi)}, members, make_cases(8, 3), DEFAULT_ATTACKS):
+        at = dict(zip(FPR_GRID.log10().mul(40).round().int().tolist(), row.tpr, strict=True))
         assert at[-80] == pytest.approx(row.summary.tpr_1pct.value, abs=1e-12)
         assert at[-120] == pytest.approx(row.summary.tpr_01pct.value, abs=1e-12)
         assert at[0] == 1
-        assert row.curve == sorted(row.curve)
+        assert row.tpr == sorted(row.tpr)
 
 
-def test_strongest_has_the_highest_auc_of_its_variant(synthetic_fleet, observe):
-    phi, members = synthetic_fleet(shadows=6, examples=60)
-    variants = {"full": observe(phi), W2: observe(phi, lambda x: x - 4)}
-    found = evaluate(variants, members, make_cases(6, 2), DEFAULT_ATTACKS)
-    rows = [scored.row for scored in found]
-    for variant in variants:
-        best = strongest(rows, variant)
-        assert best in rows
-        aucs = [row.summary.auc.value for row in rows if row.variant == variant]
-        assert (best.variant, best.summary.auc.value) == (variant, max(aucs))
-        assert strongest(rows[::-1], variant).summary.auc == best.summary.auc
-    assert strongest(rows, "nearest-w8") is None
-    # by the value, not by the interval or the spread
-    doubtful = rows[0]._replace(
-        summary=summarise(torch.rand(2, 60), members[-2:])._replace(auc=Estimate(0.9, 0.1, 1, 0.4))
+def shift(target, shadows):
+    """A toy attack: phi of the first query, so that larger is likelier a member."""
+    return target.phi[:, 0].double()
+
+
+def test_a_registered_attack_is_chosen_and_evaluated(synthetic_fleet, observe, monkeypatch):
+    """One registry entry suffices."""
+    monkeypatch.setitem(ATTACKS, "toy", Attack(shift, needs=("hinge",), default=False))
+    phi, members = synthetic_fleet(shadows=4, examples=40)
+    signals, cases = {"full": observe(phi), W2: observe(phi, lambda x: -x)}, make_cases(4, 2)
+    game = Game(signals, members, cases)
+    assert "toy" not in choose_attacks(None, game)[0]
+    assert choose_attacks(["toy", "gap", "toy"], game) == (["toy", "gap"], [])
+    rows = by_name(attack_all(signals, members, cases, ["toy"]))
+    assert list(rows) == [(v, k, "toy") for v, k in KINDS]
+    areas = [roc_auc_score(members[t], phi[t, 0]) for t, _ in cases]
+    assert rows["full", "matched", "toy"].by_target["auc"] == pytest.approx(areas)
+    mirrored = rows[W2, "unquantized", "toy"].by_target["auc"]
+    assert mirrored == pytest.approx([1 - area for area in areas])
+    bare = Game({"full": ModelSignals(phi)}, members, cases)
+    with pytest.raises(ValueError, match="`toy` needs logits, which not every variant has"):
+        choose_attacks(["toy"], bare)
+    with pytest.raises(ValueError, match=r"must name attacks, got `toi`\. Did you mean `toy`\?"):
+        choose_attacks(["toi"], game)
+
+
+def test_default_attacks_without_their_signals_are_excluded_with_a_note(synthetic_fleet):
+    phi, members = synthetic_fleet(shadows=4, examples=40)
+    names, notes = choose_attacks(
+        None, Game({"full": ModelSignals(phi)}, members, make_cases(4, 2))
     )
-    assert strongest([*rows, doubtful], rows[0].variant) is doubtful
+    needing = [name for name in DEFAULT_ATTACKS if ATTACKS[name].needs]
+    assert names == [name for name in DEFAULT_ATTACKS if name not in needing]
+    assert [note.split()[1] for note in notes] == needing
+    assert "Note: gap is excluded: it needs logits." in notes

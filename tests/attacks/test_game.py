@@ -1,14 +1,14 @@
-"""Some of the models of a fleet, and their signals in memory."""
+"""The membership game: selecting models, reading their signals, and fitting shadows once."""
 
 import pytest
 import torch
 
-from attacks.game import Observed, Shadows
+from attacks.game import Case, Game, ModelSignals, Shadows, by_shadows, make_cases
 from attacks.lira import fit_sides
 
 
 class OnDisk:
-    """Gives some of its models, still on disk, or a slice of its examples; nothing else."""
+    """A signal on disk: a list selects models, a slice of examples is read, and no more."""
 
     def __init__(self, tensor, read):
         self.tensor, self.shape, self.dtype, self.read = tensor, tensor.shape, tensor.dtype, read
@@ -29,49 +29,97 @@ SIGNALS = ("phi", "hinge", "population", "population_hinge")
 @pytest.mark.parametrize("disk", [False, True])
 @pytest.mark.parametrize("models", [[4, 0, 2], (1,), range(1, 4), [2, 2]], ids=str)
 @pytest.mark.parametrize("unknown", [(), ("hinge", "population_hinge"), SIGNALS[1:]], ids=len)
-def test_some_models_in_memory(rng, disk, models, unknown):
+def test_selected_models_are_read_into_memory(rng, disk, models, unknown):
     plain = {
         name: None if name in unknown else torch.randn(5, 2, 9 + i, generator=rng)
         for i, name in enumerate(SIGNALS)
     }
     features, read = (torch.randn(9, 3, generator=rng), torch.randn(11, 3, generator=rng)), []
     wrapped = {n: x if x is None or not disk else OnDisk(x, read) for n, x in plain.items()}
-    some = Observed(**wrapped, features=features).of(models)
-    assert read == []  # choosing models reads nothing
-    target = some.read()
+    selected = ModelSignals(**wrapped, features=features).of(models)
+    assert read == []  # selecting models reads nothing
+    target = selected.read()
     for name, whole in plain.items():
         if whole is None:
-            assert getattr(some, name) is getattr(target, name) is None
+            assert getattr(selected, name) is getattr(target, name) is None
         else:
             assert isinstance(getattr(target, name), torch.Tensor)
             assert torch.equal(getattr(target, name), whole[list(models)])
-    assert target.features is some.features is features
+    assert target.features is selected.features is features
 
 
-def test_what_is_unknown_stays_unknown(rng):
+def test_unknown_signals_stay_unknown(rng):
     phi = torch.randn(2, 1, 4, generator=rng)
-    assert Observed(phi).of([1]).read()[1:] == (None,) * 4
+    assert ModelSignals(phi).of([1]).read()[1:] == (None,) * 4
 
 
 def test_shadows_are_fitted_once_and_as_lira_fits_them(rng):
     phi, read = torch.randn(7, 2, 30, generator=rng), []
     included = torch.rand(7, 30, generator=rng) < 0.5
     included[:2], included[2:4] = True, False
-    shadows = Shadows(Observed(OnDisk(phi, read)), included)
+    shadows = Shadows(ModelSignals(OnDisk(phi, read)), included)
     assert read == []
     for _ in range(3):
-        for found, side in ((shadows.inside, included), (shadows.outside, ~included)):
+        for fit, side in ((shadows.inside, included), (shadows.outside, ~included)):
             (expected,) = fit_sides(phi, (side,))
-            for one, other in zip(found, expected, strict=True):
-                torch.testing.assert_close(one, other, rtol=0, atol=0)
+            for tensor, reference in zip(fit, expected, strict=True):
+                torch.testing.assert_close(tensor, reference, rtol=0, atol=0)
     assert len(read) == 1
     assert shadows.population is None
 
 
-def test_one_side_suffices_for_those_who_need_no_other(rng):
-    """Offline attacks ask nothing of the shadows that trained on an example."""
+def test_shadows_without_an_example_suffice_for_offline_attacks(rng):
     included = torch.zeros(4, 6, dtype=torch.bool)
-    shadows = Shadows(Observed(torch.randn(4, 1, 6, generator=rng)), included)
+    shadows = Shadows(ModelSignals(torch.randn(4, 1, 6, generator=rng)), included)
     assert shadows.outside.fewest == 4
     with pytest.raises(ValueError, match="2 shadow models or more on a side, got 0"):
         _ = shadows.inside
+
+
+def test_cases_by_hand():
+    assert make_cases(4, 2) == [Case(4, [0, 1, 2, 3]), Case(5, [0, 1, 2, 3])]
+    assert make_cases(4, 2, [1, 4]) == [Case(5, [2, 3])]
+    assert make_cases(4, 2, [0, 1]) == make_cases(4, 2, [1]) == make_cases(4, 2, iter([0]))
+    assert make_cases(6, 0) == [
+        *(Case(0, [2, 3, 4, 5]), Case(1, [2, 3, 4, 5])),
+        *(Case(2, [0, 1, 4, 5]), Case(3, [0, 1, 4, 5])),
+        *(Case(4, [0, 1, 2, 3]), Case(5, [0, 1, 2, 3])),
+    ]
+    assert make_cases(6, 0, [3]) == [
+        *(Case(0, [4, 5]), Case(1, [4, 5])),
+        *(Case(4, [0, 1]), Case(5, [0, 1])),
+    ]
+    assert make_cases(4, 1, [4]) == make_cases(0, 0) == []
+    assert make_cases(0, 2) == [Case(0, []), Case(1, [])]
+
+
+@pytest.mark.parametrize("excluded", [[], [3], [2, 3], [0, 7], [10]], ids=str)
+@pytest.mark.parametrize("targets", [0, 3])
+def test_every_example_is_in_exactly_half_of_the_shadows(synthetic_fleet, targets, excluded):
+    _, members = synthetic_fleet(shadows=10, targets=targets, examples=50)
+    cases = make_cases(10, targets, excluded)
+    gone = {model ^ 1 for model in excluded if model < 10} | set(excluded)
+    wanted = set(range(10, 13)) if targets else set(range(10))
+    assert {case.target for case in cases} == wanted - gone
+    for target, shadows in cases:
+        partners = {target, target ^ 1} if not targets else set()
+        assert set(shadows) == set(range(10)) - gone - partners
+        assert len(set(shadows)) == len(shadows)
+        assert (members[shadows].sum(0) * 2 == len(shadows)).all()
+
+
+def test_cases_are_grouped_by_their_shadows():
+    cases = [Case(4, [0, 1]), Case(2, [1, 0]), Case(5, [0, 1])]
+    assert by_shadows(cases) == {(0, 1): [0, 2], (1, 0): [1]}
+
+
+def test_knowledge_names_the_variant_of_the_shadows(rng):
+    """At full precision both kinds of shadows are the same; without it there is only one kind."""
+    signals = ModelSignals(torch.randn(3, 1, 4, generator=rng))
+    members = torch.tensor([[1, 0, 1, 0], [0, 1, 0, 1], [1, 1, 0, 0]]).bool()
+    game = Game({"full": signals, "w2": signals}, members, [Case(2, [0, 1]), Case(0, [1])])
+    assert game.variants == ["full", "w2"]
+    assert game.shadow_variants("full") == {"matched": "full"}
+    assert game.shadow_variants("w2") == {"matched": "w2", "unquantized": "full"}
+    assert game._replace(signals={"w2": signals}).shadow_variants("w2") == {"matched": "w2"}
+    assert torch.equal(game.audited, members[[2, 0]])

@@ -9,21 +9,21 @@ from reporting.figures import plane_chart, roc_chart
 from reporting.illustrate import Drawing
 from reporting.matplotlib_charts import draw
 from reporting.report import render
-from reporting.tables import Section
-from storage.records import Precision
+from reporting.tables import Cell, Table
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
 )
-SUMMARY = Section(
-    "In short",
+TOY = Table(
+    "toy",
+    "A toy finding",
     ("variant", "AUC", "p"),
     [
-        ("full", "0.668 (0.6-0.7)", "-"),
-        ("nearest-w4", "0.7 (0.6-0.8)", "0.040"),
-        ("nearest-w2", "0.09 (0.0-0.1)", "< 0.001"),
+        (Cell("full"), Cell("0.668 (0.6-0.7)", 0.668), Cell("-")),
+        (Cell("nearest-w4"), Cell("0.7 (0.6-0.8)", 0.7), Cell("0.040", 0.04)),
+        (Cell("nearest-w2"), Cell("0.09 (0.0-0.1)", 0.09), Cell("< 0.001", 1e-5)),
     ],
-    "At a glance.",
+    "A note.",
 )
 
 pytestmark = pytest.mark.skipif(
@@ -32,14 +32,11 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def report(rows, accuracy, tmp_path_factory):
-    known = {variant: Precision(share, 1000) for variant, share in accuracy.items()}
+def report(results, rows, accuracy, tmp_path_factory):
     charts = {"Planes": plane_chart(rows, accuracy), "Curves": roc_chart(rows, 80)}
     drawings = [Drawing(caption, draw(chart), chart) for caption, chart in charts.items()]
     path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(
-        render("demo", rows, known, drawings, {"data": "digits"}, "seed: 0\n", [], SUMMARY, [])
-    )
+    path.write_text(render(results._replace(tables=[*results.tables, TOY]), drawings))
     return path
 
 
@@ -54,8 +51,8 @@ def chromium():
 
 @pytest.fixture
 def visit(chromium, report):
-    """Open the report; whatever it says to the console or asks of anybody fails the test."""
-    said, contexts = [], []
+    """Open the report; a message on its console or a request to a server fails the test."""
+    messages, contexts = [], []
 
     def visit(width=1440, scheme="light"):
         context = chromium.new_context(
@@ -63,9 +60,9 @@ def visit(chromium, report):
         )
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: said.append(request.url))
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.on("request", lambda request: messages.append(request.url))
         page.goto(report.as_uri())
         page.wait_for_selector(".js-plotly-plot .main-svg")
         return page
@@ -73,11 +70,11 @@ def visit(chromium, report):
     yield visit
     for context in contexts:
         context.close()
-    assert set(said) == {report.as_uri()}
+    assert set(messages) == {report.as_uri()}
 
 
 def shown(page, selector="#attacks tbody tr"):
-    """Labels of the rows that can be seen."""
+    """Labels of the visible rows."""
     return page.eval_on_selector_all(
         selector,
         "rows => rows.filter(row => row.checkVisibility()).map(row => "
@@ -86,7 +83,7 @@ def shown(page, selector="#attacks tbody tr"):
 
 
 def traces(page):
-    """Labels of the traces of each plot, and what hovering would say of their first points."""
+    """Labels of the traces of each plot."""
     return page.eval_on_selector_all(
         ".js-plotly-plot",
         "plots => plots.map(plot => plot.data.map(({meta}) => "
@@ -101,7 +98,7 @@ def uncheck(page, field, *values):
 
 @pytest.mark.parametrize("width", [390, 1440])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_loads_at_any_width_in_both_themes(visit, rows, width, scheme):
+def test_the_page_fits_its_width_in_both_themes(visit, rows, width, scheme):
     page = visit(width, scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert len(shown(page)) == len(rows)
@@ -118,13 +115,13 @@ def test_it_loads_at_any_width_in_both_themes(visit, rows, width, scheme):
 def test_filters_act_on_tables_and_figures(visit, rows):
     page = visit()
     uncheck(page, "variant", "nearest-w4")
-    uncheck(page, "knowledge", "full")
+    uncheck(page, "knowledge", "unquantized")
     uncheck(page, "attack", "gap", "lira_online")
     left = [
         list(row[:3])
         for row in rows
         if row.variant != "nearest-w4"
-        and row.knowledge != "full"
+        and row.knowledge != "unquantized"
         and row.attack not in ("gap", "lira_online")
     ]
     assert shown(page) == left
@@ -141,8 +138,8 @@ def test_filters_act_on_tables_and_figures(visit, rows):
 def test_the_strongest_of_the_selected_attacks_is_drawn(visit, rows):
     page = visit()
 
-    def best(some):
-        return list(max(some, key=lambda row: row.summary.auc.value)[:3])
+    def best(rows):
+        return list(max(rows, key=lambda row: row.summary.auc.value)[:3])
 
     of_full = [row for row in rows if row.variant == "full"]
     curves = traces(page)[2]  # behind the two planes
@@ -163,14 +160,14 @@ def test_tables_sort_by_value_by_mouse_and_by_keyboard(visit, rows):
     head.get_by_role("button").focus()
     page.keyboard.press("Enter")
     assert (read(), head.get_attribute("aria-sort")) == (values[::-1], "descending")
-    table = page.locator("table.sortable").first
+    table = page.locator("table.sortable", has_text="< 0.001").last
     names = "cells => cells.map(cell => cell.textContent)"
     table.locator("thead button").last.click()
     order = table.locator("tbody tr td:first-child").evaluate_all(names)
-    assert order == ["nearest-w2", "nearest-w4", "full"]  # what has no value stays below
+    assert order == ["nearest-w2", "nearest-w4", "full"]  # unknown values stay below
 
 
-def test_pointing_at_a_figure_says_its_values(visit, rows, accuracy):
+def test_pointing_at_a_point_shows_its_values(visit, rows, accuracy):
     page = visit()
     plot = page.locator(".js-plotly-plot").first
     plot.scroll_into_view_if_needed()
@@ -182,7 +179,17 @@ def test_pointing_at_a_figure_says_its_values(visit, rows, accuracy):
     assert f"test accuracy: {accuracy['full'].value:#.4g} (" in text
 
 
-def test_it_prints_without_filters_and_whole(visit):
+def test_filled_and_hollow_points_are_explained(visit):
+    text = visit().locator("figure").first.inner_text()
+    assert "filled: shadows quantized like the target; hollow: full-precision shadows" in text
+
+
+def test_the_headline_fits_a_wide_page(visit):
+    table = visit().locator("table.names")
+    assert table.evaluate("table => table.offsetWidth <= table.parentElement.clientWidth")
+
+
+def test_the_page_prints_whole_and_without_filters(visit):
     page = visit(scheme="dark")
     page.emulate_media(media="print")
     assert not page.locator("#filters").is_visible()

@@ -1,4 +1,4 @@
-"""What the figure of several experiments draws, read back from matplotlib."""
+"""The figure of several experiments, read back from matplotlib."""
 
 from itertools import product
 from math import nan
@@ -6,20 +6,31 @@ from math import nan
 import pytest
 from matplotlib.colors import to_rgba
 
-from attacks.metrics.intervals import Estimate
+from attacks.evaluate import Row
+from attacks.metrics.intervals import Estimate, Summary
 from reporting.compare import Entry
 from reporting.compare_figure import comparison_chart
 from reporting.matplotlib_charts import draw
+from storage.records import VariantFacts
 
 
-def line(auc):
-    return {"auc": auc, "auc_low": auc - 0.02, "auc_high": auc + 0.03, "auc_spread": 0.0}
+def row(variant, knowledge, auc):
+    estimates = [Estimate(auc, auc - 0.02, auc + 0.03)] * 4
+    return Row(variant, knowledge, "lira", Summary(*estimates, 4, 100, 12, 1), 8, [], {})
 
 
-def entry(variant, experiment, accuracy, matched, full=None):
+def entry(variant, experiment, accuracy, matched, unquantized=None):
     utility = Estimate(accuracy, accuracy - 0.01, accuracy + 0.04)
-    lines = line(matched), full and line(full)
-    return Entry(variant, experiment, utility, *lines, lines[0])
+    rows = (
+        row(variant, "matched", matched),
+        unquantized and row(variant, "unquantized", unquantized),
+    )
+    return Entry(variant, experiment, VariantFacts(utility, 1), *rows, rows[0])
+
+
+def areas(entries):
+    """The entry and the row behind each point, in order."""
+    return [(e, row) for e in entries for row in (e.matched, e.unquantized) if row]
 
 
 ENTRIES = [
@@ -31,7 +42,7 @@ ENTRIES = [
 
 
 def points(axes):
-    """Of every point: its place, the ends of its bar up, its fill, colour and marker."""
+    """Position, ends of the vertical bar, and style (fill, colour, marker) of every point."""
     for container in axes.containers:
         mark, _, bars = container.lines
         (up,) = bars[-1].get_segments()
@@ -42,22 +53,20 @@ def points(axes):
 
 def test_every_number_is_drawn_in_both_panels():
     plane, by_variant = draw(comparison_chart(ENTRIES)).axes
-    wanted = [(e, some) for e in ENTRIES for some in (e.matched, e.full) if some]
+    wanted = areas(ENTRIES)
     for axes in (plane, by_variant):
         drawn = list(points(axes))
-        assert [place[1] for place, *_ in drawn] == [some["auc"] for _, some in wanted]
+        assert [place[1] for place, *_ in drawn] == [row.summary.auc.value for _, row in wanted]
         assert [up for _, up, _ in drawn] == [
-            pytest.approx((some["auc_low"], some["auc_high"])) for _, some in wanted
+            pytest.approx((row.summary.auc.low, row.summary.auc.high)) for _, row in wanted
         ]
-        fills = ["full" if some is e.matched else "none" for e, some in wanted]
+        fills = ["full" if row is e.matched else "none" for e, row in wanted]
         assert [look[0] for *_, look in drawn] == fills
-        for (first, one), (second, other) in product(zip(wanted, drawn, strict=True), repeat=2):
-            same = one[2][1] == other[2][1], one[2][2] == other[2][2]
-            assert same == (
-                first[0].experiment == second[0].experiment,
-                first[0].variant == second[0].variant,
-            )
-    assert [place[0] for place, *_ in points(plane)] == [e.accuracy.value for e, _ in wanted]
+        looks = [(entry, style) for (entry, _), (*_, style) in zip(wanted, drawn, strict=True)]
+        for (first, left), (second, right) in product(looks, repeat=2):
+            assert (left[1] == right[1]) == (first.experiment == second.experiment)
+            assert (left[2] == right[2]) == (first.variant == second.variant)
+    assert [place[0] for place, *_ in points(plane)] == [e.facts.accuracy.value for e, _ in wanted]
     (across, _) = plane.containers[0].lines[2]
     assert across.get_segments()[0][:, 0] == pytest.approx((0.89, 0.94))
 
@@ -70,7 +79,7 @@ def test_points_stand_over_their_variant_side_by_side():
     assert places == sorted(set(places))
 
 
-def test_no_two_variants_of_many_look_alike_and_names_are_no_formulas():
+def test_no_two_of_many_variants_look_alike_and_names_are_no_formulas():
     variants = ["full", *(f"nearest-w{bits}" for bits in range(25))]
     figure = draw(comparison_chart([entry(name, "$b_1$", 0.9, 0.6) for name in variants]))
     (legend,) = figure.legends
@@ -80,8 +89,8 @@ def test_no_two_variants_of_many_look_alike_and_names_are_no_formulas():
     assert r"\$b_1\$" in handles
 
 
-def test_an_unknown_accuracy_leaves_the_plane_without_it():
-    unknown = ENTRIES[0]._replace(accuracy=Estimate(nan, nan, nan))
+def test_a_variant_of_unknown_accuracy_is_drawn_by_name_only():
+    unknown = ENTRIES[0]._replace(facts=VariantFacts(Estimate(nan, nan, nan), 1))
     figure = draw(comparison_chart([unknown]))
     figure.draw_without_rendering()
     assert [place[1] for place, *_ in points(figure.axes[1])] == [0.7]

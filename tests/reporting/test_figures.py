@@ -1,4 +1,4 @@
-"""What the figures draw, read back from matplotlib, against the rows."""
+"""Figures read back from matplotlib, against the rows that they show."""
 
 import warnings
 
@@ -7,12 +7,13 @@ import pytest
 from matplotlib.colors import to_rgba
 
 from attacks.evaluate import FPR_GRID
-from reporting.figures import layers_chart, plane_chart, roc_chart
+from attacks.findings import Convergence
+from attacks.metrics.intervals import Estimate
+from reporting.figures import convergence_chart, plane_chart, roc_chart
 from reporting.matplotlib_charts import draw
-from reporting.styles import looks
-from storage.records import LayerMeans, Making
+from reporting.styles import styles_of
 
-PANELS = ("matched", "full")
+PANELS = ("matched", "unquantized")
 
 
 def roc_figure(rows, non_members):
@@ -23,13 +24,8 @@ def plane_figure(rows, accuracy):
     return draw(plane_chart(rows, accuracy))
 
 
-def layers_figure(made):
-    chart = layers_chart(made)
-    return None if chart is None else draw(chart)
-
-
 def best(rows, variant, knowledge, metric="auc"):
-    """The row that a panel shows; without shadows an attack is open to both kinds of attacker."""
+    """The row that a panel shows; attacks without shadows are open to both kinds of attacker."""
     kinds = {"none", "matched" if variant == "full" else knowledge}
     return max(
         (row for row in rows if row.variant == variant and row.knowledge in kinds),
@@ -38,7 +34,7 @@ def best(rows, variant, knowledge, metric="auc"):
 
 
 def bars(axes):
-    """Of every point: its position, how far its bars reach, its fill, colour and label."""
+    """Position, ends of both bars, fill, colour and label of every point."""
     for container in axes.containers:
         line, _, (across, up) = container.lines
         yield (
@@ -60,13 +56,14 @@ def test_roc_curves_are_those_of_the_strongest_rows(rows):
             row = best(rows, variant, knowledge)
             assert curve.get_label() == f"{variant} ({row.attack})"
             np.testing.assert_array_equal(curve.get_xdata(), FPR_GRID)
-            np.testing.assert_array_equal(curve.get_ydata(), row.curve)
+            np.testing.assert_array_equal(curve.get_ydata(), row.tpr)
         np.testing.assert_array_equal(guessing.get_xdata(), guessing.get_ydata())
         texts = [text.get_text() for text in axes.get_legend().get_texts()]
         assert texts == [line.get_label() for line in axes.get_lines()]
-    matched, full = (axes.get_lines() for axes in figure.axes)
-    assert list(matched[0].get_ydata()) == list(full[0].get_ydata())  # `full` has one attacker
-    assert list(matched[2].get_ydata()) != list(full[2].get_ydata())
+    matched, unquantized = (axes.get_lines() for axes in figure.axes)
+    # `full` has one kind of shadows
+    assert list(matched[0].get_ydata()) == list(unquantized[0].get_ydata())
+    assert list(matched[2].get_ydata()) != list(unquantized[2].get_ydata())
     assert [axes.get_title() for axes in figure.axes] == [
         "Attacker with shadows quantized like the target",
         "Attacker with full-precision shadows",
@@ -96,7 +93,7 @@ def test_planes_show_accuracy_against_leakage_with_their_intervals(rows, accurac
             assert position == (utility.value, leak.value)
             assert tuple(across) == pytest.approx((utility.low, utility.high), abs=1e-12)
             assert tuple(up) == pytest.approx((leak.low, leak.high), abs=1e-12)
-            assert fill == {"matched": "full", "full": "none"}[knowledge]
+            assert fill == {"matched": "full", "unquantized": "none"}[knowledge]
             assert label == f"{variant} ({row.attack})"
         assert axes.get_legend() is None  # which would cover points
     assert [axes.get_ylabel() for axes in figure.axes] == ["AUC", "TPR at 0.1% FPR †"]
@@ -105,17 +102,18 @@ def test_planes_show_accuracy_against_leakage_with_their_intervals(rows, accurac
     assert texts == ["full", "4 bits", "2 bits", "nearest"]
 
 
-def test_a_variant_has_one_colour_of_its_own_in_both_figures(rows, accuracy):
-    found = {variant: set() for variant in accuracy}
+def test_a_variant_has_the_same_colour_in_both_figures(rows, accuracy):
+    colours = {variant: set() for variant in accuracy}
     for axes in plane_figure(rows, accuracy).axes:
         for (x, _), *_, colour, _ in bars(axes):
-            found[next(v for v, utility in accuracy.items() if utility.value == x)].add(colour)
+            variant = next(v for v, utility in accuracy.items() if utility.value == x)
+            colours[variant].add(colour)
     for axes in roc_figure(rows, 80).axes:
         for line in axes.get_lines()[:-1]:
-            found[line.get_label().split()[0]].add(to_rgba(line.get_color()))
-    assert [len(colours) for colours in found.values()] == [1, 1, 1]
-    assert len(set.union(*found.values())) == 3
-    assert found["full"] == {to_rgba("black")}
+            colours[line.get_label().split()[0]].add(to_rgba(line.get_color()))
+    assert [len(own) for own in colours.values()] == [1, 1, 1]
+    assert len(set.union(*colours.values())) == 3
+    assert colours["full"] == {to_rgba("black")}
 
 
 def test_an_attack_without_shadows_is_shown_for_both_attackers(rows, accuracy):
@@ -137,38 +135,7 @@ METHODS = ("nearest", "adaround", "brecq", "obc", "gptq")
 MANY = [f"{method}-w{bits}" for bits in ("1.58", "4", "2") for method in METHODS]
 
 
-@pytest.mark.parametrize(
-    "variants",
-    [
-        ["full", *MANY],
-        ["full", *(f"obc-w{w}{s}" for w in (8, 4, 3, 2) for s in ("", "-sym", "-last8", "-bn"))],
-        ["full", "nearest-w2-last8", "brecq-w2-last8", "brecq-w2-paper-nonmembers"],
-    ],
-    ids=["methods", "settings", "both"],
-)
-def test_no_two_variants_look_alike(variants):
-    shown = looks(variants)
-    assert list(shown) == variants
-    points = {(look.colour, look.marker) for look in shown.values()}
-    lines = {(look.method, look.colour, look.dashes) for look in shown.values()}
-    assert len(points) == len(lines) == len(variants)
-
-
-def test_colours_are_bits_and_markers_methods():
-    shown = looks(["full", *MANY])
-    for field, part in (("colour", 1), ("marker", 0)):
-        found = {}
-        for variant in MANY:
-            found.setdefault(variant.split("-w")[part], set()).add(getattr(shown[variant], field))
-        assert all(len(values) == 1 for values in found.values())
-        assert len(set.union(*found.values())) == len(found)
-    # the more bits, the darker, in whatever order they were asked for
-    colours = [shown[f"gptq-w{bits}"].colour for bits in ("4", "2", "1.58")]
-    assert [sum(to_rgba(c)[:3]) for c in colours] == sorted(sum(to_rgba(c)[:3]) for c in colours)
-
-
-def test_each_method_has_its_own_curves(rows):
-    """With many methods a row of panels each, and full precision again in every one."""
+def test_each_method_has_a_row_of_panels_with_full_precision_again(rows):
     template = {row.variant: [r for r in rows if r.variant == row.variant] for row in rows}
     many = list(template["full"])
     for variant in MANY:
@@ -182,88 +149,88 @@ def test_each_method_has_its_own_curves(rows):
     assert [axes.get_ylabel() for axes in panels[::2]] == [f"{method}: TPR" for method in METHODS]
 
 
-def making(shift=0.0, images=True, names=("stem", "a.conv", "fc")):
-    """Numbers by hand; without images there are no errors."""
-    layers = [
-        LayerMeans(name, i / 10 + shift, (i + 1) / 2 if images else None, (i + 1) / 8 + shift)
-        for i, name in enumerate(names)
-    ]
-    if not images:
-        layers = [layer._replace(flipped=0.0, after=None) for layer in layers]
-    return Making("x", "members, 9 images" if images else None, list(names), layers, 1.0, 2)
-
-
-def test_layers_show_each_number_in_order():
-    made = {
-        "full": None,
-        "nearest-w4": making(images=False),
-        "brecq-w4": making(),
-        "obc-w4": making(0.25),
-        "brecq-w2": making(0.5),
-        "brecq-w2-sym": None,
-    }
-    figure = layers_figure(made)
-    shown = looks(list(made))
-    wanted = {"brecq": ["brecq-w4", "brecq-w2"], "obc": ["obc-w4"]}
-    panels = np.reshape(figure.axes, (2, 2))
-    for (recipe, variants), (left, right) in zip(wanted.items(), panels, strict=True):
-        assert left.get_ylabel() == recipe
-        assert right.get_yscale() == "log"
-        assert len(left.get_lines()) == len(variants)
-        assert len(right.get_lines()) == 2 * len(variants)
-        for number, variant in enumerate(variants):
-            layers, colour = made[variant].layers, shown[variant].colour
-            share = left.get_lines()[number]
-            before, after = right.get_lines()[2 * number : 2 * number + 2]
-            assert {line.get_color() for line in (share, before, after)} == {colour}
-            assert [list(line.get_xdata()) for line in (share, before, after)] == [[0, 1, 2]] * 3
-            assert list(share.get_ydata()) == [layer.flipped for layer in layers]
-            assert list(before.get_ydata()) == [layer.before for layer in layers]
-            assert list(after.get_ydata()) == [layer.after for layer in layers]
-            assert (before.get_fillstyle(), before.get_linestyle()) == ("none", "--")
-            assert (after.get_fillstyle(), after.get_linestyle()) == ("full", "-")
-    for axes in panels[-1]:
-        ticks = [text.get_text() for text in axes.get_xticklabels()]
-        assert ticks == ["stem", "a.conv", "fc"]
-    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["4 bits", "2 bits"]
-
-
-def test_layers_that_one_variant_lacks_keep_their_places():
-    made = {"obc-w4": making(), "obc-w2": making(names=("stem", "fc"))}
-    left, right = layers_figure(made).axes
-    assert [list(line.get_xdata()) for line in left.get_lines()] == [[0, 1, 2], [0, 2]]
-    assert [list(line.get_xdata()) for line in right.get_lines()] == [[0, 1, 2]] * 2 + [[0, 2]] * 2
-
-
-def test_there_is_no_figure_of_layers_where_nothing_happened():
-    assert layers_figure({}) is None
-    assert layers_figure({"full": None, "nearest-w2": making(images=False)}) is None
-
-
-@pytest.mark.parametrize(
-    "errors", [(None, None), (0.0, 0.0), (1.0, 0.0), (np.nan, np.inf)], ids=str
-)
-def test_errors_that_have_no_logarithm_are_gaps(errors):
-    layers = [LayerMeans("stem", 0.5, *errors), LayerMeans("fc", 0.25, *errors)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figure = layers_figure({"obc-w2": making()._replace(layers=layers)})
-        figure.draw_without_rendering()
-    left, right = figure.axes
-    assert list(left.get_lines()[0].get_ydata()) == [0.5, 0.25]
-    assert len(right.get_lines()) == sum(1 for error in errors if error and np.isfinite(error))
-
-
-def test_names_of_layers_never_crowd():
-    names = [f"layer{i}.conv" for i in range(130)]
-    for axes in layers_figure({"obc-w2": making(names=names)}).axes:
-        ticks = [text.get_text() for text in axes.get_xticklabels()]
-        assert ticks == names[::4]
-        assert list(axes.get_xticks()) == list(range(0, 130, 4))
-
-
-def test_full_precision_alone(rows, accuracy):
+def test_full_precision_alone_has_one_curve_and_one_point(rows, accuracy):
     alone = [row for row in rows if row.variant == "full"]
     assert [len(axes.get_lines()) for axes in roc_figure(alone, 80).axes] == [2, 2]
     planes = plane_figure(alone, {"full": accuracy["full"]})
     assert [len(axes.containers) for axes in planes.axes] == [1, 1]
+
+
+def convergence_figure(convergence):
+    return draw(convergence_chart(convergence))
+
+
+def points(value, counts=(2, 4, 8)):
+    return {
+        count: Estimate(value + i / 100, value - i / 50, value + 0.1)
+        for i, count in enumerate(counts)
+    }
+
+
+def curves(axes):
+    """Label, positions, values and colour of each line, and the band around it."""
+    lines = [line for line in axes.get_lines() if not line.get_label().startswith("_")]
+    fills = [fill.get_paths()[0].vertices for fill in axes.collections]
+    assert len(fills) == len(lines)
+    return [
+        (line.get_label(), list(line.get_xdata()), list(line.get_ydata()), line.get_color(), fill)
+        for line, fill in zip(lines, fills, strict=True)
+    ]
+
+
+def test_convergence_shows_every_number():
+    convergence = {
+        "full": Convergence("lira_online", points(0.7, (4, 8, 12))),
+        "nearest-w2": Convergence("rmia_online", points(0.6, (2, 4, 8, 12))),
+        "nearest-w4": Convergence("attack_r", points(0.65, (2, 4, 8, 12))),
+        "obc-w2": Convergence("lira_online", points(0.55, (4, 8, 12))),
+    }
+    figure = convergence_figure(convergence)
+    figure.draw_without_rendering()
+    shown = styles_of(list(convergence))
+    panels = [["full", "nearest-w2", "nearest-w4"], ["full", "obc-w2"]]
+    assert len(figure.axes) == len(panels)
+    for axes, variants in zip(figure.axes, panels, strict=True):
+        lines = curves(axes)
+        assert len(lines) == len(variants)
+        for variant, (label, x, y, colour, fill) in zip(variants, lines, strict=True):
+            attack, wanted = convergence[variant]
+            assert label == f"{variant} ({attack})"
+            assert x == list(wanted)
+            assert y == [estimate.value for estimate in wanted.values()]
+            assert to_rgba(colour) == to_rgba(shown[variant].colour)
+            for count, estimate in wanted.items():
+                edges = {y for x, y in fill.tolist() if x == count}
+                assert edges == {estimate.low, estimate.high}
+        legend = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert legend == [label for label, *_ in lines]
+        # one tick per count of any variant, and no others
+        assert axes.get_xscale() == "log"
+        assert [text.get_text() for text in axes.get_xticklabels()] == ["2", "4", "8", "12"]
+        assert axes.get_xlabel() == "shadow models"
+    assert [axes.get_ylabel() for axes in figure.axes] == ["AUC", ""]
+
+
+@pytest.mark.parametrize("variant", ["full", "nearest-w2", "int8-engine"])
+def test_a_single_variant_is_a_single_panel(variant):
+    figure = convergence_figure({variant: Convergence("attack_r", points(0.6, (4,)))})
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    ((label, x, y, *_),) = curves(axes)
+    assert (label, x, y) == (f"{variant} (attack_r)", [4], [0.6])
+
+
+@pytest.mark.parametrize(
+    ("methods", "rows", "columns"), [(2, 1, 2), (3, 1, 3), (4, 2, 3), (7, 3, 3)]
+)
+def test_one_panel_per_method_with_numbers_under_each(methods, rows, columns):
+    names = [f"{letter}-w2" for letter in "abcdefg"[:methods]]
+    convergence = dict.fromkeys(["full", *names], Convergence("attack_r", points(0.6)))
+    figure = convergence_figure(convergence)
+    figure.draw_without_rendering()
+    assert len(figure.axes) == rows * columns
+    visible = [axes for axes in figure.axes if axes.get_visible()]
+    assert len(visible) == methods
+    for name, axes in zip(names, visible, strict=True):
+        assert [label for label, *_ in curves(axes)] == ["full (attack_r)", f"{name} (attack_r)"]
+        assert [t.get_text() for t in axes.get_xticklabels() if t.get_visible()] == ["2", "4", "8"]

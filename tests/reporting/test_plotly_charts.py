@@ -1,4 +1,4 @@
-"""Panels as plotly reads them, against plotly's own validation and values by hand."""
+"""Panels as plotly reads them, against plotly's own validation and by hand."""
 
 from math import inf, nan
 
@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 import pytest
 from matplotlib.colors import to_rgb
 
-from reporting.charts import INK, Axis, Chart, Guide, Panel, Series
+from reporting.charts import INK, Axis, Chart, Choice, Guide, Panel, Series
 from reporting.plotly_charts import SYMBOLS, on_dark, outlines, to_page, to_plotly
 from reporting.styles import MARKERS
 
@@ -19,11 +19,7 @@ POINTS = Series(
     colour="tab:blue",
     marker="s",
     filled=False,
-    variant="w<2>",
-    knowledge="full",
-    attack="gap",
-    group="one",
-    rank=0.7,
+    choice=Choice("w<2>", "unquantized", "gap", "one", 0.7),
 )
 
 
@@ -46,10 +42,14 @@ def test_a_trace_by_hand():
     assert (trace["error_x"]["arrayminus"], trace["error_x"]["array"]) == ([0.25, 0], [0, 0.25])
     assert trace["error_y"]["arrayminus"] == [0.5, None]
     assert trace["customdata"] == [[0.25, 0.5, 0.5, 2.0], [0.75, 1.0, 0.0, 1.0]]
-    assert trace["name"] == "w&lt;2&gt; (gap), full shadows"
+    assert trace["name"] == "w&lt;2&gt; (gap), full-precision shadows"
     assert trace["marker"]["symbol"] == "square-open"
-    assert trace["meta"]["variant"] == "w<2>"
-    assert (trace["meta"]["group"], trace["meta"]["rank"]) == ("one", 0.7)
+    assert trace["meta"] == {
+        "label": "w<2> (gap)",
+        "colours": ["#1f77b4", on_dark("tab:blue")],
+        **{"variant": "w<2>", "knowledge": "unquantized", "attack": "gap"},
+        **{"group": "one", "rank": 0.7},
+    }
     assert trace["hovertemplate"] == (
         "<b>%{fullData.name}</b>"
         "<br>accuracy: %{x:.4g} (%{customdata[0]:.4g} to %{customdata[1]:.4g})"
@@ -57,14 +57,17 @@ def test_a_trace_by_hand():
     )
 
 
-def test_numbers_without_a_name_in_json_are_none():
-    (trace,) = to_plotly(Panel([Series("a", [inf, 1.23456789], [nan, 2.0], rank=nan)]))["data"]
+def test_numbers_that_json_lacks_are_none():
+    (trace,) = to_plotly(
+        Panel([Series("a", [inf, 1.23456789], [nan, 2.0], choice=Choice(rank=nan))])
+    )["data"]
     assert (trace["x"], trace["y"], trace["meta"]["rank"]) == ([None, 1.2346], [None, 2], None)
 
 
 def test_a_chart_keeps_its_panels_in_order():
     first, second = (Panel([POINTS], title=title, name="row") for title in "ab")
-    page = to_page(Chart([[first, None], [second, first]], (4, 4), legend=[POINTS]))
+    page = to_page(Chart([[first, None], [second, first]], (4, 4), "hollow: a", [POINTS]))
+    assert page["title"] == "hollow: a"
     assert [panel["heading"] for panel in page["panels"]] == ["row: a", "row: b", "row: a"]
     assert page["columns"] == 2
     assert [entry["meta"]["label"] for entry in page["legend"]] == ["w<2> (gap)"]
@@ -72,14 +75,14 @@ def test_a_chart_keeps_its_panels_in_order():
 
 @pytest.mark.parametrize("colour", [INK, "tab:blue", "#0d0887", "white", "gray"])
 def test_colours_can_be_read_on_a_dark_page(colour):
-    """Those as light as gray stay; the others are mirrored, black to white."""
+    """Colours as light as gray stay; the lightness of darker ones is mirrored."""
     before, after = (max(c) + min(c) for c in (to_rgb(colour), to_rgb(on_dark(colour))))
     assert after == pytest.approx(max(before, 2 - before), abs=0.01)
 
 
 def test_every_marker_has_a_symbol_and_an_outline():
     assert {*MARKERS, "*"} <= SYMBOLS.keys()
-    found = outlines()
-    assert found.keys() == set(SYMBOLS.values())
-    assert all(path.startswith("M") and path.endswith("Z") for path in found.values())
-    assert len(set(found.values())) == len(found)
+    paths = outlines()
+    assert paths.keys() == set(SYMBOLS.values())
+    assert all(path.startswith("M") and path.endswith("Z") for path in paths.values())
+    assert len(set(paths.values())) == len(paths)

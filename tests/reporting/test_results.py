@@ -1,80 +1,192 @@
-"""Audits that are read again, and folders with the same name."""
+"""Results: their values, and results.json and back."""
 
-import csv
 import json
-from pathlib import Path
+from math import inf, isnan, nan
 
 import pytest
+import torch
 
-from reporting.results import name_apart, read_results, write_csv
+from attacks.findings import Bounds, Convergence, Exposures
+from attacks.metrics.epsilon import EpsilonBound
+from attacks.metrics.exposure import Change
+from attacks.metrics.intervals import Estimate
+from reporting.results import (
+    FORMAT,
+    _basis,
+    as_json,
+    flatten,
+    parse_results,
+    plain,
+    read_results,
+)
+from storage.experiment import Experiment
+from storage.records import VariantFacts
 
-ROWS = [{"variant": "full", "auc": 0.6}, {"variant": "w2", "auc": 0.5}]
+EXPERIMENT = Experiment(
+    config={"quantize": ["nearest-w2"], "fleet": {"shadows": 8, "targets": 2}, "seed": 0},
+    input={"num_classes": 10, "channels": 1, "height": 8, "width": 8},
+    fingerprints={"data": "d", "network": "n"},
+    versions={"torch": "2", "threads": 1},
+    places={"root": "/data"},
+    id="0123abcd",
+)
 
 
 @pytest.fixture
-def audited(tmp_path):
-    """A run folder with an audit; fields can be replaced."""
+def run_dir(tmp_path):
+    """Write the results of an audit into a run folder."""
 
-    def make(**fields):
-        folder = tmp_path / "run" / "audit"
-        folder.mkdir(parents=True)
-        results = {key: {} for key in ("experiment", "basis", "files", "tables")} | {"rows": ROWS}
-        (folder / "results.json").write_text(json.dumps(results | fields))
-        return folder.parent
+    def write(results, **fields):
+        path = tmp_path / "run" / "audit" / "results.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(json.loads(as_json(results)) | fields))
+        return path.parents[1]
 
-    return make
+    return write
 
 
-def test_what_was_written_is_read(audited):
-    assert read_results(audited(), ["variant", "auc"])["rows"] == ROWS
+@pytest.mark.parametrize("experiment", [None, EXPERIMENT], ids=["elsewhere", "trained"])
+def test_results_are_read_back_as_they_were_written(results, run_dir, experiment):
+    written = results._replace(experiment=experiment, figures=("plane", "roc"))
+    assert len(written.tables) > 5
+    assert written.sentences
+    assert read_results(run_dir(written)) == written
+
+
+def test_unknown_numbers_are_read_back_as_nan(results, run_dir):
+    unknown = Estimate(nan, nan, nan)
+    row = results.rows[0]
+    rows = [row._replace(summary=row.summary._replace(auc=unknown)), *results.rows[1:]]
+    facts = results.variants | {"full": VariantFacts(unknown, 0)}
+    again = read_results(run_dir(results._replace(rows=rows, variants=facts)))
+    for estimate in (again.rows[0].summary.auc, again.variants["full"].accuracy):
+        assert all(map(isnan, estimate[:3]))
+        assert estimate.spread == 0
+    assert again.rows[1:] == results.rows[1:]
+
+
+def test_the_file_is_strict_json(results):
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    content = json.loads(as_json(results), parse_constant=refuse)
+    assert content["format"] == FORMAT
+    assert len(content["rows"]) == len(results.rows)
+    assert [line["variant"] for line in content["rows"] if line["strongest"]] == [*results.variants]
 
 
 def test_a_folder_without_an_audit(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"No audit in .*run: .*audit\.py --run_dir .*run`"):
-        read_results(tmp_path / "run", [])
+        read_results(tmp_path / "run")
 
 
-@pytest.mark.parametrize(
-    ("fields", "lacking"),
-    [({"rows": [*ROWS, {"variant": "w4"}]}, "auc"), ({"rows": []}, "variant, auc")],
-)
-def test_an_older_version(audited, fields, lacking):
-    run = audited(**fields)
-    with pytest.raises(ValueError, match=rf"lacks {lacking}: an older version.*audit\.py"):
-        read_results(run, ["variant", "auc"])
+@pytest.mark.parametrize(("given", "shown"), [(0, "none"), (FORMAT + 1, FORMAT + 1), ("x", "x")])
+def test_another_format_is_one_clear_line(results, run_dir, given, shown):
+    run = run_dir(results, format=given)
+    with pytest.raises(ValueError, match="another version of BitLeak") as error:
+        read_results(run)
+    assert str(error.value) == (
+        f"{run}/audit/results.json was written by another version of BitLeak (format {shown}, "
+        f"this version reads {FORMAT}). Run `python audit.py --run_dir {run}` again, or use the "
+        "version that wrote it."
+    )
 
 
-def test_a_version_before_basis_and_tables(audited):
-    run = audited()
+def test_a_file_from_before_formats_is_another_version(results, run_dir):
+    run = run_dir(results)
     path = run / "audit" / "results.json"
-    path.write_text(json.dumps({"experiment": {}, "files": [], "rows": ROWS}))
-    with pytest.raises(ValueError, match="lacks basis, tables: an older version"):
-        read_results(run, [])
+    path.write_text(json.dumps({"experiment": {}, "files": [], "rows": []}))
+    with pytest.raises(ValueError, match=r"another version of BitLeak \(format none"):
+        read_results(run)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '"text"'])
-def test_a_damaged_file(audited, content):
-    run = audited()
+def test_a_damaged_file_is_named(results, run_dir, content):
+    run = run_dir(results)
     (run / "audit" / "results.json").write_text(content)
-    with pytest.raises(ValueError, match=r"is damaged .*Delete it and run `python audit\.py"):
-        read_results(run, [])
+    with pytest.raises(ValueError, match=r"is damaged .*Delete it\. Run `python audit\.py"):
+        read_results(run)
 
 
-def test_names_are_as_short_as_they_can_be():
-    assert name_apart([Path("/runs/a"), Path("/runs/b")]) == ["a", "b"]
-    assert name_apart([Path("/x/a"), Path("/y/a"), Path("/y/b")]) == ["x/a", "y/a", "y/b"]
-    assert name_apart([Path("/a"), Path("/x/a")]) == ["//a", "x/a"]
+@pytest.mark.parametrize("field", ["basis", "variants", "rows", "tables"])
+def test_a_missing_field_is_named(results, run_dir, field):
+    run = run_dir(results)
+    path = run / "audit" / "results.json"
+    content = json.loads(path.read_text())
+    del content[field]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"is damaged: KeyError\('{field}'\)\. Delete it\."):
+        read_results(run)
 
 
-def test_a_comparison_needs_two_different_folders(tmp_path):
-    with pytest.raises(ValueError, match=r"needs two run folders or more, got 1\. Name another"):
-        name_apart([tmp_path])
-    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
-    with pytest.raises(ValueError, match=r"is there twice\. Name each run folder once"):
-        name_apart([tmp_path, tmp_path / "x" / "..", tmp_path / "link"])
+def test_results_may_lie_anywhere(results, tmp_path):
+    path = tmp_path / "kept.json"
+    path.write_text(as_json(results))
+    assert parse_results(path, "Make it again") == results
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"kept\.json is damaged .*Delete it\. Make it again\."):
+        parse_results(path, "Make it again")
 
 
-def test_csv_is_read_back(tmp_path):
-    write_csv(tmp_path / "some.csv", [{"a": 1, "b": 'x, "y"'}, {"a": None, "b": ""}])
-    with (tmp_path / "some.csv").open(newline="") as file:
-        assert list(csv.DictReader(file)) == [{"a": "1", "b": 'x, "y"'}, {"a": "", "b": ""}]
+def test_the_strongest_attack_is_marked_once_per_variant(results):
+    marked = [row for row in results.rows if row.strongest]
+    assert [row.variant for row in marked] == list(results.variants)
+    assert results.strongest == {row.variant: row for row in marked}
+    for row in marked:
+        areas = [r.summary.auc.value for r in results.rows if r.variant == row.variant]
+        assert row.summary.auc.value == max(areas)
+
+
+def test_sentences_are_the_differences_from_the_reference(results, findings):
+    assert len(results.sentences) == len(findings["differences"].against_reference) == 2
+    for sentence, variant in zip(results.sentences, ("nearest-w4", "nearest-w2"), strict=True):
+        assert sentence.startswith(f"{variant} ")
+        assert "full" in sentence
+
+
+def test_the_basis_names_the_most_false_positives_that_any_rate_rests_on(rows):
+    """Where many scores tie, as the gap attack's, there may be none at all."""
+    summary = rows[0].summary._replace(
+        non_members=1200, false_positives_1pct=12, false_positives_01pct=1
+    )
+    tied = summary._replace(false_positives_1pct=0, false_positives_01pct=0)
+    basis = _basis({"data": "digits"}, [rows[0]._replace(summary=s) for s in (tied, summary)])
+    assert list(basis) == ["data", "non-members", "intervals"]
+    assert basis["data"] == "digits"
+    assert basis["non-members"] == (
+        "1200 per target, so that a TPR at 1% FPR rests on at most 12 false positives and one at "
+        "0.1% on 1"
+    )
+
+
+def test_plain_values_by_hand():
+    estimate = Estimate(0.51, 0.45, 0.57)
+    values = {
+        "epsilon": {"w2": Bounds(EpsilonBound(0.0, inf, 0.0, 0.0, 80, 80), 0.0, 16)},
+        "bound": Bounds(None, 0.5, 16),
+        "convergence": {"w2": Convergence("attack_r", {2: estimate, 4: estimate})},
+        "exposure": Exposures("full", "gap", {"w2": Change(12, 3, nan)}, ["w2"], torch.ones(1, 2)),
+        "held": (("full", "w2"), [1, True, None, "text"]),
+    }
+    read = json.loads(json.dumps(plain(values), allow_nan=False))
+    assert read["epsilon"]["w2"]["tested"] == {
+        **{"epsilon": 0.0, "threshold": None, "tpr": 0.0, "fpr": 0.0},
+        **{"members": 80, "non_members": 80},
+    }
+    assert read["bound"] == {"tested": None, "one_run": 0.5, "guesses": 16}
+    shown = {"value": 0.51, "low": 0.45, "high": 0.57, "spread": 0.0}
+    assert read["convergence"]["w2"] == {"attack": "attack_r", "points": {"2": shown, "4": shown}}
+    assert read["exposure"]["changes"]["w2"] == {"safer": 12, "exposed": 3, "correlation": None}
+    assert "examples" not in read["exposure"]  # exposure.csv has them
+    assert read["held"] == [["full", "w2"], [1, True, None, "text"]]
+
+
+def test_a_line_of_the_csv_has_none_for_unknown_values(rows):
+    (row,) = (r for r in rows if r[:3] == ("nearest-w2", "unquantized", "lira_online"))
+    line = flatten(row, VariantFacts(Estimate(nan, nan, nan), 0))
+    assert (line["variant"], line["knowledge"], line["attack"]) == row[:3]
+    assert line["accuracy"] is line["accuracy_low"] is line["bytes"] is None
+    assert (line["auc"], line["auc_high"]) == (row.summary.auc.value, row.summary.auc.high)
+    assert line["auc_spread"] == row.summary.auc.spread
+    assert (line["strongest"], line["shadows"], line["seconds"]) == (row.strongest, 8, None)
+    assert (line["targets"], line["non_members"]) == (2, 80)

@@ -1,11 +1,12 @@
-"""Numbers as text, by hand."""
+"""Numbers and comparisons as text, by hand."""
 
-from math import nan
+from math import inf, nan
 
 import pytest
 
+from attacks.metrics.differences import Difference
 from attacks.metrics.intervals import Estimate
-from reporting.text import show, show_difference
+from reporting.text import compare, dagger, show, show_difference, show_p
 
 
 def test_an_estimate():
@@ -17,7 +18,7 @@ def test_an_estimate():
 
 
 @pytest.mark.parametrize("options", [{}, {"percent": True}, {"spread": True}], ids=str)
-def test_what_is_unknown_says_so(options):
+def test_nan_is_unknown(options):
     assert show(Estimate(nan, nan, nan), **options) == "unknown"
 
 
@@ -27,8 +28,46 @@ def test_what_is_unknown_says_so(options):
         ((-0.02112, -0.0311, -0.0109), "-0.021 (-0.031 to -0.011)"),
         ((0.0204, -0.001, 0.0418), "+0.020 (-0.001 to +0.042)"),
         ((0, 0, 0), "+0.000 (+0.000 to +0.000)"),
-        ((-0.0001, -0.0004, 0.0003), "+0.000 (+0.000 to +0.000)"),  # no negative nought
+        ((-0.0001, -0.0004, 0.0003), "+0.000 (+0.000 to +0.000)"),  # no negative zero
     ],
 )
 def test_a_difference_has_its_sign(estimate, text):
     assert show_difference(Estimate(*estimate)) == text
+
+
+@pytest.mark.parametrize(
+    ("p", "text"), [(0.0004, "< 0.001"), (0.001, "0.001"), (0.0456, "0.046"), (1.0, "1.000")]
+)
+def test_a_p_value(p, text):
+    assert show_p(p) == text
+
+
+@pytest.mark.parametrize(
+    ("false_positives", "mark"), [(None, "†"), (0, "†"), (9, "†"), (10, ""), (11, "")]
+)
+def test_few_or_unknown_false_positives_are_marked(false_positives, mark):
+    assert dagger(false_positives) == mark
+
+
+@pytest.mark.parametrize(
+    ("interval", "p", "p_holm", "sentence"),
+    [
+        ((-0.06, -0.04), 0.02, 0.0456, "w2 leaks 0.04 to 0.06 less AUC than full."),
+        ((0.1, 0.234), 0.001, 0.002, "w2 leaks 0.10 to 0.23 more AUC than full."),
+        ((0.0012, 0.0014), 0.01, 0.01, "w2 leaks 0.0012 to 0.0014 more AUC than full."),
+        ((-0.006, 0.014), 0.5, 0.5, "w2 and full: no difference shown (AUC -0.01 to 0.01)."),
+        (
+            (-0.06, -0.01),
+            0.03,
+            0.06,
+            "w2 and full: no difference shown (AUC -0.06 to -0.01 before correction for the "
+            "number of comparisons).",
+        ),
+        ((0.0, 0.0), 1.0, 1.0, "w2 and full: no difference shown (AUC 0.00 to 0.00)."),
+        ((-inf, inf), 1.0, 1.0, "w2 and full: no difference shown (AUC -inf to inf)."),
+    ],
+)
+def test_a_difference_is_claimed_only_after_correction(interval, p, p_holm, sentence):
+    low, high = interval
+    estimate = Estimate((low + high) / 2, low, high)
+    assert compare(Difference("w2", "full", estimate, p, p_holm)) == sentence

@@ -1,4 +1,4 @@
-"""The W&B view against what a real fleet and its audit logged offline."""
+"""The W&B view, against what a real fleet and its audit logged offline."""
 
 import json
 import re
@@ -12,12 +12,13 @@ import audit
 import train
 from reporting import dashboard, workspace
 from reporting.dashboard import publish
+from reporting.results import read_results
 from reporting.workspace import make_workspace, save_view
 
 
 @pytest.fixture(scope="module")
 def logged(toy, toy_run, tmp_path_factory, read_wandb):
-    """A run folder, two of its models and its audit logged by `--wandb offline`; these by name."""
+    """A run folder whose audit and two models were logged offline; W&B runs by name."""
     folder = tmp_path_factory.mktemp("runs") / "it's"
     shutil.copytree(toy_run, folder)
     for name in ("shadow-000", "target-000"):
@@ -39,10 +40,6 @@ def own_wandb(tmp_path, monkeypatch):
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
 
 
-def results_of(folder):
-    return json.loads((folder / "audit" / "results.json").read_text())
-
-
 def spec_of(view):
     """What would be uploaded."""
     return json.loads(view._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))
@@ -50,25 +47,25 @@ def spec_of(view):
 
 def sections_of(view):
     """Panels by section."""
-    found = spec_of(view)["section"]["panelBankConfig"]["sections"]
-    return {section["name"]: section["panels"] for section in found}
+    sections = spec_of(view)["section"]["panelBankConfig"]["sections"]
+    return {section["name"]: section["panels"] for section in sections}
 
 
 def values(tree, key):
-    """All values that some key has, however deep."""
+    """All values of a key, at any depth."""
     below = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
     own = [tree[key]] if isinstance(tree, dict) and key in tree else []
-    return own + [value for some in below for value in values(some, key)]
+    return own + [value for branch in below for value in values(branch, key)]
 
 
 def keys_of(run):
-    """What was logged; the fields of a table or an image are nested."""
+    """Keys that were logged; the fields of a table or an image are nested."""
     return {key.split(".")[0] for row in [run.summary, *run.history] for key in row}
 
 
-def test_every_panel_shows_what_was_logged_and_all_of_it_is_shown(logged):
+def test_panels_show_everything_that_was_logged_and_nothing_else(logged):
     folder, runs = logged
-    sections = sections_of(make_workspace("team", "toy", results_of(folder)))
+    sections = sections_of(make_workspace("team", "toy", read_results(folder)))
     assert list(sections) == [
         *("Audit", "Figures", "Leakage and accuracy", "Training, by role", "Findings"),
         "ROC curves",
@@ -98,11 +95,11 @@ def test_every_panel_shows_what_was_logged_and_all_of_it_is_shown(logged):
     prefixes = ("audit/", "figures/", "findings/", "plane/", "roc/", "risk/auc/", "test_accuracy/")
     assert {key for key in audited if key.startswith(prefixes)} <= shown
     accuracies = {key for key in shown if key.startswith("test_accuracy/")}
-    for run in models:  # bars a role
+    for run in models:  # one bar per role
         assert accuracies <= run.summary.keys()
 
 
-def test_names_sort_as_wandb_asks(logged):
+def test_keys_can_be_sorted_by_wandb(logged):
     _, runs = logged
     keys = {key for run in runs.values() for key in run.summary}
     named = [key for key in keys if key.startswith(("test_accuracy/", "risk/", "train/", "val/"))]
@@ -110,9 +107,9 @@ def test_names_sort_as_wandb_asks(logged):
     assert all(re.fullmatch(r"[a-z]\w*(/\w+)+", key) for key in named)
 
 
-def test_charts_ask_for_the_fields_that_wandb_plot_asks_for(logged):
+def test_charts_have_the_fields_of_wandb_plot(logged):
     folder, runs = logged
-    sections = sections_of(make_workspace("team", "toy", results_of(folder)))
+    sections = sections_of(make_workspace("team", "toy", read_results(folder)))
     panels = [p for s in sections.values() for p in s if p["viewType"] == "Vega2"]
     assert len(panels) > 6
     for panel in panels:
@@ -125,8 +122,8 @@ def test_charts_ask_for_the_fields_that_wandb_plot_asks_for(logged):
         assert panel["config"]["stringSettings"].keys() >= own["stringSettings"].keys()
 
 
-def test_what_is_uploaded_reads_back_as_the_same(logged):
-    view = make_workspace("team", "toy", results_of(logged[0]))
+def test_an_uploaded_view_reads_back_as_the_same(logged):
+    view = make_workspace("team", "toy", read_results(logged[0]))
     again = internal.WorkspaceViewspec.model_validate(spec_of(view))
     model = view._to_model().model_copy(update={"spec": again})
     assert spec_of(Workspace._from_model(model)) == spec_of(view)
@@ -134,20 +131,21 @@ def test_what_is_uploaded_reads_back_as_the_same(logged):
 
 def test_only_the_runs_of_the_experiment_are_shown(logged):
     folder, runs = logged
-    results = results_of(folder)
+    results = read_results(folder)
     (runset,) = spec_of(make_workspace("team", "toy", results))["section"]["runSets"]
-    (one,) = runset["filters"]["filters"]
-    assert (one["key"], one["op"]) == ({"section": "config", "name": "id"}, "=")
-    assert {run.config["id"] for run in runs.values()} == {one["value"]}
-    other = results | {"experiment": results["experiment"] | {"id": "00000123"}}
+    (rule,) = runset["filters"]["filters"]
+    assert (rule["key"], rule["op"]) == ({"section": "config", "name": "id"}, "=")
+    assert {run.config["id"] for run in runs.values()} == {rule["value"]}
+    other = results._replace(experiment=results.experiment._replace(id="00000123"))
     (runset_of_other,) = spec_of(make_workspace("team", "toy", other))["section"]["runSets"]
-    assert runset_of_other["filters"]["filters"][0]["value"] == "00000123"  # though of digits
+    # the same options, but another experiment
+    assert runset_of_other["filters"]["filters"][0]["value"] == "00000123"
     assert runset["grouping"] == [{"section": "run", "name": "jobType"}]
-    outside = make_workspace("team", "it's", results | {"experiment": {}})
-    (runset,) = spec_of(outside)["section"]["runSets"]
-    (one,) = runset["filters"]["filters"]
-    assert one["key"] == {"section": "run", "name": "name"}  # W&B's for a run's id
-    assert one["value"] == f"{results['inputs'][:16]}-audit"
+    elsewhere = make_workspace("team", "it's", results._replace(experiment=None))
+    (runset,) = spec_of(elsewhere)["section"]["runSets"]
+    (rule,) = runset["filters"]["filters"]
+    assert rule["key"] == {"section": "run", "name": "name"}  # W&B's name of a run's id
+    assert rule["value"] == f"{results.inputs[:16]}-audit"
 
 
 @pytest.fixture
@@ -172,12 +170,12 @@ def service(monkeypatch):
 
 
 def test_there_is_one_view_however_often_it_is_saved(logged, service, tmp_path):
-    results = results_of(logged[0])
+    results = read_results(logged[0])
     url = save_view(tmp_path / "toy", "team", results)
     assert url.startswith("https://wandb.example/team/bitleak?nw=")
     ((name, before),) = service.items()
     assert before.display_name == "toy"
-    fewer = results | {"tables": results["tables"][:1]}
+    fewer = results._replace(tables=results.tables[:1])
     assert save_view(tmp_path / "toy", "team", fewer) == url
     assert list(service) == [name]
     assert service[name].id == before.id
@@ -187,10 +185,10 @@ def test_there_is_one_view_however_often_it_is_saved(logged, service, tmp_path):
     assert len(findings.panels) == 1
 
 
-def test_a_view_that_was_deleted(logged, service, tmp_path):
+def test_a_view_that_was_deleted_is_an_error_with_a_way_out(logged, service, tmp_path):
     (tmp_path / "wandb.url").write_text("https://wandb.example/team/bitleak?nw=gone\n")
     with pytest.raises(ValueError, match=r"wandb\.url names a view that is not found .*Delete it"):
-        save_view(tmp_path, "team", results_of(logged[0]))
+        save_view(tmp_path, "team", read_results(logged[0]))
 
 
 def test_the_command_saves_the_view_of_runs_that_were_synced(logged, service, monkeypatch, capsys):
@@ -212,15 +210,17 @@ def test_a_failure_warns_and_costs_nothing(logged, monkeypatch, part):
     def fail(*_):
         raise ConnectionError("the network is down")
 
-    for module, name in ((dashboard, "log_audit"), (workspace, "save_view")):
-        monkeypatch.setattr(module, name, fail if name == part else lambda *_: "team")
-    with pytest.warns(UserWarning, match=r"W&B failed, the audit is there .*network is down"):
-        assert publish(logged[0], "online", results_of(logged[0]), {}) is None
+    for name in ("log_audit", "save_view"):
+        monkeypatch.setattr(dashboard, name, fail if name == part else lambda *_: "team")
+    with pytest.warns(
+        UserWarning, match=r"W&B failed, the audit stands without it: .*network is down"
+    ):
+        assert publish(logged[0], "online", read_results(logged[0]), {}) is None
 
 
 def test_a_view_is_only_saved_online(logged, monkeypatch):
     monkeypatch.setattr(dashboard, "log_audit", lambda *_: "team")
-    monkeypatch.setattr(workspace, "save_view", lambda folder, entity, _: f"{folder.name} {entity}")
-    folder, results = logged[0], results_of(logged[0])
+    monkeypatch.setattr(dashboard, "save_view", lambda folder, entity, _: f"{folder.name} {entity}")
+    folder, results = logged[0], read_results(logged[0])
     assert publish(folder, "offline", results, {}) is None
     assert publish(folder, "online", results, {}) == "it's team"

@@ -1,4 +1,4 @@
-"""The study's document: what it says is what its command makes of the results beside it."""
+"""The study's page, which its command makes from the results beside it."""
 
 import json
 import re
@@ -10,20 +10,22 @@ from docs.study import figures
 from docs.study.numbers import Compared, Study
 from docs.study.page import HERE, KEPT, keep, main, mark, points, render, share, table
 from reporting.matplotlib_charts import draw
+from reporting.results import parse_results
+from reporting.tables import Table
 
 ROOT = HERE.parents[1]
 
 
 @pytest.fixture(scope="module")
 def study():
-    return Study(json.loads(KEPT.read_text()))
+    return Study(parse_results(KEPT, "Restore it"))
 
 
-def test_the_document_is_what_the_command_writes(study):
+def test_the_page_is_what_the_command_writes(study):
     assert (HERE.parent / "study.md").read_text() == render(study)
 
 
-def test_the_readme_says_what_the_study_found():
+def test_the_readme_repeats_the_finding_of_the_study():
     """Its first screen has the finding, word for word."""
     (finding,) = re.findall(r"^\*\*(.+?)\*\*$", (HERE.parent / "study.md").read_text(), re.M | re.S)
     first = " ".join((ROOT / "README.md").read_text().split("```")[0].split())
@@ -31,7 +33,7 @@ def test_the_readme_says_what_the_study_found():
     assert "(docs/study.md)" in first
 
 
-def test_links_of_the_document_lead_somewhere():
+def test_links_of_the_page_lead_somewhere():
     links = re.findall(r"\]\((?!http)([^)#]+)\)", (HERE.parent / "study.md").read_text())
     assert len(links) >= 4
     for link in links:
@@ -41,27 +43,33 @@ def test_links_of_the_document_lead_somewhere():
 def test_figures_show_the_numbers_of_the_rows(study):
     charts = figures.all_of(study)
     assert {f"{name}.png" for name in charts} == {path.name for path in KEPT.parent.glob("*.png")}
-    full, matched = charts["plane"].panels[0]
-    for panel, kind in ((full, "full"), (matched, "matched")):
+    unquantized, matched = charts["plane"].panels[0]
+    for panel, kind in ((unquantized, "unquantized"), (matched, "matched")):
         for series in panel.series:
             variants = [f"{series.label}-{width}" for width in figures.WIDTHS]
             rows = {
-                row["variant"]: row
-                for row in study.results["rows"]
-                if (row["knowledge"], row["attack"]) == (kind, "lira_online")
+                row.variant: row for row in study.results.rows if row[1:3] == (kind, "lira_online")
             }
-            assert list(series.x[1:]) == [rows[variant]["accuracy"] for variant in variants]
-            assert list(series.y[1:]) == [rows[variant]["tpr_01pct"] for variant in variants]
+            utility = [study.results.variants[variant].accuracy.value for variant in variants]
+            assert list(series.x[1:]) == utility
+            leaks = [rows[variant].summary.tpr_01pct.value for variant in variants]
+            assert list(series.y[1:]) == leaks
     for chart in charts.values():
         drawn = draw(chart).axes
         assert len(drawn) == sum(len(row) for row in chart.panels)
 
 
-def test_what_is_kept_is_enough_and_no_more(study):
-    extra = {"tpr": [0.1], "bytes": 5}
-    rows = [row | extra for row in study.results["rows"]]
-    again = keep(study.results | {"rows": rows, "fpr": [0.1], "tables": []})
-    assert again == study.results
+def test_only_what_the_page_needs_is_kept(study):
+    results = study.results
+    whole = results._replace(
+        rows=[row._replace(tpr=[0.1]) for row in results.rows],
+        findings=results.findings | {"epsilon": {"full": 1.0}},
+        tables=[Table("epsilon", "Bounds", ("a",), [], "A note.")],
+        sentences=["A sentence."],
+        figures=("plane",),
+    )
+    assert keep(whole) == KEPT.read_text()
+    assert json.loads(keep(whole))["rows"][0]["tpr"] == []
 
 
 def test_a_table_by_hand():
@@ -79,6 +87,6 @@ def test_numbers_by_hand():
     assert share(None) == "no gain shown"
 
 
-def test_a_run_without_an_audit(tmp_path):
-    with pytest.raises(SystemExit, match=r"results.json is not there. Run `python audit.py --run"):
+def test_a_run_without_an_audit_is_an_error_with_a_way_out(tmp_path):
+    with pytest.raises(SystemExit, match=r"No audit in .*Run `python audit.py --run"):
         main([str(tmp_path)])

@@ -1,0 +1,228 @@
+"""Tables of findings, made by hand and of a synthetic fleet."""
+
+import json
+from math import inf, nan
+
+import pytest
+import torch
+
+from attacks.evaluate import evaluate
+from attacks.findings import Bounds, Differences, Exposures, JointAttack
+from attacks.game import Game, ModelSignals, make_cases
+from attacks.metrics.differences import Difference
+from attacks.metrics.epsilon import EpsilonBound
+from attacks.metrics.exposure import Change
+from attacks.metrics.intervals import Estimate, summarise
+from attacks.strongest import Strongest
+from attacks.z_scores import Density, ZScores
+from reporting.findings import FINDINGS, Body, Finding, find, make_tables
+from reporting.results import plain
+from reporting.tables import Cell
+
+W2, W4 = "nearest-w2", "gptq-w4, group 64"  # models trained elsewhere have free names
+
+
+def differ(first, second, value, p):
+    return Difference(first, second, Estimate(value, value - 0.01, value + 0.01, 0.02), p / 2, p)
+
+
+def held(names, value):
+    summary = summarise(
+        torch.tensor([[0.0, 1.0, 2.0, 3.0]]), torch.tensor([[0, 1, 0, 1]]).bool(), 2
+    )
+    estimate = Estimate(value, value - 0.01, value + 0.01)
+    summary = summary._replace(auc=estimate, tpr_1pct=Estimate(0.1, 0.05, 0.2))
+    return JointAttack(names, summary, names[0], differ("joint", names[0], 0.03, 0.02))
+
+
+def measured(members, non_members):
+    """Z-scores of the targets; no shadow trained on an audited example."""
+    empty = Density(nan, nan, [0.0])
+    members, non_members = Density(members, 1.0, [1.0]), Density(non_members, 0.5, [1.0])
+    return ZScores([0, 1], members, non_members, empty, Density(0, 1, [1.0]))
+
+
+VALUES = {
+    "differences": Differences(
+        reference="full",
+        against_reference={
+            W4: differ(W4, "full", -0.01, 0.0001),
+            W2: differ(W2, "full", -0.05, 0.0456),
+        },
+        beyond_gap={
+            "full": differ("full", "the gap attack on full", 0.1, 0.0004),
+            W2: differ(W2, f"the gap attack on {W2}", 0.0, 1.0),
+        },
+    ),
+    "shadows": {W4: differ(f"{W4}, matched shadows", f"{W4}, full-precision shadows", 0.04, 0.3)},
+    "z_scores": {
+        "full": {"matched": measured(1.5, 0.0)},
+        W2: {"matched": measured(1.0, 0.0), "unquantized": measured(-1.0, -2.0)},
+    },
+    "joint_lira": [
+        held(("full", W2), 0.7),
+        held(("full", W4, W2), 0.8),
+        held(("full", W4, W2, "e"), 0.9),
+    ],
+    "calibration": {W2: Estimate(0.51, 0.45, 0.57)},
+    "epsilon": {
+        "full": Bounds(EpsilonBound(1.234, 0.5, 0.123, 0.0045, 80, 80), 0.5678, 16),
+        W2: Bounds(EpsilonBound(0.0, inf, 0.0, 0.0, 80, 80), 0.0, 16),
+        W4: Bounds(None, 0.0, 16),
+    },
+    "exposure": Exposures(
+        reference="full",
+        attack="attack_r",
+        changes={W4: Change(0, 0, nan), W2: Change(12, 3, 0.876)},
+        variants=["full", W2],
+        examples=torch.tensor([[0.5, nan], [0.75, nan]]),
+    ),
+}
+NOTHING = {
+    "differences": Differences("full", {}, {}),
+    **{key: {} for key in ("shadows", "z_scores", "calibration", "epsilon")},
+    "joint_lira": [],
+    "exposure": Exposures("full", "gap", {}, ["full"], torch.zeros(1, 2)),
+}
+
+
+def test_every_table_by_hand():
+    tables = make_tables(VALUES)
+    joint = [
+        [(names, None), (auc, area), ("10.0% (5.0-20.0)", 0.1), ("full", None)]
+        for names, auc, area in (
+            (f"full + {W2}", "0.700 (0.690-0.710)", 0.7),
+            (f"full + {W4} + {W2}", "0.800 (0.790-0.810)", 0.8),
+            ("all 4 variants", "0.900 (0.890-0.910)", 0.9),
+        )
+    ]
+    dash = ("-", None)
+    assert [[list(row) for row in table.rows] for table in tables] == [
+        [
+            [("full", None), dash, dash, ("+0.100 (+0.090 to +0.110)", 0.1), ("< 0.001", 0.0004)],
+            [(W4, None), ("-0.010 (-0.020 to +0.000)", -0.01), ("< 0.001", 0.0001), dash, dash],
+            [
+                *((W2, None), ("-0.050 (-0.060 to -0.040)", -0.05), ("0.046", 0.0456)),
+                *(("+0.000 (-0.010 to +0.010)", 0), ("1.000", 1)),
+            ],
+        ],
+        [[(W4, None), ("+0.040 (+0.030 to +0.050)", 0.04), ("0.300", 0.3)]],
+        [
+            [("full", None), ("1.50±1.00", 1.5), ("0.00±0.50", 0), dash, dash],
+            [
+                *((W2, None), ("1.00±1.00", 1), ("0.00±0.50", 0)),
+                *(("-1.00±1.00", -1), ("-2.00±0.50", -2)),
+            ],
+        ],
+        [[*row, ("+0.030 (+0.020 to +0.040)", 0.03), ("0.020", 0.02)] for row in joint],
+        [[(W2, None), ("0.510 (0.450-0.570)", 0.51)]],
+        [
+            [("full", None), ("1.23 (TPR 12.3%, FPR 0.4%)", 1.234), ("0.57", 0.5678)],
+            [(W2, None), ("0.00 (TPR 0.0%, FPR 0.0%)", 0), ("0.00", 0)],
+            [(W4, None), dash, ("0.00", 0)],
+        ],
+        [
+            [(W4, None), ("0", 0), ("0", 0), dash],
+            [(W2, None), ("12", 12), ("3", 3), ("0.88", 0.876)],
+        ],
+    ]
+    assert [table.key for table in tables] == list(VALUES)
+    assert len({table.title for table in tables}) == len(tables)
+    for table in tables:
+        assert {len(row) for row in table.rows} == {len(table.columns)}
+        assert table.note.endswith(".")
+    by_key = {table.key: table for table in tables}
+    assert by_key["differences"].columns[1] == "AUC beyond full's"
+    assert "makes 16 guesses" in by_key["epsilon"].note
+    assert by_key["exposure"].note.startswith("Against full.")
+    assert "more than 0.1." in by_key["exposure"].note
+
+
+@pytest.mark.parametrize(
+    ("key", "title"),
+    [
+        ("differences", "Do two variants leak differently?"),
+        ("shadows", "What quantizing the shadows is worth to the attacker"),
+        ("z_scores", "Where members and non-members stand among the shadows"),
+        ("joint_lira", "An attacker who holds several variants of a model"),
+        ("calibration", "Was a training example used to calibrate the quantizer?"),
+        ("epsilon", "Lower bounds on epsilon"),
+        ("exposure", "Who becomes safer, and who more exposed"),
+    ],
+)
+def test_only_tables_with_rows_are_made(key, title):
+    assert make_tables(NOTHING) == []
+    (table,) = make_tables(NOTHING | {key: VALUES[key]})
+    assert (table.key, table.title) == (key, title)
+
+
+@pytest.mark.parametrize("field", ["against_reference", "beyond_gap"])
+def test_either_difference_suffices_for_a_table(field):
+    differences = VALUES["differences"]
+    part = NOTHING["differences"]._replace(**{field: getattr(differences, field)})
+    (table,) = make_tables({"differences": part})
+    assert table.key == "differences"
+
+
+def test_convergence_is_for_its_figure_alone():
+    assert FINDINGS["convergence"].table is None
+    assert make_tables({"convergence": {"full": None}}) == []
+
+
+def test_full_precision_alone_is_compared_with_the_gap_attack():
+    gap = {"full": VALUES["differences"].beyond_gap["full"]}
+    (table,) = make_tables({"differences": Differences("full", {}, gap)})
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ["full", "-", "-", "+0.100 (+0.090 to +0.110)", "< 0.001"]
+    ]
+
+
+def conclude(game, attacks):
+    best = Strongest(game.audited)
+    for variant in game.variants:
+        best.add(evaluate(game, variant, attacks))
+    return find(game, best)
+
+
+@pytest.mark.parametrize("leak", [0.0, 2.0])
+@pytest.mark.parametrize("targets", [1, 3])
+def test_tables_of_real_findings_hold_numbers(synthetic_fleet, rng, leak, targets):
+    """Without a leak a threshold is infinite; where all is classified correctly no rank differs."""
+    phi, members = synthetic_fleet(8, targets, 80, leak)
+    correct = torch.ones_like(phi)
+    noise = torch.randn(phi.shape, generator=rng)
+    signals = {"full": ModelSignals(phi, correct), W2: ModelSignals(phi + noise, correct)}
+    calibrated = {"full": members, W2: members}
+    game = Game(signals, members, make_cases(8, targets), calibrated)
+    for attacks in (["gap"], ["gap", "attack_r", "lira_offline_fixed"]):
+        values = conclude(game, attacks)
+        read = json.loads(json.dumps(plain(values), allow_nan=False))
+        assert list(read) == list(FINDINGS)
+        differences = read["differences"]
+        assert differences["reference"] == "full"
+        p = values["differences"].against_reference[W2].p
+        assert differences["against_reference"][W2]["p"] == pytest.approx(p)
+        for table in make_tables(values):
+            assert table.rows
+            for row in table.rows:
+                assert len(row) == len(table.columns)
+                assert not any("nan" in cell.text or "inf" in cell.text for cell in row)
+                json.dumps(row, allow_nan=False)
+
+
+def test_a_registered_finding_is_computed_and_has_a_table(game, strongest, monkeypatch):
+    """One registry entry suffices."""
+
+    def compute(game, best):
+        return {variant: len(best.variants[variant].scores) for variant in game.variants}
+
+    def tabulate(value):
+        rows = [(Cell(variant), Cell(str(count), count)) for variant, count in value.items()]
+        return Body(("variant", "targets"), rows, "A toy.")
+
+    monkeypatch.setitem(FINDINGS, "toy", Finding("How many targets?", compute, tabulate))
+    values = find(game, strongest)
+    assert values["toy"] == dict.fromkeys(game.variants, 2)
+    table = make_tables(values)[-1]
+    assert table[:3] == ("toy", "How many targets?", ("variant", "targets"))
+    assert table.rows[0] == (("full", None), ("2", 2))

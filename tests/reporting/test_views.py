@@ -1,0 +1,143 @@
+"""The files of an audit, read back."""
+
+import csv
+import json
+import re
+
+import pytest
+import torch
+
+from reporting.dashboard import _charts, _summary
+from reporting.findings import FINDINGS, Body, Finding, find
+from reporting.illustrate import illustrate
+from reporting.results import make_results, read_results
+from reporting.tables import Cell, headline
+from reporting.text import SHADOWS
+from reporting.write import exposure_lines, headline_text, write, write_csv
+
+
+def read_csv(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_audit(run_dir, results, findings):
+    """Write every file; returns the results with the names of their figures."""
+    (run_dir / "audit").mkdir(parents=True)
+    drawings = illustrate(results, findings, None)
+    results = results._replace(figures=tuple(drawings))
+    write(run_dir / "audit", results, findings["exposure"], None, drawings, 200)
+    return results
+
+
+@pytest.fixture(scope="module")
+def written(results, findings, tmp_path_factory):
+    """A run folder and the results that its audit holds."""
+    run_dir = tmp_path_factory.mktemp("run")
+    return run_dir, write_audit(run_dir, results, findings)
+
+
+def test_every_file_is_there(written):
+    run_dir, results = written
+    names = {path.name for path in (run_dir / "audit").iterdir()}
+    assert results.figures == ("plane", "roc", "convergence", "layers")
+    assert names == {
+        *("table.txt", "results.csv", "exposure.csv", "report.html", "results.json"),
+        *(f"{figure}.png" for figure in results.figures),
+    }
+
+
+def test_figures_of_an_earlier_audit_are_deleted(results, findings, tmp_path):
+    drawings = illustrate(results, findings, None)
+    (tmp_path / "gallery.png").touch()
+    (tmp_path / "notes.png").touch()
+    write(tmp_path, results, findings["exposure"], None, drawings, 200)
+    assert not (tmp_path / "gallery.png").exists()
+    assert (tmp_path / "notes.png").exists()  # not a figure of an audit
+
+
+def test_results_json_is_read_back(written):
+    run_dir, results = written
+    assert read_results(run_dir) == results
+
+
+def test_all_views_mark_the_same_strongest_attack(written):
+    """Headline, table.txt, page, CSV, results.json and W&B."""
+    run_dir, results = written
+    audit = run_dir / "audit"
+    strongest = results.strongest
+    assert list(strongest) == list(results.variants)
+    wanted = [row[:3] for row in strongest.values()]
+
+    lines = [[cell.text for cell in line] for line in headline(results.rows, results.variants).rows]
+    named = [(variant, f"{attack}, {SHADOWS[kind]}") for variant, kind, attack in wanted]
+    assert [(line[0], line[3]) for line in lines] == named
+    text = (audit / "table.txt").read_text()
+    assert all(attack in text for _, attack in named)
+
+    marked = [line for line in read_csv(audit / "results.csv") if line["strongest"] == "True"]
+    assert [tuple(line[k] for k in ("variant", "knowledge", "attack")) for line in marked] == wanted
+
+    labels = r'data-variant="([^"]*)" data-knowledge="([^"]*)" data-attack="([^"]*)" class="best"'
+    assert re.findall(labels, (audit / "report.html").read_text()) == wanted
+
+    kept = json.loads((audit / "results.json").read_text())["rows"]
+    assert [(r["variant"], r["knowledge"], r["attack"]) for r in kept if r["strongest"]] == wanted
+
+    summary = _summary(results)
+    risks = {key: value for key, value in summary.items() if key.startswith("risk/auc/")}
+    assert list(risks.values()) == [row.summary.auc.value for row in strongest.values()]
+    for variant, kind, attack in wanted:
+        risk = summary[f"risk/tpr_1pct/{variant.replace('-', '_')}"]
+        assert risk == summary[f"{kind}/{attack}/{variant}/tpr_1pct"]
+
+
+def test_a_registered_finding_is_in_every_view(game, strongest, evidence, monkeypatch, tmp_path):
+    """One registry entry suffices for its table, results.json, the page and W&B."""
+
+    def compute(game, best):
+        return {variant: len(kept.scores) for variant, kept in best.variants.items()}
+
+    def tabulate(value):
+        rows = [(Cell(variant), Cell(str(count), count)) for variant, count in value.items()]
+        return Body(("variant", "targets"), rows, "A toy.")
+
+    monkeypatch.setitem(FINDINGS, "toy", Finding("How many targets?", compute, tabulate))
+    findings = find(game, strongest)
+    results = write_audit(tmp_path, make_results(evidence, strongest, findings, ""), findings)
+    assert results.tables[-1].key == "toy"
+    kept = json.loads((tmp_path / "audit" / "results.json").read_text())
+    assert kept["findings"]["toy"] == dict.fromkeys(game.variants, 2)
+    assert kept["tables"][-1]["key"] == "toy"
+    assert read_results(tmp_path) == results
+    page = (tmp_path / "audit" / "report.html").read_text()
+    assert "<h2>How many targets?</h2>" in page
+    logged = _charts(results, {})["findings/toy"]
+    assert logged.columns == ["variant", "targets"]
+    assert logged.data == [[variant, "2"] for variant in game.variants]
+
+
+def test_the_headline_as_text_has_no_colours_and_fits_its_width(results):
+    text = headline_text(results, 160)
+    assert "\x1b" not in text
+    assert max(map(len, text.splitlines())) <= 160
+    assert "demo" in text.splitlines()[0]
+
+
+def test_exposures_have_a_line_per_example_and_labels_where_known(findings):
+    exposures = findings["exposure"]
+    lines = exposure_lines(exposures, None)
+    assert list(lines[0]) == ["example", "full", "nearest-w4", "nearest-w2"]
+    assert [line["example"] for line in lines] == list(range(160))
+    values = torch.tensor([[line[variant] for line in lines] for variant in exposures.variants])
+    torch.testing.assert_close(
+        values.double(), exposures.examples, equal_nan=True, check_dtype=False
+    )
+    labelled = exposure_lines(exposures, torch.arange(160))
+    assert list(labelled[0])[:2] == ["example", "label"]
+    assert labelled[7]["label"] == 7
+
+
+def test_csv_is_read_back(tmp_path):
+    write_csv(tmp_path / "lines.csv", [{"a": 1, "b": 'x, "y"'}, {"a": None, "b": ""}])
+    assert read_csv(tmp_path / "lines.csv") == [{"a": "1", "b": 'x, "y"'}, {"a": "", "b": ""}]
