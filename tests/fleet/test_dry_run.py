@@ -28,7 +28,7 @@ def test_a_dry_run_writes_nothing_and_lists_the_work(toy, tmp_path, monkeypatch,
         "adaround-w1.58-last8": 3,
     }
     assert "3 to be made, 0 finished" in said
-    assert "3 epochs of 2 steps over 32 images; 4 precisions; identity, mirror, shift-1+0" in said
+    assert "3 epochs of 2 steps over 32 images; 4 variants; identity, mirror, shift-1+0" in said
 
 
 def test_a_dry_run_of_a_finished_fleet_counts_only_what_is_missing(

@@ -60,7 +60,7 @@ ROOT = Path(train.__file__).parent
         ("--fleet.shadows 0 --fleet.targets 0", "A fleet needs a model"),
         ("--fleet.models 3-5", r"must lie within 0-4, got 3-5"),
         ("--fleet.models some", "takes positions like 0-7,12, got 'some'"),
-        ("--trainer.max_epochs null", "pass `--trainer.max_epochs 30`"),
+        ("--trainer.max_epochs null", "`--trainer.max_epochs` is missing; pass for example 30"),
         ("--trainer.max_epochs 0", "`max_epochs` must be 1 or more, got 0"),
         ("--trainer.max_epochs -1", "`max_epochs` must be 1 or more, got -1"),
         ("--trainer.strategy fast", "invalid strategy name: `strategy='fast'`"),
