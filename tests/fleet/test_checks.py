@@ -1,5 +1,54 @@
+import os
+
 import pytest
-from fleet.bfloat16 import emulates_bfloat16
+import torch
+from jsonargparse import Namespace
+
+from fleet.checks import (
+    check_options,
+    choose_threads,
+    emulates_bfloat16,
+)
+from fleet.options import FleetOptions
+
+
+def options(**trainer):
+    defaults = {"accelerator": "cpu", "strategy": "auto", "devices": 1, "num_nodes": 1}
+    defaults |= {"max_epochs": 3, "check_val_every_n_epoch": 1, "accumulate_grad_batches": 1}
+    trainer = Namespace(**(defaults | trainer))
+    return Namespace(threads=None, repair=False, queries=None, trainer=trainer)
+
+
+@pytest.mark.parametrize(
+    ("devices", "nodes", "expected"), [(1, 1, 1), ("auto", 1, 1), (2, 1, 2), (2, 3, 6)]
+)
+def test_the_processes_of_a_model_are_counted(devices, nodes, expected):
+    strategy = "auto" if expected == 1 else "ddp"
+    asked = options(devices=devices, num_nodes=nodes, strategy=strategy)
+    assert check_options(asked, FleetOptions()) == expected
+
+
+def test_workers_on_gpus_must_say_how_much_of_one(monkeypatch):
+    monkeypatch.setattr("fleet.checks.CUDAAccelerator", object)  # every accelerator is one
+    with pytest.raises(ValueError, match=r"`--fleet.gpus_per_model` must say .*0\.25 to pack four"):
+        check_options(options(), FleetOptions(workers=2))
+    assert check_options(options(), FleetOptions(workers=2, gpus_per_model=0.25)) == 1
+
+
+def test_workers_share_the_cores_fairly(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert choose_threads(options(), FleetOptions()) == torch.get_num_threads()
+    assert choose_threads(options(), FleetOptions(workers=3)) == 2
+    assert choose_threads(options(), FleetOptions(workers=9)) == 1
+    assert (
+        choose_threads(options(), FleetOptions(workers=2, address="auto")) == 1
+    )  # of another machine
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert choose_threads(options(), FleetOptions(workers=2)) == 3
+    asked = options()
+    asked.threads = 5
+    assert choose_threads(asked, FleetOptions(workers=3)) == 5
 
 
 @pytest.mark.parametrize(
@@ -10,13 +59,13 @@ from fleet.bfloat16 import emulates_bfloat16
         ("Features : fp asimd i8mm bf16 dgh", False),  # Neoverse V1
         ("flags : fpu avx2 avx512f avx512_vnni", True),  # Cascade Lake
         ("flags : fpu sse avx2 fma", True),
-        ("Features : fp asimd svebf16x", True),  # no such flag, but part of one
+        ("Features : fp asimd svebf16x", True),  # `bf16` is only a part of this flag
     ],
 )
-def test_instructions_are_read_from_the_kernels_list(tmp_path, line, emulates):
+def test_bfloat16_is_emulated_without_an_instruction_for_it(tmp_path, line, emulates):
     (tmp_path / "cpuinfo").write_text(f"processor : 0\n{line}\n")
     assert emulates_bfloat16(tmp_path / "cpuinfo") == emulates
 
 
-def test_without_a_list_nothing_is_claimed(tmp_path):
+def test_without_a_list_of_instructions_nothing_is_claimed(tmp_path):
     assert not emulates_bfloat16(tmp_path / "missing")

@@ -158,12 +158,6 @@ def test_damaged_and_diverged_weights_are_refused(run):
 def test_a_run_that_lacks_what_a_network_is_built_from_is_refused(run):
     arguments = ["target-000", "nearest-w2", "--format"]
     experiment = yaml.safe_load((run / "experiment.yaml").read_text())
-    sizes = experiment.pop("input")  # as in the folders of older versions
-    (run / "experiment.yaml").write_text(yaml.safe_dump(experiment))
-    with pytest.raises(SystemExit, match=r"experiment.yaml must say .* Add a line.* state_dict"):
-        convert(run, *arguments, "onnx")
-    convert(run, *arguments, "state_dict")
-    experiment["input"] = sizes
     experiment["config"]["model"]["network"] = "resnet8"
     (run / "experiment.yaml").write_text(yaml.safe_dump(experiment))
     with pytest.raises(SystemExit, match=r"`resnet8` must be the network that was trained, got"):
@@ -176,7 +170,7 @@ def test_a_missing_package_is_named_with_the_way_to_get_it(run, monkeypatch):
     for kind, missing in (("onnx", "onnxscript, onnxruntime"), ("torchao", "torchao")):
         with pytest.raises(SystemExit, match=rf"{kind}` needs {missing}. Run `pip install -e '.\["):
             convert(run, *arguments, kind)
-    convert(run, *arguments, "state_dict")  # needs none
+    convert(run, *arguments, "state_dict")  # needs no further package
 
 
 @pytest.mark.parametrize("kind", ["onnx", "torchao", "state_dict"])

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 
-from lightning_modules import workers
-from lightning_modules.engine import Outcome, is_first
-from lightning_modules.fleet import Fleet, ModelName
-from lightning_modules.workers import connect, in_workers
+from fleet import workers
+from fleet.engine import Outcome, is_first
+from fleet.options import FleetOptions
+from fleet.workers import connect, in_workers
+from storage.names import ModelName
 
 NAMES = [ModelName("shadow", number) for number in range(4)]
 
@@ -33,10 +34,10 @@ def work(name):
 
 if __name__ == "__main__":
     try:
-        connect(Fleet(workers=2, gpus_per_model=0.25), 1)
+        connect(FleetOptions(workers=2, gpus_per_model=0.25), 1)
     except ValueError as error:
         said = [str(error)]
-    fleet, workers.RETRIES = Fleet(workers=2), 1
+    fleet, workers.RETRIES = FleetOptions(workers=2), 1
     connect(fleet, 3)
     begun = []
     for outcome in in_workers(NAMES, work, begun.append, fleet, 3):

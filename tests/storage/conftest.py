@@ -1,7 +1,8 @@
-"""Experiments that need no data set."""
+"""Experiments that need no data set, and arrays of models that were trained elsewhere."""
 
 import copy
 
+import numpy as np
 import pytest
 
 from storage.experiment import Experiment
@@ -34,3 +35,49 @@ def asked():
         return Experiment(**fields)
 
     return make
+
+
+SHADOWS, TARGETS, QUERIES, EXAMPLES, POPULATION, CLASSES = 6, 3, 2, 40, 25, 5
+
+
+@pytest.fixture(scope="session")
+def layout():
+    """Make arrays that are laid out right: `full` of logits, `int8` of phi.
+
+    With 0 queries, that axis is left out.
+    """
+
+    def make(queries=QUERIES):
+        rng = np.random.default_rng(0)
+        arrays = {
+            "labels": rng.integers(0, CLASSES, EXAMPLES),
+            "population_labels": rng.integers(0, CLASSES, POPULATION).astype(np.uint8),
+        }
+        for role, models in (("shadow", SHADOWS), ("target", TARGETS)):
+            arrays[f"{role}_members"] = rng.random((models, EXAMPLES)) < 0.5
+            views = (models, queries) if queries else (models,)
+            for part, examples in (("", EXAMPLES), ("population_", POPULATION)):
+                logits = 9 * rng.standard_normal((*views, examples, CLASSES), dtype=np.float32)
+                arrays[f"full/{role}_{part}logits"] = logits
+                arrays[f"int8/{role}_{part}phi"] = logits.max(-1) - 4
+        return arrays
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def save_arrays():
+    """Write arrays as an `.npz` file or as a folder."""
+
+    def save(arrays, folder, as_folder):
+        if not as_folder:
+            np.savez(folder / "given.npz", **arrays)
+            return folder / "given.npz"
+        (folder / "given").mkdir()
+        for name, array in arrays.items():
+            file = folder / "given" / f"{name}.npy"
+            file.parent.mkdir(exist_ok=True)
+            np.save(file, array)
+        return folder / "given"
+
+    return save

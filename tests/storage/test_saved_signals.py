@@ -34,6 +34,11 @@ def test_a_saved_signal_is_sliced_like_a_tensor(files):
         assert torch.equal(chosen[[0]][..., :], phi[rows[:1]])
 
 
+def test_load_signals_stacks_models_in_the_given_order(files):
+    paths, phi = files
+    assert torch.equal(load_signals([paths[2], paths[0]], "phi"), phi[[2, 0]])
+
+
 def test_missing_files_are_no_obstacle_until_they_are_read(files):
     """An audit never asks for the signals of unfinished models."""
     paths, phi = files

@@ -13,12 +13,13 @@ from datamodules import Digits
 from lightning_modules.callbacks.record_signals import RecordSignals
 from lightning_modules.classifier import Classifier
 from lightning_modules.networks import build_network
+from lightning_modules.options import ModelOptions
 from storage.files import save_whole
 from storage.names import ModelName
 from storage.run_folder import RunFolder
-from storage.saved_signals import SavedSignal, load_signals
 from storage.weights import load_weights
 
+CONVNET = ModelOptions("convnet")
 VARIANTS = ["full", "nearest-w2", "nearest-w1.58-last8"]
 QUERIES = ["identity", "mirror", "shift-1+0", "shift+1+0", "shift+0-1", "shift+0+1"]
 
@@ -31,7 +32,7 @@ def data():
 
 
 def shown(image: Tensor, query: str) -> Tensor:
-    """One 1 x 8 x 8 image of bytes as a query shows it, pixel by pixel, then normalised."""
+    """Show a 1 x 8 x 8 image of bytes as a query does, pixel by pixel, then normalise it."""
     out = torch.zeros(1, 8, 8, dtype=torch.float64)
     for y in range(8):
         for x in range(8):
@@ -46,9 +47,9 @@ def shown(image: Tensor, query: str) -> Tensor:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_signals_are_what_the_weights_file_says(toy_run, data, variant):
+def test_signals_follow_from_the_weights_file(toy_run, data, variant):
     run = RunFolder(toy_run)
-    assert run.read()["config"]["queries"] == QUERIES
+    assert run.read().queries == QUERIES
     name = ModelName("shadow", 2)
     network = build_network("convnet", 10, 1, {}).double().eval()
     read = load_file if variant == "full" else load_weights
@@ -64,16 +65,17 @@ def test_signals_are_what_the_weights_file_says(toy_run, data, variant):
             others = [other for k, other in enumerate(z) if k != label]
             log_p = z[label] - log(sum(exp(other) for other in z))
             phi = log_p - (log(sum(map(exp, others))) - log(sum(map(exp, z))))
-            found = {key: stored[key][row, example].item() for key in ("phi", "loss", "hinge")}
-            assert found["phi"] == pytest.approx(phi, abs=1e-3)
-            assert found["loss"] == pytest.approx(-log_p, abs=1e-3)
-            assert found["hinge"] == pytest.approx(z[label] - max(others), abs=1e-3)
-            if abs(found["hinge"]) > 1e-3:
+            keys = ("phi", "loss", "hinge")
+            signal = {key: stored[key][row, example].item() for key in keys}
+            assert signal["phi"] == pytest.approx(phi, abs=1e-3)
+            assert signal["loss"] == pytest.approx(-log_p, abs=1e-3)
+            assert signal["hinge"] == pytest.approx(z[label] - max(others), abs=1e-3)
+            if abs(signal["hinge"]) > 1e-3:
                 assert stored["correct"][row, example] == (z[label] > max(others))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_test_correct_is_accuracy_on_what_is_not_in_the_pool(toy_run, data, variant):
+def test_accuracy_is_measured_on_images_outside_the_pool(toy_run, data, variant):
     run, name = RunFolder(toy_run), ModelName("target", 0)
     network = build_network("convnet", 10, 1, {}).double().eval()
     network.load_state_dict(load_weights(run.weights(name, variant)))
@@ -88,7 +90,7 @@ def test_test_correct_is_accuracy_on_what_is_not_in_the_pool(toy_run, data, vari
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_population_is_the_test_split_in_every_view(toy_run, data, variant):
+def test_the_population_is_the_test_split_in_every_query(toy_run, data, variant):
     run, name = RunFolder(toy_run), ModelName("shadow", 1)
     network = build_network("convnet", 10, 1, {}).double().eval()
     network.load_state_dict(load_weights(run.weights(name, variant)))
@@ -96,41 +98,34 @@ def test_the_population_is_the_test_split_in_every_view(toy_run, data, variant):
     for key in ("population", "population_hinge"):
         assert stored[key].shape == (len(QUERIES), 1797 - 64)
         assert stored[key].dtype == torch.float32
-    some = range(0, 1797 - 64, 29)
-    labels = data.test.labels[some]
+    examples = range(0, 1797 - 64, 29)
+    labels = data.test.labels[examples]
     own = torch.eye(10)[labels].bool()
     for row, query in enumerate(QUERIES):
-        views = torch.stack([shown(data.test.images[example], query) for example in some])
+        views = torch.stack([shown(data.test.images[example], query) for example in examples])
         with torch.no_grad():
             p = network(views).softmax(-1)
         true, best = p[own], p.masked_fill(own, 0).amax(-1)
         phi = true.log() - p.masked_fill(own, 0).sum(-1).log()
-        torch.testing.assert_close(stored["population"][row, some].double(), phi, atol=1e-3, rtol=0)
-        hinge = stored["population_hinge"][row, some].double()
+        torch.testing.assert_close(
+            stored["population"][row, examples].double(), phi, atol=1e-3, rtol=0
+        )
+        hinge = stored["population_hinge"][row, examples].double()
         torch.testing.assert_close(hinge, true.log() - best.log(), atol=1e-3, rtol=0)
-    # the identity's is what the accuracy is measured on
+    # accuracy is measured on the identity
     clear = stored["population_hinge"][0].abs() > 1e-3
     right = stored["population_hinge"][0] > 0
     assert torch.equal(right[clear], stored["test_correct"][clear])
 
 
-def test_the_views_differ_and_the_variants_differ(toy_run):
+def test_no_two_queries_or_variants_give_the_same_signals(toy_run):
     run, name = RunFolder(toy_run), ModelName("shadow", 0)
     phi = torch.stack([load_file(run.signals(name, variant))["phi"] for variant in VARIANTS])
     rows = phi.flatten(0, 1)
     assert len(rows.unique(dim=0)) == len(VARIANTS) * len(QUERIES)
 
 
-def test_load_signals_stacks_models_in_the_given_order(toy_run):
-    run = RunFolder(toy_run)
-    names = [ModelName("target", 0), ModelName("shadow", 1)]
-    phi = load_signals([run.signals(name, "full") for name in names], "phi")
-    assert phi.shape == (2, len(QUERIES), 64)
-    for row, name in zip(phi, names, strict=True):
-        assert torch.equal(row, load_file(run.signals(name, "full"))["phi"])
-
-
-def test_queries_that_are_asked_for_are_recorded_in_that_order(toy, toy_run, tmp_path, capsys):
+def test_queries_are_recorded_in_the_order_asked_for(toy, toy_run, tmp_path, capsys):
     asked = "--queries shift+0+1 identity shift+0-2 --fleet.models 2"
     train.main(toy(tmp_path / "run", asked))
     assert "training never uses shift+0-2; such a query is weak" in capsys.readouterr().out
@@ -142,7 +137,7 @@ def test_queries_that_are_asked_for_are_recorded_in_that_order(toy, toy_run, tmp
 
 
 class Logger(DummyLogger):
-    """Keeps what is logged."""
+    """Keeps the metrics that are logged."""
 
     def __init__(self):
         super().__init__()
@@ -161,8 +156,7 @@ def record(tmp_path, rng):
 
     class Counted(Digits):
         def _batch(self, split, indices, change):
-            asked = split is self.pool, change.keywords["query"], int(indices[0])
-            shown.append(asked)
+            shown.append((split is self.pool, change.keywords["query"], int(indices[0])))
             return super()._batch(split, indices, change)
 
     shown, data = [], Counted(pool_size=1100, batch_size=32, flip=True, crop=1)
@@ -171,7 +165,7 @@ def record(tmp_path, rng):
     networks = {}
     for name in ("a", "b-w1.58", "c"):
         # as a fit leaves it: with its layout of weights in memory, which changes the last digits
-        networks[name] = network = Classifier(10, 1, 0, "convnet").network.eval()
+        networks[name] = network = Classifier(10, 1, 0, CONVNET).network.eval()
         for tensor in network.state_dict().values():
             if tensor.is_floating_point():
                 tensor += 0.1 * torch.rand(tensor.shape, generator=rng)
@@ -182,21 +176,21 @@ def record(tmp_path, rng):
     def run(queries):
         shown.clear()
         logger = Logger()
-        ours = RecordSignals(tmp_path, list(networks), queries, signals, load_file)
+        ours = RecordSignals(tmp_path, list(networks), queries)
         options = {"enable_progress_bar": False, "enable_model_summary": False}
         options |= {"enable_checkpointing": False, "default_root_dir": tmp_path}
         options |= {"log_every_n_steps": 1, "num_sanity_val_steps": 0}
         trainer = Trainer(
             **options, accelerator="cpu", max_epochs=0, logger=logger, callbacks=[ours]
         )
-        trainer.fit(Classifier(10, 1, 0, "convnet"), datamodule=data)
+        trainer.fit(Classifier(10, 1, 0, CONVNET), datamodule=data)
         return list(shown), logger.logged
 
     return run, networks, data
 
 
 def slow_record(network, data, queries):
-    """One network, the pool once a query, the test split once more for the accuracy."""
+    """Record one network: the pool once per query, the test split once more for its accuracy."""
 
     def see(batches):
         return torch.cat([network(batch.images) for batch in batches])
@@ -205,9 +199,9 @@ def slow_record(network, data, queries):
         pool = torch.stack([see(data.pool_batches(query)) for query in queries])
         test = torch.stack([see(data.test_batches(query)) for query in queries])
         plain = see(data.test_batches("identity"))
-    others = signals(test, data.test.labels)
+    population = signals(test, data.test.labels)
     record = signals(pool, data.pool.labels)._asdict()
-    record |= {"population": others.phi, "population_hinge": others.hinge}
+    record |= {"population": population.phi, "population_hinge": population.hinge}
     return record | {"test_correct": signals(plain, data.test.labels).correct}
 
 
@@ -226,21 +220,21 @@ def test_one_pass_leaves_the_files_of_a_pass_for_each_variant_and_query(record, 
     for name, network in networks.items():
         expected = slow_record(network, data, queries)
         path = tmp_path / "signals" / f"{name}.safetensors"
-        found = load_file(path)
-        assert found.keys() == expected.keys()
+        stored = load_file(path)
+        assert stored.keys() == expected.keys()
         for key, signal in expected.items():
-            torch.testing.assert_close(found[key], signal, rtol=0, atol=0, equal_nan=True)
-        if name != "c":  # not even a sign differs; that of a NaN may
+            torch.testing.assert_close(stored[key], signal, rtol=0, atol=0, equal_nan=True)
+        if name != "c":  # bytes are equal too, except for the signs of NaN
             save_whole(tmp_path / "expected", expected)
             assert path.read_bytes() == (tmp_path / "expected").read_bytes()
         accuracy = expected["test_correct"].double().mean().item()
         assert logged.pop(f"test_accuracy/{name}".replace("-w1.58", "_w1_58")) == accuracy
     assert not any(key.startswith("test_accuracy/") for key in logged)
-    assert found["phi"].isnan().all()
-    assert not found["test_correct"].any()
+    assert stored["phi"].isnan().all()
+    assert not stored["test_correct"].any()
 
 
-def test_only_what_is_missing_is_recorded(record, tmp_path, snapshot):
+def test_only_missing_signals_are_recorded(record, tmp_path, snapshot):
     run, _, _ = record
     run(["mirror"])
     folder = tmp_path / "signals"
@@ -258,7 +252,7 @@ def test_only_what_is_missing_is_recorded(record, tmp_path, snapshot):
 
 def test_only_rank_zero_records(tmp_path, monkeypatch):
     monkeypatch.setattr("lightning.fabric.utilities.rank_zero.rank_zero_only.rank", 1)
-    record = RecordSignals(tmp_path, ["full"], ["identity"], signals, load_weights)
-    model = Classifier(10, 1, 0, "convnet")
+    record = RecordSignals(tmp_path, ["full"], ["identity"])
+    model = Classifier(10, 1, 0, CONVNET)
     record.on_fit_end(Trainer(logger=False, accelerator="cpu"), model)
     assert list(tmp_path.iterdir()) == []
