@@ -33,7 +33,7 @@ def test_the_plan_worked_by_hand(costs, counts):
     signals = (1000 * 2 + 100 * 3) * 0.001  # the test split in the view of accuracy too
     total = 2 * training + 8 * signals + 3 * 5 + 3 * 7200
     assert columns[0] == [
-        "training, 10 epochs", "signals of a variant", "nearest-w2", "adaround-w2-paper", "all"
+        "training, 10 epochs", "signals of a variant", "nearest-w2", "adaround-w2-paper", "total"
     ]  # fmt: skip
     assert columns[1] == ["4.5 min", "2.30 s", "5.00 s", "2.0 h", ""]
     assert columns[2] == ["2", "8", "3", "3", ""]

@@ -1,6 +1,14 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from fleet.options import FleetOptions
+import datamodules
+from fleet.options import DATA, FleetOptions, make_parser, parse
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_several_workers_need_ray(monkeypatch):
@@ -12,3 +20,133 @@ def test_several_workers_need_ray(monkeypatch):
     for options in ({"workers": 2}, {"address": "auto"}):
         with pytest.raises(ValueError, match=r"need Ray.*`pip install -e '.\[ray\]'`.*workers 1"):
             FleetOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"workers": 0}, "`fleet.workers` must be 1 or more, got 0"),
+        ({"gpus_per_model": 2.0}, "`fleet.gpus_per_model` must be 0 to 1, got 2.0"),
+        ({"gpus_per_model": 0.5}, "`fleet.gpus_per_model` needs `--fleet.workers` of 2 or more"),
+    ],
+)
+def test_counts_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        FleetOptions(**options)
+
+
+def test_the_named_data_sets_are_those_of_datamodules():
+    assert {*DATA, "ImageDataModule"} == set(datamodules.__all__)
+
+
+@pytest.fixture
+def refuse(capsys):
+    """Parse arguments that must be refused; returns the message."""
+
+    def refuse(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            parse(["--run_dir", "x", *arguments])
+        output = capsys.readouterr()
+        assert stopped.value.code == 2
+        assert output.out == ""
+        assert output.err.count("\n") == 1
+        return output.err.rstrip("\n").removeprefix("train.py: ")
+
+    return refuse
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model.netwrk", "convnet"], "There is no option `--model.netwrk`. Did you mean `--mod"),
+        (["--data.batchsize=3"], "There is no option `--data.batchsize`. Did you mean `--data.bat"),
+        (["--data", "CIFR10"], "`--data` must be a data set or the import path of your own, got `"),
+        (["--data", "Digts"], "`--data` must be a data set or the import path of your own, got `D"),
+        (["--seed", "one"], "`--seed` must be int, got `one`."),
+        (["--data.batch_size", "many"], "`--data.batch_size` must be int, got `many`."),
+        (["--calibration.images", "1.5"], "`--calibration.images` must be int, got `1.5`."),
+        (["--trainer.max_epochs", "long"], "`--trainer.max_epochs` must be "),
+    ],
+)
+def test_a_wrong_option_is_one_line(refuse, arguments, message):
+    assert refuse(*arguments).startswith(message)
+
+
+@pytest.mark.parametrize(("name", "nearest"), [("CIFR10", "CIFAR10"), ("datamodules.Digts", "Dig")])
+def test_a_misspelt_data_set_is_answered_with_the_nearest_name(refuse, name, nearest):
+    message = refuse("--data", name)
+    assert f"got `{name}`" in message
+    assert f"Did you mean `{nearest}" in message
+
+
+@pytest.mark.parametrize("form", ["--config {}", "--config={}"])
+def test_a_misspelt_key_of_a_recipe_is_named(refuse, tmp_path, form):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("data:\n  class_path: CIFAR10\n  init_args: {bach_size: 3}\n")
+    assert refuse(*form.format(path).split()) == (
+        f"{path} sets an unknown option, `data.bach_size`. Did you mean `--data.batch_size`?"
+    )
+
+
+@pytest.mark.parametrize("form", ["--config {}", "--config={}"])
+def test_options_of_the_data_set_that_a_recipe_names_are_known(tmp_path, form):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("data:\n  class_path: ImageFolder\n  init_args: {root: photos}\n")
+    _, config = parse(["--run_dir", "x", *form.format(path).split(), "--data.image_size", "16"])
+    assert config.data.class_path.endswith("ImageFolder")
+    assert config.data.init_args.image_size == 16
+
+
+def test_the_last_data_set_counts(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("data: CIFAR10\n")
+    config = f"--config {path}".split()
+    _, last_option = parse(["--run_dir", "x", *config, "--data", "CIFAR100"])
+    assert last_option.data.class_path.endswith("CIFAR100")
+
+
+def test_digits_are_the_default_data_set():
+    _, config = parse(["--run_dir", "x"])
+    assert config.data.class_path.endswith("Digits")
+    assert config.data.init_args.pool_size == 600
+
+
+def test_the_parser_for_help_has_every_option_of_the_parser():
+    bare, full = (make_parser(data).format_help() for data in (None, datamodules.ImageDataModule))
+    options = {word for word in full.split() if word.startswith("--") and "data" not in word}
+    assert len(options) > 40
+    assert options <= set(bare.split())
+
+
+@pytest.fixture
+def without_torch(tmp_path):
+    """An environment in which `import torch` and `import lightning` fail."""
+    for package in ("torch", "lightning"):
+        (tmp_path / f"{package}.py").write_text(f"raise RuntimeError('imported {package}')")
+    return os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+
+
+@pytest.mark.parametrize("module", ["fleet.options", "reporting.options"])
+def test_making_a_parser_imports_no_torch(without_torch, module):
+    script = f"import sys; from {module} import make_parser; make_parser()\n"
+    script += "assert not {'torch', 'lightning'} & sys.modules.keys()"
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=without_torch, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("train.py", "--fleet.shadows"), ("audit.py", "--compare"), ("-m fleet.export", "--format")],
+)
+def test_help_imports_no_torch(without_torch, command, option):
+    done = subprocess.run(
+        [sys.executable, *command.split(), "--help"],
+        cwd=ROOT,
+        env=without_torch,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert option in done.stdout

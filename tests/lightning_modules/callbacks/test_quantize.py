@@ -68,6 +68,9 @@ class Module(LightningModule):
     def training_step(self, batch, batch_idx):
         return cross_entropy(self.network(batch.images), batch.labels)
 
+    def validation_step(self, batch, batch_idx):
+        pass
+
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
