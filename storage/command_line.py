@@ -11,6 +11,13 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+# jsonargparse's messages: name, type or types, and value
+MISMATCHES = (
+    r'Parser key "([\w.]+)": Expected an? (.+?)\. Got value: (.+?)(?= - |$)',
+    r'Parser key "([\w.]+)": Does not validate against any of the Union subtypes '
+    r"Subtypes: \[(.+?)\] Errors: .+? Given value: (.+?)(?= - |$)",
+)
+
 
 class CommandLine(ArgumentParser):
     """jsonargparse's parser with one-line errors; make it with `make_command_line`."""
@@ -63,19 +70,31 @@ def pair_options(arguments: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _one_line(error: Exception) -> str:
-    """Reduce jsonargparse's tree of attempts to the expected type and the given value."""
+    """Reduce jsonargparse's tree of attempts to the expected types and the given value."""
     text = " ".join(str(error).split())
-    mismatch = re.search(
-        r'Parser key "([\w.]+)": Expected an? (.+?)\. Got value: (.+?)(?= - |$)', text
-    )
-    if mismatch is None:
-        return text
-    name, kind, value = mismatch.groups()
-    outer = re.match(r'Parser key "(\w+)"', text)  # a class whose options are parsed on their own
-    if outer and not name.startswith(outer[1]):
-        name = f"{outer[1]}.{name}"
-    kind = re.sub(r"<class '([\w.]+)'>", r"\1", kind)
-    return f"`--{name}` must be {kind}, got `{value}`."
+    if missing := re.fullmatch(r"the following arguments are required: (.+)", text):
+        return f"Required options are missing: {missing[1]}."
+    innermost = text[max(text.rfind('Parser key "'), 0) :]
+    for pattern in MISMATCHES:
+        if mismatch := re.match(pattern, innermost):
+            name, types, value = mismatch.groups()
+            outer = re.match(r'Parser key "(\w+)"', text)  # a class with its own parser
+            if outer and not name.startswith(outer[1]):
+                name = f"{outer[1]}.{name}"
+            return f"`--{name}` must be {_name_types(types)}, got `{value}`."
+    return re.sub(r'^Parser key "([\w.]+)":', r"`--\1`:", text)
+
+
+def _name_types(types: str) -> str:
+    """Name types for users: `typing.Literal['a', 'b'], <class 'NoneType'>` is a, b or null."""
+    names = []
+    for kind in re.findall(
+        r"typing\.Literal\[.*?\]|[\w.]+(?:\[.*?\])?", types.replace("class", "")
+    ):
+        literal = re.fullmatch(r"typing\.Literal\[(.+)\]", kind)
+        names += literal[1].replace("'", "").split(", ") if literal else [kind.partition("[")[0]]
+    *names, last = dict.fromkeys("null" if name == "NoneType" else name for name in names)
+    return f"{', '.join(names)} or {last}" if names else last
 
 
 def make_command_line(

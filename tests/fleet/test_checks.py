@@ -4,10 +4,13 @@ import pytest
 import torch
 from jsonargparse import Namespace
 
+from datamodules.digits import Digits
 from fleet.checks import (
     check_options,
+    choose_queries,
     choose_threads,
     emulates_bfloat16,
+    note_precision,
 )
 from fleet.options import FleetOptions
 
@@ -69,3 +72,51 @@ def test_bfloat16_is_emulated_without_an_instruction_for_it(tmp_path, line, emul
 
 def test_without_a_list_of_instructions_nothing_is_claimed(tmp_path):
     assert not emulates_bfloat16(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(("precision", "emulated"), [("bf16-mixed", True), ("32-true", False)])
+def test_a_note_says_that_bfloat16_is_emulated(monkeypatch, precision, emulated):
+    monkeypatch.setattr("fleet.checks.emulates_bfloat16", lambda: True)
+    notes = note_precision(options(precision=precision))
+    assert notes == (
+        ["Note: this CPU emulates bf16; `--trainer.precision 32-true` is faster."] * emulated
+    )
+
+
+def test_queries_are_the_views_of_training_by_default():
+    data = Digits(pool_size=64, flip=True, crop=0)
+    data.setup("fit")
+    config = options()
+    assert choose_queries(config, data) == (["identity", "mirror"], [])
+    config.queries = ["identity", "shift+1+0"]
+    queries, notes = choose_queries(config, data)
+    assert queries == ["identity", "shift+1+0"]
+    assert notes == ["Note: training never uses shift+1+0; such a query is weak."]
+    config.queries = ["shift+9+0"]
+    with pytest.raises(ValueError, match=r"shift\+9\+0"):
+        choose_queries(config, data)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_epochs": None}, r"`--trainer.max_epochs` is missing; pass for example 30"),
+        ({"max_epochs": 0}, "`max_epochs` must be 1 or more, got 0"),
+        ({"strategy": "fsdp"}, "must keep a whole model on each device, as ddp does, got fsdp"),
+    ],
+)
+def test_options_that_a_fleet_cannot_use_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        check_options(options(**change), FleetOptions())
+
+
+def test_workers_and_several_devices_exclude_each_other():
+    with pytest.raises(ValueError, match=r"must be 1 with `--fleet.workers`, got 2 and 1"):
+        check_options(options(devices=2), FleetOptions(workers=2))
+
+
+def test_a_dry_run_repairs_nothing():
+    config = options()
+    config.repair = True
+    with pytest.raises(ValueError, match="`--repair` deletes damaged files"):
+        check_options(config, FleetOptions(dry_run=True))

@@ -65,7 +65,10 @@ def refuse(capsys):
         (["--seed", "one"], "`--seed` must be int, got `one`."),
         (["--data.batch_size", "many"], "`--data.batch_size` must be int, got `many`."),
         (["--calibration.images", "1.5"], "`--calibration.images` must be int, got `1.5`."),
-        (["--trainer.max_epochs", "long"], "`--trainer.max_epochs` must be "),
+        (["--trainer.max_epochs", "long"], "`--trainer.max_epochs` must be int or null, got `lo"),
+        (["--data=CIFAR10", "--data.pool_size=many"], "`--data.pool_size` must be int or null, g"),
+        (["--model.schedule", "linear"], "`--model.schedule` must be cosine or one-cycle, got `"),
+        (["--layer_bits", '{"fc": many}'], "`--layer_bits` must be int or float, got `many`."),
     ],
 )
 def test_a_wrong_option_is_one_line(refuse, arguments, message):
@@ -95,6 +98,13 @@ def test_options_of_the_data_set_that_a_recipe_names_are_known(tmp_path, form):
     _, config = parse(["--run_dir", "x", *form.format(path).split(), "--data.image_size", "16"])
     assert config.data.class_path.endswith("ImageFolder")
     assert config.data.init_args.image_size == 16
+
+
+def test_a_missing_run_folder_is_one_line(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse(["--seed", "1"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "train.py: Required options are missing: run_dir.\n"
 
 
 def test_the_last_data_set_counts(tmp_path):

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -13,6 +14,8 @@ def parser():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--layer_bits", type=dict[str, float], default={})
     parser.add_argument("--models.lr", type=float, default=0.1)
+    parser.add_argument("--epochs", type=int | None)
+    parser.add_argument("--wandb", type=Literal["disabled", "offline", "online"])
     parser.add_argument("--verbose", action="store_true")
     return parser
 
@@ -81,6 +84,8 @@ def test_a_misspelt_key_of_a_recipe_is_one_line_with_the_nearest_name(refuse, re
         (["--seed", "one"], "`--seed` must be int, got `one`."),
         (["--seed=1.5"], "`--seed` must be int, got `1.5`."),
         (["--models.lr", "fast"], "`--models.lr` must be float, got `fast`."),
+        (["--epochs", "many"], "`--epochs` must be int or null, got `many`."),
+        (["--wandb", "on"], "`--wandb` must be disabled, offline or online, got `on`."),
     ],
 )
 def test_a_wrong_type_is_one_line_with_type_and_value(refuse, arguments, message):
@@ -94,7 +99,9 @@ def test_a_file_that_is_no_recipe_is_one_line(refuse, recipe, text):
 
 
 def test_a_missing_recipe_is_one_line(refuse):
-    assert "missing.yaml" in refuse(["--config", "missing.yaml"])
+    message = refuse(["--config", "missing.yaml"])
+    assert message.startswith("`--config`: File does not exist: ")
+    assert "missing.yaml" in message
 
 
 def test_keys_of_a_dictionary_and_options_of_a_class_are_known(parser, refuse):
