@@ -133,6 +133,13 @@ def make_parser(data: type | None = None) -> CommandLine:
     )
     parser.add_class_arguments(CalibrationOptions, "calibration")
     parser.add_class_arguments(FleetOptions, "fleet")
+    _add_data(parser, data)
+    parser.add_class_arguments(ModelOptions, "model", instantiate=False)
+    parser.add_class_arguments(TrainerOptions, "trainer", instantiate=False)
+    return parser
+
+
+def _add_data(parser: CommandLine, data: type | None) -> None:
     if data is None:
         parser.add_argument(
             "--data",
@@ -141,9 +148,6 @@ def make_parser(data: type | None = None) -> CommandLine:
         )
     else:
         parser.add_subclass_arguments(data, "data", required=False)
-    parser.add_class_arguments(ModelOptions, "model", instantiate=False)
-    parser.add_class_arguments(TrainerOptions, "trainer", instantiate=False)
-    return parser
 
 
 def parse(arguments: Sequence[str]) -> tuple[CommandLine, Namespace]:

@@ -87,7 +87,7 @@ def _one_line(error: Exception) -> str:
 
 def _name_types(types: str) -> str:
     """Name types for users: `typing.Literal['a', 'b'], <class 'NoneType'>` is a, b or null."""
-    names = []
+    names: list[str] = []
     for kind in re.findall(
         r"typing\.Literal\[.*?\]|[\w.]+(?:\[.*?\])?", types.replace("class", "")
     ):

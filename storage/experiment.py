@@ -135,14 +135,6 @@ def describe(
         "layer_bits": config.layer_bits,
         "quantize": list(dict.fromkeys(variants)),
     }
-    shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
-    fingerprints = {
-        "data": data.fingerprint(),
-        "network": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
-    }
-    if config.layer_bits:  # the last pattern that matches decides, so their order counts
-        order = ", ".join(f"{pattern}: {bits:g}" for pattern, bits in config.layer_bits.items())
-        fingerprints["layer_bits"] = order
     _, channels, height, width = data.pool.images.shape
     return Experiment(
         config=kept,
@@ -152,12 +144,26 @@ def describe(
             "height": height,
             "width": width,
         },
-        fingerprints=fingerprints,
+        fingerprints=_fingerprint(config.layer_bits, data, network),
         versions={package: version(package) for package in ("torch", "lightning", "bitleak")}
         | {"threads": config.threads},
         places={key: str(Path(value).resolve()) for key, value in options.items() if key == "root"},
         id=uuid.uuid4().hex[:8],
     )
+
+
+def _fingerprint(
+    layer_bits: Mapping[str, float], data: ImageDataModule, network: nn.Module
+) -> dict[str, str]:
+    shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    fingerprints = {
+        "data": data.fingerprint(),
+        "network": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
+    }
+    if layer_bits:  # the last pattern that matches decides, so their order counts
+        order = ", ".join(f"{pattern}: {bits:g}" for pattern, bits in layer_bits.items())
+        fingerprints["layer_bits"] = order
+    return fingerprints
 
 
 def grow(stored: Experiment, asked: Experiment) -> Experiment:

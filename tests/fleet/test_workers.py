@@ -1,4 +1,4 @@
-"""What Ray does to a whole fleet is in tests/test_faults.py; here is what needs no fleet."""
+"""Ray's processes without a fleet."""
 
 import os
 import subprocess
@@ -36,13 +36,13 @@ if __name__ == "__main__":
     try:
         connect(FleetOptions(workers=2, gpus_per_model=0.25), 1)
     except ValueError as error:
-        said = [str(error)]
+        lines = [str(error)]
     fleet, workers.RETRIES = FleetOptions(workers=2), 1
     connect(fleet, 3)
     begun = []
     for outcome in in_workers(NAMES, work, begun.append, fleet, 3):
-        said.append(" ".join(map(str, (len(begun), *outcome))))
-    (Path(os.environ["NOTES"]) / "said").write_text("\n".join(said))
+        lines.append(" ".join(map(str, (len(begun), *outcome))))
+    (Path(os.environ["NOTES"]) / "lines").write_text("\n".join(lines))
 """
 
 
@@ -58,7 +58,7 @@ def test_workers_share_models_and_a_model_that_kills_them_fails_alone(tmp_path):
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    small, *lines = (notes / "said").read_text().splitlines()  # Ray's daemon writes to the screen
+    small, *lines = (notes / "lines").read_text().splitlines()  # Ray's daemon writes to the screen
     assert small.startswith("2 models at once need 0.5 GPUs, Ray has 0. Lower `--fleet.w")
     assert small.endswith("or lower or leave out `--fleet.gpus_per_model`.")
     begun, ended = zip(*(line.split(" ", 1) for line in lines), strict=True)

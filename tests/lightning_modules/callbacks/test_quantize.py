@@ -1,5 +1,6 @@
 import hashlib
 import json
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ MEMBERS = torch.arange(120) % 2 == 0
 
 
 def draw(variant):
-    """Images that are none of a data set's."""
+    """Draw random images, of no data set."""
     images = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     return Calibration(images, lambda number: images, torch.arange(40), variant.calibration, 0)
 
@@ -48,22 +49,13 @@ def quantize(model_dir, variants, patterns=None, note=lambda stage: None):
     return Quantize(model_dir, variants, OPTIONS, MEMBERS, SEED, patterns or {}, note)
 
 
-class Users(nn.Module):
+class Module(LightningModule):
     """A network of the user's own."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
-        self.head = nn.Linear(4 * 6 * 6, 10)
-
-    def forward(self, images):
-        return self.head(self.body(images))
-
-
-class Module(LightningModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.network = Users()
+        body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
+        self.network = nn.Sequential(OrderedDict(body=body, head=nn.Linear(4 * 6 * 6, 10)))
 
     def training_step(self, batch, batch_idx):
         return cross_entropy(self.network(batch.images), batch.labels)
