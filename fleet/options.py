@@ -184,7 +184,8 @@ def _data_name(arguments: Sequence[str]) -> str | None:
 def _recipe_data(path: Path) -> str | None:
     recipe_keys(path)  # raises if the file is no recipe
     data = yaml.safe_load(path.read_text()).get("data")
-    return data.get("class_path") if isinstance(data, dict) else data
+    name = data.get("class_path") if isinstance(data, dict) else data
+    return None if name is None else str(name)
 
 
 def _data_options(name: str | None) -> set[str]:
@@ -193,10 +194,13 @@ def _data_options(name: str | None) -> set[str]:
     Raises:
         ValueError: there is no such data set.
     """
-    path = f"datamodules.{name}" if name in DATA else name or "datamodules.Digits"
-    module, _, attribute = path.rpartition(".")
+    base = import_module("datamodules").ImageDataModule
+    path = "datamodules.Digits" if name is None else name
+    module, _, attribute = (f"datamodules.{name}" if name in DATA else path).rpartition(".")
     try:
         data = getattr(import_module(module), attribute)
+        if not isinstance(data, type) or not issubclass(data, base):
+            raise ValueError("it is no subclass of ImageDataModule")
     except (ImportError, AttributeError, ValueError) as error:
         near = get_close_matches((name or "").rpartition(".")[2], DATA, n=1, cutoff=0.5)
         hint = f"Did you mean `{near[0]}`?" if near else f"Take one of {', '.join(DATA)}."

@@ -88,9 +88,8 @@ def _one_line(error: Exception) -> str:
 def _name_types(types: str) -> str:
     """Name types for users: `typing.Literal['a', 'b'], <class 'NoneType'>` is a, b or null."""
     names: list[str] = []
-    for kind in re.findall(
-        r"typing\.Literal\[.*?\]|[\w.]+(?:\[.*?\])?", types.replace("class", "")
-    ):
+    types = re.sub(r"<class '([\w.]+)'>", r"\1", types)
+    for kind in re.findall(r"typing\.Literal\[.*?\]|[\w.]+(?:\[.*?\])?", types):
         literal = re.fullmatch(r"typing\.Literal\[(.+)\]", kind)
         names += literal[1].replace("'", "").split(", ") if literal else [kind.partition("[")[0]]
     *names, last = dict.fromkeys("null" if name == "NoneType" else name for name in names)

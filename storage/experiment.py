@@ -13,6 +13,7 @@ from torch import nn
 
 from attacks.game import FULL
 from datamodules.images import ImageDataModule
+from quantization.rounding.grid import Bits
 from storage.names import ModelName, fleet_names
 
 FORMAT = 1  # of experiment.yaml and of the folder that it describes
@@ -153,7 +154,7 @@ def describe(
 
 
 def _fingerprint(
-    layer_bits: Mapping[str, float], data: ImageDataModule, network: nn.Module
+    layer_bits: Mapping[str, Bits], data: ImageDataModule, network: nn.Module
 ) -> dict[str, str]:
     shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
     fingerprints = {

@@ -75,6 +75,14 @@ def test_a_wrong_option_is_one_line(refuse, arguments, message):
     assert refuse(*arguments).startswith(message)
 
 
+@pytest.mark.parametrize("name", ["3", "os.path", "no_such_package.Data", "torch.nn.Linear", "''"])
+def test_anything_but_a_data_set_is_refused(refuse, tmp_path, name):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"data: {name}\n")
+    for arguments in (["--data", name], ["--config", str(recipe)]):
+        assert refuse(*arguments).startswith("`--data` must be a data set or the import path of")
+
+
 @pytest.mark.parametrize(("name", "nearest"), [("CIFR10", "CIFAR10"), ("datamodules.Digts", "Dig")])
 def test_a_misspelt_data_set_is_answered_with_the_nearest_name(refuse, name, nearest):
     message = refuse("--data", name)
