@@ -175,7 +175,8 @@ def _data_name(arguments: Sequence[str]) -> str | None:
     name = None
     for option, value in pair_options(arguments):  # the last one counts, as in the parser
         if option == "config" and Path(value).is_file():
-            name = _recipe_data(Path(value)) or name
+            named = _recipe_data(Path(value))
+            name = name if named is None else named
         elif option in ("data", "data.class_path"):
             name = value
     return name
