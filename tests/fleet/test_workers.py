@@ -55,7 +55,7 @@ def test_workers_share_models_and_a_model_that_kills_them_fails_alone(tmp_path):
         env=os.environ | {"NOTES": str(notes), "SLURM_PROCID": "1", "RAY_ADDRESS": "10.0.0.1:1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=1200,  # seconds; only a hang takes so long
     )
     assert done.returncode == 0, done.stderr
     small, *lines = (notes / "lines").read_text().splitlines()  # Ray's daemon writes to the screen
