@@ -74,7 +74,7 @@ def _read(path: Path) -> tuple[str | None, dict[str, QuantizedWeight], dict[str,
             rest = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(
-            f"{path} is not a whole safetensors file ({error}). Delete it, and run the command that"
+            f"{path} is not a whole safetensors file ({error}). Delete it and run the command that"
             " wrote it again."
         ) from error
     weights = {}
