@@ -34,7 +34,7 @@ from fleet.failed import find_failed
 from fleet.fit import fit
 from fleet.interrupt import interruptible
 from fleet.prepare import Job, prepare
-from fleet.status import print_status, stopped_line, summarise
+from fleet.status import Call, print_status, stopped_line, summarise
 from fleet.workers import connect, in_workers
 from storage.run_folder import RunFolder
 
@@ -108,8 +108,8 @@ def train_fleet(job: Job, console: Console) -> int:
     if not is_first():  # the others do not wait for the files
         return 0
     failed, seconds = find_failed(run, job.members, variants), time.monotonic() - started
-    names = list(job.members)
-    for line in summarise(run, names, variants, job.chosen, outcomes, failed.reasons, seconds):
+    call = Call(run, list(job.members), variants, job.chosen, outcomes, seconds)
+    for line in summarise(call, failed.reasons):
         console.print(line, soft_wrap=True)
     stopped = {outcome.name for outcome in outcomes if outcome.state == "failed"}
     return FAILED if stopped | (failed.broken & set(job.chosen)) else 0

@@ -44,7 +44,7 @@ def usual(weight: Tensor, grid: Grid, hessian: Tensor, dtype: torch.dtype) -> Te
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian[0].double())).to(dtype)
     batches = []
     points = weight.to(dtype) / grid.scale.to(dtype) + grid.zero
-    for w in points.split(32):
+    for w in torch.split(points, 32):
         row, inverses = torch.arange(len(w)), inverse.repeat(len(w), 1, 1)
         codes, done = torch.zeros_like(w), torch.zeros_like(w, dtype=torch.bool)
         for _ in range(w.shape[1]):

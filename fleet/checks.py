@@ -1,4 +1,4 @@
-"""Options against devices and data: what a fleet cannot do, and what the open options become."""
+"""Checks of options against devices and data, and values for options that were left open."""
 
 import os
 import re
@@ -17,24 +17,24 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 def check_options(config: Namespace, fleet: FleetOptions) -> int:
-    """Raise for what Lightning would accept and a fleet cannot do.
+    """Refuse options that Lightning would accept and a fleet cannot use.
 
     Returns:
-        How many processes train a model together.
+        Number of processes that train a model together.
 
     Raises:
-        ValueError: a count below 1, no length of training, weights spread over devices, models
-            spread over devices and side by side at once, or a dry run that repairs.
+        ValueError: a count below 1, no length of training, weights spread over devices, workers
+            whose models span several devices, or a dry run that repairs.
     """
     if config.trainer.max_epochs is None:
         raise ValueError(
-            "`--trainer.max_epochs` is missing; pass for example 30. A run folder goes on by the "
-            "command that began it."
+            "`--trainer.max_epochs` is missing; pass for example 30. To go on with a run folder, "
+            "repeat the command that began it."
         )
     if fleet.dry_run and config.repair:
         raise ValueError(
-            "`--repair` deletes damaged files and `--fleet.dry_run true` writes nothing. Leave one "
-            "of them out."
+            "`--repair` deletes damaged files, but `--fleet.dry_run true` changes nothing. Leave "
+            "out one of them."
         )
     counts = {"threads": config.threads, **config.trainer.as_dict()}
     for name in ("threads", "max_epochs", "check_val_every_n_epoch", "accumulate_grad_batches"):
@@ -49,7 +49,7 @@ def check_options(config: Namespace, fleet: FleetOptions) -> int:
     if fleet.by_ray and (devices not in ("auto", 1, "1") or nodes != 1):
         raise ValueError(
             "`trainer.devices` and `trainer.num_nodes` must be 1 with `--fleet.workers`, got "
-            f"{devices} and {nodes}: either several models at once, or one over several devices."
+            f"{devices} and {nodes}: train several models at once, or one on several devices."
         )
     trainer = Trainer(**config.trainer.as_dict(), logger=False, enable_progress_bar=False)
     if not fleet.by_ray:
@@ -63,7 +63,7 @@ def check_options(config: Namespace, fleet: FleetOptions) -> int:
 
 
 def choose_threads(config: Namespace, fleet: FleetOptions) -> int:
-    """CPU threads per model: what is asked for, or a fair share of this machine's cores."""
+    """CPU threads per model: as asked for, or a fair share of this machine's cores."""
     if config.threads is not None:
         return int(config.threads)
     if fleet.by_ray:
@@ -72,13 +72,13 @@ def choose_threads(config: Namespace, fleet: FleetOptions) -> int:
 
 
 def choose_queries(config: Namespace, data: ImageDataModule) -> tuple[list[str], list[str]]:
-    """The views that the attacker asks for: those asked for, or those that training uses.
+    """The attacker's views of an example: as asked for, or the views that training uses.
 
     Returns:
         The queries, and notes for the user.
 
     Raises:
-        ValueError: no such view, or one that leaves nothing of these images.
+        ValueError: there is no such view, or it leaves nothing of these images.
     """
     queries: list[str] = config.queries
     notes = []
@@ -87,13 +87,13 @@ def choose_queries(config: Namespace, data: ImageDataModule) -> tuple[list[str],
     elif unused := check_queries(queries, data.flip, data.crop):
         notes = [f"Note: training never uses {', '.join(unused)}; such a query is weak."]
     for query in queries:
-        if not is_random(query):  # which moves images no further than training does
+        if not is_random(query):  # random views move images no further than training does
             view(data.pool.images[:1], query)
     return queries, notes
 
 
 def note_precision(config: Namespace) -> list[str]:
-    """A note where bf16 is asked for and this CPU emulates it."""
+    """A note if bf16 is asked for and this CPU emulates it."""
     on_cpu = config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
     if on_cpu and str(config.trainer.precision).startswith("bf16") and emulates_bfloat16():
         return ["Note: this CPU emulates bf16; `--trainer.precision 32-true` is faster."]
@@ -101,11 +101,11 @@ def note_precision(config: Namespace) -> list[str]:
 
 
 def emulates_bfloat16(cpuinfo: Path = CPUINFO) -> bool:
-    """Whether bfloat16 is slower than float32 on this CPU, which has no instruction for it.
+    """Whether this CPU lacks an instruction for bfloat16, which is then slower than float32.
 
     Training `convnet` in `bf16-mixed` ran at 1.7 times the speed of float32 on a Zen 4, 0.6 times
     with its AVX512-BF16 switched off (ONEDNN_MAX_CPU_ISA=AVX512_CORE), and 0.13 times with AVX2.
-    Where the kernel does not say (no Linux), nothing is claimed.
+    False if the kernel does not list instructions, as on macOS.
     """
     if not cpuinfo.exists():
         return False
@@ -113,7 +113,7 @@ def emulates_bfloat16(cpuinfo: Path = CPUINFO) -> bool:
 
 
 def _cores() -> int:
-    """Cores that this process may use, where the system says."""
+    """Number of cores that this process may use, or of all cores if the system does not say."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

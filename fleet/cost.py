@@ -1,8 +1,8 @@
-"""What a fleet will cost on this machine: some real steps of one model, and arithmetic.
+"""Cost of a fleet on this machine, from some real steps of one model and arithmetic.
 
-For `recipes/digits.yaml` with 4 shadows and 2 targets on one thread, it said 17.9 CPU seconds and
-18 were taken. For single 2-bit variants it said 0.7 to 1.6 times what they took (0.07 to 0.18 s).
-By the clock, beside other work that changed meanwhile, it said 47.6 s and 36 were taken.
+For `recipes/digits.yaml` with 4 shadows and 2 targets on one thread, the estimate was 17.9 CPU
+seconds, and training took 18. Estimates of single 2-bit variants were 0.7 to 1.6 times the measured
+0.07 to 0.18 s. In wall time, beside changing other work, 47.6 s were estimated and 36 s taken.
 """
 
 import copy
@@ -33,37 +33,37 @@ from storage.files import serialise
 from storage.names import ModelName
 from storage.run_folder import RunFolder
 
-HEADER = 512  # bytes of a file of signals that are not signals; 504 of a smaller one
+HEADER = 512  # bytes before the signals in their file; measured 504 in a smaller one
 # Assumed, not measured: small images seldom keep a large GPU busier than this share of its peak.
 GPU, PEAK, SHARE = "A100", 312e12, 0.1  # FLOP/s, bf16
 
 
 class Costs(NamedTuple):
-    """What was measured; `quantizations` are those of all variants but `full`."""
+    """Measured costs; `quantizations` holds all variants except `full`."""
 
     training: Training
     signals: SignalCost
     flops: Flops
-    full_bytes: int  # of a file of weights at full precision
+    full_bytes: int  # size of a full-precision weights file
     quantizations: Mapping[str, QuantizationCost]
 
 
 class Counts(NamedTuple):
-    """What is to be done.
+    """The work of a call, in numbers.
 
     Attributes:
         run: the folder of the fleet.
         todo: models that are not finished.
-        finished: how many of those asked for are.
-        epochs: of training.
+        finished: number of chosen models that are finished.
+        epochs: epochs of training.
         members: images that a model trains on.
-        steps: per epoch.
-        validations: passes over the test split while training.
-        pool: images of it.
-        test: images of the test split.
+        steps: steps per epoch.
+        validations: passes over the test split during training.
+        pool: images in the pool.
+        test: images in the test split.
         queries: views that the attacker asks for.
-        variants: `full` and the others.
-        workers: models at once.
+        variants: all variants, `full` among them.
+        workers: models that are trained at once.
     """
 
     run: RunFolder
@@ -81,17 +81,17 @@ class Counts(NamedTuple):
 
     @property
     def passes(self) -> int:
-        """Images that go through a variant for its signals, each in every view."""
+        """Images that go through a variant for its signals, counting every view."""
         return self.pool * len(self.queries) + self.test * len({*self.queries, "identity"})
 
     def kept(self, image_bytes: int) -> int:
-        """Bytes of a variant's signals, with `image_bytes` per image and query of the pool."""
+        """Bytes of a variant's signals, at `image_bytes` per image and query of the pool."""
         population = 8 * len(self.queries) + 1  # phi and hinge, and correct or not
         return HEADER + self.pool * len(self.queries) * image_bytes + self.test * population
 
 
 def print_cost(job: Job, console: Console) -> None:
-    """Try some steps of a model, and print what is to be done and what that costs."""
+    """Try some steps of a model, and print the work and its cost."""
     data = job.data
     classifier = Classifier(data.num_classes, len(data.mean), 0, job.model)
     network = copy.deepcopy(classifier.get_submodule("network"))
@@ -113,7 +113,7 @@ def print_cost(job: Job, console: Console) -> None:
 
 
 def count_work(job: Job) -> Counts:
-    """Count what is to be done."""
+    """Count the work of a call."""
     trainer, data, todo = job.config.trainer, job.data, job.todo
     members = int(next(iter(job.members.values())).sum())
     return Counts(
@@ -133,14 +133,14 @@ def count_work(job: Job) -> Counts:
 
 
 def show_cost(counts: Counts, costs: Costs) -> list[Table | str]:
-    """What a dry run prints: a table of times, and lines."""
+    """The output of a dry run: a table of times, and lines."""
     run, todo = counts.run, counts.todo
     title = escape(f"Plan of {run.path}; nothing is written")
     table = Table(title=title, title_justify="left")
     table.add_column("", no_wrap=True)
-    for heading in ("each", "times", "all"):
+    for heading in ("each", "count", "total"):
         table.add_column(heading, justify="right")
-    table.add_column("known from")
+    table.add_column("based on")
     untrained = sum(not run.weights(name, FULL).exists() for name in todo)
     unrecorded = sum(len(run.missing(name, counts.variants)) for name in todo)
     rows = [
@@ -154,7 +154,7 @@ def show_cost(counts: Counts, costs: Costs) -> list[Table | str]:
         table.add_row(label, duration(seconds), f"{count:,}", duration(seconds * count), source)
     total = sum(seconds * count for _, seconds, count, _ in rows)
     table.add_section()
-    table.add_row("all", "", "", duration(total), "")
+    table.add_row("total", "", "", duration(total), "")
     return [table, *_lines(counts, costs, total)]
 
 
@@ -180,8 +180,9 @@ def _lines(counts: Counts, costs: Costs, total: float) -> list[str]:
         f"epochs of {counts.steps} steps over {counts.members:,} images; {variants} variants; "
         f"{', '.join(counts.queries)} of {counts.pool:,} images, and of {counts.test:,} to test.",
         f"Time: {duration(total / counts.workers)} with {counts.workers} at once, if they do not "
-        f"slow each other. A step takes {training.step:.4f} s, an epoch {training.epoch:.3f} s "
-        f"beside its steps. Training peaked at {training.memory / 1e9:.2f} GB of memory.",
+        f"slow each other down. A step takes {training.step:.4f} s; an epoch takes "
+        f"{training.epoch:.3f} s apart from its steps. Training peaked at "
+        f"{training.memory / 1e9:.2f} GB of memory.",
         f"Disk: {models * disk / 1e9:.3g} GB. Bytes per model: {stored:,} of weights, {full:,} of "
         f"them full; {kept:,} of signals; {training.checkpoint:,} of its checkpoint.",
         f"PFLOP per model: {trained / 1e15:.3g} training, {passed / 1e15:.3g} signals, at most "
@@ -192,7 +193,7 @@ def _lines(counts: Counts, costs: Costs, total: float) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """A duration for people: 0.25 s, 3.1 min or 1,200.5 h."""
+    """A duration in readable units: 0.25 s, 3.1 min or 1,200.5 h."""
     if seconds < 60:
         return f"{seconds:.2f} s"
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:,.1f} h"

@@ -1,4 +1,4 @@
-"""One display for the whole fleet: which models, which epoch, how long to go."""
+"""One progress display for the whole fleet: models, epochs and time left."""
 
 import logging
 import warnings
@@ -14,30 +14,30 @@ from storage.names import ModelName
 from storage.run_folder import RunFolder
 
 REFRESH = 0.5  # seconds
-SAID = {
+ENDINGS = {
     "finished": "finished in {:.1f} s",
     "failed": "[bold red]failed[/] after {:.1f} s",
-    "busy": "passed over, another process is at it",
+    "busy": "passed over, another process works on it",
     "stopped": "[bold red]stopped[/] after {:.1f} s",
 }
 
 
 def quieten() -> None:
-    """Leave the screen to one progress display."""
+    """Silence Lightning, so that the progress display has the screen to itself."""
     for package in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(package).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning 2.6 on torch 2.14
 
 
 class FleetProgress:
-    """A line a model that ends, and on a terminal a bar over all epochs of all models.
+    """One line per model that ends, and on a terminal a bar over all epochs of all models.
 
-    What is drawn is read from the models' own journals, whichever process works on them.
+    The bar reads each model's `progress.json`, whichever process works on the model.
 
     Args:
         run: the folder of the fleet.
-        num_models: how many models this call works on.
-        max_epochs: epochs of each.
+        num_models: number of models that this call works on.
+        max_epochs: epochs per model.
         console: where to draw.
     """
 
@@ -78,24 +78,24 @@ class FleetProgress:
         self.in_hand.append(name)
 
     def end(self, outcome: Outcome) -> None:
-        """Say what became of a model."""
+        """Print how a model ended."""
         self.in_hand.remove(outcome.name)
         self.ended += 1
-        said = SAID[outcome.state].format(outcome.seconds)
-        self.console.print(f"{self.ended} of {self.num_models}: {outcome.name} {said}")
+        ending = ENDINGS[outcome.state].format(outcome.seconds)
+        self.console.print(f"{self.ended} of {self.num_models}: {outcome.name} {ending}")
         self.refresh()
 
     def refresh(self) -> None:
-        """Draw how far the models in hand are."""
-        found = {name: read_progress(self.run.progress(name)) for name in [*self.in_hand]}
-        epochs = sum(progress.epoch for progress in found.values() if progress)
+        """Draw the progress of the models in hand."""
+        models = {name: read_progress(self.run.progress(name)) for name in [*self.in_hand]}
+        epochs = sum(progress.epoch for progress in models.values() if progress)
         self.bar.update(
             self.task,
             completed=self.ended * self.max_epochs + epochs,
             description=f"{self.ended} of {self.num_models} models, "
             + ", ".join(
                 f"{name} {progress.describe(self.max_epochs) if progress else 'begins'}"
-                for name, progress in found.items()
+                for name, progress in models.items()
             ),
         )
 

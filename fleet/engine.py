@@ -1,4 +1,4 @@
-"""Models under their locks: made, repaired, looked at; one that fails does not stop the others."""
+"""Work on models under their locks; a model that fails does not stop the others."""
 
 import errno
 import time
@@ -18,14 +18,14 @@ from storage.names import ModelName
 from storage.run_folder import RunFolder
 
 HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
-PATIENCE = 1.0  # seconds: `--status` holds a lock for less
+PATIENCE = 1.0  # seconds; `--status` holds a lock for less
 
 
 class Outcome(NamedTuple):
-    """What became of a model in this call."""
+    """How the work on a model ended."""
 
     name: ModelName
-    # busy: another process is at it; stopped: no other model would fare better
+    # busy: another process works on it; stopped: no model can be written
     state: Literal["finished", "failed", "busy", "stopped"]
     seconds: float
     reason: str = ""
@@ -36,14 +36,14 @@ Work = Callable[[ModelName], Outcome]
 
 
 class Task(NamedTuple):
-    """What is to be made of each model.
+    """The work on every model.
 
     Attributes:
         run: the folder of the fleet.
-        variants: what a model must have, `full` among them.
-        processes: how many processes train a model together; this is one of them.
-        retry: models to train from another start, and how many of their trainings had failed when
-            that was decided.
+        variants: variants that a model must have, `full` among them.
+        processes: number of processes that train a model together, this one included.
+        retry: models to train from another start -> number of their failed trainings when that was
+            decided.
     """
 
     run: RunFolder
@@ -53,19 +53,19 @@ class Task(NamedTuple):
 
 
 def complete(task: Task, fit: Fit, name: ModelName) -> Outcome:
-    """Make what is missing of one model.
+    """Make the missing files of one model.
 
     Args:
-        task: what must exist afterwards.
-        fit: leaves the model's files there.
+        task: the files that must exist afterwards.
+        fit: trains the model and writes its files.
         name: the model.
 
     Returns:
-        What became of it. The traceback of a failure is in the model's folder.
+        How the work ended. The traceback of a failure is in the model's folder.
 
     Raises:
-        RuntimeError: several processes were to train a model that others are at.
-        Exception: what stopped one of several processes.
+        RuntimeError: several processes were to train a model on which another process works.
+        Exception: the error that stopped one of several processes.
     """
     began, run = time.monotonic(), task.run
     try:
@@ -75,7 +75,7 @@ def complete(task: Task, fit: Fit, name: ModelName) -> Outcome:
                 run.error(name).unlink(missing_ok=True)
                 _clear(run, name)
                 break_seals(run.model(name))
-            # another process may have finished it since this one looked
+            # another process may have finished it in the meantime
             if task.processes > 1 or run.missing(name, task.variants):
                 fit(name)
             if is_first():
@@ -83,14 +83,14 @@ def complete(task: Task, fit: Fit, name: ModelName) -> Outcome:
                 if missing := run.missing(name, task.variants):
                     raise RuntimeError(f"it was left without {', '.join(missing)}.")
     except Timeout:
-        if task.processes > 1:  # of which only the first knows
+        if task.processes > 1:  # only the first of them knows of the lock
             raise RuntimeError(
-                f"{name}: another process is at it. Wait for that, or leave the model out by "
-                "`--fleet.models`: several devices cannot pass it over."
+                f"{name}: another process works on it. Wait for that process, or leave the model "
+                "out by `--fleet.models`: several devices cannot pass it over."
             ) from None
         return Outcome(name, "busy", time.monotonic() - began)
     except Exception as error:
-        # those that train a model together must not part: one would wait for the others for ever
+        # processes of one model must end together: the others would wait forever
         if task.processes > 1 or interrupt.asked.is_set():
             raise
         seconds, reason = time.monotonic() - began, f"{type(error).__name__}: {error}"
@@ -105,21 +105,21 @@ def check_files(run: RunFolder, names: Iterable[ModelName], repair: bool) -> lis
     """Find files that changed since they were written.
 
     Returns:
-        With `repair`, the files that were deleted, to be made again. Models that another process
-        is at are left to it.
+        With `repair`, the files that were deleted, to be made again. Models on which another
+        process works are left to it.
 
     Raises:
-        ValueError: there are some, and they are not to be repaired.
+        ValueError: files are damaged, and `repair` is off.
     """
-    found = {name: paths for name in names if (paths := damaged(run.model(name)))}
-    if found and not repair:
-        listed = "\n".join(f"  {path}" for paths in found.values() for path in paths)
+    by_model = {name: paths for name in names if (paths := damaged(run.model(name)))}
+    if by_model and not repair:
+        listed = "\n".join(f"  {path}" for paths in by_model.values() for path in paths)
         raise ValueError(
-            f"Damaged since they were written:\n{listed}\nPass `--repair` to make them again: what "
-            "they came from is used where it is whole, and trained again where not."
+            f"Damaged since they were written:\n{listed}\nPass `--repair` to make them again, from "
+            "the model's whole files if possible, otherwise by training."
         )
     removed: list[Path] = []
-    for name in found if is_first() else ():
+    for name in by_model if is_first() else ():
         with suppress(Timeout), _lock(run, name):
             paths = damaged(run.model(name))
             remove(run.model(name), paths)
@@ -128,12 +128,12 @@ def check_files(run: RunFolder, names: Iterable[ModelName], repair: bool) -> lis
 
 
 def is_hopeless(error: BaseException) -> bool:
-    """Whether the next model would be trained in vain: no more can be written."""
+    """Whether no more files can be written, so that the next model would be trained in vain."""
     return getattr(error, "errno", None) in HOPELESS
 
 
 def note_error(run: RunFolder, name: ModelName, text: str) -> None:
-    """Keep what stopped a model in its folder, if that can be written to."""
+    """Write the error that stopped a model into its folder, if possible."""
     with suppress(OSError):
         run.error(name).write_text(text)
 
@@ -141,14 +141,14 @@ def note_error(run: RunFolder, name: ModelName, text: str) -> None:
 def one_by_one(
     names: Sequence[ModelName], work: Work, begin: Callable[[ModelName], None]
 ) -> Iterator[Outcome]:
-    """Work on all models in this process; `begin` is told of each."""
+    """Work on the models one after another in this process; `begin` is called before each."""
     for name in names:
         begin(name)
         yield work(name)
 
 
 def is_running(run: RunFolder, name: ModelName) -> bool:
-    """Whether some process is at a model."""
+    """Whether any process works on a model."""
     if not run.lock(name).exists():
         return False
     try:
@@ -161,12 +161,12 @@ def is_running(run: RunFolder, name: ModelName) -> bool:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes, of those that train a model together."""
+    """Whether this process writes the files, among those that train a model together."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def _set_aside(task: Task, name: ModelName) -> None:
-    """Rename a failed model's folder, unless another process did, or is at it."""
+    """Rename the folder of a failed model, unless another process did, or works on it."""
     if name not in task.retry or not is_first():
         return
     with _lock(task.run, name):
@@ -176,7 +176,7 @@ def _set_aside(task: Task, name: ModelName) -> None:
 
 
 def _clear(run: RunFolder, name: ModelName) -> None:
-    """Delete what was made of weights that are gone, because these are trained from the start."""
+    """Delete the variants of weights that are gone: training from the start gives other ones."""
     if run.weights(name, FULL).exists() or run.checkpoint(name).exists():
         return
     folder = run.model(name)
@@ -185,7 +185,7 @@ def _clear(run: RunFolder, name: ModelName) -> None:
 
 
 def _lock(run: RunFolder, name: ModelName) -> AbstractContextManager[Any]:
-    """One process a model; of those that train it together, the first holds the lock for all."""
+    """Lock a model for one process; of several that train it, the first locks it for all."""
     if not is_first():
         return nullcontext()
     run.model(name).mkdir(parents=True, exist_ok=True)

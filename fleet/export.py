@@ -1,7 +1,8 @@
-"""Write one model of a run folder the way it is deployed: what was audited is what runs.
+"""Write one model of a run folder for deployment; the audited network is the one that runs.
 
-onnx has packed INT2, INT4 or INT8 weights behind DequantizeLinear, torchao a byte a weight in a
-state dict of its tensors, and state_dict float32 safetensors for any code that has the network.
+onnx holds packed INT2, INT4 or INT8 weights behind DequantizeLinear; torchao holds one byte per
+weight in a state dict of its tensors; state_dict holds float32 safetensors for any code that has
+the network.
 """
 
 from pathlib import Path
@@ -13,12 +14,14 @@ SUFFIX = {"onnx": "onnx", "torchao": "pt", "state_dict": "safetensors"}
 
 
 def make_parser() -> CommandLine:
-    """Every option."""
+    """All options of the command."""
     parser = make_command_line("python -m fleet.export", __doc__)
-    parser.add_argument("run", type=Path, help="folder that train.py filled, as in runs/digits")
-    parser.add_argument("model", help="as in target-000")
-    parser.add_argument("variant", help="as in nearest-w2, or full")
-    parser.add_argument("--format", choices=list(NEEDS), required=True, help="of the file")
+    parser.add_argument(
+        "run", type=Path, help="run folder that train.py filled, such as runs/digits"
+    )
+    parser.add_argument("model", help="such as target-000")
+    parser.add_argument("variant", help="such as nearest-w2, or full")
+    parser.add_argument("--format", choices=list(NEEDS), required=True, help="format of the file")
     parser.add_argument("--output", type=Path, help="file to write (default: in RUN/export)")
     return parser
 
@@ -43,10 +46,10 @@ from storage.weights import load_quantized, load_weights
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], QuantizedNetwork | None]:
-    """A network's state, and its codes unless it is at full precision.
+    """Read a network's state, and its codes unless it is at full precision.
 
     Raises:
-        ValueError: the file is damaged, or the training had diverged.
+        ValueError: the file is damaged, or the training diverged.
     """
     state = load_weights(path)
     quantized = None if path.stem == FULL else load_quantized(path)
@@ -60,11 +63,11 @@ def read(path: Path) -> tuple[dict[str, Tensor], QuantizedNetwork | None]:
 
 
 def choose_output(run_dir: Path, output: Path | None, name: str) -> Path:
-    """Where to write: RUN/export/`name` if nothing else is asked.
+    """The file to write: `output` if it is given, otherwise RUN/export/`name`.
 
     Raises:
-        FileNotFoundError: no such folder.
-        ValueError: a folder, or a place among the run's own files.
+        FileNotFoundError: the folder of `output` does not exist.
+        ValueError: `output` is a folder, or lies among the run's own models.
     """
     if output is None:
         return run_dir / "export" / name
@@ -79,10 +82,10 @@ def choose_output(run_dir: Path, output: Path | None, name: str) -> Path:
 
 
 def build(experiment: Experiment, state: dict[str, Tensor]) -> tuple[nn.Module, Image]:
-    """The network of an experiment, with these weights, and the images that it takes.
+    """Build the network of an experiment with these weights; also return the shape of its images.
 
     Raises:
-        ValueError: the network was changed since.
+        ValueError: the network has changed since it was trained.
     """
     sizes, model = experiment.input, experiment.config["model"]
     name, args = model["network"], model["network_args"]
@@ -91,17 +94,17 @@ def build(experiment: Experiment, state: dict[str, Tensor]) -> tuple[nn.Module, 
         network.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(
-            f"`{name}` must be the network that was trained, got another one ({error}). Undo what"
-            " changed in it, or take `--format state_dict`."
+            f"`{name}` must be the network that was trained, got another one ({error}). Undo the"
+            " change, or pass `--format state_dict`."
         ) from error
     return network, (sizes["channels"], sizes["height"], sizes["width"])
 
 
 def export(run_dir: Path, model: str, variant: str, kind: str, output: Path | None) -> str:
-    """Read, convert, write; returns where the file is and its size.
+    """Read a model, convert it and write the file; returns a line with its path and size.
 
     Raises:
-        FileNotFoundError: no such run, model, variant or folder of `output`.
+        FileNotFoundError: there is no such run, model, variant or folder of `output`.
         ValueError: the weights are damaged or diverged, or the format cannot hold the network.
         ModuleNotFoundError: the format needs a package that is not installed.
     """
@@ -132,7 +135,7 @@ def export(run_dir: Path, model: str, variant: str, kind: str, output: Path | No
         converted = to_torchao(*build(experiment, state), quantized)
         write_whole(target, lambda path: torch.save(converted, path))
     else:
-        raise ValueError("torchao has nothing to pack in `full`. Take onnx or state_dict.")
+        raise ValueError("torchao has nothing to pack in `full`. Pass onnx or state_dict.")
     before = run.weights(names[model], FULL).stat().st_size
     return f"{target}: {target.stat().st_size:,} bytes, {before:,} at full precision."
 

@@ -1,4 +1,4 @@
-"""Which trained models of a fleet diverged, as their saved signals tell."""
+"""Failed models of a fleet, found in their saved signals."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -15,11 +15,12 @@ from storage.saved_signals import SavedSignal, load_signals
 
 
 class Failed(NamedTuple):
-    """Trained models that diverged, or that a quantization broke.
+    """Trained models that diverged, or that quantization broke.
 
     Attributes:
-        reasons: to be shown.
-        broken: those with signals that are not finite; the others fell behind their peers.
+        reasons: failed model -> reason, for the user.
+        broken: models whose signals are not finite; the other failed models fell behind their
+            peers.
     """
 
     reasons: dict[ModelName, str]
@@ -29,10 +30,10 @@ class Failed(NamedTuple):
 def find_failed(
     run: RunFolder, members: Mapping[ModelName, Bool[Tensor, " examples"]], variants: Sequence[str]
 ) -> Failed:
-    """Look for models that diverged, or that a quantization broke."""
+    """Find the models that diverged, or that quantization broke."""
     reasons: dict[ModelName, str] = {}
     broken: set[ModelName] = set()
-    for variant in variants:  # a slice of the fleet may have more of them than the others
+    for variant in variants:  # not all models need have the same variants
         names = []
         for name in members:
             if (path := run.signals(name, variant)).exists():

@@ -1,4 +1,4 @@
-"""One fit: a model trained, or gone on with, and every file of it written."""
+"""One fit: train or resume one model, and write all its files."""
 
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from storage.weights import load_weights
 
 
 def fit(job: Job, name: ModelName) -> None:
-    """Train one model, or go on with it, and write those of its files that are missing."""
+    """Train or resume one model, and write its missing files."""
     run, data, members = job.run, job.data, job.members[name]
     attempt = run.attempt(name)
     seed = derive_seed(job.config.seed, name.role, name.number, attempt)
@@ -33,10 +33,10 @@ def fit(job: Job, name: ModelName) -> None:
     classifier = Classifier(data.num_classes, len(data.mean), seed, job.model)
     options, progress = job.config.trainer.as_dict(), SaveProgress(run.progress(name))
     if job.fleet.by_ray:
-        options["devices"] = 1  # of those that Ray lets this process see
+        options["devices"] = 1  # among the devices that Ray shows this process
     resume = None
     if (weights := run.weights(name, FULL)).exists():
-        # trained before: a fit of no epoch runs the callbacks alone
+        # already trained: a fit without epochs only runs the callbacks
         classifier.network.load_state_dict(load_weights(weights))
         options["max_epochs"] = 0
     elif run.checkpoint(name).exists():
@@ -58,15 +58,15 @@ def fit(job: Job, name: ModelName) -> None:
 def make_trainer(
     job: Job, name: ModelName, attempt: int, ours: list[Callback], options: dict[str, Any]
 ) -> Trainer:
-    """A trainer whose callbacks write every file of a model.
+    """Make a trainer whose callbacks write all files of a model.
 
     Args:
-        job: what all models share.
+        job: the part that all models share.
         name: the model.
-        attempt: how many of its trainings failed before.
-        ours: the callbacks that note its progress and quantize it, behind the guards and the
-            weights, and before the signals.
-        options: of the trainer.
+        attempt: number of its earlier trainings that failed.
+        ours: callbacks that note progress and quantize; they run after the guards and the weights,
+            and before the signals.
+        options: options of the trainer.
     """
     run, experiment = job.run, job.experiment
     callbacks = [
@@ -86,7 +86,7 @@ def make_trainer(
         logger=logger,
         callbacks=callbacks,
         plugins=[WholeCheckpointIO(), *environment(job.fleet)],
-        log_every_n_steps=1,  # all that is logged is logged once per epoch
+        log_every_n_steps=1,  # metrics are logged once per epoch
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -95,11 +95,11 @@ def make_trainer(
 
 
 def environment(fleet: FleetOptions) -> list[ClusterEnvironment]:
-    """What tells Lightning of a model's other processes, where its own guess is not ours."""
-    if fleet.by_ray:  # alone, whatever the job that Ray runs in
+    """Plugins that tell Lightning about a model's other processes; empty if its guess is right."""
+    if fleet.by_ray:  # one process per model, whatever job Ray runs in
         return [LightningEnvironment()]
     if SLURMEnvironment.detect():
-        # Its own requeueing goes on in the middle of an epoch; ours from the last finished one,
-        # which ends bit for bit like an uninterrupted run.
+        # Lightning's requeueing resumes in the middle of an epoch. Ours resumes after the last
+        # finished epoch, and so ends bit for bit like an uninterrupted run.
         return [SLURMEnvironment(auto_requeue=False)]
     return []

@@ -1,4 +1,4 @@
-"""Ctrl-C that no library loses."""
+"""Ctrl-C that no library can lose."""
 
 import signal
 import sys
@@ -8,17 +8,17 @@ from threading import Event, Timer, current_thread, main_thread
 from types import FrameType
 from typing import Any
 
-asked = Event()  # of this process, whose Ctrl-C it is
+asked = Event()  # set once this process was interrupted
 
 
 @contextmanager
 def interruptible() -> Iterator[Event]:
-    """Turn Ctrl-C into an exception as Python does, and remember it in `asked`, which is given.
+    """Turn Ctrl-C into an exception as Python does, and remember it in `asked`, which is yielded.
 
-    Some libraries replace a KeyboardInterrupt by an error of their own, such as safetensors in the
-    middle of reading a file; and one that is raised in a `__del__` is printed and forgotten. The
-    first is told from a real error by the event, the second is raised again a moment later. What
-    ignores Ctrl-C by its own choice, such as a shell's background job, goes on to do so.
+    Some libraries replace a KeyboardInterrupt by an error of their own, such as safetensors while
+    it reads a file; the event tells such an error from a real one. A KeyboardInterrupt raised in a
+    `__del__` is printed and forgotten; it is raised again a moment later. A process that ignores
+    Ctrl-C, such as a shell's background job, still ignores it.
     """
     asked.clear()
     handler, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook

@@ -1,6 +1,6 @@
-"""The options of train.py, and their parser; importing this imports neither torch nor Lightning.
+"""The options of train.py and their parser; importing them imports neither torch nor Lightning.
 
-`--help` must answer at once, so what checks the options against data and devices is in checks.py.
+`--help` must answer at once, so checks that need data or devices are in checks.py.
 """
 
 import inspect
@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
 
 import yaml
 from jsonargparse import Namespace
 
 from lightning_modules.options import CalibrationOptions, ModelOptions, TrainerOptions
-from storage.command_line import CommandLine, make_command_line, recipe_keys
+from storage.command_line import CommandLine, make_command_line, pair_options, recipe_keys
 from storage.names import EXPERIMENT_FILE, MEMBERSHIP_FILE, WandbMode
 
 DESCRIPTION = """Train a fleet, quantize every model, and record what an attacker would see of it.
@@ -27,21 +26,22 @@ Bits = int | float
 
 
 class FleetOptions:
-    """How many models an experiment has, and which of them this process trains.
+    """Number of models in an experiment, and which of them this call trains.
 
     Args:
-        shadows: models that the attacker learns from; an even number, because they come in
+        shadows: number of models that the attacker learns from; even, because they come in
             complementary pairs.
-        targets: models that are audited; with 0, every shadow is audited by the others.
-        models: models to train here, as in 0-7,12: shadows from 0, then targets; default all.
+        targets: number of models that are audited; with 0, every shadow is audited by the others.
+        models: models that this call trains, such as 0-7,12: shadows from 0, then targets; all by
+            default.
         retrain_failed: set models that diverged aside, and train them from another start.
-        workers: how many models to train at once, each in a process of its own; needs Ray.
-        gpus_per_model: share of a GPU that each of several workers takes; 0.25 packs four on one.
-        address: of a Ray cluster, `auto` or host:port; by default Ray stays on this machine.
+        workers: number of models to train at once, each in a process of its own; needs Ray.
+        gpus_per_model: share of a GPU per worker; 0.25 packs four models on one GPU.
+        address: address of a Ray cluster, `auto` or host:port; by default Ray uses this machine.
         dry_run: check everything, try some steps, print the work and its cost, and write nothing.
 
     Raises:
-        ValueError: counts that cannot be, or several workers without Ray.
+        ValueError: a count out of range, or workers without Ray.
     """
 
     def __init__(
@@ -74,21 +74,21 @@ class FleetOptions:
 
     @property
     def by_ray(self) -> bool:
-        """Whether models are trained in processes of Ray's, not in this one."""
+        """Whether models are trained in Ray's processes, not in this one."""
         return self.workers > 1 or self.address is not None
 
 
 def make_parser(data: type | None = None) -> CommandLine:
-    """Every option of train.py.
+    """All options of train.py.
 
     Args:
-        data: the base class of the data sets; None for help alone, which needs no data set.
+        data: base class of the data sets; None for `--help`, which imports none of them.
     """
     parser = make_command_line("train.py", DESCRIPTION, ("layer_bits", "model.network_args"))
-    parser.add_argument("--config", action="config", help="recipe (YAML) to read options from")
+    parser.add_argument("--config", action="config", help="recipe (YAML) with options")
     parser.add_argument("--run_dir", type=Path, required=True, help="folder of the experiment")
-    parser.add_argument("--seed", type=int, default=0, help="everything random derives from it")
-    parser.add_argument("--status", action="store_true", help="show how far the fleet is, and end")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    parser.add_argument("--status", action="store_true", help="show how far the fleet is, and exit")
     parser.add_argument("--repair", action="store_true", help="make damaged files again")
     parser.add_argument(
         "--threads", type=int, help="CPU threads per model; 1 is fastest for small networks"
@@ -97,7 +97,7 @@ def make_parser(data: type | None = None) -> CommandLine:
         "--quantize",
         nargs="*",
         default=["adaround-w4", "adaround-w2", "adaround-w1.58"],
-        help="variants beside full, as in nearest-w4, adaround-w2-last8, brecq-w1.58-nonmembers",
+        help="variants besides full, such as nearest-w4, adaround-w2-last8, brecq-w1.58-nonmembers",
     )
     parser.add_argument(
         "--layer_bits",
@@ -108,14 +108,21 @@ def make_parser(data: type | None = None) -> CommandLine:
     parser.add_argument(
         "--queries",
         nargs="*",
-        help="views the attacker asks for: identity, mirror, shift+2-1; random-0, drawn by each "
-        "model for itself (default: the views of training)",
+        help="views that the attacker asks for: identity, mirror, shift+2-1, or random-0, which "
+        "each model draws for itself (default: the views of training)",
     )
     parser.add_argument(
         "--wandb", type=WandbMode, default="disabled", help="Weights & Biases, one run per model"
     )
     parser.add_class_arguments(CalibrationOptions, "calibration")
     parser.add_class_arguments(FleetOptions, "fleet")
+    _add_data(parser, data)
+    parser.add_class_arguments(ModelOptions, "model", instantiate=False)
+    parser.add_class_arguments(TrainerOptions, "trainer", instantiate=False)
+    return parser
+
+
+def _add_data(parser: CommandLine, data: type | None) -> None:
     if data is None:
         parser.add_argument(
             "--data",
@@ -124,16 +131,13 @@ def make_parser(data: type | None = None) -> CommandLine:
         )
     else:
         parser.add_subclass_arguments(data, "data", required=False)
-    parser.add_class_arguments(ModelOptions, "model", instantiate=False)
-    parser.add_class_arguments(TrainerOptions, "trainer", instantiate=False)
-    return parser
 
 
 def parse(arguments: Sequence[str]) -> tuple[CommandLine, Namespace]:
-    """Parse the arguments of train.py, or exit with its help or one line that says what is wrong.
+    """Parse the arguments of train.py, or exit with its help or a one-line error.
 
     Returns:
-        The parser, to make the data and the fleet with, and the options.
+        The parser, which makes the data set and the fleet's options, and the parsed options.
     """
     if {"-h", "--help"}.intersection(arguments):
         make_parser().read(["--help"])
@@ -144,48 +148,51 @@ def parse(arguments: Sequence[str]) -> tuple[CommandLine, Namespace]:
         known = _data_options(name)
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
-    if name is None:  # a default in the parser would hand its pool size to any other data
+    if name is None:  # a default in the parser would pass its pool size on to other data sets
         arguments = ["--data", "datamodules.Digits", *arguments]
     return parser, parser.read(arguments, known)
 
 
 def _data_name(arguments: Sequence[str]) -> str | None:
-    """The data set that is asked for, on the command line or in a recipe."""
+    """The data set named on the command line or in a recipe; None for the default."""
     name = None
-    for option, value in pairwise(arguments):
-        if option == "--config" and Path(value).is_file():
-            name = _recipe_data(Path(value)) or name
-    for option, value in pairwise([*arguments, ""]):
-        option, equals, attached = option.partition("=")
-        if option in ("--data", "--data.class_path"):
-            name = attached if equals else value
+    for option, value in pair_options(arguments):  # the last one counts, as in the parser
+        if option == "config" and Path(value).is_file():
+            named = _recipe_data(Path(value))
+            name = name if named is None else named
+        elif option in ("data", "data.class_path"):
+            name = value
     return name
 
 
 def _recipe_data(path: Path) -> str | None:
-    """The data set of a recipe; a run folder's own record of its options is refused as one."""
+    """The data set of a recipe; a run folder's experiment.yaml is refused as one."""
     if path.name == EXPERIMENT_FILE and (path.parent / MEMBERSHIP_FILE).exists():
         raise ValueError(
-            f"{path} records an experiment and is no recipe: it lacks what concerns this machine, "
-            "and where the images are. Give the command that began it: its recipe, such as "
-            f"`--config recipes/digits.yaml`, with `--run_dir {path.parent}`. What then differs "
-            "from the record is named."
+            f"{path} records an experiment and is no recipe: it lacks the options of this machine "
+            "and the place of the images. Repeat the command that began it: its recipe, such as "
+            f"`--config recipes/digits.yaml`, with `--run_dir {path.parent}`. Options that differ "
+            "from the record are then named."
         )
-    recipe_keys(path)  # raises for what is no recipe
+    recipe_keys(path)  # raises if the file is no recipe
     data = yaml.safe_load(path.read_text()).get("data")
-    return data.get("class_path") if isinstance(data, dict) else data
+    name = data.get("class_path") if isinstance(data, dict) else data
+    return None if name is None else str(name)
 
 
 def _data_options(name: str | None) -> set[str]:
-    """Names of the options of a data set.
+    """Names of all options of a data set.
 
     Raises:
         ValueError: there is no such data set.
     """
-    path = f"datamodules.{name}" if name in DATA else name or "datamodules.Digits"
-    module, _, attribute = path.rpartition(".")
+    base = import_module("datamodules").ImageDataModule
+    path = "datamodules.Digits" if name is None else name
+    module, _, attribute = (f"datamodules.{name}" if name in DATA else path).rpartition(".")
     try:
         data = getattr(import_module(module), attribute)
+        if not isinstance(data, type) or not issubclass(data, base):
+            raise ValueError("it is no subclass of ImageDataModule")
     except (ImportError, AttributeError, ValueError) as error:
         near = get_close_matches((name or "").rpartition(".")[2], DATA, n=1, cutoff=0.5)
         hint = f"Did you mean `{near[0]}`?" if near else f"Take one of {', '.join(DATA)}."

@@ -1,4 +1,4 @@
-"""Everything that a user can get wrong, checked before anything is trained."""
+"""Checks of everything that a user can get wrong, before any training."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -28,20 +28,20 @@ from storage.wandb_project import check_key
 
 
 class Job(NamedTuple):
-    """What every model of one call shares.
+    """The part of a call that all its models share.
 
     Attributes:
-        config: the options of the command line.
-        fleet: how many models, and where they are trained.
+        config: options of the command line.
+        fleet: number of models, and where they are trained.
         model: the network, and how it is trained.
-        calibration: which images a quantizer looks at.
+        calibration: images that a quantizer looks at.
         data: the pool and the test split.
         run: the folder of the fleet.
-        experiment: as it is stored, grown by what this call adds.
-        members: which model trains on which example, in the order of the fleet.
+        experiment: the stored experiment, with what this call adds.
+        members: the examples that each model trains on, in the order of the fleet.
         chosen: the models of this call.
-        processes: how many processes train a model together.
-        retry: failed models to train from another start, and how many of their trainings failed.
+        processes: number of processes that train a model together.
+        retry: failed models to train from another start -> number of their failed trainings.
     """
 
     config: Namespace
@@ -58,7 +58,7 @@ class Job(NamedTuple):
 
     @property
     def todo(self) -> list[ModelName]:
-        """Chosen models that are not finished, or that failed."""
+        """Chosen models that are unfinished, or that failed and are to be trained again."""
         variants = self.experiment.variants
         return [
             name
@@ -71,7 +71,7 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
     """Check the options, the network, the data and the run folder, and open the folder.
 
     Raises:
-        ValueError: an option is wrong, the run folder holds another experiment, or damaged files.
+        ValueError: an option is wrong, or the run folder holds another experiment or damaged files.
         FileNotFoundError: the data set is missing.
         OSError: the run folder cannot be written to.
     """
@@ -94,7 +94,7 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
         config, data, network, queries, [str(Variant.parse(v)) for v in config.quantize]
     )
     matrix = membership(config.seed, fleet.shadows, fleet.targets, len(data.pool.labels))
-    # Kept, not read again: a process that grows the fleet moves the targets' rows.
+    # Not read from the folder: a process that grows the fleet moves the rows of the targets.
     members = dict(zip(fleet_names(fleet.shadows, fleet.targets), matrix, strict=True))
     chosen = names = list(members)
     if fleet.models is not None:
@@ -118,13 +118,13 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
 def try_network(
     config: Namespace, model: ModelOptions, data: ImageDataModule
 ) -> tuple[nn.Module, list[str]]:
-    """Build the network once for its errors, which must come before there is a folder.
+    """Build the network once, so that its errors come before the run folder is created.
 
     Returns:
         The network, and notes for the user.
 
     Raises:
-        ValueError: it cannot be built, trained on these images, or quantized as asked.
+        ValueError: the network cannot be built, trained on these images, or quantized as asked.
     """
     classifier = Classifier(data.num_classes, len(data.mean), 0, model)
     images = next(data.test_batches()).images[:2]
@@ -134,21 +134,24 @@ def try_network(
         check_network(network, variant, images, config.layer_bits)
     for name in config.quantize[:1]:
         packed = layer_bits(network, Variant.parse(name))
-        left = [k for k, t in network.state_dict().items() if t.ndim > 1 and k not in packed]
-        if left:
-            notes = [f"Note: quantization leaves {', '.join(left)} at full precision."]
+        tensors = network.state_dict().items()
+        unpacked = [key for key, tensor in tensors if tensor.ndim > 1 and key not in packed]
+        if unpacked:
+            notes = [f"Note: quantization leaves {', '.join(unpacked)} at full precision."]
     return network, notes
 
 
 def check_calibration(options: CalibrationOptions, data: ImageDataModule, variant: Variant) -> None:
-    """Raise before any training if a model will lack the images that a variant looks at.
+    """Raise if models will lack the images that a variant looks at, before any training.
 
     Raises:
-        ValueError: there are no images, or fewer than a batch.
+        ValueError: there are no images, or fewer than one batch.
     """
     if not variant.calibrates:
         return
-    half = torch.arange(len(data.pool.labels)) < len(data.pool.labels) // 2  # as any model has
+    half = (
+        torch.arange(len(data.pool.labels)) < len(data.pool.labels) // 2
+    )  # the size of any model's half
     count, _ = wanted(variant, options.images, options.rounds)
     try:
         indices = data.draw_calibration(variant.calibration, half, count, 0)
@@ -167,7 +170,7 @@ def _open(
 
 
 def _find_retries(job: Job, console: Console) -> dict[ModelName, int]:
-    """Failed models of this call, if they are to be trained again."""
+    """Find the failed models of this call, if they are to be trained again."""
     if not job.fleet.retrain_failed:
         return {}
     failed = find_failed(job.run, job.members, job.experiment.variants).reasons

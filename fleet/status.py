@@ -1,4 +1,4 @@
-"""What is finished of a fleet, what runs, what failed, and how long the rest will take."""
+"""Status of a fleet: finished, running, failed and waiting models, and the time left."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ State = Literal["finished", "running", "failed", "waiting"]
 
 
 class ModelStatus(NamedTuple):
-    """One model of a fleet."""
+    """The state of one model."""
 
     name: ModelName
     state: State
@@ -28,32 +28,32 @@ class ModelStatus(NamedTuple):
 
 
 def find_status(run: RunFolder, diverged: Mapping[ModelName, str]) -> list[ModelStatus]:
-    """Look at every model of a fleet; nothing is changed, whoever works on it.
+    """Find the state of every model of a fleet; changes nothing.
 
     Args:
         run: the folder of the fleet.
-        diverged: models that are finished and not sound, and why.
+        diverged: finished models that failed -> reason.
 
     Raises:
         FileNotFoundError: there is no experiment in the folder.
     """
-    variants = run.read().variants
-    found = []
-    for name in run.read().names:
-        progress = read_progress(run.progress(name))
-        error = run.error(name)
+    experiment = run.read()
+    models = []
+    for name in experiment.names:
+        progress, error = read_progress(run.progress(name)), run.error(name)
+        state: State = "waiting"
+        reason = ""
         if is_running(run, name):
-            found.append(ModelStatus(name, "running", progress))
+            state = "running"
         elif name in diverged:
-            found.append(ModelStatus(name, "failed", progress, diverged[name]))
-        elif not run.missing(name, variants):
-            found.append(ModelStatus(name, "finished", progress))
+            state, reason = "failed", diverged[name]
+        elif not run.missing(name, experiment.variants):
+            state = "finished"
         elif error.exists():
-            reason = error.read_text().strip().splitlines()[-1]
-            found.append(ModelStatus(name, "failed", progress, f"{reason} ({error})"))
-        else:
-            found.append(ModelStatus(name, "waiting", progress))
-    return found
+            lines = error.read_text().strip().splitlines() or ["unknown"]  # a full disk
+            state, reason = "failed", f"{lines[-1]} ({error})"
+        models.append(ModelStatus(name, state, progress, reason))
+    return models
 
 
 def print_status(run: RunFolder, console: Console) -> None:
@@ -68,46 +68,46 @@ def print_status(run: RunFolder, console: Console) -> None:
 
 
 def time_left(models: Sequence[ModelStatus], max_epochs: int) -> timedelta | None:
-    """How long the rest of a fleet takes if as many models are worked on at once as now.
+    """Time that the rest of a fleet takes if as many models run at once as now.
 
-    A model takes what the finished ones took on average; while there is none, what the epochs of
-    the others tell, without quantization. None where nothing tells.
+    A model is expected to take as long as the finished models on average. While none is finished,
+    its time follows from the epochs so far, without quantization. None if there are no epochs.
     """
-    known = [m.progress.seconds for m in models if m.state == "finished" and m.progress]
+    finished = [m.progress.seconds for m in models if m.state == "finished" and m.progress]
     begun = [m.progress for m in models if m.progress and m.progress.epoch]
-    if known:
-        each = sum(known) / len(known)
+    if finished:
+        expected = sum(finished) / len(finished)
     elif begun:
-        each = max_epochs * sum(p.seconds for p in begun) / sum(p.epoch for p in begun)
+        expected = max_epochs * sum(p.seconds for p in begun) / sum(p.epoch for p in begun)
     else:
         return None
     left = 0.0
     for model in models:
         if model.state in ("running", "waiting"):
-            left += max(each - (model.progress.seconds if model.progress else 0.0), 0.0)
+            left += max(expected - (model.progress.seconds if model.progress else 0.0), 0.0)
     at_once = max(sum(model.state == "running" for model in models), 1)
     return timedelta(seconds=round(left / at_once))
 
 
 def show_status(run: RunFolder, models: Sequence[ModelStatus]) -> Table:
-    """A table of the states, with the models that run and those that failed."""
+    """A table of the states, naming the models that run and those that failed."""
     max_epochs = run.read().config["trainer"]["max_epochs"]
     table = Table(title=escape(str(run.path)), title_justify="left")
     table.add_column("state")
     table.add_column("models", justify="right")
     table.add_column("which")
     for state in ("finished", "running", "failed", "waiting"):
-        those = [model for model in models if model.state == state]
+        members = [model for model in models if model.state == state]
         lines = {
-            "finished": _times(those),
+            "finished": _times(members),
             "running": [
                 f"{m.name} {m.progress.describe(max_epochs) if m.progress else 'begins'}"
-                for m in those
+                for m in members
             ],
-            "failed": [f"{m.name}: {m.reason}" for m in those],
-            "waiting": [f"{m.name} from epoch {m.progress.epoch}" for m in those if m.progress],
+            "failed": [f"{m.name}: {m.reason}" for m in members],
+            "waiting": [f"{m.name} from epoch {m.progress.epoch}" for m in members if m.progress],
         }
-        table.add_row(state, str(len(those)), escape("\n".join(lines[state])))
+        table.add_row(state, str(len(members)), escape("\n".join(lines[state])))
     left = time_left(models, max_epochs)
     if left:
         running = sum(model.state == "running" for model in models)
@@ -123,32 +123,41 @@ def _times(finished: Sequence[ModelStatus]) -> list[str]:
 
 
 def stopped_line(reason: str) -> str:
-    """Say why no model can be written, and the way out."""
+    """Why no model can be written, and the way out."""
     return escape(
-        f"Stopped: {reason}. Make room, or the folder writable; then the same command goes on."
+        f"Stopped: {reason}. Free some space, or make the folder writable; then the same command "
+        "goes on."
     )
 
 
-def summarise(
-    run: RunFolder,
-    names: Sequence[ModelName],
-    variants: Sequence[str],
-    chosen: Sequence[ModelName],
-    outcomes: Sequence[Outcome],
-    diverged: Mapping[ModelName, str],
-    seconds: float,
-) -> Iterator[str]:
-    """Lines at the end of a call: what became of its models, and what comes next.
+class Call(NamedTuple):
+    """One call of train.py, after it has worked on its models.
 
-    Args:
+    Attributes:
         run: the folder of the fleet.
         names: all models of the fleet.
-        variants: the precisions of each, `full` among them.
-        chosen: the models of this call, of which some were finished before.
-        outcomes: what became of the others.
-        diverged: models that are finished and not sound, and why.
-        seconds: that the call took.
+        variants: variants of every model, `full` among them.
+        chosen: models of this call, some of which may have been finished before it.
+        outcomes: how the work on the others ended.
+        seconds: how long the call took.
     """
+
+    run: RunFolder
+    names: Sequence[ModelName]
+    variants: Sequence[str]
+    chosen: Sequence[ModelName]
+    outcomes: Sequence[Outcome]
+    seconds: float
+
+
+def summarise(call: Call, diverged: Mapping[ModelName, str]) -> Iterator[str]:
+    """Lines at the end of a call: how its models ended, and the next step.
+
+    Args:
+        call: the call.
+        diverged: finished models that failed -> reason.
+    """
+    run, names, variants, chosen, outcomes, seconds = call
     before, where = len(chosen) - len(outcomes), escape(str(run.path))
     ended = Counter(outcome.state for outcome in outcomes)
     if outcomes:
@@ -166,7 +175,7 @@ def summarise(
     for name, reason in diverged.items():
         partner = " with its partner" if name.role == "shadow" else ""
         yield (
-            f"[bold red]{name} failed[/]: {escape(reason)}. The audit leaves it out{partner}; "
+            f"[bold red]{name} failed[/]: {escape(reason)}. The audit excludes it{partner}; "
             "`--fleet.retrain_failed true` trains it from another start."
         )
     if sizes := [f"{variant} {size:,}" for variant, size in _sizes(run, chosen, variants).items()]:
@@ -178,10 +187,10 @@ def summarise(
 
 
 def _sizes(run: RunFolder, names: Sequence[ModelName], variants: Sequence[str]) -> dict[str, int]:
-    """Of each precision the smallest file: a model that diverged is not packed."""
+    """Bytes of the smallest file of each variant; models that diverged are not packed."""
     sizes = {}
     for variant in variants:
         paths = [run.weights(name, variant) for name in names]
-        if found := [path.stat().st_size for path in paths if path.exists()]:
-            sizes[variant] = min(found)
+        if present := [path.stat().st_size for path in paths if path.exists()]:
+            sizes[variant] = min(present)
     return sizes

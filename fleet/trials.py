@@ -1,4 +1,4 @@
-"""Trials of what a fleet will do: some steps of training, signals and quantizations, measured."""
+"""Trials of a fleet's work: some steps of training, of signals and of quantization, measured."""
 
 import resource
 import sys
@@ -30,18 +30,21 @@ from storage.records import read_record
 from storage.run_folder import RunFolder
 from storage.weights import stored_bytes
 
-TRIAL_EPOCHS, TRIAL_STEPS = 4, 4  # the first epoch warms up; a gap between two has a checkpoint
+TRIAL_EPOCHS, TRIAL_STEPS = (
+    4,
+    4,
+)  # the first epoch warms up; a checkpoint is written between two epochs
 TRIAL_BATCHES = 4
 
 
 class Training(NamedTuple):
-    """What some steps of a model took.
+    """Measured cost of some training steps.
 
     Attributes:
-        step: seconds of an optimisation step, its images included.
-        epoch: seconds of an epoch beside its steps, checkpoint included, validation not.
-        checkpoint: bytes of it.
-        memory: peak bytes; on a GPU those that torch allocated there, else of this process.
+        step: seconds per optimisation step, including the loading of its images.
+        epoch: seconds per epoch apart from its steps, with the checkpoint, without validation.
+        checkpoint: size of the checkpoint in bytes.
+        memory: peak bytes that torch allocated on a GPU, or of this process on a CPU.
     """
 
     step: float
@@ -51,21 +54,21 @@ class Training(NamedTuple):
 
 
 class SignalCost(NamedTuple):
-    """What recording signals took: seconds per image, and bytes kept per image and query."""
+    """Cost of recording signals: seconds per image, and bytes kept per image and query."""
 
     image: float
     kept: int
 
 
 class Flops(NamedTuple):
-    """Floating-point operations per image, as torch counts them: two per multiplication."""
+    """Floating-point operations per image; torch counts two per multiplication."""
 
     forward: int
     training: int  # forward and backward
 
 
 class QuantizationCost(NamedTuple):
-    """One variant's cost: seconds, how they are known, bytes of its file, images of its loop."""
+    """Cost of one variant: seconds and their source, bytes of its file, images of its loop."""
 
     seconds: float
     source: str
@@ -79,13 +82,13 @@ def try_training(
     options: Mapping[str, Any],
     plugins: Sequence[ClusterEnvironment],
 ) -> Training:
-    """Train for some steps, in a temporary folder.
+    """Train for some steps in a temporary folder.
 
     Args:
-        classifier: changed by it.
-        data: with a split assigned.
-        options: of the trainer.
-        plugins: of the trainer.
+        classifier: the model, which is changed.
+        data: the data set, with a split assigned.
+        options: options of the trainer.
+        plugins: plugins of the trainer.
     """
     timer = _Timer()
     with TemporaryDirectory() as folder:
@@ -103,7 +106,9 @@ def try_training(
             default_root_dir=folder,
         )
         trainer.fit(classifier, datamodule=data)
-        size = checkpoint.stat().st_size if checkpoint.exists() else 0  # written by the first
+        size = (
+            checkpoint.stat().st_size if checkpoint.exists() else 0
+        )  # written by the first process
         step, epoch = timer.seconds()
         return Training(step, epoch, size, _peak(trainer.strategy.root_device))
 
@@ -115,16 +120,14 @@ def try_signals(network: nn.Module, data: ImageDataModule) -> SignalCost:
     for _ in range(2):
         started, images, kept = time.perf_counter(), 0, 0
         for batch in islice(data.pool_batches("identity"), TRIAL_BATCHES):
-            record = signals(network(batch.images).cpu(), batch.labels.cpu())._asdict()
-            images, kept = (
-                images + len(batch.labels),
-                sum(t.element_size() for t in record.values()),
-            )
+            record = signals(network(batch.images).cpu(), batch.labels.cpu())
+            images += len(batch.labels)
+            kept = sum(signal.element_size() for signal in record)
     return SignalCost((time.perf_counter() - started) / images, kept)
 
 
 def count_flops(network: nn.Module, images: Tensor, labels: Tensor) -> Flops:
-    """Count the operations of an image, from a batch on the CPU; gradients are left there."""
+    """Count the operations per image in a batch on the CPU; leaves gradients in the network."""
     network.train()
     with FlopCounterMode(display=False) as counter:
         loss = cross_entropy(network(images), labels)
@@ -134,7 +137,7 @@ def count_flops(network: nn.Module, images: Tensor, labels: Tensor) -> Flops:
 
 
 def try_quantizations(job: Job, network: nn.Module) -> dict[str, QuantizationCost]:
-    """Each variant's cost: of finished models if there are any, else tried, once for all alike."""
+    """Cost of each variant, from finished models or else from one trial per kind of variant."""
     costs, tried = dict[str, QuantizationCost](), dict[str, float]()
     patterns, first = job.config.layer_bits, next(iter(job.members.values()))
     for name in job.experiment.variants[1:]:
@@ -154,7 +157,7 @@ def try_quantizations(job: Job, network: nn.Module) -> dict[str, QuantizationCos
 
 
 def recorded_seconds(run: RunFolder, names: Sequence[ModelName], variant: str) -> list[float]:
-    """How long a variant took in the models that have it."""
+    """Seconds that a variant took in each model that has it."""
     records = (read_record(run, name, variant) for name in names)
     return [record["seconds"] for record in records if record]
 
@@ -174,10 +177,10 @@ class _Timer(Callback):
         self.ends[-1].append(time.perf_counter())
 
     def seconds(self) -> tuple[float, float]:
-        """Seconds of a step, and of an epoch beside its steps."""
+        """Seconds per step, and per epoch apart from its steps."""
         gaps = median(after[0] - before[-1] for before, after in pairwise(self.ends))
         steps = [after - before for ends in self.ends[1:] for before, after in pairwise(ends)]
-        if not steps:  # an epoch is one step
+        if not steps:  # an epoch has a single step
             return gaps, 0.0
         return median(steps), max(gaps - median(steps), 0.0)
 

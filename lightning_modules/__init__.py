@@ -1,1 +1,1 @@
-"""Networks, the classifier, and the fleet with its checkpoints."""
+"""One fit: networks, the classifier, its options and its logger."""

@@ -1,4 +1,4 @@
-"""The LightningModule that every model of a fleet is."""
+"""The LightningModule of every model in a fleet."""
 
 import copy
 
@@ -20,16 +20,16 @@ from lightning_modules.options import ModelOptions
 
 
 class Classifier(LightningModule):
-    """A network trained with cross-entropy and SGD; the same seed gives the same model.
+    """A network trained with cross-entropy and SGD; equal seeds give equal models.
 
     Args:
         num_classes: number of classes.
-        channels: channels of an image.
-        seed: fixes the initialisation, and anything random inside the network (dropout).
+        channels: number of channels of an image.
+        seed: fixes the initialisation and anything random in the network, such as dropout.
         options: the network, and how SGD trains it.
 
     Raises:
-        ValueError: a network that cannot be built.
+        ValueError: the network cannot be built.
     """
 
     def __init__(self, num_classes: int, channels: int, seed: int, options: ModelOptions) -> None:
@@ -44,11 +44,11 @@ class Classifier(LightningModule):
         if any(isinstance(p, UninitializedParameter) for p in self.network.parameters()):
             raise ValueError(
                 f"{type(self.network).__name__} has lazy layers, whose weights no seed of ours "
-                "draws. Give them sizes."
+                "draws. Give them fixed sizes."
             )
-        # NHWC convolutions are 1.1 to 1.6 times faster on CPU, and what tensor cores want.
+        # NHWC convolutions are 1.1 to 1.6 times faster on CPUs, and tensor cores need them.
         self.network.to(memory_format=torch.channels_last)
-        if options.compile:  # in place: keys stay as they are, and deep copies are not compiled
+        if options.compile:  # in place: keys stay the same, and deep copies are not compiled
             self.network.compile()
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
 
@@ -61,32 +61,31 @@ class Classifier(LightningModule):
 
     @torch.inference_mode()
     def check(self, images: Float[Tensor, "batch channels height width"]) -> None:
-        """Raise before any training if the network does not fit the data.
+        """Raise if the network does not fit the data, before any training.
 
         Raises:
-            ValueError: the network fails on these images, or does not give a logit a class, or SGD
-                does not take its options.
+            ValueError: the network fails on these images, does not return one logit per class, or
+                SGD refuses its options.
         """
         network = copy.deepcopy(self.network).eval()
         name = type(self.network).__name__
         self._optimizer()
         expected = (len(images), self.num_classes)
         try:
-            found = tuple(network(images).shape)
+            shape = tuple(network(images).shape)
         except Exception as error:
-            shape = tuple(images.shape[1:])
             raise ValueError(
-                f"{name} must take images of {shape}, got {error!r}. Fit its sizes to the "
-                "data by `--model.network_args`, or the images by `--data.image_size`."
+                f"{name} must take images of {tuple(images.shape[1:])}, got {error!r}. Fit its "
+                "sizes to the data by `--model.network_args`, or the images by `--data.image_size`."
             ) from error
-        if found != expected:
+        if shape != expected:
             raise ValueError(
-                f"{name} must return logits of shape {expected}, got {found}. Let its constructor "
+                f"{name} must return logits of shape {expected}, got {shape}. Let its constructor "
                 "take `num_classes`, or pass the number in `--model.network_args`."
             )
 
     def on_train_epoch_start(self) -> None:
-        # Never from global state: a resumed epoch drops out the same units as an uninterrupted one.
+        # A resumed epoch must drop out the same units as an uninterrupted one.
         torch.manual_seed(derive_seed(self.seed, "epoch", self.current_epoch, self.global_rank))
         self.sums = torch.zeros(3, device=self.device)  # nats, correct, examples of this epoch
 
@@ -94,7 +93,7 @@ class Classifier(LightningModule):
         logits = self(batch.images)
         loss = cross_entropy(logits, batch.labels)  # nats
         if self.trainer.loggers:
-            # one `log` an epoch: with one a step, small networks took up to 20% longer
+            # one `log` per epoch: with one per step, small networks took up to 20% longer
             with torch.no_grad():
                 accuracy = (logits.argmax(1) == batch.labels).float().mean()
                 means = torch.stack([loss, accuracy, torch.ones_like(loss)])
@@ -114,11 +113,11 @@ class Classifier(LightningModule):
         self.log("val/accuracy", self.val_accuracy)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        # One kernel for all weights; Lightning refuses to clip gradients in front of it. On a CPU
-        # nothing is gained.
+        # One kernel for all weights. Lightning refuses to clip gradients before it, and CPUs gain
+        # nothing.
         fused = self.device.type == "cuda" and not self.trainer.gradient_clip_val
         optimizer = self._optimizer(fused)
-        steps = max(1, int(self.trainer.estimated_stepping_batches))  # 0 in a fit of no epoch
+        steps = max(1, int(self.trainer.estimated_stepping_batches))  # 0 in a fit without epochs
         scheduler: LRScheduler
         if self.schedule == "cosine":
             scheduler = CosineAnnealingLR(optimizer, steps)

@@ -1,4 +1,4 @@
-"""Networks by name or import path, for images of 8x8 and up; each ends in its classifier `fc`."""
+"""Networks by name or import path, for images of 8x8 and up; ours end in a classifier `fc`."""
 
 import inspect
 from collections import OrderedDict
@@ -26,7 +26,7 @@ def resnet20(num_classes: int, channels: int) -> nn.Module:
 
 
 def resnet8(num_classes: int, channels: int) -> nn.Module:
-    """ResNet-20 with one block a stage instead of three; 0.08 M parameters."""
+    """ResNet-20 with one block per stage instead of three; 0.08 M parameters."""
     return _narrow_resnet(1, num_classes, channels)
 
 
@@ -71,13 +71,13 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 
 
 def build_network(name: str, num_classes: int, channels: int, args: dict[str, Any]) -> nn.Module:
-    """Build a network of ours or of the user's own.
+    """Build one of our networks or the user's own.
 
     Args:
         name: a key of `NETWORKS`, or the import path of a class or function, such as
             `torchvision.models.vgg.vgg11_bn`.
-        num_classes: passed on if the signature names it.
-        channels: of the images, 1 or 3; passed on if the signature names it.
+        num_classes: number of classes; passed on if the signature has it.
+        channels: number of channels of the images; passed on if the signature has it.
         args: further arguments by name, which override these two.
 
     Returns:
@@ -168,19 +168,19 @@ def _conv_stage(in_channels: int, out_channels: int) -> nn.Module:
 
 
 def _conv(in_channels: int, out_channels: int, stride: int = 1, kernel_size: int = 3) -> nn.Conv2d:
-    """Without a bias, as BatchNorm follows; the image keeps its size at stride 1."""
+    """Convolution without a bias, because BatchNorm follows; at stride 1 images keep their size."""
     padding = kernel_size // 2
     return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
 
 
 def _he_init(module: nn.Module) -> None:
-    """Draw a convolution's weights as torchvision's ResNets do; linear layers keep PyTorch's."""
+    """Initialise convolutions as torchvision's ResNets do; linear layers keep PyTorch's default."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 def _imported(path: str) -> Callable[..., Any]:
-    """The class or function at an import path."""
+    """Import a class or function by its path."""
     module, _, attribute = path.rpartition(".")
     if not module:
         raise ValueError(
@@ -188,11 +188,11 @@ def _imported(path: str) -> Callable[..., Any]:
             f" `package.module.Class`, got `{path}`."
         )
     try:
-        found = getattr(import_module(module), attribute)
+        build = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(
             f"Network `{path}` cannot be imported ({error}). Is its folder on PYTHONPATH?"
         ) from error
-    if not callable(found):
-        raise ValueError(f"Network `{path}` must be a class or function, got {found!r}.")
-    return found  # type: ignore[no-any-return]
+    if not callable(build):
+        raise ValueError(f"Network `{path}` must be a class or function, got {build!r}.")
+    return build  # type: ignore[no-any-return]

@@ -1,6 +1,6 @@
-"""The options of one fit, as the command line has them.
+"""The options of one fit, as on the command line.
 
-Plain classes that need no import of torch or Lightning, so that `--help` answers at once.
+Importing them imports neither torch nor Lightning, so that `--help` answers at once.
 """
 
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ Precision = Literal[
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """What every model of a fleet is, and how SGD trains it.
+    """The network of every model in a fleet, and how SGD trains it.
 
     Args:
-        network: a name (resnet18, resnet20, resnet8, wide_resnet28_2, convnet) or your own module's
-            import path, `package.module.Class`.
+        network: a name (resnet18, resnet20, resnet8, wide_resnet28_2, convnet) or the import path
+            of your own module, `package.module.Class`.
         network_args: further keyword arguments of the network.
         lr: highest learning rate of SGD.
         momentum: momentum of SGD.
         weight_decay: L2 penalty of SGD on every parameter.
-        schedule: learning rate over the whole fit, by step: `cosine` to zero, or `one-cycle`.
-        compile: train through `torch.compile`; on CPUs it gained nothing and took half a minute.
+        schedule: learning rate by step over the whole fit: `cosine` to zero, or `one-cycle`.
+        compile: train through `torch.compile`; on CPUs it gained nothing and cost half a minute.
     """
 
     network: str = "resnet18"
@@ -38,48 +38,48 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class CalibrationOptions:
-    """Which images a quantizer looks at; the variant's name says from which part of the data.
+    """Images that a quantizer looks at; a variant's name says from which part of the data.
 
     Args:
-        images: largest number of images; all of that part where there are fewer.
-        rounds: how often they are augmented anew, as training does; `obc` and `-bn` see all rounds,
-            other methods the first. With 0 they are shown as they are.
+        images: largest number of images; if the part has fewer, all of them.
+        rounds: number of times the images are augmented anew, as in training; `obc` and `-bn` see
+            all rounds, other methods the first. With 0 they are not augmented.
 
     Raises:
-        ValueError: a count that is too small.
+        ValueError: a count is too small.
     """
 
     images: int = 1024
     rounds: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse counts that draw nothing."""
+        """Refuse counts that draw no images."""
         if self.images < 1:
             raise ValueError(f"`calibration.images` must be 1 or more, got {self.images}.")
         if self.rounds < 0:
             raise ValueError(
-                f"`calibration.rounds` must be 0 (as they are) or more, got {self.rounds}."
+                f"`calibration.rounds` must be 0 (not augmented) or more, got {self.rounds}."
             )
 
 
 @dataclass(frozen=True)
 class TrainerOptions:
-    """Options of Lightning's Trainer; the others are ours (callbacks, checkpoints) or skip data.
+    """Options of Lightning's Trainer, without those that we set or that would skip data.
 
     Args:
-        accelerator: `cpu`, `gpu`, or `auto` for the best that this machine has.
+        accelerator: `cpu`, `gpu`, or `auto` for the best on this machine.
         strategy: how one model spans devices, such as `ddp`.
-        devices: how many devices train a model together, or which.
-        num_nodes: how many machines train a model together.
-        precision: of the arithmetic, such as `32-true` or `bf16-mixed`.
-        max_epochs: length of training.
-        check_val_every_n_epoch: epochs between two passes over the test split.
+        devices: number of devices that train a model together, or their indices.
+        num_nodes: number of machines that train a model together.
+        precision: arithmetic of training, such as `32-true` or `bf16-mixed`.
+        max_epochs: length of training in epochs.
+        check_val_every_n_epoch: epochs between two passes over the test split; null for none.
         accumulate_grad_batches: batches per optimizer step.
         gradient_clip_val: largest norm or value of a gradient; null for no limit.
         gradient_clip_algorithm: `norm` (the default) or `value`.
-        deterministic: whether to use deterministic kernels only.
-        benchmark: whether cuDNN tries which kernels are fastest.
-        sync_batchnorm: whether BatchNorm's statistics span the devices of a model.
+        deterministic: use deterministic kernels only.
+        benchmark: let cuDNN try which kernels are fastest.
+        sync_batchnorm: compute BatchNorm's statistics over all devices of a model.
     """
 
     accelerator: str = "auto"

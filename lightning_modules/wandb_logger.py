@@ -1,4 +1,4 @@
-"""One Weights & Biases run per model, whose absence or failure never costs a model."""
+"""One Weights & Biases run per model; if it fails, training goes on without it."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -16,13 +16,13 @@ from storage.wandb_project import PROJECT, SETTINGS
 
 
 class FleetLogger(WandbLogger):
-    """One W&B run per model, grouped by experiment, resumed where it stopped.
+    """One W&B run per model, grouped by experiment and resumed where it stopped.
 
     Args:
-        run_dir: the experiment's folder; W&B writes below it, so that experiments never collide.
-        name: the model, also the run's name.
-        attempt: how many trainings of this model failed before; each is a run of its own.
-        experiment: what the model belongs to; becomes the run's config.
+        run_dir: the experiment's folder; W&B writes into it, so that experiments never collide.
+        name: the model; also the name of the run.
+        attempt: number of earlier trainings of this model that failed; each has its own run.
+        experiment: the model's experiment, which becomes the run's config.
         mode: `offline` or `online`.
     """
 
@@ -49,7 +49,7 @@ class FleetLogger(WandbLogger):
 
     @property
     def experiment(self) -> wandb.Run | RunDisabled:
-        """The W&B run, or one that does nothing where none can be started."""
+        """The W&B run, or one that does nothing if none can be started."""
         if self._experiment is None:
             self._carefully(lambda: super(FleetLogger, self).experiment)
         if self._experiment is None:

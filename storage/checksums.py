@@ -1,4 +1,4 @@
-"""checksums."""
+"""Checksums of a model's files: written when a file is finished, compared before it is used."""
 
 import hashlib
 import re
@@ -14,24 +14,18 @@ from safetensors import SafetensorError, safe_open
 
 from storage.files import write_whole
 
-SUMS = "SHA256SUMS"  # of a model's folder, as `sha256sum --check` reads it
-
-
-# What zipfile, torch and safetensors raise for content that is not what they read.
+SUMS = "SHA256SUMS"  # in a model's folder, in the format of `sha256sum --check`
+LINE = re.compile(r"[0-9a-f]{64}  [^/\s][^\n]*")  # of that file
+SEALED = ("*.safetensors", "*-w*.json", "signals/*.safetensors")  # files that get a checksum
+# What zipfile, torch and safetensors raise for damaged content.
 UNREADABLE = (
     zipfile.BadZipFile, SafetensorError, UnpicklingError, EOFError, ValueError, LookupError,
     TypeError, AttributeError, RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
 
 
-LINE = re.compile(r"[0-9a-f]{64}  [^/\s][^\n]*")
-
-
-SEALED = ("*.safetensors", "*-w*.json", "signals/*.safetensors")
-
-
 def seal(folder: Path) -> None:
-    """Note the checksum of every finished file of a model that has none yet."""
+    """Write the checksums of the finished files of a model that have none yet."""
     sums = _read_sums(folder)
     files = [path for path in _finished(folder) if path not in sums]
     new = {path: digest for path in files if (digest := _digest(path))}
@@ -40,7 +34,7 @@ def seal(folder: Path) -> None:
 
 
 def break_seals(folder: Path) -> None:
-    """Forget the checksums of files that are not there, and of their records: they will differ."""
+    """Delete the checksums of missing files and of their records, which will be made again."""
     sums = _read_sums(folder)
     kept = {
         path: digest
@@ -52,35 +46,35 @@ def break_seals(folder: Path) -> None:
 
 
 def is_sealed(folder: Path, paths: Iterable[Path]) -> bool:
-    """Whether all of these files of a model have a checksum."""
+    """Whether all of these files of a model have checksums."""
     return set(paths) <= _read_sums(folder).keys()
 
 
 def damaged(folder: Path) -> list[Path]:
-    """Which files of a model are not what was written.
+    """Find the damaged files of a model.
 
-    Files with a checksum are compared with it, others at least read as what they are: a checkpoint
-    is a zip archive with checksums of its own. What is missing is not damaged.
+    A file with a checksum is compared with it; any other file is opened, which also tells for a
+    checkpoint: it is a zip archive with checksums of its own. A missing file is not damaged.
     """
     if not _is_list_of_sums(folder / SUMS):
         return [folder / SUMS]
     sums = _read_sums(folder)
-    others = [path for path in _finished(folder) if path not in sums]
-    opened = [path for path in [*others, *folder.glob("*.ckpt")] if not _opens(path)]
-    return sorted(opened + changed(folder, sums))
+    unsealed = [path for path in _finished(folder) if path not in sums]
+    unreadable = [path for path in [*unsealed, *folder.glob("*.ckpt")] if not _opens(path)]
+    return sorted(unreadable + changed(folder, sums))
 
 
 def changed(folder: Path, paths: Iterable[Path]) -> list[Path]:
-    """Which of these files of a model differ from their checksums, as far as they have one."""
+    """Select those of these files of a model that differ from their checksums."""
     sums = _read_sums(folder)
     return [path for path in paths if path in sums and _digest(path) not in (sums[path], None)]
 
 
 def remove(folder: Path, paths: Iterable[Path]) -> None:
-    """Delete damaged files of a model, and what would not fit their successors."""
+    """Delete damaged files of a model, and the files that would not fit the new ones."""
     for path in paths:
         path.unlink(missing_ok=True)
-        if path.suffix == ".json":  # a record is made with its weights
+        if path.suffix == ".json":  # weights and record are made together
             path.with_suffix(".safetensors").unlink(missing_ok=True)
     break_seals(folder)
 
@@ -118,18 +112,20 @@ def _is_list_of_sums(path: Path) -> bool:
 
 
 def _opens(path: Path) -> bool:
-    """Whether a file that has no checksum of ours is one of its kind, or has gone meanwhile."""
+    """Whether a file without a checksum can be read, or has been deleted meanwhile."""
     try:
         if path.suffix == ".ckpt":
             with zipfile.ZipFile(path) as archive:
                 whole = archive.testzip() is None
-            torch.load(path, map_location="meta", weights_only=True)  # no code, no tensor's content
+            torch.load(
+                path, map_location="meta", weights_only=True
+            )  # runs no code, reads no tensors
             return whole
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt"):
                 return True
     except FileNotFoundError:
         return True
-    except UNREADABLE:  # not those of the system or of memory, which say nothing about the file
+    except UNREADABLE:  # errors of the system or of memory say nothing about the file
         return False
     return True

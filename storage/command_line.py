@@ -1,49 +1,53 @@
-"""An argument parser whose errors are one line, with the nearest name for a misspelt one."""
+"""An argument parser whose errors are one line that names the nearest option."""
 
 import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+# jsonargparse's messages: name, type or types, and value
+MISMATCHES = (
+    r'Parser key "([\w.]+)": Expected an? (.+?)\. Got value: (.+?)(?= - |$)',
+    r'Parser key "([\w.]+)": Does not validate against any of the Union subtypes '
+    r"Subtypes: \[(.+?)\] Errors: .+? Given value: (.+?)(?= - |$)",
+)
+
 
 class CommandLine(ArgumentParser):
-    """The parser of jsonargparse with errors of one line; made by `make_command_line`."""
+    """jsonargparse's parser with one-line errors; make it with `make_command_line`."""
 
-    dictionaries: frozenset[str] = frozenset()  # options that may be given key by key
+    dictionaries: frozenset[str] = frozenset()  # options whose keys may be set one by one
 
     def read(self, arguments: Sequence[str] | None, further: Collection[str] = ()) -> Namespace:
         """Parse arguments, or exit with status 2 and one line.
 
         Args:
-            arguments: without the command's name; those of this process if None.
-            further: names of options that only a class chosen by these arguments defines, such as
+            arguments: the arguments after the command's name; those of this process if None.
+            further: names of options that a class chosen by these arguments defines, such as
                 `data.pool_size`.
         """
-        given = list(sys.argv[1:] if arguments is None else arguments)
+        arguments = list(sys.argv[1:] if arguments is None else arguments)
         try:
-            self._check_names(given, further)
-            return self.parse_args(given)
+            self._check_names(arguments, further)
+            return self.parse_args(arguments)
         except (ArgumentError, ValueError, OSError) as error:
             self.exit(2, f"{self.prog}: {_one_line(error)}\n")
 
     def _check_names(self, arguments: Sequence[str], further: Collection[str]) -> None:
-        """Raise ValueError for an option that does not exist, here or in a recipe."""
+        """Raise ValueError for a misspelt option on the command line or in a recipe."""
         options = {option[2:] for option in self._option_string_actions if option[:2] == "--"}
         known = {*options, *further}
-        for argument, value in pairwise([*arguments, ""]):
-            name = argument.partition("=")[0]
-            if name == "--config" and Path(value).is_file():
+        for name, value in pair_options(arguments):
+            self._check_name(name, known, f"There is no option `--{name}`.")
+            if name == "config" and Path(value).is_file():
                 for key in recipe_keys(Path(value)):
-                    self._check_name(key, known, f"{value} has no option `{key}` to set.")
-            elif name.startswith("--"):
-                self._check_name(name[2:], known, f"There is no option `{name}`.")
+                    self._check_name(key, known, f"{value} sets an unknown option, `{key}`.")
 
     def _check_name(self, name: str, known: set[str], problem: str) -> None:
         if name not in known and not name.startswith(tuple(f"{d}." for d in self.dictionaries)):
@@ -52,20 +56,44 @@ class CommandLine(ArgumentParser):
             raise ValueError(f"{problem} {hint}")
 
 
+def pair_options(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """Pair the name of each option with its value, given as `--name value` or `--name=value`.
+
+    The value of an option that takes none is the argument that follows it, or empty.
+    """
+    pairs = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = argument.partition("=")
+        if name.startswith("--"):
+            pairs.append((name[2:], value if equals else following))
+    return pairs
+
+
 def _one_line(error: Exception) -> str:
-    """Reduce jsonargparse's tree of attempts to what was expected and given, where it says so."""
+    """Reduce jsonargparse's tree of attempts to the expected types and the given value."""
     text = " ".join(str(error).split())
-    mismatch = re.search(
-        r'Parser key "([\w.]+)": Expected an? (.+?)\. Got value: (.+?)(?= - |$)', text
-    )
-    if mismatch is None:
-        return text
-    name, kind, value = mismatch.groups()
-    outer = re.match(r'Parser key "(\w+)"', text)  # of a class whose options are parsed apart
-    if outer and not name.startswith(outer[1]):
-        name = f"{outer[1]}.{name}"
-    kind = re.sub(r"<class '([\w.]+)'>", r"\1", kind)
-    return f"`--{name}` must be {kind}, got `{value}`."
+    if missing := re.fullmatch(r"the following arguments are required: (.+)", text):
+        return f"Required options are missing: {missing[1]}."
+    innermost = text[max(text.rfind('Parser key "'), 0) :]
+    for pattern in MISMATCHES:
+        if mismatch := re.match(pattern, innermost):
+            name, types, value = mismatch.groups()
+            outer = re.match(r'Parser key "(\w+)"', text)  # a class with its own parser
+            if outer and not name.startswith(outer[1]):
+                name = f"{outer[1]}.{name}"
+            return f"`--{name}` must be {_name_types(types)}, got `{value}`."
+    return re.sub(r'^Parser key "([\w.]+)":', r"`--\1`:", text)
+
+
+def _name_types(types: str) -> str:
+    """Name types for users: `typing.Literal['a', 'b'], <class 'NoneType'>` is a, b or null."""
+    names: list[str] = []
+    types = re.sub(r"<class '([\w.]+)'>", r"\1", types)
+    for kind in re.findall(r"typing\.Literal\[.*?\]|[\w.]+(?:\[.*?\])?", types):
+        literal = re.fullmatch(r"typing\.Literal\[(.+)\]", kind)
+        names += literal[1].replace("'", "").split(", ") if literal else [kind.partition("[")[0]]
+    *names, last = dict.fromkeys("null" if name == "NoneType" else name for name in names)
+    return f"{', '.join(names)} or {last}" if names else last
 
 
 def make_command_line(
@@ -74,9 +102,9 @@ def make_command_line(
     """Make a parser without abbreviations.
 
     Args:
-        program: the command, as errors and `--help` name it.
-        description: what it does.
-        dictionaries: options that take a dictionary, and so may be given key by key.
+        program: the command's name in errors and in `--help`.
+        description: what the command does.
+        dictionaries: options that take a dictionary, whose keys may be set one by one.
     """
     parser = CommandLine(
         prog=program, description=description, allow_abbrev=False, exit_on_error=False
@@ -86,27 +114,28 @@ def make_command_line(
 
 
 def answer_help(make_parser: Callable[[], CommandLine], *commands: str) -> None:
-    """Print the help and exit, if this process is one of these commands and was asked for it.
+    """Print the help and exit if this process is one of these commands, called with `--help`.
 
-    A command calls it between its imports: in front of those of torch and Lightning, which take
-    seconds that nobody who asks for help should wait.
+    Commands call it before they import torch and Lightning, which takes seconds.
     """
     if Path(sys.argv[0]).name in commands and {"-h", "--help"}.intersection(sys.argv):
         make_parser().read(["--help"])
 
 
 def recipe_keys(path: Path) -> list[str]:
-    """Names of all options that a recipe sets, as the command line has them.
+    """Names of all options that a recipe sets, as on the command line.
 
     Raises:
-        ValueError: the file is no YAML of options.
+        ValueError: the file is not YAML, or holds no options.
     """
     try:
         options = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} must be a recipe in YAML, got {error}.") from error
+        raise ValueError(
+            f"{path} must be a recipe in YAML, got {' '.join(str(error).split())}."
+        ) from error
     if not isinstance(options, dict):
-        raise ValueError(f"{path} must be a recipe, options with values in YAML, got {options!r}.")
+        raise ValueError(f"{path} must be a recipe, options and values in YAML, got {options!r}.")
     return _flatten(options)
 
 

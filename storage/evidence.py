@@ -1,4 +1,4 @@
-"""All that an audit rests on, read from the files of a fleet."""
+"""The evidence of an audit: signals, membership and facts, read from the files of a fleet."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -20,21 +20,21 @@ from storage.records import VariantFacts, average, read_calibrated, read_record
 from storage.run_folder import RunFolder
 from storage.saved_signals import SavedSignal, load_signals
 
-FIELDS = ("phi", "hinge", "population", "population_hinge")  # of a signals file
+FIELDS = ("phi", "hinge", "population", "population_hinge")  # in a signals file
 
 
 class Evidence(NamedTuple):
-    """What is known of a fleet.
+    """Everything that an audit reads of a fleet.
 
     Attributes:
-        name: of the experiment.
+        name: the experiment's name.
         game: who is attacked by whom, and what they see.
-        variants: what is known of each variant beside its leakage.
+        variants: facts about each variant apart from its leakage.
         facts: what the numbers rest on, by label.
-        excluded: models that are not counted, and why.
+        excluded: models that are excluded from the audit, and why.
         notes: lines for the user.
         experiment: None for models that were trained elsewhere.
-        images: of the pool, if they are where they were.
+        images: the pool's images; None if they are no longer in their place.
     """
 
     name: str
@@ -48,12 +48,12 @@ class Evidence(NamedTuple):
 
 
 def gather(run: RunFolder, allow_partial: bool) -> Evidence:
-    """Read the signals of every finished model, and exclude failed ones.
+    """Read the signals of every finished model, and exclude failed models.
 
     Raises:
         FileNotFoundError: there is no experiment in the folder.
-        ValueError: models are unfinished and may not be excluded, a file is damaged, or too few
-            models are left to audit.
+        ValueError: models are unfinished and `allow_partial` is off, a file is damaged, or too
+            few models are left to audit.
     """
     experiment, members = run.read(), run.membership()
     variants = experiment.variants
@@ -84,7 +84,7 @@ def gather(run: RunFolder, allow_partial: bool) -> Evidence:
 
 
 def check_cases(cases: Sequence[Case], excluded: Mapping[ModelName, str]) -> None:
-    """Raise ValueError if too few models are left."""
+    """Raise ValueError if too few models are left to audit."""
     against = len(cases[0].shadows) if cases else 0
     if against < 4:
         raise ValueError(
@@ -95,14 +95,14 @@ def check_cases(cases: Sequence[Case], excluded: Mapping[ModelName, str]) -> Non
 
 
 def list_excluded(excluded: Mapping[ModelName, str]) -> str:
-    """Which models are not counted, and why."""
+    """Excluded models and the reasons, in one line."""
     return "; ".join(f"{name} ({reason})" for name, reason in excluded.items()) or "none"
 
 
 def _read_finished(
     run: RunFolder, variants: Sequence[str], allow_partial: bool
 ) -> tuple[list[ModelName], dict[ModelName, str]]:
-    """Models whose files are all there and whole, and the other models."""
+    """Models whose files are all present and whole, and the unfinished models."""
     names = run.read().names
     unfinished = {name: "unfinished" for name in names if run.missing(name, variants)}
     if unfinished and not allow_partial:
@@ -129,7 +129,7 @@ def _find_failures(
     members: Mapping[ModelName, Tensor],
     finished: Sequence[ModelName],
 ) -> dict[ModelName, str]:
-    """Models that diverged or that a quantization broke, and why."""
+    """Models that diverged or that quantization broke, and why."""
 
     def signal(variant: str, key: str) -> SavedSignal:
         return SavedSignal([run.signals(name, variant) for name in finished], key)
@@ -150,7 +150,7 @@ def _read_signals(
     names: Sequence[ModelName],
     data: ImageDataModule | None,
 ) -> dict[str, ModelSignals]:
-    """Signals of all models in every variant; those of unfinished models are never read."""
+    """Signals of all models in every variant; audits never read those of unfinished models."""
     features = None if data is None else make_features(*data.pool, *data.test)
     signals = {}
     for variant in variants:
@@ -161,7 +161,7 @@ def _read_signals(
 
 
 def _read_facts(run: RunFolder, variant: str, audited: Sequence[ModelName]) -> VariantFacts:
-    """What is known of a variant beside its leakage, from the audited models."""
+    """Facts about a variant apart from its leakage, from the audited models."""
     correct = load_signals([run.signals(name, variant) for name in audited], "test_correct")
     records = (read_record(run, name, variant) for name in audited)
     return VariantFacts(
@@ -173,18 +173,18 @@ def _read_facts(run: RunFolder, variant: str, audited: Sequence[ModelName]) -> V
 
 
 def _load_data(experiment: Experiment) -> tuple[ImageDataModule | None, list[str]]:
-    """The images of an experiment if they are where they were, else a note: an audit needs none."""
+    """The images of an experiment, or a note if they are gone: an audit does without them."""
     config, fingerprint = experiment.config["data"], experiment.fingerprints["data"]
     try:
         return load_stored(config, experiment.places, fingerprint), []
     except ValueError as error:
-        return None, [f"Note: the images are neither shown nor used by an attack: {error}"]
+        return None, [f"Note: no image is shown or used by an attack: {error}"]
 
 
 def _describe(
     experiment: Experiment, game: Game, excluded: Mapping[ModelName, str]
 ) -> dict[str, str]:
-    """What the fleet was."""
+    """Facts about the fleet, by label."""
     config, audited = experiment.config, str(len(game.cases))
     if not experiment.targets:
         audited += " (each shadow, attacked by the others without its partner)"

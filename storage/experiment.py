@@ -1,4 +1,4 @@
-"""What an experiment is, and whether two experiments are the same."""
+"""An experiment: every option that changes a number, and whether two experiments are the same."""
 
 import hashlib
 import uuid
@@ -13,24 +13,26 @@ from torch import nn
 
 from attacks.game import FULL
 from datamodules.images import ImageDataModule
+from quantization.rounding.grid import Bits
 from storage.names import ModelName, fleet_names
 
-FORMAT = 1  # of experiment.yaml, and of the folder that it describes
-# What may be raised: it adds models and leaves the others as they are.
+FORMAT = 1  # of experiment.yaml and of the folder that it describes
+# Options that may be raised, because new models leave the present ones as they are.
 GROWING = ("fleet.shadows", "fleet.targets")
-# What may differ between two calls on one run folder: where things are, and what they run on.
+# Options that may differ between two calls on one run folder: places of files, and hardware.
 PLACES = {"root", "download"}
 HARDWARE = {"accelerator", "strategy", "devices", "num_nodes", "benchmark"}
 
 
 class Experiment(NamedTuple):
-    """Every option that changes a number, and what the options only name.
+    """Every option that changes a number, and fingerprints of the data and network they name.
 
     Attributes:
         config: the options, nested as on the command line.
-        input: what the network takes: `num_classes`, `channels`, `height`, `width`.
-        fingerprints: of the data, of the network's shapes, and of the order of `layer_bits`.
-        versions: of the packages, and the number of threads.
+        input: sizes of the network's input and output: `num_classes`, `channels`, `height`,
+            `width`.
+        fingerprints: hashes of the data and of the network's shapes, and the order of `layer_bits`.
+        versions: versions of the packages, and the number of threads.
         places: where the data lies on this machine.
         id: drawn once per folder; W&B runs are named by it.
     """
@@ -44,7 +46,7 @@ class Experiment(NamedTuple):
 
     @property
     def variants(self) -> list[str]:
-        """Names of every variant, `full` first."""
+        """Names of all variants, `full` first."""
         return [FULL, *self.config["quantize"]]
 
     @property
@@ -64,12 +66,12 @@ class Experiment(NamedTuple):
 
     @property
     def queries(self) -> list[str]:
-        """Views that the attacker asks for."""
+        """Views of an example that the attacker asks for."""
         queries: list[str] = self.config["queries"]
         return queries
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, as experiment.yaml and results.json hold them."""
+        """Plain values, as stored in experiment.yaml and results.json."""
         return {"format": FORMAT, **self._asdict()}
 
 
@@ -134,14 +136,6 @@ def describe(
         "layer_bits": config.layer_bits,
         "quantize": list(dict.fromkeys(variants)),
     }
-    shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
-    fingerprints = {
-        "data": data.fingerprint(),
-        "network": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
-    }
-    if config.layer_bits:  # where two patterns match the later one holds, so their order counts
-        order = ", ".join(f"{pattern}: {bits:g}" for pattern, bits in config.layer_bits.items())
-        fingerprints["layer_bits"] = order
     _, channels, height, width = data.pool.images.shape
     return Experiment(
         config=kept,
@@ -151,7 +145,7 @@ def describe(
             "height": height,
             "width": width,
         },
-        fingerprints=fingerprints,
+        fingerprints=_fingerprint(config.layer_bits, data, network),
         versions={package: version(package) for package in ("torch", "lightning", "bitleak")}
         | {"threads": config.threads},
         places={key: str(Path(value).resolve()) for key, value in options.items() if key == "root"},
@@ -159,18 +153,32 @@ def describe(
     )
 
 
+def _fingerprint(
+    layer_bits: Mapping[str, Bits], data: ImageDataModule, network: nn.Module
+) -> dict[str, str]:
+    shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    fingerprints = {
+        "data": data.fingerprint(),
+        "network": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
+    }
+    if layer_bits:  # the last pattern that matches decides, so their order counts
+        order = ", ".join(f"{pattern}: {bits:g}" for pattern, bits in layer_bits.items())
+        fingerprints["layer_bits"] = order
+    return fingerprints
+
+
 def grow(stored: Experiment, asked: Experiment) -> Experiment:
-    """The stored experiment with what `asked` adds: models, variants, and places that moved."""
+    """Add to the stored experiment the models and variants of `asked`, and its places."""
     variants = dict.fromkeys([*stored.config["quantize"], *asked.config["quantize"]])
     config = asked.config | {"quantize": list(variants)}
     return stored._replace(config=config, places=asked.places)
 
 
 def check_same(path: Path, stored: Experiment, asked: Experiment) -> None:
-    """Raise if `asked` is not the stored experiment, or one that it can grow into.
+    """Raise if `asked` is neither the stored experiment nor one that it can grow into.
 
     Raises:
-        ValueError: naming each field that differs, both values and the ways out.
+        ValueError: the message names each field that differs, both values and the ways out.
     """
     before, after = _compared(stored), _compared(asked)
     differences = [
@@ -188,10 +196,10 @@ def check_same(path: Path, stored: Experiment, asked: Experiment) -> None:
 
 
 def differing(experiments: Mapping[str, Experiment | None]) -> dict[str, list[str]]:
-    """Options that are not the same in all experiments: values by option, in their order.
+    """Options that differ between experiments: option -> values, in the order of the experiments.
 
-    Variants do not count, nor the folder's id; "-" is an option that an experiment does not
-    record, "unknown" any option of models that were trained elsewhere.
+    Variants and the folder's id do not count. "-" marks an option that an experiment does not
+    record, "unknown" every option of models that were trained elsewhere.
     """
     asked = [
         experiment and _compared(experiment) | _flatten({"versions": experiment.versions})
@@ -209,7 +217,7 @@ def differing(experiments: Mapping[str, Experiment | None]) -> dict[str, list[st
 
 
 def _compared(experiment: Experiment) -> dict[str, Any]:
-    """What makes two experiments the same: not the variants, whose files just add up."""
+    """The values that two equal experiments share; variants do not count, their files add up."""
     config = {key: value for key, value in experiment.config.items() if key != "quantize"}
     facts = {f"{key}'s fingerprint": value for key, value in experiment.fingerprints.items()}
     return _flatten(config) | facts

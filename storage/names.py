@@ -1,4 +1,4 @@
-"""Names that need no import of torch: of models, files and modes."""
+"""Names of models, files and modes; importing them does not import torch."""
 
 import re
 from typing import Literal, NamedTuple
@@ -11,7 +11,7 @@ MEMBERSHIP_FILE = "membership.safetensors"
 
 
 class ModelName(NamedTuple):
-    """One model of the fleet; `str()` is the name of its folder and its W&B run."""
+    """One model of a fleet; `str()` gives the name of its folder and of its W&B run."""
 
     role: Role
     number: int
@@ -21,7 +21,7 @@ class ModelName(NamedTuple):
 
 
 def fleet_names(shadows: int, targets: int) -> list[ModelName]:
-    """Every model of a fleet in the order of the membership matrix: shadows first, then targets."""
+    """All models of a fleet in the order of the membership matrix: shadows, then targets."""
     names = [ModelName("shadow", number) for number in range(shadows)]
     return names + [ModelName("target", number) for number in range(targets)]
 
@@ -30,14 +30,14 @@ def parse_slice(text: str, num_models: int) -> list[int]:
     """Positions of the models that `--fleet.models` names.
 
     Args:
-        text: positions and inclusive ranges, as in "0-7,12"; shadows count from 0, targets follow.
-        num_models: shadows and targets together.
+        text: positions and inclusive ranges such as "0-7,12"; shadows count from 0, targets follow.
+        num_models: number of shadows and targets together.
 
     Returns:
         The positions in increasing order, without repeats.
 
     Raises:
-        ValueError: the text does not parse, or names a model that the fleet does not have.
+        ValueError: the text is no list of positions, or names a model that the fleet lacks.
     """
     chosen: set[int] = set()
     for part in text.split(","):

@@ -1,4 +1,4 @@
-"""What is on record about a variant: its accuracy, its size, and what its quantizer did."""
+"""Facts about a variant: its accuracy, its size, and its quantizer's records."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,14 @@ from storage.run_folder import RunFolder
 
 
 class LayerMeans(NamedTuple):
-    """What became of one layer, mean over models.
+    """How one layer was quantized, averaged over models.
 
     Attributes:
-        name: of the layer in its network.
-        flipped: share of its weights that are not at the code nearest to the trained weight.
+        name: the layer's name in its network.
+        flipped: share of its weights whose code is not the nearest to the trained weight.
         before: squared error of its unit's output with nearest codes, over the squared
-            full-precision output; None where the quantizer looked at no images.
-        after: the same with the codes that were chosen.
+            full-precision output; None if the quantizer looked at no images.
+        after: the same with the chosen codes.
     """
 
     name: str
@@ -32,15 +32,15 @@ class LayerMeans(NamedTuple):
 
 
 class QuantizationMeans(NamedTuple):
-    """How one variant was quantized; layers and seconds are means over the models.
+    """How one variant was quantized; layers and seconds are means over models.
 
     Attributes:
-        objective: what was minimised.
-        calibration: which images were looked at; None for none.
-        units: what was reconstructed as a whole, in order: blocks and single layers.
-        layers: in the network's order.
+        objective: what the quantizer minimised.
+        calibration: which images it looked at; None for none.
+        units: blocks and single layers that were reconstructed as a whole, in order.
+        layers: means of each layer, in the network's order.
         seconds: wall time per model.
-        models: how many the means are over.
+        models: number of models that were averaged.
     """
 
     objective: str
@@ -52,18 +52,18 @@ class QuantizationMeans(NamedTuple):
 
     @property
     def moves(self) -> bool:
-        """Whether a layer has anything to show: rounding to nearest leaves all at 0."""
+        """Whether any layer has something to show; rounding to nearest leaves all at 0."""
         return any(layer.flipped or layer.after is not None for layer in self.layers)
 
 
 class VariantFacts(NamedTuple):
-    """What is known of one variant beside its leakage.
+    """Facts about one variant apart from its leakage.
 
     Attributes:
-        accuracy: on test images, mean over the audited models.
-        bytes: size of a weights file; 0 where unknown.
-        quantization: None for `full`, and where no record was kept.
-        accuracy_by_target: of each audited model.
+        accuracy: accuracy on test images, averaged over the audited models.
+        bytes: size of a weights file; 0 if unknown.
+        quantization: how it was quantized; None for `full`, or if no record was kept.
+        accuracy_by_target: accuracy of each audited model.
     """
 
     accuracy: Estimate
@@ -73,7 +73,7 @@ class VariantFacts(NamedTuple):
 
 
 def read_record(run: RunFolder, name: ModelName, variant: str) -> dict[str, Any] | None:
-    """What a quantizer recorded of one model's variant; None for `full` or a diverged model.
+    """Read the quantizer's record of one model's variant; None for `full` or a diverged model.
 
     Raises:
         ValueError: the file is damaged.
@@ -85,7 +85,7 @@ def read_record(run: RunFolder, name: ModelName, variant: str) -> dict[str, Any]
         record: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(
-            f"{path} is not a whole record ({error}). Delete it, and the audit does without."
+            f"{path} is not a whole record ({error}). Delete it; the audit does without it."
         ) from error
     return record
 
@@ -93,13 +93,13 @@ def read_record(run: RunFolder, name: ModelName, variant: str) -> dict[str, Any]
 def read_calibrated(
     run: RunFolder, variant: str, members: Mapping[ModelName, Tensor], finished: Sequence[ModelName]
 ) -> Bool[Tensor, "models examples"] | None:
-    """Which model's quantizer looked at which of its training examples; None if at none.
+    """Which model's quantizer looked at which of its training examples; None if it looked at none.
 
     Args:
         run: the folder of the fleet.
-        variant: whose records are read.
+        variant: the variant whose records are read.
         members: which model trained on which example, in the order of the result's rows.
-        finished: the models whose records are read; other rows stay False.
+        finished: models whose records are read; the rows of all others stay False.
     """
     masks = {name: torch.zeros_like(row) for name, row in members.items()}
     for name in finished:
@@ -111,7 +111,7 @@ def read_calibrated(
 
 
 def average(records: Sequence[Mapping[str, Any]]) -> QuantizationMeans | None:
-    """Average what the models of one variant left on record; None without records.
+    """Average the records of one variant over models; None without records.
 
     Args:
         records: one per model, of one network and one variant: `objective`, `calibration`

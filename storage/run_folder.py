@@ -1,4 +1,4 @@
-"""One folder per experiment: where each file lies, and whether the folder is the one asked for."""
+"""The folder of an experiment: the path of every file, its experiment and its membership."""
 
 import errno
 import hashlib
@@ -20,10 +20,10 @@ from storage.names import EXPERIMENT_FILE, MEMBERSHIP_FILE, ModelName
 
 
 class RunFolder:
-    """The files of one experiment, by name.
+    """Paths of an experiment's files, and the reading and writing of those that all models share.
 
     Args:
-        path: the folder; docs/run_folder.md has its layout.
+        path: the folder; docs/run_folder.md describes its layout.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,46 +43,46 @@ class RunFolder:
         return self.path / "models" / str(name)
 
     def set_aside(self, name: ModelName, attempt: int) -> Path:
-        """Where the folder of a model's failed training is kept."""
+        """Where the folder of a failed training of a model is kept."""
         return self.path / "models" / f"{name}.failed-{attempt}"
 
     def attempt(self, name: ModelName) -> int:
-        """How many trainings of this model failed and were set aside."""
+        """Number of trainings of this model that failed and were set aside."""
         count = 0
         while self.set_aside(name, count).exists():
             count += 1
         return count
 
     def checkpoint(self, name: ModelName) -> Path:
-        """The Lightning checkpoint that an interrupted fit goes on from."""
+        """The Lightning checkpoint from which an interrupted fit goes on."""
         return self.model(name) / "last.ckpt"
 
     def progress(self, name: ModelName) -> Path:
-        """How far the model is."""
+        """The file that says how far a model is."""
         return self.model(name) / "progress.json"
 
     def error(self, name: ModelName) -> Path:
-        """The traceback of what stopped the model, until it is tried again."""
+        """The traceback of the error that stopped a model, until the model is tried again."""
         return self.model(name) / "error.txt"
 
     def lock(self, name: ModelName) -> Path:
-        """The lock held by the process that works on the model."""
+        """The lock held by the process that works on a model."""
         return self.model(name) / ".lock"
 
     def weights(self, name: ModelName, variant: str) -> Path:
-        """Weights of one variant."""
+        """The weights of one variant."""
         return self.model(name) / f"{variant}.safetensors"
 
     def record(self, name: ModelName, variant: str) -> Path:
-        """What the quantizer of one variant did, layer by layer; `full` has none."""
+        """The quantizer's record of one variant, layer by layer; `full` has none."""
         return self.model(name) / f"{variant}.json"
 
     def signals(self, name: ModelName, variant: str) -> Path:
-        """Signals of one variant."""
+        """The signals of one variant."""
         return self.model(name) / "signals" / f"{variant}.safetensors"
 
     def missing(self, name: ModelName, variants: Iterable[str]) -> list[str]:
-        """Variants whose weights or signals the model still lacks."""
+        """Variants whose weights or signals a model still lacks."""
         return [
             variant
             for variant in variants
@@ -90,7 +90,7 @@ class RunFolder:
         ]
 
     def is_finished(self, name: ModelName, variants: Sequence[str]) -> bool:
-        """Whether a model has all its files, and their checksums."""
+        """Whether a model has all its files and their checksums."""
         files = [
             file(name, variant) for file in (self.weights, self.signals) for variant in variants
         ]
@@ -112,7 +112,7 @@ class RunFolder:
         return read_experiment(self.experiment_file)
 
     def open(self, asked: Experiment, members: Bool[Tensor, "models examples"]) -> Experiment:
-        """Create the folder, or go on with it if it holds the experiment that is asked for.
+        """Create the folder, or open it if it holds the experiment that is asked for.
 
         Args:
             asked: the experiment.
@@ -123,20 +123,22 @@ class RunFolder:
 
         Raises:
             ValueError: the folder holds another experiment; the message names each field, both
-                values and the ways out. Nothing is changed then.
+                values and the ways out. Nothing is changed.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with FileLock(self.path / ".lock"):  # two slices of one fleet may start at the same time
             experiment = self.preview(asked, members)
-            text = yaml.safe_dump(experiment.as_dict(), sort_keys=False)  # fails before any write
+            text = yaml.safe_dump(
+                experiment.as_dict(), sort_keys=False
+            )  # fails before anything is written
             matrix = _split(asked, members)
-            # The matrix first: a kill in between leaves rows that nobody asks for.
+            # The matrix first: a kill between the two writes leaves rows that nobody reads.
             save_whole(self.membership_file, matrix, {"sha256": _digest(matrix)})
             write_whole(self.experiment_file, lambda path: path.write_text(text))
         return experiment
 
     def preview(self, asked: Experiment, members: Bool[Tensor, "models examples"]) -> Experiment:
-        """Return what `open` would, and raise what it would for the folder; nothing is written."""
+        """Return and raise what `open` would, but write nothing."""
         experiment = asked
         if self.experiment_file.exists():
             stored = self.read()
@@ -147,10 +149,10 @@ class RunFolder:
         return experiment
 
     def check_writable(self) -> None:
-        """Raise what creating the folder, or a file in it, would.
+        """Raise the error that creating the folder, or a file in it, would raise.
 
         Raises:
-            OSError: something else has its name, or it cannot be written to.
+            OSError: a file has the folder's name, or the folder cannot be written to.
         """
         nearest = next(path for path in (self.path, *self.path.resolve().parents) if path.exists())
         if not nearest.is_dir():
@@ -159,10 +161,10 @@ class RunFolder:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(nearest))
 
     def membership(self) -> dict[ModelName, Bool[Tensor, " examples"]]:
-        """Which model trained on which pool example; models in the order of the fleet.
+        """Which pool examples each model trained on; models in the order of the fleet.
 
         Raises:
-            ValueError: the file is damaged, or holds other models than the experiment.
+            ValueError: the file is damaged, or does not hold the models of the experiment.
         """
         experiment, matrix = self.read(), _read_rows(self.membership_file)
         shadows = matrix["shadows"][: experiment.shadows]
@@ -200,12 +202,12 @@ def _digest(rows: Mapping[str, Tensor]) -> str:
 
 
 def _check_rows(path: Path, drawn: Mapping[str, Tensor]) -> None:
-    """Raise if the stored membership, which models were trained by, is not what is drawn now."""
+    """Raise if the stored membership, on which models were trained, is not what is drawn now."""
     for role, stored in _read_rows(path).items():
         shared = min(len(stored), len(drawn[role]))
         if not torch.equal(stored[:shared], drawn[role][:shared]):
             raise ValueError(
-                f"{path} differs from what this seed draws for its {role}. It was changed, or "
-                "another version of torch draws otherwise: use the version in experiment.yaml, or "
-                "train into a new folder with `--run_dir`. Nothing was changed."
+                f"{path} differs from what this seed draws for its {role}. The file was changed, "
+                "or this version of torch draws other numbers: use the version in experiment.yaml, "
+                "or train into a new folder with `--run_dir`. Nothing was changed."
             )

@@ -1,4 +1,4 @@
-"""Signals of many models, left in their files and read a slice of examples at a time."""
+"""Signals of many models, kept on disk and read one slice of examples at a time."""
 
 import json
 import os
@@ -15,17 +15,17 @@ from torch import Tensor
 
 
 class SavedSignal:
-    """One signal of several models, left in their files.
+    """One signal of several models, kept on disk.
 
-    Like a tensor `[models, queries, examples]` of which a slice of examples is read at a time:
-    `signal[[0, 2]]` are two of the models, still on disk, and `signal[..., 0:9]` is a tensor.
+    It is sliced like a tensor `[models, queries, examples]`: `signal[[0, 2]]` selects two models
+    and reads nothing, `signal[..., 0:9]` reads nine examples into a tensor.
 
     Args:
         paths: one file per model.
         key: name of the signal in the files.
 
     Raises:
-        ValueError: on reading, a damaged file, or one without this signal.
+        ValueError: on reading, a file that is damaged or lacks this signal.
     """
 
     dtype = torch.float32
@@ -36,52 +36,52 @@ class SavedSignal:
     @cached_property
     def shape(self) -> tuple[int, ...]:
         first = next((path for path in self.paths if path.exists()), self.paths[0])
-        with _opened(first) as file:  # others may be unfinished, and are then not read
+        with _opened(first) as file:  # models may be unfinished if they are never read
             return len(self.paths), *file.get_slice(self.key).get_shape()
 
     def __getitem__(self, index: Any) -> Any:  # noqa: ANN401
         if isinstance(index, list):
             return SavedSignal([self.paths[position] for position in index], self.key)
-        *others, examples = self.shape
+        *models_queries, examples = self.shape
         chosen = range(examples)[index[-1]]
-        starts, dtype = self._places
-        read = torch.empty(*others, len(chosen), dtype=dtype)
-        if not read.numel():
-            return read
+        starts, dtype = self._offsets
+        signals = torch.empty(*models_queries, len(chosen), dtype=dtype)
+        if not signals.numel():
+            return signals
         first, step = chosen.start * dtype.itemsize, examples * dtype.itemsize
-        for path, start, signal in zip(self.paths, starts, read.numpy(), strict=True):
-            # not mapped: that took three times as long, and 0.3 GB for 256 files
+        for path, start, signal in zip(self.paths, starts, signals.numpy(), strict=True):
+            # memory-mapping took three times as long, and 0.3 GB for 256 files
             with path.open("rb", buffering=0) as file:
-                number = file.fileno()
-                for row, at in zip(signal.reshape(-1, len(chosen)), count(start + first, step)):
-                    if os.preadv(number, [row], at) != row.nbytes:
+                rows = signal.reshape(-1, len(chosen))
+                for row, offset in zip(rows, count(start + first, step)):
+                    if os.preadv(file.fileno(), [row], offset) != row.nbytes:
                         raise ValueError(f"{path} ended early. Was it changed? Run this again.")
-        return read
+        return signals
 
     @cached_property
-    def _places(self) -> tuple[list[int], torch.dtype]:
-        """At which byte of each file the signal starts, and its type; files are checked here."""
-        starts, kinds = [], set()
+    def _offsets(self) -> tuple[list[int], torch.dtype]:
+        """The byte at which the signal starts in each file, and its type; files are checked."""
+        starts, layouts = [], set()
         for path in self.paths:
             with _opened(path) as file:
                 signal = file.get_slice(self.key)
-                kinds.add((*signal.get_shape(), signal.get_dtype()))
-            with path.open("rb") as raw:  # a length, and so many bytes of JSON, then the tensors
+                layouts.add((*signal.get_shape(), signal.get_dtype()))
+            with path.open("rb") as raw:  # the length of a JSON header, the header, the tensors
                 size = int.from_bytes(raw.read(8), "little")
                 starts.append(8 + size + json.loads(raw.read(size))[self.key]["data_offsets"][0])
-        if len(kinds) > 1:
-            raise ValueError(f"`{self.key}` must have one shape in all models, got {kinds}.")
-        return starts, {"F32": torch.float32, "BOOL": torch.bool}[kinds.pop()[-1]]
+        if len(layouts) > 1:
+            raise ValueError(f"`{self.key}` must have one shape in all models, got {layouts}.")
+        return starts, {"F32": torch.float32, "BOOL": torch.bool}[layouts.pop()[-1]]
 
 
 def load_signals(paths: Sequence[Path], key: str) -> Tensor:
-    """Stack one signal of several models, along a first axis `models`.
+    """Stack one signal of several models along a first axis `models`.
 
     Raises:
         ValueError: a file is damaged.
     """
-    read: Tensor = SavedSignal(paths, key)[..., :]
-    return read
+    signals: Tensor = SavedSignal(paths, key)[..., :]
+    return signals
 
 
 @contextmanager

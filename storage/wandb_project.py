@@ -1,4 +1,4 @@
-"""What training and audits agree on in Weights & Biases: the project, the settings, the keys."""
+"""Weights & Biases names that training and audits share: project, settings and keys."""
 
 import re
 
@@ -7,12 +7,12 @@ import wandb
 from storage.names import WandbMode
 
 PROJECT = "bitleak"
-# no global run: where one cannot be closed, the next must not log into it
+# no global run: if a run cannot be closed, the next one must not log into it
 SETTINGS = wandb.Settings(silent=True, console="off", reinit="create_new")
 
 
 def sortable(variant: str) -> str:
-    """A variant's name as W&B sorts and filters by it: letters, digits and underscores.
+    """A variant's name in letters, digits and underscores, by which W&B can sort and filter.
 
     Source: https://docs.wandb.ai/support/models/articles/why-cant-i-sort-or-filter-metrics-with-c
     """
@@ -20,15 +20,15 @@ def sortable(variant: str) -> str:
 
 
 def accuracy_key(variant: str) -> str:
-    """Key of a variant's test accuracy: of one model in its run, mean over targets in the audit."""
+    """Key of a variant's test accuracy: one model's in its run, the targets' mean in the audit."""
     return f"test_accuracy/{sortable(variant)}"
 
 
 def check_key(mode: WandbMode) -> None:
-    """Raise before any work if W&B needs an API key and has none.
+    """Raise if W&B needs an API key and has none, before any work is done.
 
     Raises:
-        ValueError: `online` without an API key, or with one that is refused.
+        ValueError: `online` without an API key, or with a key that is refused.
     """
     if mode != "online":
         return

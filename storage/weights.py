@@ -1,8 +1,8 @@
 """Quantized networks on disk: packed codes in safetensors, readable without the original weights.
 
-A weight `fc.weight` becomes `fc.weight.codes`, `.scale` and `.zero`; the metadata's one entry
-`quantized` (safetensors writes several in random order, and a file should be the same each time)
-holds the variant and, for each weight, its number of levels and its shape, as JSON.
+A weight `fc.weight` becomes `fc.weight.codes`, `.scale` and `.zero`. The metadata has one entry,
+`quantized`: JSON with the variant and, for each weight, its number of levels and its shape.
+(safetensors writes several entries in random order, and equal networks should give equal files.)
 """
 
 import json
@@ -22,7 +22,7 @@ from storage.files import serialise, write_whole
 
 
 def pack_network(quantized: QuantizedNetwork) -> bytes:
-    """The content of a quantized network's file."""
+    """Content of the file of a quantized network."""
     tensors, layout = dict(quantized.rest), {}
     for key, (codes, grid, shape) in quantized.weights.items():
         tensors[f"{key}.codes"] = pack(codes, grid.levels)
@@ -33,13 +33,13 @@ def pack_network(quantized: QuantizedNetwork) -> bytes:
 
 
 def save_quantized(path: Path, quantized: QuantizedNetwork) -> None:
-    """Write a quantized network; a file of that name is whole or not there at all."""
+    """Write a quantized network; the file is whole or absent."""
     content = pack_network(quantized)
     write_whole(path, lambda partial: partial.write_bytes(content))
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from a quantized or a full-precision file, bit for bit what was evaluated.
+    """Read the state dict of a quantized or a full-precision file, bit for bit what was evaluated.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -50,7 +50,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_quantized(path: Path) -> QuantizedNetwork:
-    """What `save_quantized` was given.
+    """Read a network that `save_quantized` wrote.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -60,14 +60,14 @@ def load_quantized(path: Path) -> QuantizedNetwork:
     name, weights, rest = _read(path)
     if name is None:
         raise ValueError(
-            f"{path} must hold a quantized network, got one at full precision. Read it by"
-            " `load_weights`, or take another variant's file."
+            f"{path} must hold a quantized network, got a full-precision one. Read it with"
+            " `load_weights`, or pass another variant's file."
         )
     return QuantizedNetwork(Variant.parse(name), weights, rest)
 
 
 def _read(path: Path) -> tuple[str | None, dict[str, QuantizedWeight], dict[str, Tensor]]:
-    """The variant's name, which a full-precision file lacks, its weights and all else."""
+    """The variant's name (None at full precision), the quantized weights, and all other tensors."""
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("quantized", '{"weights": {}}'))
@@ -89,7 +89,7 @@ def _read(path: Path) -> tuple[str | None, dict[str, QuantizedWeight], dict[str,
 def stored_bytes(
     network: nn.Module, variant: Variant, patterns: Mapping[str, Bits] | None = None
 ) -> int:
-    """Size of the file of a variant, to the byte."""
+    """Exact size in bytes of a variant's file."""
     rest, weights = dict(network.state_dict()), {}
     for key, bits in layer_bits(network, variant, patterns).items():
         if bits != UNQUANTIZED:

@@ -1,4 +1,4 @@
-"""What a fit leaves on disk: a checkpoint every epoch, and the final weights."""
+"""Callbacks that write a checkpoint after every epoch, and the final weights."""
 
 from collections.abc import Callable
 from io import BytesIO
@@ -16,17 +16,17 @@ from storage.files import save_whole, write_whole
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoints, written beside their place and renamed into it.
+    """Lightning's checkpoints, written to a temporary name beside their own and then renamed.
 
-    Lightning's own write goes through the system's temporary folder, which is a copy, not a rename,
-    where that is another file system: a kill in the middle leaves half a `last.ckpt`.
+    Lightning writes through the system's temporary folder. If that is on another file system, the
+    last step is a copy, and a kill in the middle leaves half a `last.ckpt`.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None
     ) -> None:
         content = BytesIO()
-        torch.save(checkpoint, content)  # to a file, a full disk would be a RuntimeError
+        torch.save(checkpoint, content)  # written to a file, a full disk would raise a RuntimeError
         write_whole(Path(path), lambda partial: partial.write_bytes(content.getbuffer()))
 
     def load_checkpoint(
@@ -45,17 +45,17 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 
 class SaveCheckpoint(Checkpoint):
-    """Write `last.ckpt` after every epoch, behind all other callbacks, as Lightning sorts them."""
+    """Write `last.ckpt` after every epoch; Lightning runs it after all other callbacks."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.save_checkpoint(self.path)  # by every rank: Lightning waits for all
+        trainer.save_checkpoint(self.path)  # on every rank, because Lightning waits for all
 
 
 class SaveWeights(Callback):
-    """Write the trained network's weights after a fit, with the network's own keys."""
+    """Write the weights of the trained network after a fit, with the network's own keys."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,32 +1,32 @@
-"""What stops a fit that would go wrong in silence."""
+"""Callbacks that stop a fit which would go wrong in silence."""
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 
 class StopDiverged(Callback):
-    """End a fit whose weights are no longer finite: more epochs would not bring it back.
+    """End a fit whose weights are not finite, because more epochs would not bring them back.
 
-    Its files are written as any model's, so that one can tell what became of it. Weights
-    are looked at once an epoch, for a look at each loss would make a GPU wait at every step.
+    The model's files are written all the same, so that its signals show that it diverged. Weights
+    are checked once per epoch, because checking every loss would make a GPU wait at every step.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._look(trainer, pl_module)
+        self._check(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._look(trainer, pl_module)
+        self._check(trainer, pl_module)
 
-    def _look(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not all(weights.isfinite().all() for weights in pl_module.parameters()):
             trainer.should_stop = True
 
 
 class SameModel(Callback):
-    """Raise if processes that train a model together do not mean the same one.
+    """Raise if the processes of one fit were given different models.
 
     Args:
-        name: which model this process means.
+        name: the model of this process.
     """
 
     def __init__(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""How far each model is, noted in its folder for whoever asks: a display, or `--status`."""
+"""Progress of a model, noted in its folder for the display and for `--status`."""
 
 import json
 import time
@@ -15,24 +15,24 @@ TRAINING = "training"
 
 
 class Progress(NamedTuple):
-    """What `progress.json` holds."""
+    """The content of `progress.json`."""
 
     stage: str  # `training`, the variant that is being made, or `finished`
     epoch: int  # finished epochs
-    seconds: float  # that all of this took, without what a kill lost
+    seconds: float  # spent so far, without work that a kill lost
 
     def describe(self, max_epochs: int) -> str:
-        """Say how far a model is that is worked on."""
+        """Describe how far an unfinished model is."""
         if self.stage == TRAINING:
             return f"epoch {self.epoch} of {max_epochs}"
         return self.stage
 
 
 class SaveProgress(Callback):
-    """Write `progress.json` at every stage of a model; it comes before the other callbacks.
+    """Write `progress.json` at every stage of a model; place it before the other callbacks.
 
     Args:
-        path: the file.
+        path: path of `progress.json`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -50,7 +50,7 @@ class SaveProgress(Callback):
 
     @rank_zero_only
     def note(self, stage: str) -> None:
-        """Say what is being made of the model now."""
+        """Note the stage that begins now."""
         seconds = self.before.seconds + time.monotonic() - self.began
         progress = Progress(stage, self.epoch, round(seconds, 3))
         text = json.dumps(progress._asdict())
@@ -58,8 +58,8 @@ class SaveProgress(Callback):
 
 
 def read_progress(path: Path) -> Progress | None:
-    """Read how far a model is; None where no file is there, or none that can be read."""
+    """Read how far a model is; None if the file is missing or damaged."""
     try:
         return Progress(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
-        return None  # it only informs: nothing that is trained depends on it
+        return None  # it only informs: no result depends on it

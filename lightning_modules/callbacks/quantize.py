@@ -1,4 +1,4 @@
-"""When a network is quantized: once, after its training has ended."""
+"""The callback that quantizes a network, once, after its training has ended."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -31,14 +31,14 @@ def calibrate(
     seed: int,
     variant: Variant,
 ) -> Calibration:
-    """The images that a variant of one model looks at.
+    """Draw the images that a variant of one model looks at.
 
     Args:
-        data: where they are drawn from.
-        options: how many images, and how often they are augmented.
-        members: which examples the model trained on.
-        seed: the model's; it decides the draw and everything random in the quantization.
-        variant: says which part of the data, and how many images if the paper does.
+        data: the data set to draw from.
+        options: number of images, and of rounds of augmentation.
+        members: the examples that the model trained on.
+        seed: the model's seed; it fixes the draw and everything random in the quantization.
+        variant: names the part of the data, and sets the number of images if it is the paper's.
 
     Raises:
         ValueError: there are no images to draw.
@@ -47,8 +47,8 @@ def calibrate(
     count, rounds = wanted(variant, options.images, options.rounds)
     indices = data.draw_calibration(source, members, count, seed)
 
-    def augmented(number: int) -> Tensor:
-        augment_seed = derive_seed(seed, "calibration", source, number)
+    def augmented(round_number: int) -> Tensor:
+        augment_seed = derive_seed(seed, "calibration", source, round_number)
         return data.calibration_images(source, indices, augment_seed)
 
     images = augmented(0) if rounds else data.calibration_images(source, indices)
@@ -62,10 +62,10 @@ def save_variant(
     draw: Calibrate,
     patterns: Mapping[str, Bits],
 ) -> None:
-    """Write one variant to `path`, and beside it, as JSON, what became of each layer.
+    """Write one variant to `path`, and the record of its layers beside it, as JSON.
 
-    No grid fits weights that diverged. Such a network is written as it is: its signals, which are
-    not finite either, then tell what became of it, and the rest of the fleet goes on.
+    No grid fits weights that diverged. Such a network is written unchanged: its signals, which are
+    not finite either, show that it diverged, and the rest of the fleet goes on.
     """
     state = network.state_dict()
     calibration = draw(variant) if variant.calibrates else None
@@ -76,25 +76,25 @@ def save_variant(
     except DivergedError:
         save_quantized(path, QuantizedNetwork(variant, {}, state))
         return
-    # the record first, so that it is there once the weights are
+    # the record first, so that weights never lack one
     text = json.dumps(record.as_json(calibration))
     write_whole(path.with_suffix(".json"), lambda partial: partial.write_text(text))
     save_quantized(path, quantized)
 
 
 class Quantize(Callback):
-    """Save the quantized variants of `pl_module.network` after a fit, those that have no file yet.
+    """Save those quantized variants of `pl_module.network` that have no file yet, after a fit.
 
     In `on_fit_end`, and never in place: a weight changed in `on_train_end` can reach `last.ckpt`.
 
     Args:
-        model_dir: where the files go, `<variant>.safetensors` and `<variant>.json`.
-        variants: what to make.
-        options: which images a quantizer looks at.
-        members: which examples the model trained on.
-        seed: the model's.
-        patterns: bits of some layers by the pattern of their names.
-        note: told which variant is begun.
+        model_dir: folder for the files, `<variant>.safetensors` and `<variant>.json`.
+        variants: the variants to save.
+        options: images that a quantizer looks at.
+        members: the examples that the model trained on.
+        seed: the model's seed.
+        patterns: bits of some layers, by a pattern of their names.
+        note: called with the name of each variant when its quantization begins.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Quantize(Callback):
         draw = partial(calibrate, data, self.options, self.members, self.seed)
         network = pl_module.get_submodule("network")
         home = next(network.parameters()).device
-        network.to(trainer.strategy.root_device)  # Lightning has moved it back to the CPU by now
+        network.to(trainer.strategy.root_device)  # Lightning has already moved it back to the CPU
         for variant in self.variants:
             path = self.model_dir / f"{variant}.safetensors"
             if not path.exists():

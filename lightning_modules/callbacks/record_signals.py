@@ -1,4 +1,4 @@
-"""What an attacker sees of every variant of a model, recorded once after its training."""
+"""The callback that records what an attacker sees of every variant of a model."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,16 +22,16 @@ Record = dict[str, Tensor]
 class RecordSignals(Callback):
     """Write `signals/<variant>.safetensors` for every variant of a model, after a fit.
 
-    The weights are read back from their file, so what is audited is what would be deployed, in
-    float32 on purpose: what `fleet/export.py` deploys computes in float32 too. One process does it,
-    over the whole pool in order: a distributed sampler would repeat examples. Each batch goes
-    through the networks of all variants that lack their file, in one pass over the data.
+    The weights are read back from their files, so the audited network is the deployed one. It
+    computes in float32 on purpose, as do the networks that `fleet/export.py` deploys. One process
+    goes over the whole pool in order, because a distributed sampler would repeat examples. Each
+    batch goes through the networks of all variants that lack signals, in one pass over the data.
 
     Args:
         folder: the model's folder, with a weights file for each variant.
         variants: names of the variants, `full` among them.
-        queries: the views of an example that the attacker asks for, the same for every model
-            unless they are random.
+        queries: views of an example that the attacker asks for, the same for every model unless
+            they are random.
     """
 
     def __init__(self, folder: Path, variants: Sequence[str], queries: Sequence[str]) -> None:
@@ -44,7 +44,7 @@ class RecordSignals(Callback):
         if not missing:
             return
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        # By now Lightning has moved the module back to the CPU.
+        # Lightning has already moved the module back to the CPU.
         trained, device = pl_module.get_submodule("network"), trainer.strategy.root_device
         networks = [self._load(trained, variant).to(device) for variant in missing]
         records = self._record(networks, data)
@@ -61,7 +61,7 @@ class RecordSignals(Callback):
 
     def _record(self, networks: Sequence[nn.Module], data: ImageDataModule) -> Iterator[Record]:
         count = len(self.queries)
-        # accuracy is measured on images as they are, which the attacker need not ask for
+        # accuracy is measured on the identity, which need not be among the queries
         views = [*self.queries, *({"identity"} - set(self.queries))]
         pool = _measure(networks, data.pool_batches, self.queries)
         test = _measure(networks, data.test_batches, views)  # no model trained on these
@@ -85,7 +85,7 @@ def _measure(
 
 @torch.inference_mode()
 def _measure_view(networks: Sequence[nn.Module], batches: Iterable[Batch]) -> list[Record]:
-    """Signals `[examples]` of each network; logits are kept for one batch only."""
+    """Signals `[examples]` of each network; logits of only one batch are kept."""
     parts = [
         [signals(network(images).cpu(), labels.cpu())._asdict() for network in networks]
         for images, labels, _ in batches

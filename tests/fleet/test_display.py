@@ -6,7 +6,7 @@ from rich.console import Console
 
 from fleet.display import FleetProgress
 from fleet.engine import Outcome
-from lightning_modules.callbacks.progress import Journal
+from lightning_modules.callbacks.progress import SaveProgress
 from storage.names import ModelName
 from storage.run_folder import RunFolder
 
@@ -25,12 +25,12 @@ def make(tmp_path):
 
 @pytest.fixture
 def at(tmp_path):
-    """Let a model be at a stage, as its own process notes it."""
+    """Note the stage of a model, as its own process does."""
 
     def at(name, stage, epoch):
-        journal = Journal(RunFolder(tmp_path).progress(name))
-        journal.epoch = epoch
-        journal.note(stage)
+        progress = SaveProgress(RunFolder(tmp_path).progress(name))
+        progress.epoch = epoch
+        progress.note(stage)
 
     return at
 
@@ -57,7 +57,7 @@ def test_the_bar_counts_the_epochs_of_all_models(make, at):
     assert task.completed == 8
 
 
-def test_models_that_are_trained_at_once_are_all_named(make, at):
+def test_all_models_in_training_are_named(make, at):
     progress, _ = make(terminal=True)
     for name in NAMES:
         progress.begin(name)
@@ -72,7 +72,7 @@ def test_models_that_are_trained_at_once_are_all_named(make, at):
     assert task.description == "1 of 2 models, shadow-000 epoch 1 of 4"
 
 
-def test_on_a_terminal_the_bar_is_drawn_and_taken_away(make, at, monkeypatch):
+def test_on_a_terminal_the_bar_is_drawn_and_erased(make, at, monkeypatch):
     monkeypatch.setattr("fleet.display.REFRESH", 0.01)
     progress, file = make(terminal=True)
     with progress:
@@ -88,18 +88,7 @@ def test_on_a_terminal_the_bar_is_drawn_and_taken_away(make, at, monkeypatch):
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h")  # the cursor is back
 
 
-def test_what_compiling_took_is_told(make, tmp_path):
-    progress, file = make(terminal=False)
-    journal = Journal(RunFolder(tmp_path).progress(NAMES[0]))
-    journal.compiled(25.04)
-    journal.note("finished")
-    progress.begin(NAMES[0])
-    progress.end(Outcome(NAMES[0], "finished", 30.0))
-    expected = "1 of 2: shadow-000 finished in 30.0 s, 25.0 s of them in torch.compile\n"
-    assert file.getvalue() == expected
-
-
-def test_elsewhere_there_is_a_line_a_model(make):
+def test_elsewhere_there_is_one_line_per_model(make):
     progress, file = make(terminal=False, num_models=4)
     with progress:
         for number, state in enumerate(("finished", "failed", "busy", "stopped")):
@@ -108,19 +97,19 @@ def test_elsewhere_there_is_a_line_a_model(make):
     assert file.getvalue().splitlines() == [
         "1 of 4: shadow-000 finished in 2.0 s",
         "2 of 4: shadow-001 failed after 2.0 s",
-        "3 of 4: shadow-002 passed over, another process is at it",
+        "3 of 4: shadow-002 passed over, another process works on it",
         "4 of 4: shadow-003 stopped after 2.0 s",
     ]
 
 
-def test_nothing_to_do_draws_nothing(make):
+def test_a_call_without_models_draws_nothing(make):
     progress, file = make(terminal=False, num_models=0)
     with progress:
         pass
     assert file.getvalue() == ""
 
 
-def test_an_error_takes_the_bar_away_too(make):
+def test_an_error_erases_the_bar_too(make):
     progress, file = make(terminal=True)
     with pytest.raises(KeyError), progress:
         raise KeyError

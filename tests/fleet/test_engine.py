@@ -8,7 +8,7 @@ from filelock import FileLock
 from safetensors.torch import load_file
 
 from fleet import interrupt
-from fleet.engine import Outcome, Plan, check_files, complete, is_running, one_by_one
+from fleet.engine import Outcome, Task, check_files, complete, is_running, one_by_one
 from storage.files import save_whole
 from storage.names import ModelName
 from storage.run_folder import RunFolder
@@ -21,12 +21,12 @@ def run(tmp_path):
     return RunFolder(tmp_path)
 
 
-def plan(run, processes=1, retry=None):
-    return Plan(run, ["full"], processes, retry or {})
+def task(run, processes=1, retry=None):
+    return Task(run, ["full"], processes, retry or {})
 
 
-def make(run):
-    """A fit that leaves what it should."""
+def make_fit(run):
+    """Make a fit that leaves every file of a model."""
 
     def fit(name):
         for file in (run.weights, run.signals):
@@ -45,7 +45,7 @@ def test_a_model_is_made_under_its_lock_and_sealed(run):
 
     run.model(NAMES[0]).mkdir(parents=True)
     run.error(NAMES[0]).write_text("of the last time")
-    outcome = complete(plan(run), fit, NAMES[0])
+    outcome = complete(task(run), fit, NAMES[0])
     assert outcome[:2] == (NAMES[0], "finished")
     assert outcome.seconds > 0
     assert run.is_finished(NAMES[0], ["full"])
@@ -53,22 +53,22 @@ def test_a_model_is_made_under_its_lock_and_sealed(run):
     assert not is_running(run, NAMES[1])
 
 
-def test_a_failure_is_told_and_its_traceback_kept(run):
+def test_a_failure_is_reported_and_its_traceback_kept(run):
     def fit(name):
         raise KeyError("lost")
 
-    outcome = complete(plan(run), fit, NAMES[0])
+    outcome = complete(task(run), fit, NAMES[0])
     assert (outcome.state, outcome.reason) == ("failed", "KeyError: 'lost'")
     assert "in fit\n    raise KeyError" in run.error(NAMES[0]).read_text()
     assert not is_running(run, NAMES[0])
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-def test_where_no_model_can_be_written_all_stop(run, number):
+def test_a_full_or_read_only_disk_stops_the_fleet(run, number):
     def fit(name):
         raise OSError(number, "is full")
 
-    outcome = complete(plan(run), fit, NAMES[0])
+    outcome = complete(task(run), fit, NAMES[0])
     assert (outcome.state, outcome.reason) == ("stopped", f"[Errno {number}] is full")
     assert not run.error(NAMES[0]).exists()
 
@@ -78,43 +78,43 @@ def test_one_of_several_processes_never_goes_on_alone(run):
         raise KeyError("lost")
 
     with pytest.raises(KeyError, match="lost"):
-        complete(plan(run, 2), fit, NAMES[0])
+        complete(task(run, 2), fit, NAMES[0])
     with (
         FileLock(run.lock(NAMES[0])),
         pytest.raises(RuntimeError, match=r"shadow-000: another process .*`--fleet.models`"),
     ):
-        complete(plan(run, 2), fit, NAMES[0])
+        complete(task(run, 2), fit, NAMES[0])
 
 
-def test_a_model_in_another_hand_is_passed_over(run):
+def test_a_model_of_another_process_is_passed_over(run):
     def fit(name):
         raise AssertionError
 
     run.model(NAMES[0]).mkdir(parents=True)
     with FileLock(run.lock(NAMES[0])):
-        assert complete(plan(run), fit, NAMES[0]).state == "busy"
+        assert complete(task(run), fit, NAMES[0]).state == "busy"
 
 
-def test_looking_whether_a_model_runs_does_not_drive_others_away(run):
+def test_a_short_look_at_a_lock_is_waited_for(run):
     run.model(NAMES[0]).mkdir(parents=True)
     lock, outcomes = FileLock(run.lock(NAMES[0]), thread_local=False), []
     lock.acquire()
     threading.Timer(0.2, lock.release).start()
-    outcomes.append(complete(plan(run), make(run), NAMES[0]))
+    outcomes.append(complete(task(run), make_fit(run), NAMES[0]))
     assert outcomes[0].state == "finished"
 
 
-def test_ctrl_c_is_no_failure_whatever_it_became(run, monkeypatch):
+def test_ctrl_c_is_never_a_failed_model(run, monkeypatch):
     def fit(name):
         raise ValueError("a library's own")
 
     monkeypatch.setattr(interrupt.asked, "is_set", lambda: True)
     with pytest.raises(ValueError, match="a library's own"):
-        complete(plan(run), fit, NAMES[0])
+        complete(task(run), fit, NAMES[0])
     assert not run.error(NAMES[0]).exists()
 
 
-def test_one_begins_when_the_last_has_ended(run):
+def test_a_model_begins_when_the_one_before_has_ended(run):
     events = []
 
     def work(name):
@@ -126,7 +126,7 @@ def test_one_begins_when_the_last_has_ended(run):
     assert events == [(what, name) for name in NAMES for what in ("begin", "work", "end")]
 
 
-def test_a_lock_that_cannot_be_opened_is_nobodys(run, monkeypatch):
+def test_a_lock_that_cannot_be_opened_is_held_by_nobody(run, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError
 
@@ -137,50 +137,50 @@ def test_a_lock_that_cannot_be_opened_is_nobodys(run, monkeypatch):
 
 
 def test_a_model_without_its_files_has_failed(run):
-    outcome = complete(plan(run), lambda name: None, NAMES[0])
+    outcome = complete(task(run), lambda name: None, NAMES[0])
     assert (outcome.state, outcome.reason) == ("failed", "RuntimeError: it was left without full.")
 
 
 def test_a_model_that_another_process_finished_meanwhile_is_not_made_again(run):
-    assert complete(plan(run), make(run), NAMES[0]).state == "finished"
+    assert complete(task(run), make_fit(run), NAMES[0]).state == "finished"
 
     def fit(name):
         raise AssertionError
 
-    (run.model(NAMES[0]) / "SHA256SUMS").unlink()  # as in folders of older versions
-    assert complete(plan(run), fit, NAMES[0]).state == "finished"
+    (run.model(NAMES[0]) / "SHA256SUMS").unlink()  # as after a kill
+    assert complete(task(run), fit, NAMES[0]).state == "finished"
     assert run.is_finished(NAMES[0], ["full"])
 
 
-def test_what_was_made_of_weights_that_are_lost_goes_with_them(run):
-    complete(plan(run), make(run), NAMES[0])
+def test_variants_of_lost_weights_are_deleted(run):
+    complete(task(run), make_fit(run), NAMES[0])
     save_whole(run.weights(NAMES[0], "nearest-w2"), {})
     run.record(NAMES[0], "nearest-w2").write_text("{}")
     run.weights(NAMES[0], "full").unlink()
     run.checkpoint(NAMES[0]).touch()
-    complete(plan(run), lambda name: None, NAMES[0])  # it could go on from there
+    complete(task(run), lambda name: None, NAMES[0])  # a fit can go on from a checkpoint
     assert run.record(NAMES[0], "nearest-w2").exists()
     run.checkpoint(NAMES[0]).unlink()
-    complete(plan(run), make(run), NAMES[0])
-    found = {path.name for path in run.model(NAMES[0]).iterdir() if not path.name.startswith(".")}
-    assert found == {"full.safetensors", "signals", "SHA256SUMS"}
+    complete(task(run), make_fit(run), NAMES[0])
+    files = {path.name for path in run.model(NAMES[0]).iterdir() if not path.name.startswith(".")}
+    assert files == {"full.safetensors", "signals", "SHA256SUMS"}
 
 
 def test_a_failed_model_is_set_aside_once_and_under_its_lock(run):
-    complete(plan(run), make(run), NAMES[0])
-    again = plan(run, retry={NAMES[0]: 0})
+    complete(task(run), make_fit(run), NAMES[0])
+    again = task(run, retry={NAMES[0]: 0})
     with FileLock(run.lock(NAMES[0])):
-        assert complete(again, make(run), NAMES[0]).state == "busy"
+        assert complete(again, make_fit(run), NAMES[0]).state == "busy"
     assert run.attempt(NAMES[0]) == 0
     for _ in range(2):  # the second process decided before the first was done
-        assert complete(again, make(run), NAMES[0]).state == "finished"
+        assert complete(again, make_fit(run), NAMES[0]).state == "finished"
         assert run.attempt(NAMES[0]) == 1
         assert load_file(run.weights(NAMES[0], "full"))["attempt"] == 1
 
 
 def test_damaged_files_are_named_and_removed_under_the_lock(run):
-    complete(plan(run), make(run), NAMES[0])
-    complete(plan(run), make(run), NAMES[1])
+    complete(task(run), make_fit(run), NAMES[0])
+    complete(task(run), make_fit(run), NAMES[1])
     paths = [run.weights(name, "full") for name in NAMES[:2]]
     for path in paths:
         path.write_bytes(path.read_bytes()[:-1])
@@ -194,11 +194,11 @@ def test_damaged_files_are_named_and_removed_under_the_lock(run):
     assert check_files(run, NAMES, False) == []
 
 
-def test_an_error_that_cannot_be_noted_stops_one_model_only(run, monkeypatch):
+def test_an_error_that_cannot_be_noted_fails_one_model_only(run, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(errno.EACCES, "a colleague's")
 
     monkeypatch.setattr(Path, "write_text", refuse)
-    outcome = complete(plan(run), refuse, NAMES[0])
+    outcome = complete(task(run), refuse, NAMES[0])
     assert outcome.state == "failed"
     assert "a colleague's" in outcome.reason

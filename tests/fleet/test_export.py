@@ -16,7 +16,8 @@ from quantization.variant import Variant
 from storage.weights import load_weights, save_quantized
 
 LEARNED = ["adaround-w2", "brecq-w1.58-folded", "obc-w2-bn", "gptq-w4"]
-# Of the largest logit: both add the same float32 products, in another order; see `test_deploy.py`.
+# Share of the largest logit: both sum the same float32 products in another order, as in
+# `test_deploy.py`.
 TOLERANCE = 1e-5
 
 
@@ -62,25 +63,25 @@ def test_every_format_of_a_run_gives_the_audited_logits(
     expected = logits_of(load_weights(model / f"{variant}.safetensors"), digits)
     if (kind, variant) == ("torchao", "full"):
         with pytest.raises(
-            SystemExit, match=r"torchao has nothing to pack in `full`. Take onnx or"
+            SystemExit, match=r"torchao has nothing to pack in `full`. Pass onnx or"
         ):
             convert(run, "target-000", variant, "--format", kind)
         assert not (run / "export").exists()
         return
-    asked = [] if kind == "onnx" else ["--output", str(tmp_path / "mine.bin")]
-    convert(run, "target-000", variant, "--format", kind, *asked)
-    path = tmp_path / "mine.bin" if asked else run / "export" / f"target-000-{variant}.onnx"
+    output = [] if kind == "onnx" else ["--output", str(tmp_path / "mine.bin")]
+    convert(run, "target-000", variant, "--format", kind, *output)
+    path = tmp_path / "mine.bin" if output else run / "export" / f"target-000-{variant}.onnx"
     if kind == "onnx":
-        found = run_onnx(onnx.load(path), digits)
-        assert (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
+        logits = run_onnx(onnx.load(path), digits)
+        assert (logits - expected).abs().max() <= TOLERANCE * expected.abs().max()
     elif kind == "torchao":
         state = torch.load(path, weights_only=True)
         assert torch.equal(logits_of(state, digits, assign=True), expected)
     else:
         assert torch.equal(logits_of(load_file(path), digits), expected)
     size, full = path.stat().st_size, (model / "full.safetensors").stat().st_size
-    said = capsys.readouterr().out
-    assert f"{path}: {size:,} bytes, {full:,} at full precision." in said
+    line = f"{path}: {size:,} bytes, {full:,} at full precision."
+    assert line in capsys.readouterr().out
     assert {p.name for p in path.parent.iterdir()} <= {path.name, "toy"}  # nothing half-written
 
 
@@ -91,8 +92,8 @@ def test_learned_codes_are_exported_as_they_were_audited(learned_run, digits, tm
     for kind in ("onnx", "torchao", "state_dict"):
         output = ["--output", str(tmp_path / kind)]
         convert(learned_run, "target-000", variant, "--format", kind, *output)
-    found = run_onnx(onnx.load(tmp_path / "onnx"), digits)
-    assert (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
+    logits = run_onnx(onnx.load(tmp_path / "onnx"), digits)
+    assert (logits - expected).abs().max() <= TOLERANCE * expected.abs().max()
     state = torch.load(tmp_path / "torchao", weights_only=True)
     assert torch.equal(logits_of(state, digits, assign=True), expected)
     state = load_file(tmp_path / "state_dict")
@@ -115,7 +116,7 @@ def test_learned_codes_are_exported_as_they_were_audited(learned_run, digits, tm
         (["target-000", "nearest-w2", "--output", "."], r"`--output` must be a file .* Leave it"),
     ],
 )
-def test_what_is_not_there_is_named(run, arguments, message):
+def test_a_missing_model_variant_or_folder_is_named(run, arguments, message):
     with pytest.raises(SystemExit, match=rf"fleet.export: {message}"):
         convert(run, *arguments, "--format", "state_dict")
 
@@ -125,7 +126,7 @@ def test_a_folder_without_experiment_is_named(tmp_path):
         convert(tmp_path, "target-000", "full", "--format", "onnx")
 
 
-def test_the_run_itself_is_never_written_to(run, snapshot):
+def test_the_models_of_a_run_are_never_written_to(run, snapshot):
     before = snapshot(run / "models")
     full = run / "models" / "target-000" / "full.safetensors"
     with pytest.raises(SystemExit, match="`--output` must be a file apart from the run's own"):
@@ -155,15 +156,9 @@ def test_damaged_and_diverged_weights_are_refused(run):
     assert not (run / "export").exists()
 
 
-def test_a_run_that_lacks_what_a_network_is_built_from_is_refused(run):
+def test_a_network_that_has_changed_is_refused(run):
     arguments = ["target-000", "nearest-w2", "--format"]
     experiment = yaml.safe_load((run / "experiment.yaml").read_text())
-    sizes = experiment.pop("input")  # as in the folders of older versions
-    (run / "experiment.yaml").write_text(yaml.safe_dump(experiment))
-    with pytest.raises(SystemExit, match=r"experiment.yaml must say .* Add a line.* state_dict"):
-        convert(run, *arguments, "onnx")
-    convert(run, *arguments, "state_dict")
-    experiment["input"] = sizes
     experiment["config"]["model"]["network"] = "resnet8"
     (run / "experiment.yaml").write_text(yaml.safe_dump(experiment))
     with pytest.raises(SystemExit, match=r"`resnet8` must be the network that was trained, got"):
@@ -176,7 +171,7 @@ def test_a_missing_package_is_named_with_the_way_to_get_it(run, monkeypatch):
     for kind, missing in (("onnx", "onnxscript, onnxruntime"), ("torchao", "torchao")):
         with pytest.raises(SystemExit, match=rf"{kind}` needs {missing}. Run `pip install -e '.\["):
             convert(run, *arguments, kind)
-    convert(run, *arguments, "state_dict")  # needs none
+    convert(run, *arguments, "state_dict")  # needs no further package
 
 
 @pytest.mark.parametrize("kind", ["onnx", "torchao", "state_dict"])

@@ -24,7 +24,7 @@ def test_ctrl_c_is_an_exception_and_is_remembered():
     assert (signal.getsignal(signal.SIGINT), sys.unraisablehook) == before
 
 
-def test_ctrl_c_that_a_destructor_loses_comes_again(capsys):
+def test_ctrl_c_that_a_destructor_loses_is_raised_again(capsys):
     def lose_one():
         Loses()
         time.sleep(5)
@@ -36,9 +36,9 @@ def test_ctrl_c_that_a_destructor_loses_comes_again(capsys):
     assert "ignored" not in capsys.readouterr().err
 
 
-def test_other_errors_of_a_destructor_are_said_as_ever(monkeypatch):
-    said = []
-    monkeypatch.setattr(sys, "unraisablehook", said.append)
+def test_other_errors_of_a_destructor_are_printed_as_usual(monkeypatch):
+    lost = []
+    monkeypatch.setattr(sys, "unraisablehook", lost.append)
 
     class Breaks:
         def __del__(self):
@@ -46,10 +46,10 @@ def test_other_errors_of_a_destructor_are_said_as_ever(monkeypatch):
 
     with interruptible():
         Breaks()
-    assert [str(lost.exc_value) for lost in said] == ["disk"]
+    assert [str(exception.exc_value) for exception in lost] == ["disk"]
 
 
-def test_what_ignores_ctrl_c_goes_on_to():
+def test_a_process_that_ignores_ctrl_c_still_ignores_it():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with interruptible() as interrupted:

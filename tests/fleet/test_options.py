@@ -1,87 +1,175 @@
 import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-import torch
-from jsonargparse import Namespace
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
+import datamodules
 import train
-from fleet.options import Fleet, check_options, choose_threads, environment, parse
-from storage.run_folder import RunFolder
+from fleet.options import DATA, FleetOptions, make_parser, parse
+
+ROOT = Path(__file__).parents[2]
 
 
-def options(**trainer):
-    defaults = {"accelerator": "cpu", "strategy": "auto", "devices": 1, "num_nodes": 1}
-    defaults |= {"max_epochs": 3, "check_val_every_n_epoch": 1, "accumulate_grad_batches": 1}
-    return Namespace(threads=None, trainer=Namespace(**(defaults | trainer)))
-
-
-@pytest.mark.parametrize(
-    ("devices", "nodes", "expected"), [(1, 1, 1), ("auto", 1, 1), (2, 1, 2), (2, 3, 6)]
-)
-def test_how_many_processes_train_a_model(devices, nodes, expected):
-    strategy = "auto" if expected == 1 else "ddp"
-    asked = options(devices=devices, num_nodes=nodes, strategy=strategy)
-    assert check_options(asked, Fleet()) == expected
-
-
-def test_workers_on_gpus_must_say_how_much_of_one(monkeypatch):
-    monkeypatch.setattr("fleet.options.CUDAAccelerator", object)  # any is one
-    with pytest.raises(ValueError, match=r"`--fleet.gpus_per_model` must say .*0\.25 to pack four"):
-        check_options(options(), Fleet(workers=2))
-    assert check_options(options(), Fleet(workers=2, gpus_per_model=0.25)) == 1
-
-
-def test_threads_are_a_fair_share(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    assert choose_threads(options(), Fleet()) == torch.get_num_threads()
-    assert choose_threads(options(), Fleet(workers=3)) == 2
-    assert choose_threads(options(), Fleet(workers=9)) == 1
-    assert choose_threads(options(), Fleet(workers=2, address="auto")) == 1  # not this machine
-    monkeypatch.delattr(os, "sched_getaffinity")  # where there is none
-    monkeypatch.setattr(os, "cpu_count", lambda: 6)
-    assert choose_threads(options(), Fleet(workers=2)) == 3
-    asked = options()
-    asked.threads = 5
-    assert choose_threads(asked, Fleet(workers=3)) == 5
-
-
-def test_who_tells_lightning_of_other_processes(monkeypatch):
-    assert environment(Fleet()) == []
-    monkeypatch.setenv("SLURM_NTASKS", "1")
-    monkeypatch.setenv("SLURM_JOB_NAME", "fleet")
-    (slurm,) = environment(Fleet())
-    assert isinstance(slurm, SLURMEnvironment)
-    assert not slurm.auto_requeue
-    (alone,) = environment(Fleet(workers=2))
-    assert isinstance(alone, LightningEnvironment)
+def test_several_workers_need_ray(monkeypatch):
+    assert not FleetOptions().by_ray
+    assert FleetOptions(workers=2).by_ray
+    assert FleetOptions(address="auto").by_ray
+    monkeypatch.setattr("fleet.options.find_spec", lambda _: None)
+    FleetOptions()
+    for options in ({"workers": 2}, {"address": "auto"}):
+        with pytest.raises(ValueError, match=r"need Ray.*`pip install -e '.\[ray\]'`.*workers 1"):
+            FleetOptions(**options)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--model.netwrk convnet", "netwrk"),
-        ("--trainer.callbacks null", "callbacks"),
-        ("--data.batchsize 3", "batchsize"),
-        ("--data NoSuchData", "NoSuchData"),
-        ("--seed one", "seed"),
-        ("--calibration.images 1.5", "calibration.images"),
-        ("--layer_bits '{\"fc\": many}'", "layer_bits"),
-        ("--wandb maybe", "wandb"),
-        ("--model.schedule linear", "schedule"),
-        ("--config missing.yaml", "missing.yaml"),
+        ({"workers": 0}, "`fleet.workers` must be 1 or more, got 0"),
+        ({"gpus_per_model": 2.0}, "`fleet.gpus_per_model` must be 0 to 1, got 2.0"),
+        ({"gpus_per_model": 0.5}, "`fleet.gpus_per_model` needs `--fleet.workers` of 2 or more"),
     ],
 )
-def test_a_misspelt_option_is_named(toy, tmp_path, capsys, options, message):
+def test_counts_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        FleetOptions(**options)
+
+
+def test_the_named_data_sets_are_those_of_datamodules():
+    assert {*DATA, "ImageDataModule"} == set(datamodules.__all__)
+
+
+@pytest.fixture
+def refuse(capsys):
+    """Parse arguments that must be refused; returns the message."""
+
+    def refuse(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            parse(["--run_dir", "x", *arguments])
+        output = capsys.readouterr()
+        assert stopped.value.code == 2
+        assert output.out == ""
+        assert output.err.count("\n") == 1
+        return output.err.rstrip("\n").removeprefix("train.py: ")
+
+    return refuse
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model.netwrk", "convnet"], "There is no option `--model.netwrk`. Did you mean `--mod"),
+        (["--data.batchsize=3"], "There is no option `--data.batchsize`. Did you mean `--data.bat"),
+        (["--data", "CIFR10"], "`--data` must be a data set or the import path of your own, got `"),
+        (["--data", "Digts"], "`--data` must be a data set or the import path of your own, got `D"),
+        (["--seed", "one"], "`--seed` must be int, got `one`."),
+        (["--data.batch_size", "many"], "`--data.batch_size` must be int, got `many`."),
+        (["--calibration.images", "1.5"], "`--calibration.images` must be int, got `1.5`."),
+        (["--trainer.max_epochs", "long"], "`--trainer.max_epochs` must be int or null, got `lo"),
+        (["--data=CIFAR10", "--data.pool_size=many"], "`--data.pool_size` must be int or null, g"),
+        (["--model.schedule", "linear"], "`--model.schedule` must be cosine or one-cycle, got `"),
+        (["--layer_bits", '{"fc": many}'], "`--layer_bits` must be int or float, got `many`."),
+    ],
+)
+def test_a_wrong_option_is_one_line(refuse, arguments, message):
+    assert refuse(*arguments).startswith(message)
+
+
+@pytest.mark.parametrize("name", ["3", "os.path", "no_such_package.Data", "torch.nn.Linear", "''"])
+def test_anything_but_a_data_set_is_refused(refuse, tmp_path, name):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"data: {name}\n")
+    for arguments in (["--data", name], ["--config", str(recipe)]):
+        assert refuse(*arguments).startswith("`--data` must be a data set or the import path of")
+
+
+@pytest.mark.parametrize(("name", "nearest"), [("CIFR10", "CIFAR10"), ("datamodules.Digts", "Dig")])
+def test_a_misspelt_data_set_is_answered_with_the_nearest_name(refuse, name, nearest):
+    message = refuse("--data", name)
+    assert f"got `{name}`" in message
+    assert f"Did you mean `{nearest}" in message
+
+
+@pytest.mark.parametrize("form", ["--config {}", "--config={}"])
+def test_a_misspelt_key_of_a_recipe_is_named(refuse, tmp_path, form):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("data:\n  class_path: CIFAR10\n  init_args: {bach_size: 3}\n")
+    assert refuse(*form.format(path).split()) == (
+        f"{path} sets an unknown option, `data.bach_size`. Did you mean `--data.batch_size`?"
+    )
+
+
+@pytest.mark.parametrize("form", ["--config {}", "--config={}"])
+def test_options_of_the_data_set_that_a_recipe_names_are_known(tmp_path, form):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("data:\n  class_path: ImageFolder\n  init_args: {root: photos}\n")
+    _, config = parse(["--run_dir", "x", *form.format(path).split(), "--data.image_size", "16"])
+    assert config.data.class_path.endswith("ImageFolder")
+    assert config.data.init_args.image_size == 16
+
+
+def test_a_missing_run_folder_is_one_line(capsys):
     with pytest.raises(SystemExit) as stopped:
-        train.main(toy(tmp_path / "run", options))
+        parse(["--seed", "1"])
     assert stopped.value.code == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert "Traceback" not in error
-    assert not (tmp_path / "run").exists()
+    assert capsys.readouterr().err == "train.py: Required options are missing: run_dir.\n"
+
+
+def test_the_last_data_set_counts(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("data: CIFAR10\n")
+    config = f"--config {path}".split()
+    _, last_option = parse(["--run_dir", "x", *config, "--data", "CIFAR100"])
+    assert last_option.data.class_path.endswith("CIFAR100")
+
+
+def test_digits_are_the_default_data_set():
+    _, config = parse(["--run_dir", "x"])
+    assert config.data.class_path.endswith("Digits")
+    assert config.data.init_args.pool_size == 600
+
+
+def test_the_parser_for_help_has_every_option_of_the_parser():
+    bare, full = (make_parser(data).format_help() for data in (None, datamodules.ImageDataModule))
+    options = {word for word in full.split() if word.startswith("--") and "data" not in word}
+    assert len(options) > 40
+    assert options <= set(bare.split())
+
+
+@pytest.fixture
+def without_torch(tmp_path):
+    """An environment in which `import torch` and `import lightning` fail."""
+    for package in ("torch", "lightning"):
+        (tmp_path / f"{package}.py").write_text(f"raise RuntimeError('imported {package}')")
+    return os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+
+
+@pytest.mark.parametrize("module", ["fleet.options", "reporting.options"])
+def test_making_a_parser_imports_no_torch(without_torch, module):
+    script = f"import sys; from {module} import make_parser; make_parser()\n"
+    script += "assert not {'torch', 'lightning'} & sys.modules.keys()"
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=without_torch, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("train.py", "--fleet.shadows"), ("audit.py", "--compare"), ("-m fleet.export", "--format")],
+)
+def test_help_imports_no_torch(without_torch, command, option):
+    done = subprocess.run(
+        [sys.executable, *command.split(), "--help"],
+        cwd=ROOT,
+        env=without_torch,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert option in done.stdout
 
 
 def test_help_lists_every_option(capsys):
@@ -100,16 +188,6 @@ def test_a_data_set_keeps_its_own_defaults():
     options = config.data.init_args
     assert (options.pool_size, options.batch_size) == (None, 128)
     assert (options.flip, options.crop) == (True, 4)
-
-
-def test_digits_are_the_default_data(tmp_path):
-    arguments = "--model.network convnet --trainer.max_epochs 1 --fleet.shadows 2 --fleet.targets 0"
-    train.main(
-        ["--run_dir", str(tmp_path / "run"), *arguments.split(), "--threads", "1", "--quantize"]
-    )
-    config = RunFolder(tmp_path / "run").read().config
-    assert config["data"]["class_path"] == "datamodules.digits.Digits"
-    assert config["data"]["init_args"]["pool_size"] == 600
 
 
 def test_a_missing_number_of_epochs_is_an_error(tmp_path):

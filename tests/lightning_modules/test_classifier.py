@@ -11,8 +11,10 @@ from torch import nn
 from datamodules import Digits
 from lightning_modules.classifier import Classifier
 from lightning_modules.networks import build_network
+from lightning_modules.options import ModelOptions
 
 STEPS, EPOCHS = 3, 4  # 40 members in batches of 14, 13, 13
+CONVNET = ModelOptions("convnet")
 
 
 class Spy(Classifier):
@@ -66,8 +68,8 @@ def one_cycle(step, total, lr):
 
 @pytest.mark.parametrize("schedule", ["cosine", "one-cycle"])
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_learning_rate_follows_the_closed_formula(digits, tmp_path, schedule, accumulate):
-    model = Spy(10, 1, 0, "convnet", lr=0.3, schedule=schedule)
+def test_the_learning_rate_follows_the_closed_formula(digits, tmp_path, schedule, accumulate):
+    model = Spy(10, 1, 0, ModelOptions("convnet", lr=0.3, schedule=schedule))
     fit(model, digits, tmp_path, accumulate_grad_batches=accumulate, max_epochs=8)
     total = 8 * STEPS // accumulate
     steps = [t // accumulate for t in range(8 * STEPS)]
@@ -78,7 +80,7 @@ def test_learning_rate_follows_the_closed_formula(digits, tmp_path, schedule, ac
     assert [group["lr"] for group in model.groups] == pytest.approx(expected, rel=1e-6)
 
 
-def test_sgd_by_hand(digits, tmp_path):
+def test_sgd_steps_are_those_worked_by_hand(digits, tmp_path):
     """Two steps of v = 0.8 v + g + 0.03 w, w = w - lr v; momentum and decay reach every weight."""
     options = {"lr": 0.2, "momentum": 0.8, "weight_decay": 0.03}
     path = "torchvision.ops.MLP"
@@ -88,7 +90,7 @@ def test_sgd_by_hand(digits, tmp_path):
         def forward(self, images):
             return self.network(images.mean((1, 2)))
 
-    model = Flat(10, 1, 3, path, args, **options)
+    model = Flat(10, 1, 3, ModelOptions(path, args, **options))
     weights = {key: value.clone() for key, value in model.network.named_parameters()}
     digits.batch_size = 20
     fit(model, digits, tmp_path, max_epochs=1)
@@ -107,13 +109,13 @@ def test_sgd_by_hand(digits, tmp_path):
         torch.testing.assert_close(value.detach(), weights[key].detach())
 
 
-def test_a_seed_is_a_network_whatever_the_global_state():
+def test_a_seed_fixes_the_network_whatever_the_global_state():
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = Classifier(10, 1, 7, "convnet")
+    first = Classifier(10, 1, 7, CONVNET)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    second, other = Classifier(10, 1, 7, "convnet"), Classifier(10, 1, 8, "convnet")
+    second, other = Classifier(10, 1, 7, CONVNET), Classifier(10, 1, 8, CONVNET)
     pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert not torch.equal(first.network.fc.weight, other.network.fc.weight)
@@ -122,16 +124,16 @@ def test_a_seed_is_a_network_whatever_the_global_state():
 
 
 def test_dropout_follows_the_seed_and_the_epoch(digits, tmp_path, own_networks):
-    fits = []
+    losses, options = [], ModelOptions("own_networks.Perceptron")
     for seed, state in ((1, 10), (1, 11), (2, 10)):
         torch.manual_seed(state)  # must not matter
-        fits.append(fit(Spy(10, 1, seed, "own_networks.Perceptron"), digits, tmp_path).losses)
-    assert fits[0] == fits[1]
-    assert fits[0] != fits[2]
+        losses.append(fit(Spy(10, 1, seed, options), digits, tmp_path).losses)
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
 
 
 def test_validation_is_accuracy_on_the_test_split(digits, tmp_path):
-    model = Spy(10, 1, 0, "convnet")
+    model = Spy(10, 1, 0, CONVNET)
     fit(model, digits, tmp_path)
     logged = model.trainer.callback_metrics
     right = wrong = 0
@@ -148,10 +150,10 @@ def test_validation_is_accuracy_on_the_test_split(digits, tmp_path):
     assert logged["val/loss"].item() == pytest.approx(nats / 1717, rel=1e-4)
 
 
-def test_an_epoch_is_logged_over_all_its_examples(digits, tmp_path, monkeypatch):
+def test_the_logged_loss_of_an_epoch_is_over_all_its_examples(digits, tmp_path, monkeypatch):
     logits, logged = [], []
 
-    class Seen(Spy):
+    class Recorder(Spy):
         def forward(self, images):
             logits.append(super().forward(images))
             return logits[-1]
@@ -159,7 +161,7 @@ def test_an_epoch_is_logged_over_all_its_examples(digits, tmp_path, monkeypatch)
     logger = CSVLogger(tmp_path)
     monkeypatch.setattr(logger, "log_metrics", lambda metrics, step: logged.append(metrics))
     monkeypatch.setattr(logger, "save", lambda: None)
-    model = Seen(10, 1, 0, "convnet")
+    model = Recorder(10, 1, 0, CONVNET)
     options = {"logger": logger, "log_every_n_steps": 1, "limit_val_batches": 0}
     fit(model, digits, tmp_path, **options)
     epochs = [metrics for metrics in logged if "train/loss" in metrics]
@@ -176,7 +178,8 @@ def test_an_epoch_is_logged_over_all_its_examples(digits, tmp_path, monkeypatch)
 def test_compiling_changes_neither_training_nor_keys_nor_copies(digits, tmp_path, monkeypatch):
     # without its code generation, which takes half a minute
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    plain, compiled = (Spy(10, 1, 3, "convnet", compile=flag) for flag in (False, True))
+    plain = Spy(10, 1, 3, CONVNET)
+    compiled = Spy(10, 1, 3, ModelOptions("convnet", compile=True))
     copied = copy.deepcopy(compiled.network)
     assert compiled.network._compiled_call_impl is not None
     assert copied._compiled_call_impl is None
@@ -197,7 +200,7 @@ def test_a_gpu_steps_in_one_kernel_unless_gradients_are_clipped(digits, tmp_path
     models = {}
     for clip in (None, 1e9):
         options = {"accelerator": "gpu", "devices": 1, "gradient_clip_val": clip}
-        model = Spy(10, 1, 0, "convnet")
+        model = Spy(10, 1, 0, CONVNET)
         models[clip] = fit(model, digits, tmp_path, precision=precision, **options)
     assert models[None].groups[0]["fused"]
     assert not models[1e9].groups[0]["fused"]
@@ -219,15 +222,13 @@ def test_a_gpu_steps_in_one_kernel_unless_gradients_are_clipped(digits, tmp_path
         ("convnet", {}, {"momentum": -0.1}, "Invalid momentum value: -0.1"),
     ],
 )
-def test_what_cannot_be_trained_is_found_before_training(
-    own_networks, network, args, options, message
-):
+def test_a_network_that_cannot_be_trained_is_refused(own_networks, network, args, options, message):
     with pytest.raises(ValueError, match=message):
-        Classifier(10, 1, 0, network, args, **options).check(torch.zeros(2, 1, 8, 8))
+        Classifier(10, 1, 0, ModelOptions(network, args, **options)).check(torch.zeros(2, 1, 8, 8))
 
 
 def test_a_check_changes_nothing():
-    model = Classifier(10, 1, 0, "convnet")
+    model = Classifier(10, 1, 0, CONVNET)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     model.check(torch.ones(2, 1, 8, 8))
     assert model.network.training

@@ -3,11 +3,10 @@ from itertools import pairwise
 
 import pytest
 
-from fleet.options import Fleet
 from storage.names import ModelName, fleet_names, parse_slice
 
 
-def test_names_are_in_the_order_of_the_membership_matrix():
+def test_names_follow_the_order_of_the_membership_matrix():
     assert list(map(str, fleet_names(3, 2))) == [
         "shadow-000",
         "shadow-001",
@@ -30,11 +29,11 @@ def test_names_are_in_the_order_of_the_membership_matrix():
         ("007", [7]),
     ],
 )
-def test_a_slice_by_hand(text, expected):
+def test_slices_worked_by_hand(text, expected):
     assert parse_slice(text, 13) == expected
 
 
-def test_slices_of_an_array_job_cover_the_fleet_once():
+def test_the_slices_of_an_array_job_cover_the_fleet_once():
     rng = random.Random(0)
     cuts = [0, *sorted(rng.sample(range(1, 50), 6)), 50]
     slices = [f"{a}-{b - 1}" for a, b in pairwise(cuts)]
@@ -54,17 +53,6 @@ def test_slices_of_an_array_job_cover_the_fleet_once():
         ("4-3", "must lie within 0-12, got 4-3"),
     ],
 )
-def test_a_wrong_slice_says_what_is_right(text, message):
+def test_a_wrong_slice_is_refused_with_the_right_form(text, message):
     with pytest.raises(ValueError, match=message):
         parse_slice(text, 13)
-
-
-def test_several_workers_need_ray(monkeypatch):
-    assert not Fleet().by_ray
-    assert Fleet(workers=2).by_ray
-    assert Fleet(address="auto").by_ray
-    monkeypatch.setattr("storage.names.find_spec", lambda _: None)
-    Fleet()
-    for asked in ({"workers": 2}, {"address": "auto"}):
-        with pytest.raises(ValueError, match=r"need Ray.*`pip install -e '.\[ray\]'`.*workers 1"):
-            Fleet(**asked)

@@ -8,16 +8,18 @@ from safetensors.torch import load_file
 from datamodules import Digits
 from lightning_modules.callbacks.checkpoints import SaveCheckpoint, SaveWeights, WholeCheckpointIO
 from lightning_modules.classifier import Classifier
+from lightning_modules.options import ModelOptions
 
 
 class Witness(Callback):
-    """Remembers what is on disk when an epoch starts, and the weights when it has ended."""
+    """Remembers the checkpoint on disk when an epoch starts, and the weights when it ends."""
 
     def __init__(self, path):
-        self.path, self.found, self.weights = path, [], []
+        self.path, self.checkpoints, self.weights = path, [], []
 
     def on_train_epoch_start(self, trainer, pl_module):
-        self.found.append(torch.load(self.path, weights_only=True) if self.path.exists() else None)
+        exists = self.path.exists()
+        self.checkpoints.append(torch.load(self.path, weights_only=True) if exists else None)
 
     def on_train_epoch_end(self, trainer, pl_module):
         self.weights.append({key: value.clone() for key, value in pl_module.state_dict().items()})
@@ -27,7 +29,7 @@ def fit(folder, epochs, *callbacks, resume=None):
     data = Digits(pool_size=60, batch_size=16)
     data.setup("fit")
     data.assign(torch.arange(60) < 30, seed=1)
-    model = Classifier(10, 1, 1, "convnet")
+    model = Classifier(10, 1, 1, ModelOptions("convnet"))
     trainer = Trainer(
         max_epochs=epochs,
         accelerator="cpu",
@@ -46,8 +48,8 @@ def fit(folder, epochs, *callbacks, resume=None):
 def test_every_epoch_ends_with_its_checkpoint_on_disk(tmp_path):
     witness = Witness(tmp_path / "last.ckpt")
     fit(tmp_path, 3, witness)
-    assert witness.found[0] is None
-    for epoch, checkpoint in enumerate(witness.found[1:]):
+    assert witness.checkpoints[0] is None
+    for epoch, checkpoint in enumerate(witness.checkpoints[1:]):
         assert checkpoint["epoch"] == epoch
         assert checkpoint["global_step"] == 2 * (epoch + 1)
         state = checkpoint["state_dict"]
@@ -55,7 +57,7 @@ def test_every_epoch_ends_with_its_checkpoint_on_disk(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, monkeypatch):
+def test_a_failed_checkpoint_keeps_the_last_one(tmp_path, monkeypatch):
     fit(tmp_path, 1)
     before = (tmp_path / "last.ckpt").read_bytes()
 
@@ -71,7 +73,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, monke
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"last.ckpt": before}
 
 
-def test_weights_are_the_networks_own_and_written_once(tmp_path):
+def test_weights_have_the_networks_own_keys_and_are_written_once(tmp_path):
     path = tmp_path / "models" / "full.safetensors"
     model = fit(tmp_path, 2, SaveWeights(path))
     saved, expected = load_file(path), model.network.state_dict()
@@ -93,7 +95,7 @@ def test_a_fit_that_had_ended_writes_its_weights_without_a_step(tmp_path, monkey
 
 def test_only_rank_zero_writes_weights(tmp_path, monkeypatch):
     monkeypatch.setattr("lightning.fabric.utilities.rank_zero.rank_zero_only.rank", 1)
-    model = Classifier(10, 1, 1, "convnet")
+    model = Classifier(10, 1, 1, ModelOptions("convnet"))
     SaveWeights(tmp_path / "x").on_fit_end(Trainer(logger=False, accelerator="cpu"), model)
     assert list(tmp_path.iterdir()) == []
 

@@ -4,7 +4,7 @@ from unittest.mock import Mock
 import pytest
 from lightning.pytorch import LightningModule, Trainer
 
-from lightning_modules.callbacks.progress import Journal, Progress, read_progress
+from lightning_modules.callbacks.progress import Progress, SaveProgress, read_progress
 
 MODULE = Mock(LightningModule)
 
@@ -17,55 +17,55 @@ def clock(monkeypatch):
     return now
 
 
-def test_every_stage_is_noted_with_the_time_that_it_took(tmp_path, clock):
+def test_every_stage_is_noted_with_its_time(tmp_path, clock):
     path = tmp_path / "progress.json"
-    journal = Journal(path)
+    callback = SaveProgress(path)
     assert not path.exists()
-    journal.on_train_start(Mock(Trainer, current_epoch=0), MODULE)
+    callback.on_train_start(Mock(Trainer, current_epoch=0), MODULE)
     assert read_progress(path) == Progress("training", 0, 0.0)
     clock.return_value = 103.5
-    journal.on_train_epoch_end(Mock(Trainer, current_epoch=0), MODULE)
+    callback.on_train_epoch_end(Mock(Trainer, current_epoch=0), MODULE)
     assert read_progress(path) == Progress("training", 1, 3.5)
     clock.return_value = 105.0
-    journal.note("adaround-w2")
-    expected = {"stage": "adaround-w2", "epoch": 1, "seconds": 5.0, "compile_seconds": 0.0}
+    callback.note("adaround-w2")
+    expected = {"stage": "adaround-w2", "epoch": 1, "seconds": 5.0}
     assert json.loads(path.read_text()) == expected
-    journal.compiled(1.23456)
-    journal.note("finished")
-    assert read_progress(path) == Progress("finished", 1, 5.0, 1.235)
+    clock.return_value = 106.23456
+    callback.note("finished")
+    assert read_progress(path) == Progress("finished", 1, 6.235)
 
 
-def test_a_resumed_model_keeps_its_time_but_for_what_was_lost(tmp_path, clock):
+def test_a_resumed_model_keeps_its_time_except_for_the_lost_epoch(tmp_path, clock):
     path = tmp_path / "progress.json"
-    first = Journal(path)
+    first = SaveProgress(path)
     clock.return_value = 110.0
     first.on_train_epoch_end(Mock(Trainer, current_epoch=4), MODULE)
     clock.return_value = 200.0  # killed before the next epoch ended
-    second = Journal(path)
+    second = SaveProgress(path)
     second.on_train_start(Mock(Trainer, current_epoch=5), MODULE)
     clock.return_value = 202.0
     second.note("finished")
     assert read_progress(path) == Progress("finished", 5, 12.0)
 
 
-def test_a_completed_model_keeps_its_epochs(tmp_path, clock):
-    """A fit of no epoch, for another precision."""
+def test_a_finished_model_keeps_its_epochs(tmp_path, clock):
+    """A fit of no epoch adds another variant."""
     path = tmp_path / "progress.json"
-    Journal(path).on_train_epoch_end(Mock(Trainer, current_epoch=2), MODULE)
-    Journal(path).note("nearest-w8")
+    SaveProgress(path).on_train_epoch_end(Mock(Trainer, current_epoch=2), MODULE)
+    SaveProgress(path).note("nearest-w8")
     assert read_progress(path) == Progress("nearest-w8", 3, 0.0)
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", '{"stage": "training"}', "\0"])
-def test_a_journal_that_cannot_be_read_tells_nothing(tmp_path, content):
+def test_a_file_that_cannot_be_read_tells_nothing(tmp_path, content):
     path = tmp_path / "progress.json"
     if content is not None:
         path.write_text(content)
     assert read_progress(path) is None
-    Journal(path).note("training")
+    SaveProgress(path).note("training")
     assert read_progress(path).epoch == 0
 
 
-def test_in_words():
-    assert Progress("training", 3, 1.0).say(30) == "epoch 3 of 30"
-    assert Progress("obc-w2", 30, 1.0).say(30) == "obc-w2"
+def test_progress_is_described_in_words():
+    assert Progress("training", 3, 1.0).describe(30) == "epoch 3 of 30"
+    assert Progress("obc-w2", 30, 1.0).describe(30) == "obc-w2"

@@ -1,5 +1,6 @@
 import hashlib
 import json
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -7,9 +8,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import TensorDataset
 
-from lightning_modules.callbacks.quantize import Quantize, save_variant
+from datamodules import Digits
+from lightning_modules.callbacks.quantize import Quantize, calibrate, save_variant
+from lightning_modules.options import CalibrationOptions
 from quantization.calibration import Calibration
 from quantization.quantize import quantize_network
 from quantization.variant import Variant
@@ -18,43 +20,55 @@ from storage.weights import load_weights
 VARIANTS = [Variant.parse(name) for name in ("nearest-w2", "adaround-w1.58-last8")]
 
 
-def calibrate(variant):
+OPTIONS, SEED = CalibrationOptions(images=40), 7
+MEMBERS = torch.arange(120) % 2 == 0
+
+
+def draw(variant):
+    """Draw random images, of no data set."""
     images = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     return Calibration(images, lambda number: images, torch.arange(40), variant.calibration, 0)
 
 
-def quantize(model_dir, variants, note=lambda text: None):
-    return Quantize(model_dir, variants, calibrate, {}, note)
+@pytest.fixture
+def data():
+    data = Digits(pool_size=120, batch_size=32, flip=True, crop=1)
+    data.setup("fit")
+    data.assign(MEMBERS, seed=5)
+    return data
 
 
-class Users(nn.Module):
-    """A network that is none of ours."""
+@pytest.fixture
+def trainer(data):
+    trainer = Trainer(logger=False, accelerator="cpu")
+    trainer.datamodule = data
+    return trainer
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
-        self.head = nn.LazyLinear(3)
 
-    def forward(self, images):
-        return self.head(self.body(images))
+def quantize(model_dir, variants, patterns=None, note=lambda stage: None):
+    return Quantize(model_dir, variants, OPTIONS, MEMBERS, SEED, patterns or {}, note)
 
 
 class Module(LightningModule):
+    """A network of the user's own."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.network = Users()
-        self.network(torch.zeros(2, 1, 8, 8))
+        body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
+        self.network = nn.Sequential(OrderedDict(body=body, head=nn.Linear(4 * 6 * 6, 10)))
 
     def training_step(self, batch, batch_idx):
-        images, labels = batch
-        return cross_entropy(self.network(images), labels)
+        return cross_entropy(self.network(batch.images), batch.labels)
+
+    def validation_step(self, batch, batch_idx):
+        pass
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
 class Witness(Callback):
-    """Remembers weights and checkpoint as they are when training ends."""
+    """Remembers the weights and the checkpoint at the end of training."""
 
     def __init__(self, model_dir) -> None:
         self.model_dir = model_dir
@@ -64,28 +78,28 @@ class Witness(Callback):
         self.checkpoint = hashlib.sha256((self.model_dir / "last.ckpt").read_bytes()).digest()
 
 
-def fit(model_dir, variants):
+def fit(model_dir, data, variants):
     torch.manual_seed(0)
     module, witness = Module(), Witness(model_dir)
-    batches = TensorDataset(torch.randn(2, 8, 1, 8, 8), torch.randint(3, (2, 8)))
     trainer = Trainer(
         max_epochs=2,
         accelerator="cpu",
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        limit_val_batches=0,
         callbacks=[
             witness,
             quantize(model_dir, variants),
             ModelCheckpoint(model_dir, save_last=True, save_top_k=0),
         ],
     )
-    trainer.fit(module, batches)
+    trainer.fit(module, datamodule=data)
     return module, witness
 
 
-def test_a_real_fit_is_untouched_and_its_files_are_the_network_quantized(tmp_path):
-    module, witness = fit(tmp_path, VARIANTS)
+def test_a_real_fit_is_untouched_and_its_files_are_the_network_quantized(tmp_path, data):
+    module, witness = fit(tmp_path, data, VARIANTS)
     weights = module.state_dict()
     assert all(torch.equal(weights[key], witness.weights[key]) for key in weights)
     last = tmp_path / "last.ckpt"
@@ -100,54 +114,51 @@ def test_a_real_fit_is_untouched_and_its_files_are_the_network_quantized(tmp_pat
         "adaround-w1.58-last8.json",
     }
     for variant in VARIANTS:
-        images = calibrate(variant) if variant.calibrates else None
+        images = calibrate(data, OPTIONS, MEMBERS, SEED, variant) if variant.calibrates else None
         expected = quantize_network(module.network, variant, images)[0].state_dict()
         loaded = load_weights(tmp_path / f"{variant}.safetensors")
         assert loaded.keys() == expected.keys()
         assert all(torch.equal(loaded[key], expected[key]) for key in loaded)
 
 
-def test_training_is_the_same_with_and_without(tmp_path):
-    with_callback, _ = fit(tmp_path / "a", VARIANTS)
-    without, _ = fit(tmp_path / "b", [])
-    ours, theirs = with_callback.state_dict(), without.state_dict()
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+def test_training_is_the_same_with_and_without_variants(tmp_path, data):
+    quantized, _ = fit(tmp_path / "a", data, VARIANTS)
+    plain, _ = fit(tmp_path / "b", data, [])
+    weights, expected = quantized.state_dict(), plain.state_dict()
+    assert all(torch.equal(weights[key], expected[key]) for key in expected)
 
 
-def test_files_that_exist_are_kept_and_missing_ones_written(tmp_path):
+def test_existing_files_are_kept_and_missing_files_written(tmp_path, data, trainer):
     kept = tmp_path / "nearest-w2.safetensors"
     kept.write_bytes(b"as it was")
-    module, _ = fit(tmp_path, VARIANTS)
+    module, _ = fit(tmp_path, data, VARIANTS)
     assert kept.read_bytes() == b"as it was"
     added = tmp_path / "adaround-w1.58-last8.safetensors"
     before = added.stat().st_mtime_ns
-    noted = []
+    stages = []
     more = [*VARIANTS, Variant.parse("nearest-w4")]
-    callback = quantize(tmp_path, more, noted.append)
-    callback.on_fit_end(Trainer(logger=False, accelerator="cpu"), module)
+    quantize(tmp_path, more, note=stages.append).on_fit_end(trainer, module)
     assert added.stat().st_mtime_ns == before
-    assert noted == ["nearest-w4"]
+    assert stages == ["nearest-w4"]
     assert load_weights(tmp_path / "nearest-w4.safetensors").keys() == (
         module.network.state_dict().keys()
     )
 
 
-def test_only_rank_zero_writes(tmp_path, monkeypatch):
+def test_only_rank_zero_writes(tmp_path, trainer, monkeypatch):
     monkeypatch.setattr("lightning.fabric.utilities.rank_zero.rank_zero_only.rank", 1)
-    quantize(tmp_path, VARIANTS).on_fit_end(Trainer(logger=False, accelerator="cpu"), Module())
+    quantize(tmp_path, VARIANTS).on_fit_end(trainer, Module())
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_module_without_a_network_is_an_error(tmp_path):
+def test_a_module_without_a_network_is_an_error(tmp_path, trainer):
     with pytest.raises(AttributeError, match="network"):
-        quantize(tmp_path, VARIANTS).on_fit_end(
-            Trainer(logger=False, accelerator="cpu"), LightningModule()
-        )
+        quantize(tmp_path, VARIANTS).on_fit_end(trainer, LightningModule())
 
 
-LOOKING = ["adaround-w2", "brecq-w2-fisher", "obc-w2", "gptq-w2", "brecq-w1.58-paper"]
-DIVERGED = [(name, "body.0", torch.nan) for name in ["nearest-w2", *LOOKING]]
-DIVERGED += [(name, "body.0", factor) for name in LOOKING for factor in (1e20, 1e38)]
+CALIBRATING = ["adaround-w2", "brecq-w2-fisher", "obc-w2", "gptq-w2", "brecq-w1.58-paper"]
+DIVERGED = [(name, "body.0", torch.nan) for name in ["nearest-w2", *CALIBRATING]]
+DIVERGED += [(name, "body.0", factor) for name in CALIBRATING for factor in (1e20, 1e38)]
 
 
 @pytest.mark.parametrize(("name", "layer", "factor"), DIVERGED)
@@ -157,26 +168,30 @@ def test_a_network_that_diverged_is_written_as_it_is(tmp_path, name, layer, fact
     with torch.no_grad():
         network.get_submodule(layer).weight.mul_(factor)
     path = tmp_path / f"{name}.safetensors"
-    save_variant(network, path, Variant.parse(name), calibrate, {})
+    save_variant(network, path, Variant.parse(name), draw, {})
     state, saved = network.state_dict(), load_weights(path)
     assert all(torch.equal(state[key], saved[key]) or state[key].isnan().any() for key in state)
     assert not path.with_suffix(".json").exists()
 
 
-def test_images_are_asked_for_by_variants_that_look_at_some_and_each_is_noted(tmp_path):
-    module, said = Module(), []
+def test_only_variants_that_need_images_draw_them_and_all_are_noted(
+    tmp_path, data, trainer, monkeypatch
+):
+    events = []
 
-    def asked(variant):
-        said.append(f"images of {variant}")
-        return calibrate(variant)
+    def spy(*arguments):
+        assert arguments[:4] == (data, OPTIONS, MEMBERS, SEED)
+        events.append(f"images of {arguments[-1]}")
+        return draw(arguments[-1])
 
-    variants = [Variant.parse(name) for name in ("nearest-w2", "gptq-w2-heldout", "nearest-w4-bn")]
-    callback = Quantize(tmp_path, variants, asked, {"head": 8}, said.append)
-    callback.on_fit_end(Trainer(logger=False, accelerator="cpu"), module)
-    assert said == [
+    monkeypatch.setattr("lightning_modules.callbacks.quantize.calibrate", spy)
+    names = ("nearest-w2", "gptq-w2-nonmembers", "nearest-w4-bn")
+    variants = [Variant.parse(name) for name in names]
+    quantize(tmp_path, variants, {"head": 8}, events.append).on_fit_end(trainer, Module())
+    assert events == [
         "nearest-w2",
-        "gptq-w2-heldout",
-        "images of gptq-w2-heldout",
+        "gptq-w2-nonmembers",
+        "images of gptq-w2-nonmembers",
         "nearest-w4-bn",
         "images of nearest-w4-bn",
     ]
@@ -187,10 +202,9 @@ def test_images_are_asked_for_by_variants_that_look_at_some_and_each_is_noted(tm
         assert (record["calibration"] or {}).get("source") == source
 
 
-def test_the_network_is_put_on_the_trainers_device_and_back(tmp_path, monkeypatch):
+def test_the_network_is_put_on_the_trainers_device_and_back(tmp_path, trainer, monkeypatch):
     module, moves = Module(), []
     module.network.to = lambda device: moves.append(str(device))
-    trainer = Trainer(logger=False, accelerator="cpu")
     other = property(lambda strategy: torch.device("cuda:3"))
     monkeypatch.setattr(type(trainer.strategy), "root_device", other)
     quantize(tmp_path, VARIANTS[:1]).on_fit_end(trainer, module)
@@ -204,8 +218,33 @@ def test_the_record_is_there_before_the_weights(tmp_path, monkeypatch):
         lambda path, quantized: written.append(path.with_suffix(".json").exists()),
     )
     path = tmp_path / "model" / "adaround-w2.safetensors"
-    save_variant(Module().network.eval(), path, Variant.parse("adaround-w2"), calibrate, {})
+    save_variant(Module().network.eval(), path, Variant.parse("adaround-w2"), draw, {})
     assert written == [True]
     record = json.loads(path.with_suffix(".json").read_text())
     assert [layer["name"] for layer in record["layers"]] == ["body.0", "head"]
     assert record["calibration"]["indices"] == list(range(40))
+
+
+@pytest.mark.parametrize("source", ["members", "nonmembers"])
+def test_calibration_images_are_drawn_from_their_source(data, source):
+    variant = Variant.parse("gptq-w2" + ("-nonmembers" if source == "nonmembers" else ""))
+    drawn = calibrate(data, OPTIONS, MEMBERS, SEED, variant)
+    assert (drawn.source, drawn.seed, drawn.rounds) == (source, SEED, 0)
+    assert len(drawn.indices.unique()) == 40
+    assert (MEMBERS[drawn.indices] == (source == "members")).all()
+    pixels = data.pool.images[drawn.indices].double()
+    expected = (pixels / 255 - 0.3053) / 0.3759
+    torch.testing.assert_close(drawn.images.double(), expected, atol=1e-5, rtol=0)
+    again = calibrate(data, OPTIONS, MEMBERS, SEED, variant)
+    assert torch.equal(again.indices, drawn.indices)
+    other = calibrate(data, OPTIONS, MEMBERS, SEED + 1, variant)
+    assert not torch.equal(other.indices, drawn.indices)
+
+
+def test_rounds_of_calibration_are_augmented_anew_and_repeatable(data):
+    options = CalibrationOptions(images=40, rounds=3)
+    drawn = calibrate(data, options, MEMBERS, SEED, Variant.parse("obc-w2"))
+    assert drawn.rounds == 3
+    assert torch.equal(drawn.images, drawn.augmented(0))
+    assert torch.equal(drawn.augmented(1), drawn.augmented(1))
+    assert not torch.equal(drawn.augmented(1), drawn.augmented(2))

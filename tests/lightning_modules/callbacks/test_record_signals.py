@@ -1,212 +1,21 @@
-from math import exp, log
-
 import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 from safetensors.torch import load_file
-from torch import Tensor
 
-import train
 from attacks.signals import signals
 from datamodules import Digits
 from lightning_modules.callbacks.record_signals import RecordSignals
 from lightning_modules.classifier import Classifier
-from lightning_modules.networks import build_network
+from lightning_modules.options import ModelOptions
 from storage.files import save_whole
-from storage.names import ModelName
-from storage.run_folder import RunFolder
-from storage.saved_signals import SavedSignal, load_signals
-from storage.weights import load_weights
 
-VARIANTS = ["full", "nearest-w2", "nearest-w1.58-last8"]
-QUERIES = ["identity", "mirror", "shift-1+0", "shift+1+0", "shift+0-1", "shift+0+1"]
-
-
-@pytest.fixture
-def data():
-    data = Digits(pool_size=64, batch_size=16, flip=True, crop=1)
-    data.setup("fit")
-    return data
-
-
-def shown(image: Tensor, query: str) -> Tensor:
-    """One 1 x 8 x 8 image of bytes as a query shows it, pixel by pixel, then normalised."""
-    out = torch.zeros(1, 8, 8, dtype=torch.float64)
-    for y in range(8):
-        for x in range(8):
-            from_y, from_x = y, x
-            if query == "mirror":
-                from_x = 7 - x
-            elif query != "identity":
-                from_y, from_x = y - int(query[5:7]), x - int(query[7:9])
-            if 0 <= from_y < 8 and 0 <= from_x < 8:
-                out[0, y, x] = int(image[0, from_y, from_x])
-    return (out / 255 - 0.3053) / 0.3759
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_signals_are_what_the_weights_file_says(toy_run, data, variant):
-    run = RunFolder(toy_run)
-    assert run.read()["config"]["queries"] == QUERIES
-    name = ModelName("shadow", 2)
-    network = build_network("convnet", 10, 1, {}).double().eval()
-    read = load_file if variant == "full" else load_weights
-    network.load_state_dict(read(run.weights(name, variant)))
-    stored = load_file(run.signals(name, variant))
-    assert stored["phi"].shape == (len(QUERIES), 64)
-    assert stored["phi"].dtype == stored["loss"].dtype == torch.float32
-    for row, query in enumerate(QUERIES):
-        views = torch.stack([shown(image, query) for image in data.pool.images])
-        with torch.no_grad():
-            logits = network(views).tolist()
-        for example, (z, label) in enumerate(zip(logits, data.pool.labels.tolist(), strict=True)):
-            others = [other for k, other in enumerate(z) if k != label]
-            log_p = z[label] - log(sum(exp(other) for other in z))
-            phi = log_p - (log(sum(map(exp, others))) - log(sum(map(exp, z))))
-            found = {key: stored[key][row, example].item() for key in ("phi", "loss", "hinge")}
-            assert found["phi"] == pytest.approx(phi, abs=1e-3)
-            assert found["loss"] == pytest.approx(-log_p, abs=1e-3)
-            assert found["hinge"] == pytest.approx(z[label] - max(others), abs=1e-3)
-            if abs(found["hinge"]) > 1e-3:
-                assert stored["correct"][row, example] == (z[label] > max(others))
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_test_correct_is_accuracy_on_what_is_not_in_the_pool(toy_run, data, variant):
-    run, name = RunFolder(toy_run), ModelName("target", 0)
-    network = build_network("convnet", 10, 1, {}).double().eval()
-    network.load_state_dict(load_weights(run.weights(name, variant)))
-    with torch.no_grad():
-        logits = network((data.test.images.double() / 255 - 0.3053) / 0.3759)
-    best, second = logits.topk(2).values.unbind(1)
-    clear = best - second > 1e-3
-    correct = load_file(run.signals(name, variant))["test_correct"]
-    assert correct.shape == (1797 - 64,)
-    assert clear.double().mean() > 0.99
-    assert torch.equal(correct[clear], (logits.argmax(1) == data.test.labels)[clear])
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_the_population_is_the_test_split_in_every_view(toy_run, data, variant):
-    run, name = RunFolder(toy_run), ModelName("shadow", 1)
-    network = build_network("convnet", 10, 1, {}).double().eval()
-    network.load_state_dict(load_weights(run.weights(name, variant)))
-    stored = load_file(run.signals(name, variant))
-    for key in ("population", "population_hinge"):
-        assert stored[key].shape == (len(QUERIES), 1797 - 64)
-        assert stored[key].dtype == torch.float32
-    some = range(0, 1797 - 64, 29)
-    labels = data.test.labels[some]
-    own = torch.eye(10)[labels].bool()
-    for row, query in enumerate(QUERIES):
-        views = torch.stack([shown(data.test.images[example], query) for example in some])
-        with torch.no_grad():
-            p = network(views).softmax(-1)
-        true, best = p[own], p.masked_fill(own, 0).amax(-1)
-        phi = true.log() - p.masked_fill(own, 0).sum(-1).log()
-        torch.testing.assert_close(stored["population"][row, some].double(), phi, atol=1e-3, rtol=0)
-        hinge = stored["population_hinge"][row, some].double()
-        torch.testing.assert_close(hinge, true.log() - best.log(), atol=1e-3, rtol=0)
-    # the identity's is what the accuracy is measured on
-    clear = stored["population_hinge"][0].abs() > 1e-3
-    right = stored["population_hinge"][0] > 0
-    assert torch.equal(right[clear], stored["test_correct"][clear])
-
-
-def test_the_views_differ_and_the_variants_differ(toy_run):
-    run, name = RunFolder(toy_run), ModelName("shadow", 0)
-    phi = torch.stack([load_file(run.signals(name, variant))["phi"] for variant in VARIANTS])
-    rows = phi.flatten(0, 1)
-    assert len(rows.unique(dim=0)) == len(VARIANTS) * len(QUERIES)
-
-
-def test_load_signals_stacks_models_in_the_given_order(toy_run):
-    run = RunFolder(toy_run)
-    names = [ModelName("target", 0), ModelName("shadow", 1)]
-    phi = load_signals([run.signals(name, "full") for name in names], "phi")
-    assert phi.shape == (2, len(QUERIES), 64)
-    for row, name in zip(phi, names, strict=True):
-        assert torch.equal(row, load_file(run.signals(name, "full"))["phi"])
-
-
-@pytest.fixture
-def files(tmp_path, rng):
-    """Three signals files of phi [2, 7], and of a population in all but the last."""
-    paths = [tmp_path / f"{number}.safetensors" for number in range(3)]
-    phi, population = torch.randn(3, 2, 7, generator=rng), torch.randn(3, 2, 4, generator=rng)
-    for path, one, other in zip(paths, phi, population, strict=True):
-        save_whole(path, {"phi": one} | ({"population": other} if path != paths[-1] else {}))
-    return paths, phi
-
-
-def test_a_saved_signal_is_sliced_like_a_tensor(files):
-    paths, phi = files
-    saved = SavedSignal(paths, "phi")
-    assert tuple(saved.shape) == phi.shape
-    assert saved.dtype == phi.dtype
-    for some in (slice(0, 7), slice(2, 5), slice(6, 9), slice(3, 3), slice(None)):
-        assert torch.equal(saved[..., some], phi[..., some])
-    assert torch.equal(load_signals(paths, "phi"), phi)
-    for rows in ([2, 0], [1], [1, 1, 2]):
-        chosen = saved[rows]
-        assert isinstance(chosen, SavedSignal)  # not read
-        assert tuple(chosen.shape) == (len(rows), 2, 7)
-        assert torch.equal(chosen[..., 1:6], phi[rows][..., 1:6])
-        assert torch.equal(chosen[[0]][..., :], phi[rows[:1]])
-
-
-def test_a_saved_signal_of_models_that_are_not_there_is_not_read(files):
-    """As of unfinished models, which nobody asks for."""
-    paths, phi = files
-    missing = paths[0].with_name("none.safetensors")
-    saved = SavedSignal([missing, *paths], "phi")
-    assert saved.shape == (len(paths) + 1, *phi.shape[1:])
-    assert torch.equal(saved[[1, 3]][..., :], phi[[0, 2]])
-    with pytest.raises(FileNotFoundError, match=r"none\.safetensors"):
-        saved[..., :]
-
-
-def test_whether_a_signal_is_in_the_files(files):
-    paths, _ = files
-    assert SavedSignal(paths, "phi").exists()
-    assert SavedSignal(paths[:2], "population").exists()
-    assert not SavedSignal(paths[2:], "population").exists()
-    assert not SavedSignal(paths, "popul").exists()
-
-
-def test_a_damaged_file_and_a_missing_signal_are_named(files):
-    paths, _ = files
-    message = r"2\.safetensors is not a whole signals file \(.*population.*train.py again with"
-    with pytest.raises(ValueError, match=message):
-        SavedSignal(paths, "population")[..., :]
-    paths[0].write_bytes(paths[0].read_bytes()[:-1])
-    message = (
-        r"0\.safetensors is not a whole signals file \(.*\)\. Run train\.py again with `--repair`"
-    )
-    for read in (
-        lambda: load_signals(paths, "phi"),
-        lambda: SavedSignal(paths, "phi")[..., 0:2],
-        lambda: SavedSignal(paths, "phi").shape,
-        lambda: SavedSignal(paths, "phi").exists(),
-    ):
-        with pytest.raises(ValueError, match=message):
-            read()
-
-
-def test_queries_that_are_asked_for_are_recorded_in_that_order(toy, toy_run, tmp_path, capsys):
-    asked = "--queries shift+0+1 identity shift+0-2 --fleet.models 2"
-    train.main(toy(tmp_path / "run", asked))
-    assert "training never uses shift+0-2; such a query is weak" in capsys.readouterr().out
-    name = ModelName("shadow", 2)
-    phi = load_file(RunFolder(tmp_path / "run").signals(name, "nearest-w2"))["phi"]
-    before = load_file(RunFolder(toy_run).signals(name, "nearest-w2"))["phi"]
-    assert torch.equal(phi[:2], before[[5, 0]])
-    assert not torch.isclose(phi[2], before, atol=1e-3).all(1).any()
+CONVNET = ModelOptions("convnet")
 
 
 class Logger(DummyLogger):
-    """Keeps what is logged."""
+    """Keeps the metrics that are logged."""
 
     def __init__(self):
         super().__init__()
@@ -218,24 +27,23 @@ class Logger(DummyLogger):
 
 @pytest.fixture
 def record(tmp_path, rng):
-    """Record signals of networks of random weights, `NaN` of broken ones, and what it looked at.
+    """Record signals of three random networks, the last with a NaN, and the batches shown to them.
 
-    The pool and the test split are more than a batch each, and neither a whole number of them.
+    The pool and the test split take several batches each, and not a whole number of them.
     """
 
-    class Counted(Digits):
+    class Recorder(Digits):
         def _batch(self, split, indices, change):
-            asked = split is self.pool, change.keywords["query"], int(indices[0])
-            shown.append(asked)
+            shown.append((split is self.pool, change.keywords["query"], int(indices[0])))
             return super()._batch(split, indices, change)
 
-    shown, data = [], Counted(pool_size=1100, batch_size=32, flip=True, crop=1)
+    shown, data = [], Recorder(pool_size=1100, batch_size=32, flip=True, crop=1)
     data.setup("fit")
     data.assign(torch.ones(1100, dtype=torch.bool), 0)
     networks = {}
     for name in ("a", "b-w1.58", "c"):
-        # as a fit leaves it: with its layout of weights in memory, which changes the last digits
-        networks[name] = network = Classifier(10, 1, 0, "convnet").network.eval()
+        # made as in a fit, because the layout of weights in memory changes the last digits
+        networks[name] = network = Classifier(10, 1, 0, CONVNET).network.eval()
         for tensor in network.state_dict().values():
             if tensor.is_floating_point():
                 tensor += 0.1 * torch.rand(tensor.shape, generator=rng)
@@ -246,43 +54,43 @@ def record(tmp_path, rng):
     def run(queries):
         shown.clear()
         logger = Logger()
-        ours = RecordSignals(tmp_path, list(networks), queries, signals, load_file)
+        ours = RecordSignals(tmp_path, list(networks), queries)
         options = {"enable_progress_bar": False, "enable_model_summary": False}
         options |= {"enable_checkpointing": False, "default_root_dir": tmp_path}
         options |= {"log_every_n_steps": 1, "num_sanity_val_steps": 0}
         trainer = Trainer(
             **options, accelerator="cpu", max_epochs=0, logger=logger, callbacks=[ours]
         )
-        trainer.fit(Classifier(10, 1, 0, "convnet"), datamodule=data)
+        trainer.fit(Classifier(10, 1, 0, CONVNET), datamodule=data)
         return list(shown), logger.logged
 
     return run, networks, data
 
 
 def slow_record(network, data, queries):
-    """One network, the pool once a query, the test split once more for the accuracy."""
+    """Record one network: the pool once per query, the test split once more for its accuracy."""
 
-    def see(batches):
+    def logits(batches):
         return torch.cat([network(batch.images) for batch in batches])
 
     with torch.inference_mode():
-        pool = torch.stack([see(data.pool_batches(query)) for query in queries])
-        test = torch.stack([see(data.test_batches(query)) for query in queries])
-        plain = see(data.test_batches("identity"))
-    others = signals(test, data.test.labels)
+        pool = torch.stack([logits(data.pool_batches(query)) for query in queries])
+        test = torch.stack([logits(data.test_batches(query)) for query in queries])
+        plain = logits(data.test_batches("identity"))
+    population = signals(test, data.test.labels)
     record = signals(pool, data.pool.labels)._asdict()
-    record |= {"population": others.phi, "population_hinge": others.hinge}
+    record |= {"population": population.phi, "population_hinge": population.hinge}
     return record | {"test_correct": signals(plain, data.test.labels).correct}
 
 
 @pytest.mark.parametrize(
     "queries", [["identity"], ["mirror", "identity", "shift+1+0"], ["shift+0-1", "mirror"]]
 )
-def test_one_pass_leaves_the_files_of_a_pass_for_each_variant_and_query(record, tmp_path, queries):
+def test_one_pass_records_the_same_as_one_pass_per_variant_and_query(record, tmp_path, queries):
     run, networks, data = record
     shown, logged = run(queries)
     views = queries if "identity" in queries else [*queries, "identity"]
-    assert len(shown) == len(set(shown))  # once each, whatever the number of networks
+    assert len(shown) == len(set(shown))  # each batch once, whatever the number of networks
     assert {(pool, query) for pool, query, start in shown if start == 0} == {
         *((True, query) for query in queries),
         *((False, query) for query in views),
@@ -290,26 +98,26 @@ def test_one_pass_leaves_the_files_of_a_pass_for_each_variant_and_query(record, 
     for name, network in networks.items():
         expected = slow_record(network, data, queries)
         path = tmp_path / "signals" / f"{name}.safetensors"
-        found = load_file(path)
-        assert found.keys() == expected.keys()
+        stored = load_file(path)
+        assert stored.keys() == expected.keys()
         for key, signal in expected.items():
-            torch.testing.assert_close(found[key], signal, rtol=0, atol=0, equal_nan=True)
-        if name != "c":  # not even a sign differs; that of a NaN may
+            torch.testing.assert_close(stored[key], signal, rtol=0, atol=0, equal_nan=True)
+        if name != "c":  # bytes are equal too, except for the signs of NaN
             save_whole(tmp_path / "expected", expected)
             assert path.read_bytes() == (tmp_path / "expected").read_bytes()
         accuracy = expected["test_correct"].double().mean().item()
         assert logged.pop(f"test_accuracy/{name}".replace("-w1.58", "_w1_58")) == accuracy
     assert not any(key.startswith("test_accuracy/") for key in logged)
-    assert found["phi"].isnan().all()
-    assert not found["test_correct"].any()
+    assert stored["phi"].isnan().all()
+    assert not stored["test_correct"].any()
 
 
-def test_only_what_is_missing_is_recorded(record, tmp_path, snapshot):
+def test_only_missing_signals_are_recorded(record, tmp_path, snapshot):
     run, _, _ = record
     run(["mirror"])
     folder = tmp_path / "signals"
     before = snapshot(folder)
-    (tmp_path / "a.safetensors").rename(tmp_path / "away")  # whose signals are there
+    (tmp_path / "a.safetensors").rename(tmp_path / "away")  # its signals exist
     (folder / "b-w1.58.safetensors").unlink()
     _, logged = run(["mirror"])
     assert [key for key in logged if "test_" in key] == ["test_accuracy/b_w1_58"]
@@ -317,12 +125,12 @@ def test_only_what_is_missing_is_recorded(record, tmp_path, snapshot):
     assert after.pop("b-w1.58.safetensors")[1] == before.pop("b-w1.58.safetensors")[1]
     assert after == before
     (tmp_path / "b-w1.58.safetensors").unlink()
-    assert run(["mirror"]) == ([], {})  # no image is looked at, no weight read
+    assert run(["mirror"]) == ([], {})  # no image is shown, no weight read
 
 
 def test_only_rank_zero_records(tmp_path, monkeypatch):
     monkeypatch.setattr("lightning.fabric.utilities.rank_zero.rank_zero_only.rank", 1)
-    record = RecordSignals(tmp_path, ["full"], ["identity"], signals, load_weights)
-    model = Classifier(10, 1, 0, "convnet")
+    record = RecordSignals(tmp_path, ["full"], ["identity"])
+    model = Classifier(10, 1, 0, CONVNET)
     record.on_fit_end(Trainer(logger=False, accelerator="cpu"), model)
     assert list(tmp_path.iterdir()) == []

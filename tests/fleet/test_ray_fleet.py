@@ -1,0 +1,81 @@
+"""Fleets trained by Ray's processes, which may die."""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import train
+from storage.names import ModelName
+from storage.run_folder import RunFolder
+
+ROOT = Path(train.__file__).parent
+TARGET = ModelName("target", 0)
+PATIENCE = 1200  # seconds; only a hang takes so long
+
+
+def workers(driver):
+    """Processes of Ray that train for `driver`, or could."""
+    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout
+    rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
+    below, training = [str(driver.pid)], []
+    for parent in below:  # which grows
+        children = [row for row in rows if row[1] == parent]
+        below += [pid for pid, _, _ in children]
+        training += [int(pid) for pid, _, title in children if title.startswith("ray::_work")]
+    return training
+
+
+@pytest.mark.fleet
+def test_a_fleet_survives_the_death_of_a_worker_and_of_the_driver(
+    toy, toy_run, tmp_path, start_command, tensors, wait_for
+):
+    folder, run = tmp_path / "run", RunFolder(tmp_path / "run")
+    driver = start_command(folder, "--fleet.workers 2 --fleet.models 0-2")
+    wait_for(lambda: list(folder.glob("models/*/last.ckpt")), driver)
+    os.kill(workers(driver)[0], signal.SIGKILL)
+    output, _ = driver.communicate(timeout=PATIENCE)
+    assert driver.returncode == 0, output
+    assert "Finished 3 models" in output
+
+    driver = start_command(folder, "--fleet.workers 2")
+    wait_for(run.checkpoint(TARGET).exists, driver)
+    orphans = workers(driver)
+    assert orphans
+    driver.kill()
+    driver.communicate()
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in orphans))
+    train.main(toy(folder))
+    assert tensors(folder) == tensors(toy_run)
+    assert not list(folder.rglob("*.partial"))
+    assert not list(folder.rglob("error.txt"))
+    for name in run.read().names:
+        progress = json.loads(run.progress(name).read_text())
+        assert (progress["stage"], progress["epoch"]) == ("finished", 3)
+
+
+@pytest.mark.fleet
+@pytest.mark.slow
+def test_a_cluster_of_two_nodes_trains_the_same_fleet(
+    toy_run, tmp_path, start_command, monkeypatch, tensors, unwrap
+):
+    """Two nodes of one CPU each, on this machine; the workers' folder is not the driver's."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.chdir(tmp_path)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        for workers, code in ((3, 1), (2, 0)):
+            options = f"--fleet.workers {workers} --fleet.address {cluster.address}"
+            driver = start_command(os.path.relpath(tmp_path / "run", ROOT), options)
+            output, _ = driver.communicate(timeout=PATIENCE)
+            assert driver.returncode == code, output
+            assert ("3 models at once need 3 CPUs, Ray has 2. Lower" in unwrap(output)) == code
+    finally:
+        cluster.shutdown()
+    assert tensors(tmp_path / "run") == tensors(toy_run)

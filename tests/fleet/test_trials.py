@@ -1,0 +1,64 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from datamodules.digits import Digits
+from fleet import trials
+from fleet.trials import Flops, count_flops, try_training
+from lightning_modules.classifier import Classifier
+from lightning_modules.options import ModelOptions
+
+OPTIONS = {"max_epochs": 30, "accelerator": "cpu", "devices": 1}
+
+
+def test_operations_are_counted_as_by_hand(rng):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.Flatten())
+    network.append(nn.Linear(4 * 64, 10, bias=False))
+    images = torch.randn(5, 3, 8, 8, generator=rng)
+    convolution, linear = 2 * 64 * 4 * 27, 2 * 256 * 10
+    # backward: both weights' gradients, and the linear layer's input's; images need none
+    expected = Flops(convolution + linear, 2 * convolution + 3 * linear)
+    assert count_flops(network, images, torch.arange(5)) == expected
+
+
+class Slow(nn.Module):
+    """A network whose steps take 2 on a clock of its own, except for the first ones: 100."""
+
+    now, passes, first = 0.0, 0, 0
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(64, num_classes)
+
+    def forward(self, images):
+        Slow.passes += 1
+        Slow.now += 2 if Slow.passes > Slow.first else 100
+        return self.fc(images.flatten(1))
+
+
+@pytest.mark.parametrize(("batch", "first", "expected"), [(50, 4, (2, 7)), (300, 1, (9, 0))])
+def test_steps_and_epochs_are_told_apart(batch, first, expected, tmp_path, monkeypatch):
+    """In an epoch of one step, all of its time counts as the step's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Slow, "now", 0.0)
+    monkeypatch.setattr(Slow, "passes", 0)
+    monkeypatch.setattr(Slow, "first", first)
+    monkeypatch.setattr(trials, "time", SimpleNamespace(perf_counter=lambda: Slow.now))
+    save = trials.SaveCheckpoint.on_train_epoch_end
+
+    def save_slowly(self, *args):
+        save(self, *args)
+        Slow.now += 7
+
+    monkeypatch.setattr(trials.SaveCheckpoint, "on_train_epoch_end", save_slowly)
+    data = Digits(pool_size=600, batch_size=batch)
+    data.setup("fit")
+    data.assign(torch.arange(600) < 300, 0)
+    classifier = Classifier(10, 1, 0, ModelOptions(network=f"{__name__}.Slow"))
+    training = try_training(classifier, data, OPTIONS, [])
+    assert (training.step, training.epoch) == expected
+    assert 2 * 650 * 4 < training.checkpoint < 2 * 650 * 4 + 20_000  # weights and momentum
+    assert training.memory > 1e8
+    assert list(tmp_path.iterdir()) == []

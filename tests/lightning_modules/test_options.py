@@ -1,0 +1,42 @@
+import inspect
+from dataclasses import fields
+
+import pytest
+from lightning.pytorch import Trainer
+
+from lightning_modules.classifier import Classifier
+from lightning_modules.options import CalibrationOptions, ModelOptions, TrainerOptions
+
+
+@pytest.mark.parametrize("option", fields(TrainerOptions), ids=lambda option: option.name)
+def test_defaults_of_the_trainer_are_lightnings(option):
+    assert option.default == inspect.signature(Trainer).parameters[option.name].default
+
+
+def test_every_option_of_a_model_is_read_by_the_classifier():
+    class Spy:
+        """Options that remember which of them were read."""
+
+        def __init__(self):
+            self.read = set()
+
+        def __getattr__(self, name):
+            self.read.add(name)
+            return getattr(ModelOptions("convnet"), name)
+
+    spy = Spy()
+    inspect.unwrap(Classifier.__init__)(Classifier.__new__(Classifier), 10, 1, 0, spy)
+    assert spy.read == {option.name for option in fields(ModelOptions)}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"images": 0}, "`calibration.images` must be 1 or more, got 0"),
+        ({"rounds": -1}, r"`calibration.rounds` must be 0 \(not augmented\) or more, got -1"),
+    ],
+)
+def test_counts_that_draw_no_images_are_refused(options, message):
+    CalibrationOptions(images=1, rounds=0)
+    with pytest.raises(ValueError, match=message):
+        CalibrationOptions(**options)

@@ -1,0 +1,189 @@
+import pytest
+import yaml
+from jsonargparse import Namespace
+from torch import nn
+
+from datamodules.digits import Digits
+from storage.experiment import check_same, describe, differing, grow, read_experiment
+from storage.names import fleet_names
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "experiment.yaml"
+
+
+def test_a_written_experiment_is_read_back(path, asked):
+    experiment = asked(config__model__network_args={"width": 3})
+    path.write_text(yaml.safe_dump(experiment.as_dict(), sort_keys=False))
+    assert path.read_text().startswith("format: 1\n")
+    assert read_experiment(path) == experiment
+
+
+def test_an_experiment_knows_its_models_variants_and_queries(asked):
+    experiment = asked(config__quantize=["nearest-w4", "obc-w2"])
+    assert experiment.variants == ["full", "nearest-w4", "obc-w2"]
+    assert (experiment.shadows, experiment.targets) == (4, 1)
+    assert experiment.names == fleet_names(4, 1)
+    assert experiment.queries == ["identity"]
+
+
+@pytest.mark.parametrize("content", [b"config: [", b"\xff\xfe", b""])
+def test_a_damaged_file_is_named(path, content):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"(?s)experiment.yaml is damaged .*Restore it"):
+        read_experiment(path)
+
+
+def test_a_file_that_lacks_a_field_is_named(path, asked):
+    fields = asked().as_dict()
+    del fields["places"], fields["id"]
+    path.write_text(yaml.safe_dump(fields))
+    with pytest.raises(ValueError, match=r"experiment.yaml is damaged: it lacks places, id. Rest"):
+        read_experiment(path)
+
+
+@pytest.mark.parametrize(("change", "named"), [({}, "none"), ({"format": 2}, "2")])
+def test_another_format_is_one_line_with_the_ways_out(path, asked, change, named):
+    path.write_text(yaml.safe_dump(asked()._asdict() | change))  # `none` is an older version
+    with pytest.raises(ValueError, match=r"another version of BitLeak") as error:
+        read_experiment(path)
+    assert str(error.value) == (
+        f"{path} was written by another version of BitLeak (format {named}, this version reads 1). "
+        "Train into a new folder, or use the version that wrote it."
+    )
+
+
+@pytest.fixture(scope="module")
+def data():
+    data = Digits(pool_size=64)
+    data.setup("fit")
+    return data
+
+
+@pytest.fixture
+def config():
+    init_args = Namespace(root="images", download=True, pool_size=64)
+    return Namespace(
+        seed=3,
+        data=Namespace(init_args=init_args),
+        model=Namespace(network="convnet", lr=0.1),
+        trainer=Namespace(max_epochs=2, accelerator="cpu", devices=1),
+        fleet=Namespace(shadows=4, targets=1, workers=3),
+        calibration=Namespace(images=8, rounds=0),
+        layer_bits={},
+        threads=2,
+    )
+
+
+def test_a_description_holds_what_changes_a_number(config, data):
+    variants = ["nearest-w2", "nearest-w4", "nearest-w2"]
+    experiment = describe(config, data, nn.Linear(64, 10), ["identity"], variants)
+    assert experiment.config == {
+        "seed": 3,
+        "data": {"class_path": "datamodules.digits.Digits", "init_args": {"pool_size": 64}},
+        "model": {"network": "convnet", "lr": 0.1},
+        "trainer": {"max_epochs": 2},
+        "fleet": {"shadows": 4, "targets": 1},
+        "queries": ["identity"],
+        "calibration": {"images": 8, "rounds": 0},
+        "layer_bits": {},
+        "quantize": ["nearest-w2", "nearest-w4"],
+    }
+    assert experiment.input == {"num_classes": 10, "channels": 1, "height": 8, "width": 8}
+    assert experiment.fingerprints.keys() == {"data", "network"}
+    assert experiment.versions.keys() == {"torch", "lightning", "bitleak", "threads"}
+    assert experiment.places.keys() == {"root"}
+    assert experiment.places["root"].endswith("/images")
+
+
+def test_each_description_draws_an_id(config, data):
+    first, second = (describe(config, data, nn.Linear(64, 10), [], []) for _ in range(2))
+    assert first.id != second.id
+    assert first._replace(id=second.id) == second
+
+
+def test_fingerprints_follow_shapes_and_the_order_of_patterns(config, data):
+    def fingerprints(columns, bits):
+        config.layer_bits = bits
+        return describe(config, data, nn.Linear(columns, 10), [], []).fingerprints
+
+    plain, wider = fingerprints(64, {}), fingerprints(65, {})
+    assert plain["network"] != wider["network"]
+    assert plain["data"] == wider["data"]
+    assert fingerprints(64, {"fc": 8, "*": 1.58})["layer_bits"] == "fc: 8, *: 1.58"
+
+
+def test_growth_adds_models_and_variants_and_moves_places(asked):
+    stored = asked(config__quantize=["nearest-w4", "obc-w2"])
+    larger = asked(
+        config__fleet__shadows=8,
+        config__quantize=["nearest-w2", "obc-w2"],
+        places={"root": "/new"},
+        versions={"torch": "2.7"},
+        id="another",
+    )
+    grown = grow(stored, larger)
+    assert (grown.shadows, grown.places) == (8, {"root": "/new"})
+    assert grown.variants == ["full", "nearest-w4", "obc-w2", "nearest-w2"]
+    assert (grown.versions, grown.id) == (stored.versions, stored.id)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"config__fleet__shadows": 6},
+        {"config__fleet__targets": 2},
+        {"config__quantize": []},
+        {"versions": {"torch": "2.7"}},
+        {"places": {}},
+        {"id": "another"},
+    ],
+)
+def test_changes_that_a_folder_can_grow_into_are_accepted(tmp_path, asked, change):
+    check_same(tmp_path, asked(), asked(**change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"config__seed": 1}, "seed: 0 in the folder, 1 asked"),
+        ({"config__model__lr": 0.2}, "model.lr: 0.1 in the folder, 0.2 asked"),
+        ({"config__model__network_args": {"width": 3}}, "model.network_args.width: None .*, 3 ask"),
+        ({"config__fleet__shadows": 2}, "fleet.shadows: 4 in the folder, 2 asked"),
+        ({"config__fleet__targets": 0}, "fleet.targets: 1 in the folder, 0 asked"),
+        ({"config__queries": ["mirror"]}, r"queries: \['identity'\] in the folder, \['mirror'\]"),
+        ({"config__new_option": True}, "new_option: None in the folder, True asked"),
+        (
+            {"fingerprints": {"data": "f", "network": "n"}},
+            "data's fingerprint: '0123456789abcdef' in the folder, 'f' asked",
+        ),
+    ],
+)
+def test_another_experiment_is_refused(tmp_path, asked, change, message):
+    with pytest.raises(ValueError, match="(?s)holds another experiment.*" + message) as error:
+        check_same(tmp_path, asked(), asked(**change))
+    assert "train into a new one with `--run_dir`" in str(error.value)
+
+
+def test_every_difference_is_named(tmp_path, asked):
+    with pytest.raises(ValueError, match=r"(?s)seed: 0.*model.lr: 0.1") as error:
+        check_same(tmp_path, asked(), asked(config__seed=1, config__model__lr=1.0))
+    assert str(error.value).count("in the folder") == 3  # and once in the ways out
+
+
+def test_differing_options_of_several_experiments_by_hand(asked):
+    experiments = {
+        "a": asked(),
+        "b": asked(config__model__lr=0.2, config__quantize=[], id="b"),
+        "c": asked(config__queries=["identity", "mirror"], config__extra=1),
+    }
+    assert differing(experiments) == {
+        "model.lr": ["0.1", "0.2", "0.1"],
+        "queries": ["identity", "identity", "identity, mirror"],
+        "extra": ["-", "-", "1"],
+    }
+    assert differing({"a": asked(), "b": asked(id="b")}) == {}
+    outside = differing({"a": asked(), "outside": None})
+    assert outside["seed"] == ["0", "unknown"]
+    assert outside["versions.torch"] == ["2.6", "unknown"]

@@ -1,0 +1,32 @@
+import pytest
+
+from storage.wandb_project import accuracy_key, check_key, sortable
+
+
+def test_names_of_variants_become_letters_digits_and_underscores():
+    assert sortable("adaround-w1.58-last8") == "adaround_w1_58_last8"
+    assert accuracy_key("full") == "test_accuracy/full"
+    assert accuracy_key("nearest-w2") == "test_accuracy/nearest_w2"
+
+
+@pytest.mark.parametrize("mode", ["disabled", "offline"])
+def test_only_online_runs_need_a_key(monkeypatch, mode):
+    monkeypatch.setattr("wandb.login", lambda **_: pytest.fail("logged in"))
+    check_key(mode)
+
+
+def test_online_runs_stop_without_a_key(monkeypatch):
+    monkeypatch.setattr("wandb.login", lambda prompt: True)
+    check_key("online")
+    monkeypatch.setattr("wandb.login", lambda prompt: False)
+    with pytest.raises(ValueError, match=r"`--wandb online` needs an API key .*`wandb login`"):
+        check_key("online")
+
+
+def test_a_refused_key_is_named_with_the_ways_out(monkeypatch):
+    def refuse(prompt):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("wandb.login", refuse)
+    with pytest.raises(ValueError, match=r"could not log in \(no route\).*`--wandb offline`"):
+        check_key("online")
