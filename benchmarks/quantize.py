@@ -46,7 +46,7 @@ def accuracy(network: torch.nn.Module, data: ImageFolder) -> float:
         right = [
             (network(b.images).argmax(1) == b.labels).sum().item() for b in data.test_batches()
         ]
-    return 100 * sum(right) / len(data.test.labels)
+    return float(100 * sum(right) / len(data.test.labels))
 
 
 def cpu_seconds() -> float:

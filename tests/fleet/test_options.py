@@ -191,7 +191,7 @@ def test_a_data_set_keeps_its_own_defaults():
 
 
 def test_a_missing_number_of_epochs_is_an_error(tmp_path):
-    with pytest.raises(SystemExit, match="`--trainer.max_epochs` is missing"):
+    with pytest.raises(SystemExit, match=r"`--trainer.max_epochs` is missing"):
         train.main(["--run_dir", str(tmp_path / "run"), "--data", "Digits"])
     assert not (tmp_path / "run").exists()
 
