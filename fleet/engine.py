@@ -31,7 +31,6 @@ class Outcome(NamedTuple):
     reason: str = ""
 
 
-Fit = Callable[[ModelName], None]
 Work = Callable[[ModelName], Outcome]
 
 
@@ -52,7 +51,7 @@ class Task(NamedTuple):
     retry: dict[ModelName, int]
 
 
-def complete(task: Task, fit: Fit, name: ModelName) -> Outcome:
+def complete(task: Task, fit: Callable[[ModelName], None], name: ModelName) -> Outcome:
     """Make the missing files of one model.
 
     Args:

@@ -23,7 +23,7 @@ from datamodules.images import ImageDataModule
 from fleet.prepare import Job
 from lightning_modules.callbacks.checkpoints import SaveCheckpoint
 from lightning_modules.callbacks.quantize import calibrate
-from quantization.cost import cost_class, estimate_seconds, loop_images
+from quantization.timing import cost_class, estimate_seconds, loop_images
 from quantization.variant import Variant
 from storage.names import ModelName
 from storage.records import read_record

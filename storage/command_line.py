@@ -5,6 +5,7 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def pair_options(arguments: Sequence[str]) -> list[tuple[str, str]]:
     The value of an option that takes none is the argument that follows it, or empty.
     """
     pairs = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in pairwise([*arguments, ""]):
         name, equals, value = argument.partition("=")
         if name.startswith("--"):
             pairs.append((name[2:], value if equals else following))

@@ -21,16 +21,19 @@ from storage.run_folder import RunFolder
 
 def test_a_wrong_option_is_an_error(audited_run, capsys):
     for option, message in [
-        (("--attacks", "lyra"), "lyra"),
         (("--attacks",), "expected at least one argument"),
         (("--wandb", "on"), "wandb"),
     ]:
         with pytest.raises(SystemExit):
             main(["--run_dir", str(audited_run[0].path), *option])
         assert message in capsys.readouterr().err
-    with pytest.raises(SystemExit, match=r"Where to is not said: pass `--run_dir runs/NAME`\."):
+    with pytest.raises(SystemExit, match=r"got `lirra_online`\. Did you mean `lira_online`\?"):
+        main(["--run_dir", str(audited_run[0].path), "--attacks", "lirra_online"])
+    with pytest.raises(
+        SystemExit, match="`--run_dir` is missing; pass for example `--run_dir runs/digits`"
+    ):
         main([])
-    with pytest.raises(SystemExit, match=r"pass `--run_dir runs/NAME`\."):
+    with pytest.raises(SystemExit, match="`--run_dir` is missing"):
         main(["--signals", "some.npz"])
 
 

@@ -36,7 +36,7 @@ def plane(study: Study) -> Chart:
             variants = ["full", *(f"{method}-{width}" for width in WIDTHS)]
             utility = _numbers(study, variants, attacker, "accuracy")
             leak = _numbers(study, variants, attacker, "tpr_01pct")
-            line = _series(method, [one.value for one in utility], leak, method)
+            line = _series(method, [accuracy.value for accuracy in utility], leak, method)
             series.append(line._replace(x_interval=_interval(utility)))
         axes = Axis("test accuracy"), Axis("TPR at 0.1% FPR, LiRA online †")
         panels.append(Panel(series, *axes, TITLES[attacker.knowledge], legend="upper left"))
@@ -59,7 +59,7 @@ def bits(study: Study) -> Chart:
             guides = [Guide(y=guesses[metric], label="guessing")]
             row.append(Panel(series, *axes, method, guides=guides))
         rows.append(row)
-    entries = [one._replace(colour="gray", marker="o") for one in rows[0][0].series]
+    entries = [line._replace(colour="gray", marker="o") for line in rows[0][0].series]
     return Chart(rows, (12.5, 6), "LiRA online", entries, share_x="all", share_y="row")
 
 
@@ -77,11 +77,13 @@ def signals(z_scores: Mapping[str, Any]) -> Chart:
         row = []
         for variant in STANDING:
             by_knowledge = z_scores[variant]
-            found = by_knowledge.get(knowledge, by_knowledge["matched"])
+            scores = by_knowledge.get(knowledge, by_knowledge["matched"])
             series = []
             for targets, (shadows, label, colour) in sides.items():
-                there, expected = ([*found[s]["heights"], 0.0] for s in (targets, shadows))
-                line = Series(f"targets: {label}", found["edges"], there, colour=colour, steps=True)
+                there, expected = ([*scores[s]["heights"], 0.0] for s in (targets, shadows))
+                line = Series(
+                    f"targets: {label}", scores["edges"], there, colour=colour, steps=True
+                )
                 area = [0.0] * len(there), there
                 series.append(line._replace(label="", y_interval=area, band=True))
                 series.append(line._replace(dashes=()))
@@ -90,7 +92,7 @@ def signals(z_scores: Mapping[str, Any]) -> Chart:
             axes = Axis("z", limits=(-5.0, 7.0)), Axis("density")
             row.append(Panel(series, *axes, variant, name))
         rows.append(row)
-    entries = [one for one in rows[0][0].series if one.label]
+    entries = [line for line in rows[0][0].series if line.label]
     return Chart(rows, (14, 6), legend=entries, share_x="all", share_y="all")
 
 
@@ -112,8 +114,8 @@ def _both(study: Study, variants: Sequence[str], metric: Metric, method: str) ->
     """LiRA online with both kinds of shadows: full-precision hollow, matched filled."""
     lines = []
     for attacker, dashes in ((UNQUANTIZED_LIRA, (4.0, 2.0)), (MATCHED_LIRA, ())):
-        found = _numbers(study, variants, attacker, metric)
-        line = _series(TITLES[attacker.knowledge], range(len(variants)), found, method)
+        estimates = _numbers(study, variants, attacker, metric)
+        line = _series(TITLES[attacker.knowledge], range(len(variants)), estimates, method)
         lines.append(line._replace(dashes=dashes, filled=attacker is MATCHED_LIRA))
     return lines
 
@@ -135,7 +137,7 @@ def _series(label: str, x: Sequence[float], y: Sequence[Estimate], method: str) 
     return Series(
         label,
         x,
-        [one.value for one in y],
+        [estimate.value for estimate in y],
         y_interval=_interval(y),
         colour=COLOURS[method],
         marker=MARKERS[method],

@@ -177,8 +177,8 @@ def versions(study: Study) -> str:
 
 def calibration(study: Study) -> str:
     """Whether calibration images are told from other members."""
-    found = study.results.findings["calibration"].items()
-    return table(("variant", "AUC"), [(name, show(Estimate(**some))) for name, some in found])
+    areas = study.results.findings["calibration"].items()
+    return table(("variant", "AUC"), [(name, show(Estimate(**area))) for name, area in areas])
 
 
 def finding(study: Study) -> str:

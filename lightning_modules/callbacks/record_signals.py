@@ -16,7 +16,7 @@ from storage.files import save_whole
 from storage.wandb_project import accuracy_key
 from storage.weights import load_weights
 
-Record = dict[str, Tensor]
+Tensors = dict[str, Tensor]
 
 
 class RecordSignals(Callback):
@@ -59,7 +59,7 @@ class RecordSignals(Callback):
         network.load_state_dict(load_weights(self.folder / f"{variant}.safetensors"))
         return network
 
-    def _record(self, networks: Sequence[nn.Module], data: ImageDataModule) -> Iterator[Record]:
+    def _record(self, networks: Sequence[nn.Module], data: ImageDataModule) -> Iterator[Tensors]:
         count = len(self.queries)
         # accuracy is measured on the identity, which need not be among the queries
         views = [*self.queries, *({"identity"} - set(self.queries))]
@@ -77,14 +77,14 @@ def _measure(
     networks: Sequence[nn.Module],
     batches: Callable[[str], Iterable[Batch]],
     queries: Sequence[str],
-) -> list[Record]:
+) -> list[Tensors]:
     """Signals `[queries, examples]` of each network."""
     rows = [_measure_view(networks, batches(query)) for query in queries]
     return [_join(torch.stack, row) for row in zip(*rows, strict=True)]
 
 
 @torch.inference_mode()
-def _measure_view(networks: Sequence[nn.Module], batches: Iterable[Batch]) -> list[Record]:
+def _measure_view(networks: Sequence[nn.Module], batches: Iterable[Batch]) -> list[Tensors]:
     """Signals `[examples]` of each network; logits of only one batch are kept."""
     parts = [
         [signals(network(images).cpu(), labels.cpu())._asdict() for network in networks]
@@ -93,5 +93,5 @@ def _measure_view(networks: Sequence[nn.Module], batches: Iterable[Batch]) -> li
     return [_join(torch.cat, part) for part in zip(*parts, strict=True)]
 
 
-def _join(how: Callable[[list[Tensor]], Tensor], records: Sequence[Record]) -> Record:
+def _join(how: Callable[[list[Tensor]], Tensor], records: Sequence[Tensors]) -> Tensors:
     return {key: how([record[key] for record in records]) for key in records[0]}

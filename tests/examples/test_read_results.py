@@ -34,8 +34,8 @@ def test_the_example_shows_the_numbers_of_results_csv(audited, tmp_path, monkeyp
     monkeypatch.setattr(read_results, "draw", draw)
     read_results.main(audited, tmp_path / "plane.png")
     assert (tmp_path / "plane.png").read_bytes().startswith(b"\x89PNG")
-    lines = csv.DictReader((audited / "audit" / "results.csv").open())
-    strongest = [line for line in lines if line["strongest"] == "True"]
+    with (audited / "audit" / "results.csv").open() as file:
+        strongest = [line for line in csv.DictReader(file) if line["strongest"] == "True"]
     assert [point.variant for point in shown] == [line["variant"] for line in strongest]
     for point, line in zip(shown, strongest, strict=True):
         assert point.attack == line["attack"]

@@ -93,7 +93,7 @@ def test_diverged_models_are_reported_with_the_reason(calls):
     assert re.search(
         r"shadow-000 failed: training accuracy 0\.\d+, its peers' median", first.output
     )
-    assert "shadow-001 failed: 64 of 64 signals are not finite. The audit leaves" in first.output
+    assert "shadow-001 failed: 64 of 64 signals are not finite. The audit excludes" in first.output
     assert first.output.count("failed: ") == 2
 
 

@@ -136,7 +136,7 @@ def test_a_model_locked_by_another_process_is_passed_over(toy, tmp_path, capsys,
     with FileLock(folder / "models" / "shadow-002" / ".lock"):
         train.main(toy(folder))
     output = unwrap(capsys.readouterr().out)
-    assert "3 of 5: shadow-002 passed over, another process is at it" in output
+    assert "3 of 5: shadow-002 passed over, another process works on it" in output
     assert "0 were before; 1 passed over." in output
     assert "Finished 4 models" in output
     assert not (folder / "models" / "shadow-002" / "full.safetensors").exists()

@@ -81,7 +81,7 @@ ROOT = Path(train.__file__).parent
             "`trainer.devices` and .* must be 1 with `--fleet.workers`, got 2 and 1",
         ),
         ("--threads 0", "`threads` must be 1 or more, got 0"),
-        ("--fleet.dry_run true --repair", "`--repair` deletes damaged files and .* Leave one"),
+        ("--fleet.dry_run true --repair", "`--repair` deletes damaged files, but .* Leave out one"),
         ("--fleet.dry_run true --fleet.models 3-5", r"must lie within 0-4, got 3-5"),
         ("--data.pool_size 1797", "1 to test, got 1797 and 0"),
         ("--data.pool_size 9999", "`pool_size` must be 2 to"),

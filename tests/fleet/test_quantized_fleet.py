@@ -12,6 +12,7 @@ from datamodules.digits import Digits
 from datamodules.seeds import derive_seed
 from datamodules.views import augment, normalise
 from lightning_modules.classifier import Classifier
+from lightning_modules.options import ModelOptions
 from quantization.calibration import Calibration
 from quantization.quantize import quantize_network
 from quantization.variant import Variant
@@ -59,7 +60,8 @@ def test_layers_have_the_requested_bits(adjusted, variant):
 def test_calibration_images_are_the_models_own(adjusted, variant, member):
     indices = {}
     for position in (1, 4):
-        name, row = NAMES[position], adjusted.membership()[position]
+        name = NAMES[position]
+        row = adjusted.membership()[name]
         calibration = read_record(adjusted, name, variant)["calibration"]
         indices[position] = calibration["indices"]
         assert len(set(indices[position])) == len(indices[position]) == calibration["images"] == 20
@@ -82,7 +84,7 @@ def test_calibration_images_are_augmented_as_in_training(adjusted, variant):
         changed = augment(data.pool.images[indices], flip=True, crop=1, generator=rng)
         return normalise(changed, data.mean, data.std)
 
-    network = Classifier(10, 1, 0, "convnet").network
+    network = Classifier(10, 1, 0, ModelOptions("convnet")).network
     network.load_state_dict(load_file(adjusted.weights(name, "full")))
     patterns, stored = {"fc": 8, "layer1.*": 4}, load_weights(adjusted.weights(name, variant))
     same = {}

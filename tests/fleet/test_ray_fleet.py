@@ -30,6 +30,7 @@ def workers(driver):
 
 
 @pytest.mark.fleet
+@pytest.mark.slow
 def test_a_fleet_survives_the_death_of_a_worker_and_of_the_driver(
     toy, toy_run, tmp_path, start_command, tensors, wait_for
 ):

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from quantization.calibration import Calibration
-from quantization.cost import cost_class, estimate_seconds, loop_images
 from quantization.independent import quantize_independently
 from quantization.methods import METHODS, Method, Paper, WithoutImages, quantize_in_order
 from quantization.quantize import check_network, quantize_network
 from quantization.rounding.adaround import Settings
 from quantization.rounding.grid import dequantize, find_grid
+from quantization.timing import cost_class, estimate_seconds, loop_images
 from quantization.variant import OPTIONS, Variant, check_count, wanted
 
 

@@ -71,3 +71,27 @@ def test_a_difference_is_claimed_only_after_correction(interval, p, p_holm, sent
     low, high = interval
     estimate = Estimate((low + high) / 2, low, high)
     assert compare(Difference("w2", "full", estimate, p, p_holm)) == sentence
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p", "sentence"),
+    [
+        (-0.091, -0.038, 0.01, "w2 leaks 0.04 to 0.09 less AUC than full"),
+        (0.038, 0.091, 0.01, "w2 leaks 0.04 to 0.09 more AUC than full"),
+        (0.0012, 0.061, 0.04, "w2 leaks 0.001 to 0.061 more AUC than full"),
+        (0.0212, 0.0241, 0.01, "w2 leaks 0.021 to 0.024 more AUC than full"),
+        (-0.012, 0.021, 0.4, "w2 and full: no difference shown (AUC -0.01 to 0.02)"),
+        (-0.0004, 0.0003, 0.8, "w2 and full: no difference shown (AUC -0.0004 to 0.0003)"),
+        (0.0, 0.0, 1.0, "w2 and full: no difference shown (AUC 0.00 to 0.00)"),
+    ],
+)
+def test_a_sentence_has_as_many_decimals_as_it_needs(low, high, p, sentence):
+    difference = Difference("w2", "full", Estimate((low + high) / 2, low, high), p, p)
+    assert compare(difference) == f"{sentence}."
+
+
+def test_a_difference_that_only_correction_hides_says_so():
+    difference = Difference("w2", "full", Estimate(0.026, 0.011, 0.042), 0.04, 0.12)
+    assert compare(difference).endswith(
+        "(AUC 0.01 to 0.04 before correction for the number of comparisons)."
+    )

@@ -14,7 +14,7 @@ def test_data_that_cannot_be_imported_gives_a_note_and_no_gallery(audited_run, a
     run, output = audited_run
     note, left_out = (line for line in output.splitlines() if line.startswith("Note: "))
     assert left_out == "Note: quantile_regression is excluded: it needs the images."
-    assert "the images are neither shown nor used by an attack: " in note
+    assert "no image is shown or used by an attack: " in note
     assert "nowhere.Images" in note
     assert not (run.path / "audit" / "gallery.png").exists()
     assert "quantile_regression" not in {line["attack"] for line in read_csv(run)}
@@ -33,7 +33,7 @@ def test_images_the_fleet_was_not_trained_on_are_not_used(
     fingerprint = run.read().fingerprints["data"]
     run.experiment_file.write_text(content.replace(fingerprint, "00ff"))
     output = audit(run)
-    assert "Note: the images are neither shown nor used by an attack: they are not those" in output
+    assert "Note: no image is shown or used by an attack: they are not those" in output
     assert not (run.path / "audit" / "gallery.png").exists()
     assert "quantile_regression" not in {line["attack"] for line in read_csv(run)}
 
@@ -68,6 +68,6 @@ def test_images_that_moved_give_a_note_and_no_gallery(
     run.experiment_file.write_text(yaml.safe_dump(experiment))
     output = quick_audit(run)
     (note,) = (line for line in output.splitlines() if line.startswith("Note: "))
-    assert "the images are neither shown nor used by an attack: " in note
+    assert "no image is shown or used by an attack: " in note
     assert message in note
     assert not (run.path / "audit" / "gallery.png").exists()

@@ -14,7 +14,6 @@ from attacks.metrics.differences import (
     ratio_of_means,
 )
 from attacks.metrics.intervals import Estimate
-from reporting.text import say
 
 
 def draw(rng, targets, examples=80, shared=0.8, shifts=(1.0, 0.6), difficulty=0.0):
@@ -128,29 +127,6 @@ def test_all_comparisons_of_a_call_are_corrected(rng):
     assert [(d.first, d.second) for d in differences] == pairs
     assert [d.p_holm for d in differences] == holm([d.p for d in differences])
     assert differences[1].p == paired_differences(scores, members, pairs[1:2])[0].p_holm
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "p", "sentence"),
-    [
-        (-0.091, -0.038, 0.01, "w2 leaks 0.04 to 0.09 less AUC than full"),
-        (0.038, 0.091, 0.01, "w2 leaks 0.04 to 0.09 more AUC than full"),
-        (0.0012, 0.061, 0.04, "w2 leaks 0.001 to 0.061 more AUC than full"),
-        (0.0212, 0.0241, 0.01, "w2 leaks 0.021 to 0.024 more AUC than full"),
-        (-0.012, 0.021, 0.4, "w2 and full: no difference shown (AUC -0.01 to 0.02)"),
-        (-0.0004, 0.0003, 0.8, "w2 and full: no difference shown (AUC -0.0004 to 0.0003)"),
-        (0.0, 0.0, 1.0, "w2 and full: no difference shown (AUC 0.00 to 0.00)"),
-    ],
-)
-def test_a_difference_is_told_in_a_sentence(low, high, p, sentence):
-    assert say(Difference("w2", "full", Estimate((low + high) / 2, low, high), p, p)) == sentence
-
-
-def test_a_difference_that_only_correction_hides_says_so():
-    difference = Difference("w2", "full", Estimate(0.026, 0.011, 0.042), 0.04, 0.12)
-    assert say(difference).endswith(
-        "(AUC 0.01 to 0.04 before correction for the number of comparisons)"
-    )
 
 
 def test_what_cannot_be_compared_is_refused(rng):

@@ -9,7 +9,6 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from attacks.metrics.exposure import MOVED, change, exposure, most_exposed
-from reporting.results import exposure_lines
 
 
 def test_exposures_by_hand():
@@ -124,11 +123,3 @@ def test_most_exposed_by_hand():
     )
     assert most_exposed(exposures, 0).tolist() == []
     assert most_exposed(torch.full((4,), nan), 2).tolist() == []
-
-
-def test_exposure_lines_by_hand():
-    exposures = {"full": torch.tensor([0.5, 1.0]), "w2": torch.tensor([0.25, 0.75])}
-    first, second = exposure_lines(exposures, torch.tensor([7, 3]))
-    assert list(first.items()) == [("example", 0), ("label", 7), ("full", 0.5), ("w2", 0.25)]
-    assert second == {"example": 1, "label": 3, "full": 1.0, "w2": 0.75}
-    assert exposure_lines(exposures, None)[1] == {"example": 1, "full": 1.0, "w2": 0.75}

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from lightning_modules.networks import build_network
-from quantization import cost
+from quantization import timing
 from quantization.calibration import Calibration
-from quantization.cost import cost_class, estimate_seconds, loop_images
 from quantization.quantize import quantize_network
 from quantization.quantized_network import QuantizationRecord
 from quantization.task import LayerRecord
+from quantization.timing import cost_class, estimate_seconds, loop_images
 from quantization.variant import UNQUANTIZED, Variant
 from storage.weights import save_quantized, stored_bytes
 
@@ -70,11 +70,11 @@ def clockwork(monkeypatch):
                 return record(variant, 3 + 0.5 * loop.iterations)
             layers = [
                 LayerRecord(name, name, 2, 1, 0.0, None, None, layer(*shape, images))
-                for name, shape in cost._shapes(network, variant, patterns).items()
+                for name, shape in timing._shapes(network, variant, patterns).items()
             ]
             return record(variant, 0.5 * images + sum(r.seconds for r in layers), layers)
 
-        monkeypatch.setattr(cost, "quantize_network", quantize)
+        monkeypatch.setattr(timing, "quantize_network", quantize)
         return layer
 
     return make
@@ -88,7 +88,7 @@ SHAPES = [(16, 27), (32, 144), (64, 288), (10, 64)]  # layers of `convnet`
     ("name", "power", "grows"), [("adaround-w2", 2, True), ("obc-w2", 3, False)]
 )
 def test_a_trial_recovers_the_law(name, power, grows, largest, clockwork, calibration, monkeypatch):
-    monkeypatch.setattr(cost, "LARGEST", largest)
+    monkeypatch.setattr(timing, "LARGEST", largest)
     layer = clockwork(power, grows)
     network = build_network("convnet", 10, 3, {})
     expected = 0.25 + 0.5 * 384 + sum(layer(*shape, 384) for shape in SHAPES)
@@ -99,8 +99,8 @@ def test_a_trial_recovers_the_law(name, power, grows, largest, clockwork, calibr
 def test_layers_of_the_same_shape_are_tried_once(clockwork, calibration, monkeypatch):
     layer = clockwork(2, True)
     network = build_network("resnet20", 10, 3, {})
-    shapes = cost._shapes(network, Variant.parse("gptq-w2"), {})
-    tried = cost._choose(shapes)
+    shapes = timing._shapes(network, Variant.parse("gptq-w2"), {})
+    tried = timing._choose(shapes)
     assert len(tried) == len(set(shapes.values())) == 9
     seconds = estimate_seconds(network, Variant.parse("gptq-w2"), calibration)
     expected = 0.25 + 0.5 * 384 + sum(layer(*shape, 384) for shape in shapes.values())
