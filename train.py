@@ -111,8 +111,8 @@ def train_fleet(job: Job, console: Console) -> int:
     call = Call(run, list(job.members), variants, job.chosen, outcomes, seconds)
     for line in summarise(call, failed.reasons):
         console.print(line, soft_wrap=True)
-    stopped = {outcome.name for outcome in outcomes if outcome.state == "failed"}
-    return FAILED if stopped | (failed.broken & set(job.chosen)) else 0
+    failures = {outcome.name for outcome in outcomes if outcome.state == "failed"}
+    return FAILED if failures | (failed.broken & set(job.chosen)) else 0
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ class Exposures(NamedTuple):
 
     Attributes:
         reference: the variant that others are compared with.
-        attack: the strongest attack on the reference, run with matched shadows.
+        attack: the strongest attack on the reference, with matched shadows if it uses any.
         changes: of exposures, against the reference, for each other variant.
         variants: the rows of `examples`.
         examples: exposure of each example; NaN where no target trained on it.

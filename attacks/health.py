@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from attacks.game import FULL
 from attacks.slices import Sliced
 
 
@@ -25,7 +26,7 @@ def find_failures(
     Returns:
         Model index -> reason, to be shown; empty if all models are sound.
     """
-    return find_broken(phi) | failures(phi["full"], correct, members)
+    return find_broken(phi) | failures(phi[FULL], correct, members)
 
 
 def find_broken(phi: Mapping[str, Float[Sliced, "models queries examples"]]) -> dict[int, str]:

@@ -25,12 +25,13 @@ from typing import Any
 
 import torch
 
+from attacks.game import FULL
 from datamodules import ImageFolder
 from datamodules.seeds import derive_seed
 from lightning_modules.networks import build_network
 from quantization.calibration import Calibration
 from quantization.quantize import quantize_network
-from quantization.variant import FULL, Variant
+from quantization.variant import Variant
 from storage.names import ModelName
 from storage.run_folder import RunFolder
 from storage.weights import load_weights, save_quantized

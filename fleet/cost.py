@@ -6,7 +6,7 @@ seconds, and training took 18. Estimates of single 2-bit variants were 0.7 to 1.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import ceil
 from typing import NamedTuple
 
@@ -64,6 +64,7 @@ class Counts(NamedTuple):
         queries: views that the attacker asks for.
         variants: all variants, `full` among them.
         workers: models that are trained at once.
+        retry: unfinished models that are trained again from another start.
     """
 
     run: RunFolder
@@ -78,6 +79,7 @@ class Counts(NamedTuple):
     queries: Sequence[str]
     variants: Sequence[str]
     workers: int
+    retry: Collection[ModelName] = ()
 
     @property
     def passes(self) -> int:
@@ -129,6 +131,7 @@ def count_work(job: Job) -> Counts:
         queries=job.experiment.queries,
         variants=job.experiment.variants,
         workers=job.fleet.workers,
+        retry=job.retry,
     )
 
 
@@ -141,14 +144,18 @@ def show_cost(counts: Counts, costs: Costs) -> list[Table | str]:
     for heading in ("each", "count", "total"):
         table.add_column(heading, justify="right")
     table.add_column("based on")
-    untrained = sum(not run.weights(name, FULL).exists() for name in todo)
-    unrecorded = sum(len(run.missing(name, counts.variants)) for name in todo)
+    # a model that is trained again lacks everything, whatever its folder holds now
+    kept = [name for name in todo if name not in counts.retry]
+    again = len(todo) - len(kept)
+    untrained = again + sum(not run.weights(name, FULL).exists() for name in kept)
+    unrecorded = again * len(counts.variants)
+    unrecorded += sum(len(run.missing(name, counts.variants)) for name in kept)
     rows = [
         (f"training, {counts.epochs} epochs", _training_seconds(counts, costs), untrained, "trial"),
         ("signals of a variant", counts.passes * costs.signals.image, unrecorded, "trial"),
     ]
     for variant, (seconds, source, *_) in costs.quantizations.items():
-        missing = sum(not run.weights(name, variant).exists() for name in todo)
+        missing = again + sum(not run.weights(name, variant).exists() for name in kept)
         rows.append((variant, seconds, missing, source))
     for label, seconds, count, source in rows:
         table.add_row(label, duration(seconds), f"{count:,}", duration(seconds * count), source)

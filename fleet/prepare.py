@@ -177,7 +177,9 @@ def _find_retries(job: Job, console: Console) -> dict[ModelName, int]:
     retry = {name: job.run.attempt(name) for name in failed if name in job.chosen}
     for name, attempt in retry.items():
         reason = escape(failed[name])
-        console.print(f"{name} failed ({reason}): kept in {name}.failed-{attempt}.")
+        verb = "would be kept" if job.fleet.dry_run else "kept"
+        line = f"{name} failed ({reason}): {verb} in {name}.failed-{attempt}."
+        console.print(line, soft_wrap=True)
     return retry
 
 

@@ -7,7 +7,6 @@ from quantization.calibration import CalibrationSource
 from quantization.methods import METHODS, Method, Paper
 from quantization.rounding.grid import TERNARY, Bits, levels
 
-FULL = "full"  # the network as trained; it is not quantized, so not a `Variant`
 UNQUANTIZED: Bits = 32  # bits of a layer that stays at full precision
 OPTIONS = ("paper", "fisher", "folded", "bn")  # in the order of the name
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import isnan
 from typing import Any, NamedTuple
 
+from attacks import ATTACKS
 from attacks.findings import (
     Bounds,
     Differences,
@@ -180,6 +181,7 @@ def _tested(bound: EpsilonBound) -> Cell:
 
 
 def _exposures(value: Exposures) -> Body:
+    shadows = ", with matched shadows" if ATTACKS[value.attack].shadows else ""
     rows = []
     for variant, (safer, exposed, rank) in value.changes.items():
         correlation = DASH if isnan(rank) else number(rank, f"{rank:.2f}")
@@ -191,7 +193,7 @@ def _exposures(value: Exposures) -> Body:
         f"Against {value.reference}. An example's exposure is the share of a target's non-members "
         "that score lower than it, mean over the targets that trained on it; changes count if "
         f"they are more than {MOVED}. All by {value.attack}, the strongest attack on "
-        f"{value.reference}, with matched shadows. exposure.csv has every example.",
+        f"{value.reference}{shadows}. exposure.csv has every example.",
     )
 
 

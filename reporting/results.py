@@ -137,7 +137,7 @@ def as_json(results: Results) -> str:
     for row in results.rows:
         facts = results.variants[row.variant]
         by_target = row.by_target | {"accuracy": list(facts.accuracy_by_target)}
-        rows.append(flatten(row, facts) | {"tpr": row.tpr, "by_target": by_target})
+        rows.append(flatten(row, facts) | plain({"tpr": row.tpr, "by_target": by_target}))
     return json.dumps(
         {
             "format": FORMAT,
@@ -154,6 +154,7 @@ def as_json(results: Results) -> str:
             "figures": list(results.figures),
         },
         indent=1,
+        allow_nan=False,
     )
 
 
@@ -185,7 +186,7 @@ def parse_results(path: Path, way_out: str) -> Results:
     check_format(path, content.get("format", 0), FORMAT, way_out)
     try:
         return _from_json(content)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: {error!r}. Delete it. {way_out}.") from error
 
 

@@ -64,7 +64,9 @@ def gather(run: RunFolder, allow_partial: bool) -> Evidence:
     check_cases(cases, excluded)
     data, notes = _load_data(experiment)
     audited = [experiment.names[case.target] for case in cases]
-    calibrated = {v: read_calibrated(run, v, members, finished) for v in variants}
+    # a diverged model has no record of its calibration
+    sound = [name for name in finished if name not in excluded]
+    calibrated = {v: read_calibrated(run, v, members, sound) for v in variants}
     game = Game(
         signals=_read_signals(run, variants, list(members), data),
         members=_matrix(members),

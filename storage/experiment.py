@@ -19,6 +19,8 @@ from storage.names import ModelName, fleet_names
 FORMAT = 1  # of experiment.yaml and of the folder that it describes
 # Options that may be raised, because new models leave the present ones as they are.
 GROWING = ("fleet.shadows", "fleet.targets")
+# Options without which a folder cannot be read.
+REQUIRED = ("fleet", "queries", "quantize")
 # Options that may differ between two calls on one run folder: places of files, and hardware.
 PLACES = {"root", "download"}
 HARDWARE = {"accelerator", "strategy", "devices", "num_nodes", "benchmark"}
@@ -92,6 +94,8 @@ def read_experiment(path: Path) -> Experiment:
         )
     check_format(path, stored.pop("format", 0), FORMAT, "Train into a new folder")
     missing = [field for field in Experiment._fields if field not in stored]
+    config = stored.get("config")
+    missing += [key for key in REQUIRED if not isinstance(config, dict) or key not in config]
     if missing:
         raise ValueError(
             f"{path} is damaged: it lacks {', '.join(missing)}. Restore it from a copy, or train "

@@ -76,7 +76,7 @@ def save_variant(
     except DivergedError:
         save_quantized(path, QuantizedNetwork(variant, {}, state))
         return
-    # the record first, so that weights never lack one
+    # the record first, so that quantized weights never lack one
     text = json.dumps(record.as_json(calibration))
     write_whole(path.with_suffix(".json"), lambda partial: partial.write_text(text))
     save_quantized(path, quantized)

@@ -26,6 +26,12 @@ def counts(tmp_path):
     return Counts(run, names, 4, 10, 500, 50, 5, 1000, 100, ["mirror", "shift+1+0"], variants, 2)
 
 
+def test_a_model_that_is_trained_again_lacks_everything(costs, counts):
+    """The first model has trained weights and their signals; they will be set aside."""
+    table, *_ = show_cost(counts._replace(retry={counts.todo[0]: 0}), costs)
+    assert [*table.columns[2].cells] == ["3", "9", "3", "3", ""]
+
+
 def test_the_plan_worked_by_hand(costs, counts):
     table, *lines = show_cost(counts, costs)
     columns = [[*column.cells] for column in table.columns]

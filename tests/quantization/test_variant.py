@@ -4,7 +4,7 @@ import pytest
 
 from quantization.methods import METHODS
 from quantization.rounding.grid import LEVELS, levels
-from quantization.variant import FULL, Variant, check_count, wanted
+from quantization.variant import Variant, check_count, wanted
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_layers_get_the_default_grid_of_their_own_bits_unless_one_is_named():
     ("name", "message"),
     [
         ("", "is named METHOD-wBITS.* got ``"),
-        (FULL, "such as `adaround-w2-last8`, got `full`"),
+        ("full", "such as `adaround-w2-last8`, got `full`"),
         ("nearest", "is named METHOD-wBITS"),
         ("nearest-2", "is named METHOD-wBITS"),
         ("nearest-w2-last", "is named METHOD-wBITS"),

@@ -119,6 +119,14 @@ def test_a_missing_field_is_named(results, run_dir, field):
         read_results(run)
 
 
+def test_a_field_of_another_kind_is_named(results, run_dir):
+    run = run_dir(results)
+    path = run / "audit" / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"variants": []}))
+    with pytest.raises(ValueError, match=r"is damaged: AttributeError.*Delete it\."):
+        read_results(run)
+
+
 def test_results_may_lie_anywhere(results, tmp_path):
     path = tmp_path / "kept.json"
     path.write_text(as_json(results))

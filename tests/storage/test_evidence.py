@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from attacks import ATTACKS, DEFAULT_ATTACKS
 from storage.checksums import seal
+from storage.evidence import gather
 from storage.run_folder import RunFolder
 
 
@@ -192,3 +193,23 @@ def test_damaged_signals_are_named(make_run, quick_audit):
         quick_audit(run)
     path.write_bytes(content)
     quick_audit(run)
+
+
+def test_a_diverged_model_does_not_hide_who_was_calibrated(make_run, change_signals):
+    """It has no record; the records of the others still tell which examples were looked at."""
+    run = make_run()
+    names = run.read().names
+    for name in names[:3] + names[4:]:
+        used = {"source": "members", "images": 2, "indices": [1, 5]}
+        run.record(name, "nearest-w2").write_text(
+            json.dumps(
+                {"objective": "", "units": [], "layers": [], "seconds": 1.0} | {"calibration": used}
+            )
+        )
+    path = run.signals(names[3], "nearest-w2")
+    change_signals(path, phi=load_file(path)["phi"] * torch.nan)
+    evidence = gather(run, allow_partial=False)
+    assert list(evidence.excluded) == [names[3]]
+    mask = evidence.game.calibrated["nearest-w2"]
+    assert mask[0].nonzero().flatten().tolist() == [1, 5]
+    assert not mask[3].any()

@@ -43,6 +43,17 @@ def test_a_file_that_lacks_a_field_is_named(path, asked):
         read_experiment(path)
 
 
+def test_options_that_lack_what_a_folder_is_read_by_are_damage(path, asked):
+    fields = asked().as_dict()
+    del fields["config"]["quantize"]
+    path.write_text(yaml.safe_dump(fields))
+    with pytest.raises(ValueError, match=r"experiment.yaml is damaged: it lacks quantize\. Rest"):
+        read_experiment(path)
+    path.write_text(yaml.safe_dump(fields | {"config": []}))
+    with pytest.raises(ValueError, match="is damaged: it lacks fleet, queries, quantize"):
+        read_experiment(path)
+
+
 @pytest.mark.parametrize(("change", "named"), [({}, "none"), ({"format": 2}, "2")])
 def test_another_format_is_one_line_with_the_ways_out(path, asked, change, named):
     path.write_text(yaml.safe_dump(asked()._asdict() | change))  # `none` is an older version
