@@ -1,7 +1,7 @@
-"""Joint LiRA: an attacker who holds several versions of one model, such as full and quantized.
+"""Joint LiRA: an attacker who holds several variants of one model, such as full and quantized.
 
-A multivariate Gaussian over the versions, after Carlini et al. 2022, arXiv:2112.03570, who use one
-over queries (section 4.4). The difference of two versions is itself a signal, for plain `lira`.
+A multivariate Gaussian over the variants, after Carlini et al. 2022, arXiv:2112.03570, who use one
+over queries (section 4.4). The difference of two variants is itself a signal, for plain `lira`.
 """
 
 import math
@@ -15,43 +15,43 @@ from torch import Tensor
 from attacks.lira import Fit, Location, Spread, fit_sides, floored_spread
 from attacks.slices import Sliced, slices_of
 
-# Keeps the correlation of two equal versions invertible. Mean AUC with 0.001, 0.01 and 0.1: 0.961,
-# 0.962, 0.961 on five versions of a perceptron on CIFAR, 32 shadows; 0.8085, 0.8087, 0.803 on
+# Keeps the correlation of two equal variants invertible. Mean AUC with 0.001, 0.01 and 0.1: 0.961,
+# 0.962, 0.961 on five variants of a perceptron on CIFAR, 32 shadows; 0.8085, 0.8087, 0.803 on
 # Gaussian signals with correlation 0.9, where 0.1 hides what their difference tells.
 _RIDGE = 0.01
 
 
 class _Side(NamedTuple):
-    """Gaussian over versions for each query and example: N(location, std x correlation x std)."""
+    """Gaussian over variants for each query and example: N(location, std x correlation x std)."""
 
-    location: Float[Tensor, "versions queries examples"]
-    std: Float[Tensor, "versions queries examples"]
-    correlation: Float[Tensor, "queries versions versions"]
+    location: Float[Tensor, "variants queries examples"]
+    std: Float[Tensor, "variants queries examples"]
+    correlation: Float[Tensor, "queries variants variants"]
 
 
 def lira_joint(
-    target: Float[Tensor, "*targets versions queries examples"],
-    shadows: Float[Sliced, "models versions queries examples"],
+    target: Float[Tensor, "*targets variants queries examples"],
+    shadows: Float[Sliced, "models variants queries examples"],
     included: Bool[Tensor, "models examples"],
     spread: Spread = "auto",
     location: Location = "median",
 ) -> Float[Tensor, "*targets examples"]:
-    """Score membership by how much likelier all versions' phi are under "in" than under "out".
+    """Score membership by how much likelier all variants' phi are under "in" than under "out".
 
     From few shadows, an example's own covariance is noise: spreads are those of `lira`, and
     correlations are pooled over all examples. The part of an example's mu_in - mu_out that is not a
     multiple of the mean over examples is scaled by the share of it that is not sampling error.
-    With one version the scores are those of `lira`.
+    With one variant the scores are those of `lira`.
 
-    Mean AUC of 12 targets, five versions of a perceptron on CIFAR, 32 shadows, `fixed`: 0.962; the
-    best version alone 0.963; without the scaling 0.955. `example` lost more: 0.958, alone 0.965.
+    Mean AUC of 12 targets, five variants of a perceptron on CIFAR, 32 shadows, `fixed`: 0.962; the
+    best variant alone 0.963; without the scaling 0.955. `example` lost more: 0.958, alone 0.965.
 
     Args:
-        target: phi of all versions of the audited model, or of several that share their shadows,
+        target: phi of all variants of the audited model, or of several that share their shadows,
             in nats.
-        shadows: the same versions of each shadow model, in the same order.
+        shadows: the same variants of each shadow model, in the same order.
         included: whether that shadow model trained on that example.
-        spread: as for `lira`, for each version.
+        spread: as for `lira`, for each variant.
         location: as for `lira`.
 
     Returns:
@@ -81,12 +81,12 @@ def lira_joint(
 
 
 class _Flat:
-    """Signals with versions and queries merged into one axis."""
+    """Signals with variants and queries merged into one axis."""
 
     def __init__(self, signals: Sliced) -> None:
         self.signals, self.dtype = signals, signals.dtype
-        models, versions, queries, examples = signals.shape
-        self.shape = models, versions * queries, examples
+        models, variants, queries, examples = signals.shape
+        self.shape = models, variants * queries, examples
 
     def __getitem__(self, index: Any) -> Any:  # noqa: ANN401
         return self.signals[index].flatten(1, 2)
@@ -100,20 +100,20 @@ def _side(
     shape: Iterable[int],
 ) -> _Side:
     """Correlate the residuals of the shadows marked by `side`, in units of `std`."""
-    versions, queries = shape
+    variants, queries = shape
     std = std.expand_as(fit.location)
-    products = std.new_zeros(queries, versions, versions)
+    products = std.new_zeros(queries, variants, variants)
     for part in slices_of(flat):
         residual = (flat[..., part].double() - fit.location[:, part]) / std[:, part]
         residual = residual.where(side[:, None, part], 0)
-        residual = residual.reshape(len(residual), versions, queries, -1)
+        residual = residual.reshape(len(residual), variants, queries, -1)
         products += torch.einsum("mvqe,mwqe->qvw", residual, residual)
     size = products.diagonal(dim1=1, dim2=2).sqrt()
-    size = torch.where(size > 0, size, 1.0)  # a version may give everybody the same value
-    identity = torch.eye(versions, dtype=std.dtype, device=std.device)
+    size = torch.where(size > 0, size, 1.0)  # a variant may give everybody the same value
+    identity = torch.eye(variants, dtype=std.dtype, device=std.device)
     ridged = (1 - _RIDGE) * products / (size[:, :, None] * size[:, None])
     correlation = torch.where(identity > 0, identity, ridged)
-    location, std = (x.reshape(versions, queries, -1) for x in (fit.location, std))
+    location, std = (x.reshape(variants, queries, -1) for x in (fit.location, std))
     return _Side(location, std, correlation)
 
 
@@ -151,9 +151,9 @@ def _shrink(
 
 
 def _log_density(
-    phi: Float[Tensor, "*targets versions queries part"], side: _Side, part: slice
+    phi: Float[Tensor, "*targets variants queries part"], side: _Side, part: slice
 ) -> Float[Tensor, "*targets queries part"]:
-    """Return the log of the joint density of all versions."""
+    """Return the log of the joint density of all variants."""
     std = side.std[..., part]
     z = ((phi - side.location[..., part]) / std).movedim(-3, -2)
     root: Tensor = torch.linalg.cholesky_ex(side.correlation).L  # NaN stays NaN, without an error
