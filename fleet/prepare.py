@@ -104,7 +104,11 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
     experiment = _open(run, asked, matrix, fleet.dry_run)
     if experiment.versions != asked.versions:
         begun, now = experiment.versions, asked.versions
-        console.print(f"Note: begun with {begun}, going on with {now}.")
+        changes = [
+            f"{key} {begun.get(key)} -> {now[key]}" for key in now if begun.get(key) != now[key]
+        ]
+        note = f"Note: this run folder was begun with other versions: {', '.join(changes)}."
+        console.print(note, soft_wrap=True)
     with console.status("Checking files"):
         removed = check_files(run, chosen, config.repair)
     for path in removed:

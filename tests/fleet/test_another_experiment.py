@@ -99,4 +99,5 @@ def test_other_versions_are_noted(toy, finished, capsys, unwrap):
     file = finished / "experiment.yaml"
     file.write_text(re.sub("torch: .*", "torch: '1.0'", file.read_text()))
     train.main(toy(finished))
-    assert "Note: begun with {'torch': '1.0'" in unwrap(capsys.readouterr().out)
+    said = unwrap(capsys.readouterr().out)
+    assert "Note: this run folder was begun with other versions: torch 1.0 -> " in said
