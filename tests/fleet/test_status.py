@@ -22,7 +22,7 @@ def run(tmp_path):
     """Four shadows: finished, failed, half way, untouched; one variant beside full."""
     run = RunFolder(tmp_path / "run[red]")
     config = {"fleet": {"shadows": 4, "targets": 0}, "quantize": ["nearest-w2"]}
-    config["trainer"] = {"max_epochs": 9}
+    config |= {"trainer": {"max_epochs": 9}, "queries": ["identity"]}
     experiment = Experiment(config, input={}, fingerprints={}, versions={}, places={}, id="x")
     run.path.mkdir()
     run.experiment_file.write_text(yaml.safe_dump(experiment.as_dict()))
