@@ -13,7 +13,7 @@ NUMBERS = 1 << 22  # per slice of all models; in float64, with temporaries, 0.2 
 
 @runtime_checkable
 class Sliced(Protocol):
-    """A tensor `[..., examples]`, or an object that gives one for a slice: `signal[..., 0:9]`.
+    """A tensor `[..., examples]`, or an object whose slices are tensors: `signal[..., 0:9]`.
 
     A list of positions selects along the first axis and gives another `Sliced`.
     """

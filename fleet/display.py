@@ -30,7 +30,7 @@ def quieten() -> None:
 
 
 class FleetProgress:
-    """One line per model that ends, and on a terminal a bar over all epochs of all models.
+    """One line for each finished model, and on a terminal a bar over the epochs of all models.
 
     The bar reads each model's `progress.json`, whichever process works on the model.
 
