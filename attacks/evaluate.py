@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,11 +10,12 @@ from torch import Tensor
 
 from attacks import ATTACKS, DEFAULT_ATTACKS
 from attacks.game import Game, Knowledge, Shadows, by_shadows
-from attacks.metrics.intervals import Summary, curve_metrics, summarise
+from attacks.metrics.intervals import Summary, summarise
+from attacks.metrics.measures import Metric
 from attacks.metrics.roc import roc
 from attacks.quantile import FEWEST
 
-Metric = Literal["auc", "balanced_accuracy", "tpr_1pct", "tpr_01pct"]
+FEW = 10  # a TPR that rests on fewer false positives proves little
 FPR_GRID = torch.logspace(-4, 0, 161, dtype=torch.float64)
 WORDS = {  # fields of `ModelSignals` to users
     "hinge": "logits",
@@ -36,7 +37,8 @@ class Row(NamedTuple):
         shadows: how many the attacker has.
         tpr: mean TPR at `FPR_GRID`.
         by_target: each metric of each target, by which two rows can be compared in pairs.
-        strongest: whether this is the strongest attack on the variant by AUC, over all targets.
+        strongest: the risk metrics by which this is the strongest attack on the variant, over all
+            targets: AUC, and `tail_metric`.
     """
 
     variant: str
@@ -46,7 +48,7 @@ class Row(NamedTuple):
     shadows: int
     tpr: list[float]
     by_target: dict[Metric, list[float]]
-    strongest: bool = False
+    strongest: tuple[Metric, ...] = ()
 
 
 class Scored(NamedTuple):
@@ -144,8 +146,8 @@ def evaluate(game: Game, variant: str, attacks: Sequence[str]) -> list[Scored]:
     for knowledge, names, shadow in plans:
         for attack, scores in score(names, game, variant, shadow).items():
             shadows = 0 if knowledge == "none" else len(game.cases[0].shadows)
-            summary, tpr = summarise(scores, game.audited), mean_curve(scores, game.audited)
-            per_target = by_target(scores, game.audited)
+            summary, per_target = summarise(scores, game.audited)
+            tpr = mean_curve(scores, game.audited)
             row = Row(variant, knowledge, attack, summary, shadows, tpr, per_target)
             made.append(Scored(row, scores))
     return made
@@ -163,10 +165,10 @@ def mean_curve(
     return mean
 
 
-def by_target(
-    scores: Float[Tensor, "targets examples"], members: Bool[Tensor, "targets examples"]
-) -> dict[Metric, list[float]]:
-    """Each metric of `Summary` for each target."""
-    curves = [roc(row, inside) for row, inside in zip(scores, members, strict=True)]
-    values = torch.stack([curve_metrics(curve) for curve in curves], 1)
-    return dict(zip(get_args(Metric), values.tolist(), strict=True))
+
+def tail_metric(summary: Summary) -> Metric:
+    """The TPR at the lowest FPR that rests on `FEW` false positives of all targets together.
+
+    TPR at 0.1% FPR shows a leak of few examples best; on fewer false positives it shows chance.
+    """
+    return "tpr_01pct" if summary.false_positives_01pct >= FEW else "tpr_1pct"

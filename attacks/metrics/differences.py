@@ -1,66 +1,111 @@
-"""Whether one variant leaks more than another: AUC differences on the same targets and examples."""
+"""Whether one attack finds more than another: differences on the same targets and examples."""
 
 from collections.abc import Mapping, Sequence
 from math import inf, nan
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from scipy.stats import t as student
 from torch import Tensor
 
 from attacks.metrics.intervals import Estimate
-from attacks.metrics.roc import auc, roc, share_below
+from attacks.metrics.measures import Measured
 
-_ROUNDING = 1e-12  # an AUC is a count over #members x #non-members, with rounding of about 1e-16
+_ROUNDING = 1e-12  # a share is a count over examples, with rounding of about 1e-16
+
+
+class Outcome(NamedTuple):
+    """What one attack achieves on the targets, by one metric.
+
+    Attributes:
+        measured: the metric of each target.
+        halves: half the difference between what either half of the shadows finds, for several ways
+            to halve them; None where half of the shadows do not suffice.
+        round_robin: whether the targets are the shadows, and either half attacks itself.
+    """
+
+    measured: Measured
+    halves: Float[Tensor, "ways targets"] | None = None
+    round_robin: bool = False
+
+    def minus(self, other: "Outcome") -> "Outcome":
+        """The paired difference."""
+        measured = self.measured.minus(other.measured)
+        if self.halves is None or other.halves is None:
+            return Outcome(measured, None, self.round_robin)
+        return Outcome(measured, self.halves - other.halves, self.round_robin)
 
 
 class Difference(NamedTuple):
-    """How much higher the AUC of `first` is than that of `second`, and whether by chance."""
+    """How much more `first` finds than `second`, and whether by chance."""
 
     first: str
     second: str
-    estimate: Estimate  # mean over targets of AUC(first) - AUC(second), 95% interval
+    estimate: Estimate  # mean over targets of the difference, 95% interval
     p: float  # two-sided
     p_holm: float  # corrected for all comparisons of the call
+    shadows: float = nan  # share of the variance that is due to the draw of shadows; NaN: unknown
 
 
 def paired_differences(
-    scores: Mapping[str, Float[Tensor, "targets examples"]],
-    members: Bool[Tensor, "targets examples"],
-    pairs: Sequence[tuple[str, str]],
+    outcomes: Mapping[str, Outcome], pairs: Sequence[tuple[str, str]]
 ) -> list[Difference]:
-    """Compare AUCs of the same targets on the same examples, so that shared variation cancels.
+    """Compare outcomes on the same targets and examples, so that shared variation cancels.
 
-    Several targets: Student's t over their differences, which generalizes to more targets of this
-    pool, not to other pools. One target: normal, with DeLong's variance over its examples, which
-    generalizes to more examples, not to other targets. DeLong also replaces Student's t where all
-    targets differ by the same amount, because t would then claim certainty.
+    Several targets: the variance over targets and over shadows (`variance_of_mean`), with Student's
+    t, which generalizes to more targets of this pool and other shadows, not to other pools. One
+    target: normal, with the variance over its examples (DeLong's for AUC), which generalizes to
+    more examples, not to other targets. The latter also replaces the former where all targets
+    differ by the same amount, because t would then claim certainty.
 
     Args:
-        scores: by name; higher means likelier a member.
-        members: which examples are members, the same for every name.
+        outcomes: by name, all by metrics of one scale.
         pairs: the names to compare, first - second.
-
-    Raises:
-        ValueError: a score is NaN, a target lacks members or non-members, or DeLong's variance is
-            needed and a target has fewer than two of either.
-
-    Source: DeLong et al. 1988, doi:10.2307/2531595.
     """
-    areas = {
-        name: torch.stack([auc(roc(*rows)) for rows in zip(scores[name], members, strict=True)])
-        for name in {name for pair in pairs for name in pair}
-    }
-    comparisons = [
-        _compare(areas[first] - areas[second], scores[first], scores[second], members)
-        for first, second in pairs
-    ]
-    corrected = holm([p for _, p in comparisons])
+    compared = [_compare(outcomes[first].minus(outcomes[second])) for first, second in pairs]
+    corrected = holm([p for _, p, _ in compared])
     return [
-        Difference(*pair, *comparison, p_holm)
-        for pair, comparison, p_holm in zip(pairs, comparisons, corrected, strict=True)
+        Difference(*pair, estimate, p, p_holm, shadows)
+        for pair, (estimate, p, shadows), p_holm in zip(pairs, compared, corrected, strict=True)
     ]
+
+
+def variance_of_mean(outcome: Outcome) -> tuple[float, float, float]:
+    """Variance of the mean over targets, over other targets and other shadows.
+
+    All targets share their shadows, and what these add to a comparison no spread over targets
+    shows: of audits in which every shadow is audited by the others, Student's t over targets finds
+    a difference between equal variants in 17%. Two disjoint halves of the shadows are independent
+    draws of half the size, so half the difference between their results has the variance that all
+    shadows together have (for what is linear in them). What of it differs from target to target is
+    subtracted, because the spread over targets already holds it. Where the shadows are the targets,
+    both halves attack themselves, and the variance over halves is that over models altogether;
+    where half of them do not suffice it is twice that over targets, because every pair of models is
+    compared twice.
+
+    Returns:
+        The variance, the share of it that is due to the shadows (NaN if unknown), and its degrees
+        of freedom (Satterthwaite 1946).
+    """
+    values, halves, round_robin = outcome.measured.values, outcome.halves, outcome.round_robin
+    targets = len(values)
+    over_targets = float(values.var()) / targets
+    if halves is None:
+        return over_targets * (2 if round_robin else 1), nan, targets - 1.0
+    ways = len(halves)
+    common = halves.mean(1, keepdim=True)
+    square = float(common.square().mean())
+    if round_robin:
+        variance = max(square, over_targets)
+        return variance, 1 - over_targets / variance if variance else nan, float(ways)
+    separate = float((halves - common).square().sum()) / (ways * targets * (targets - 1))
+    over_shadows = max(square - separate, 0.0)
+    variance = over_targets + over_shadows
+    if variance == 0:
+        return 0.0, nan, targets - 1.0
+    freedom = variance**2 / (over_targets**2 / (targets - 1) + over_shadows**2 / ways)
+    return variance, over_shadows / variance, freedom
 
 
 def mean_difference(differences: Float[Tensor, " targets"]) -> tuple[Estimate, float]:
@@ -114,26 +159,23 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _compare(
-    differences: Float[Tensor, " targets"],
-    first: Float[Tensor, "targets examples"],
-    second: Float[Tensor, "targets examples"],
-    members: Bool[Tensor, "targets examples"],
-) -> tuple[Estimate, float]:
-    """Mean difference with its 95% interval, and its two-sided p-value."""
-    value, spread = differences.mean().item(), differences.std(correction=0).item()
+def _compare(outcome: Outcome) -> tuple[Estimate, float, float]:
+    """Mean difference with its 95% interval, its two-sided p-value and the shadows' share."""
+    values, influence = outcome.measured
+    value, spread = values.mean().item(), values.std(correction=0).item()
     if spread > _ROUNDING:
-        return mean_difference(differences)
-    error = max(map(_delong_error, first, second, members))
+        variance, shadows, freedom = variance_of_mean(outcome)
+        return *_interval(value, variance**0.5, freedom, spread), shadows
+    error = float(influence.square().sum(1).max()) ** 0.5
     if error > _ROUNDING:
-        return _interval(value, error, inf, spread)  # t is then normal
-    if all(map(_same_order, first, second)):
-        return Estimate(0.0, 0.0, 0.0), 1.0
+        return *_interval(value, error, inf, spread), nan  # t is then normal
+    if abs(value) <= _ROUNDING:
+        return Estimate(0.0, 0.0, 0.0), 1.0, nan
     # all disjoint pairs differ by `value`; at most this share of all pairs does not (exact, 97.5%)
-    trials = int(torch.minimum(members.sum(1), (~members).sum(1)).min())
+    trials = influence.shape[1] // 2
     other = 1 - 0.025 ** (1 / trials)
     low, high = (1 - other) * value - other, (1 - other) * value + other
-    return Estimate(value, low, high, spread), min(1.0, 2 * (1 + abs(value)) ** -trials)
+    return Estimate(value, low, high, spread), min(1.0, 2 * (1 + abs(value)) ** -trials), nan
 
 
 def _interval(
@@ -143,30 +185,6 @@ def _interval(
     margin, p = student.ppf(0.975, freedom) * error, 2 * student.sf(abs(value) / error, freedom)
     low, high = max(value - margin, -1), min(value + margin, 1)
     return Estimate(value, float(low), float(high), spread), float(p)
-
-
-def _delong_error(
-    first: Float[Tensor, " examples"],
-    second: Float[Tensor, " examples"],
-    members: Bool[Tensor, " examples"],
-) -> float:
-    """Standard error of a difference of AUCs, by `delong`'s formula on differences of V and W."""
-    counts = int(members.sum()), int((~members).sum())
-    if min(counts) < 2:
-        raise ValueError(
-            f"DeLong's variance needs 2 members and 2 non-members, got {counts[0]} and "
-            f"{counts[1]}. Score more examples."
-        )
-    error = torch.zeros((), dtype=torch.float64)
-    for side, other in ((members, ~members), (~members, members)):
-        shares = (share_below(row[other].sort().values, row[side]) for row in (first, second))
-        error += torch.sub(*shares).var() / side.sum()
-    return error.sqrt().item()
-
-
-def _same_order(first: Float[Tensor, " examples"], second: Float[Tensor, " examples"]) -> bool:
-    """Whether both give all examples the same order, ties included: no AUC can then differ."""
-    return torch.equal(*(torch.unique(row, return_inverse=True)[1] for row in (first, second)))
 
 
 class Sample(NamedTuple):

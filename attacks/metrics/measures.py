@@ -1,0 +1,178 @@
+"""Each target's AUC and error rates, and how much every example contributes to them.
+
+A measure of several targets is a mean of one value per target. To first order it is linear in the
+cells (target, example), so that every variance of it, over examples, over targets, or of a paired
+difference, follows from the cells' contributions, which are called influences.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from attacks.metrics.roc import check, roc, share_below
+
+Metric = Literal["auc", "balanced_accuracy", "tpr_1pct", "tpr_01pct"]
+
+
+class Measured(NamedTuple):
+    """One metric of every target.
+
+    Attributes:
+        values: one per target; their mean is the metric.
+        influence: what each example adds to its target's value, to first order; sums to 0.
+    """
+
+    values: Float[Tensor, " targets"]
+    influence: Float[Tensor, "targets examples"]
+
+    def minus(self, other: "Measured") -> "Measured":
+        """The paired difference."""
+        return Measured(self.values - other.values, self.influence - other.influence)
+
+
+def area(
+    scores: Float[Tensor, "targets examples"], members: Bool[Tensor, "targets examples"]
+) -> Measured:
+    """AUC of every target.
+
+    The influence of a member is that of its share of non-members below it, and the influence of a
+    non-member that of the share of members above it; the sum of their squares is DeLong's variance.
+
+    Source: DeLong et al. 1988, doi:10.2307/2531595.
+    """
+    for row, inside in zip(scores, members, strict=True):
+        check(row, inside)
+    shares = torch.empty(scores.shape, dtype=torch.float64)
+    for row, inside, line in zip(scores, members, shares, strict=True):
+        line[inside] = share_below(row[~inside].sort().values, row[inside])
+        line[~inside] = 1 - share_below(row[inside].sort().values, row[~inside])
+    return Measured(_rates(shares, members)[0], _influence(shares, members, 1.0, 1.0))
+
+
+def tail_rate(
+    scores: Float[Tensor, "targets examples"],
+    members: Bool[Tensor, "targets examples"],
+    fpr: float,
+) -> Measured:
+    """TPR at a low FPR, from all targets' scores together.
+
+    Each half of the targets is accused at a threshold that the other half's non-members set, so
+    that the threshold rests on the non-members of several targets instead of on one target's few. A
+    single target's own non-members set its threshold.
+
+    The test has exactly the level `fpr` for a fresh non-member, whatever the number n of
+    non-members and however many scores tie: an example with `above` of them above it and `tied`
+    beside it is accused with probability (fpr (n + 1) - above) / (tied + 1), clipped to 0 to 1,
+    which is a smoothed conformal p-value of at most `fpr`. The curve's own point at the largest FPR
+    below `fpr` overstates instead: with 250 non-members and 0.1% it accuses all above the last.
+
+    Targets differ in how many of their non-members a common threshold accuses. A target's value is
+    its TPR less what its surplus of false positives is worth at the slope of the joint ROC.
+
+    Source: Vovk, Gammerman, Shafer 2005, "Algorithmic Learning in a Random World", section 2.3.
+    """
+    accused = _accuse(scores, members, fpr)
+    tpr, false = _rates(accused, members)
+    slope = _slope(scores, members, fpr)
+    influence = _influence(accused, members, 1.0, -slope)
+    if len(scores) == 1:  # its threshold was set by the same non-members
+        return Measured(tpr, influence)
+    return Measured(tpr - slope * (false - fpr), influence)
+
+
+def balanced_accuracy(
+    scores: Float[Tensor, "targets examples"], members: Bool[Tensor, "targets examples"]
+) -> Measured:
+    """Mean of TPR and 1 - FPR at a threshold that was chosen elsewhere.
+
+    The threshold is the best for the other half of the targets, or of the examples of a single
+    target. Chosen on the same examples, random scores would exceed 1/2 by 0.43 sqrt(1 / members +
+    1 / non-members).
+    """
+    accused = torch.zeros(scores.shape, dtype=torch.float64)
+    first, second = halves(scores)
+    for chosen, tested in ((second, first), (first, second)):
+        threshold = _best_threshold(scores[chosen], members[chosen])
+        accused[tested] = (scores[tested] >= threshold).double()
+    tpr, false = _rates(accused, members)
+    return Measured((1 + tpr - false) / 2, _influence(accused, members, 0.5, -0.5))
+
+
+def halves(scores: Float[Tensor, "targets examples"]) -> list[Bool[Tensor, "targets examples"]]:
+    """Two masks of cells: each half of the targets, or of a single target's examples at random."""
+    targets, examples = scores.shape
+    first = torch.zeros(scores.shape, dtype=torch.bool)
+    if targets > 1:
+        first[: targets // 2] = True
+    else:
+        order = torch.randperm(examples, generator=torch.Generator().manual_seed(0))
+        first[0, order[: examples // 2]] = True
+    return [first, ~first]
+
+
+def _influence(
+    shares: Float[Tensor, "targets examples"],
+    members: Bool[Tensor, "targets examples"],
+    of_members: float,
+    of_non_members: float,
+) -> Float[Tensor, "targets examples"]:
+    """Deviations of each side from its mean, over its size, times that side's weight."""
+    influence = torch.zeros(shares.shape, dtype=torch.float64)
+    for side, weight in ((members, of_members), (~members, of_non_members)):
+        count = side.sum(1, keepdim=True)
+        mean = (shares * side).sum(1, keepdim=True) / count
+        influence += weight * torch.where(side, (shares - mean) / count, 0)
+    return influence
+
+
+def _rates(
+    accused: Float[Tensor, "targets examples"], members: Bool[Tensor, "targets examples"]
+) -> tuple[Float[Tensor, " targets"], Float[Tensor, " targets"]]:
+    """TPR and FPR of every target."""
+    return tuple((accused * side).sum(1) / side.sum(1) for side in (members, ~members))
+
+
+def _accuse(
+    scores: Float[Tensor, "targets examples"], members: Bool[Tensor, "targets examples"], fpr: float
+) -> Float[Tensor, "targets examples"]:
+    """Probability with which each example is accused, at the other half's threshold."""
+    accused = torch.empty(scores.shape, dtype=torch.float64)
+    half = len(scores) // 2
+    parts = [(slice(half, None), slice(half)), (slice(half), slice(half, None))]
+    for reference, tested in parts if half else [(slice(None), slice(None))]:
+        known = scores[reference][~members[reference]].sort().values
+        row = scores[tested].contiguous()
+        at_most = torch.searchsorted(known, row, right=True)
+        tied = at_most - torch.searchsorted(known, row)
+        above = len(known) - at_most
+        accused[tested] = ((fpr * (len(known) + 1) - above) / (tied + 1)).clamp(0, 1)
+    return accused
+
+
+def _slope(
+    scores: Float[Tensor, "targets examples"], members: Bool[Tensor, "targets examples"], fpr: float
+) -> float:
+    """Slope of the joint ROC around an FPR: members found per false positive."""
+    more, less = (_rates(_accuse(scores, members, level), members) for level in (2 * fpr, fpr / 2))
+    tpr, false = (float((high - low).mean()) for high, low in zip(more, less, strict=True))
+    return max(tpr / false, 0.0) if false > 0 else 0.0
+
+
+def _best_threshold(scores: Float[Tensor, " cells"], members: Bool[Tensor, " cells"]) -> float:
+    """The threshold at or above which TPR exceeds FPR by most."""
+    curve = roc(scores, members)
+    point = int((curve.tpr - curve.fpr).argmax())
+    if point == 0:
+        return torch.inf
+    return float(scores.unique().flip(0)[point - 1])
+
+
+MEASURES: dict[Metric, Callable[[Tensor, Tensor], Measured]] = {
+    "auc": area,
+    "balanced_accuracy": balanced_accuracy,
+    "tpr_1pct": lambda scores, members: tail_rate(scores, members, 0.01),
+    "tpr_01pct": lambda scores, members: tail_rate(scores, members, 0.001),
+}
