@@ -130,9 +130,7 @@ def test_an_attack_that_would_cost_more_than_a_fifth_is_left_out():
     lack = Lack((), (2, 2), missing[2, 2])
     assert choice.left_out == {
         "gap": Lack(("logits",), (0, 0), 0),
-        "quantile_regression": Lack(
-            ("logits", "logits on a population", "the images"), (0, 0), 0
-        ),
+        "quantile_regression": Lack(("logits", "logits on a population", "the images"), (0, 0), 0),
         "rmia_online": Lack(("signals on a population",), (1, 1), missing[1, 1]),
         "rmia_offline": Lack(("signals on a population",), (0, 1), missing[0, 1]),
         "lira_online": lack,
@@ -152,7 +150,9 @@ def test_a_fifth_of_the_examples_may_go_and_no_more(synthetic_fleet, few):
     members[8] = torch.arange(1000) % 2 == 0
     choice = choose_attacks(None, Game({"full": ModelSignals(phi)}, members, make_cases(8, 1)))
     assert int((~choice.usable).sum()) == (few if few == 200 else 0)
-    assert ("lira_online" in choice.attacks) == ("joint_lira" not in choice.left_out) == (few == 200)
+    assert (
+        ("lira_online" in choice.attacks) == ("joint_lira" not in choice.left_out) == (few == 200)
+    )
 
 
 @pytest.mark.parametrize("swap", [False, True], ids=["members", "non-members"])

@@ -3,10 +3,13 @@
 import csv
 import json
 import re
+from math import isnan, nan
 
 import pytest
 import torch
+from markupsafe import escape
 
+from attacks.findings import Exposures
 from reporting.dashboard import _charts, _summary
 from reporting.findings import FINDINGS, Body, Finding, find
 from reporting.illustrate import illustrate
@@ -150,7 +153,10 @@ def test_examples_that_were_left_out_have_an_empty_exposure():
 
 
 def test_every_view_says_what_was_left_out(results, findings, tmp_path):
-    sentences = "6 of 160 examples were left out: <few> & far.", "gap was left out: it needs logits."
+    sentences = (
+        "6 of 160 examples were left out: <few> & far.",
+        "gap was left out: it needs logits.",
+    )
     written = write_audit(tmp_path, results._replace(left_out=sentences), findings)
     assert read_results(tmp_path).left_out == written.left_out == sentences
     *_, first, second = (tmp_path / "audit" / "table.txt").read_text().splitlines()

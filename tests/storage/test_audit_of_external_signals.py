@@ -56,9 +56,19 @@ def test_shadows_without_the_examples_get_only_offline_attacks(
     attacks = {line["attack"] for line in read_csv(external)}
     offline = {"attack_r", "rmia_offline", "lira_offline", "lira_offline_fixed"}
     assert attacks == {"global_threshold", *offline}
-    assert "Note: lira_online is excluded: it needs 2 shadows with each example." in output
-    assert "Note: rmia_online is excluded: it needs 1 shadow with each example." in output
-    with pytest.raises(SystemExit, match="`lira_online` needs 2 shadows with each example"):
+    for names, needs in (
+        ("lira_online, lira_online_fixed and joint LiRA on several variants were", "they need 2"),
+        ("rmia_online was", "it needs 1"),
+    ):
+        word = "shadows" if "2" in needs else "shadow"
+        line = f"{names} left out: {needs} {word} with and {needs[-1]} without each example, which "
+        assert (
+            f"{line}64 of 64 examples lack, too many to leave out. Train more shadows; in" in output
+        )
+    message = (
+        "`lira_online` needs 2 shadows with and 2 without each example, which 64 of 64 examples"
+    )
+    with pytest.raises(SystemExit, match=message):
         audit(external, "--signals", str(path), "--attacks", "lira_online")
 
 
