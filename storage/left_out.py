@@ -7,7 +7,7 @@ from storage.names import ModelName
 
 UNFINISHED = "unfinished"
 FINDINGS = {  # of `attacks.choice` to users
-    "z_scores": "the z-scores of members and non-members",
+    "z_scores": "the table of z-scores",
     "joint_lira": "joint LiRA on several variants",
 }
 IMAGES = "the images"
@@ -69,6 +69,8 @@ def leave_out_attacks(choice: Choice, trained_here: bool, variants: int) -> list
     sentences = []
     for lack, names in alike.items():
         subject = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+        if subject.startswith("the "):
+            subject = f"T{subject[1:]}"
         verb = "was left out: it needs" if len(names) == 1 else "were left out: they need"
         if lack.signals:
             reason = f"{' and '.join(lack.signals)}. {_find(lack.signals, trained_here)}"

@@ -217,7 +217,7 @@ def test_a_registered_attack_is_chosen(synthetic_fleet, observe, monkeypatch):
     assert isinstance(choice, Choice)
     assert torch.equal(choice.usable, everything)
     bare = Game({"full": ModelSignals(phi)}, members, make_cases(4, 2))
-    with pytest.raises(ValueError, match="`toy` needs logits, which not every variant has. Leave"):
+    with pytest.raises(ValueError, match="`toy` needs logits, which not every variant has"):
         choose_attacks(["toy"], bare)
     with pytest.raises(ValueError, match=r"must name attacks, got `toi`\. Did you mean `toy`\?"):
         choose_attacks(["toi"], game)
