@@ -36,8 +36,8 @@ class Lack(NamedTuple):
     """Why a game does not suffice for an attack or finding.
 
     Attributes:
-        signals: what is not known of every variant, in words.
-        sides: how many shadows with and without each example it needs.
+        signals: what it needs that is not known of every variant, in words.
+        sides: how many shadows with and without each example it needs, if the signals are known.
         examples: number of examples that have fewer.
     """
 
@@ -81,10 +81,12 @@ def choose_attacks(asked: Sequence[str] | None, game: Game) -> Choice:
     wanted = list(dict.fromkeys(asked or DEFAULT_ATTACKS))
     needs = {name: ATTACKS[name].sides for name in wanted} | FINDINGS
     known = {sides: scorable(game, sides) for sides in set(needs.values())}
-    lacks = {
-        name: Lack(tuple(unknown(name, game)), sides, int((~known[sides]).sum()))
-        for name, sides in needs.items()
-    }
+    lacks = {}
+    for name, sides in needs.items():
+        signals = tuple(unknown(name, game))
+        lacks[name] = Lack(signals, (0, 0), 0)
+        if not signals:
+            lacks[name] = Lack((), sides, int((~known[sides]).sum()))
     usable, kept = torch.ones(game.members.shape[1], dtype=torch.bool), []
     for name in sorted(needs, key=lambda name: lacks[name].examples):
         both = usable & known[needs[name]]

@@ -53,7 +53,7 @@ def test_examples():
 
 def test_attacks_that_need_unknown_signals():
     pixels, margins = ("logits", "logits on a population", "the images"), ("logits",)
-    population = Lack(("signals on a population",), (1, 1), 0)
+    population = Lack(("signals on a population",), (0, 0), 0)
     choice = choose(
         gap=Lack(margins, (0, 0), 0),
         quantile_regression=Lack(pixels, (0, 0), 0),
