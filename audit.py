@@ -18,7 +18,8 @@ from jsonargparse import Namespace
 from rich.console import Console
 from rich.markup import escape
 
-from attacks.evaluate import choose_attacks, evaluate
+from attacks.choice import choose_attacks
+from attacks.evaluate import evaluate
 from attacks.strongest import Strongest
 from reporting.compare import (
     against_first,
@@ -34,7 +35,7 @@ from reporting.inputs import digest_inputs, is_done
 from reporting.results import make_results, read_results
 from reporting.tables import for_terminal, headline
 from reporting.write import write, write_comparison
-from storage.evidence import gather
+from storage.evidence import gather, restrict
 from storage.external_signals import gather_external
 from storage.run_folder import RunFolder
 from storage.wandb_project import check_key
@@ -70,28 +71,20 @@ def audit(config: Namespace, console: Console) -> None:
     # first, so that what changes while this runs is not in it
     inputs = digest_inputs(config.run_dir, config.signals, config.attacks, config.partial)
     if config.wandb == "disabled" and is_done(folder, inputs):
-        console.print((folder / "table.txt").read_text(), markup=False, soft_wrap=False)
-        excluded = read_results(config.run_dir).basis["excluded"]
-        if excluded != "none":
-            console.print(f"[bold red]Excluded:[/] {escape(excluded)}")
+        console.print((folder / "table.txt").read_text(), markup=False)
         return console.print(f"Nothing has changed since this audit. {report}")
 
     if config.signals is None:
         evidence = gather(RunFolder(config.run_dir), config.partial)
     else:
         evidence = gather_external(config.signals)
-    attacks, notes = choose_attacks(config.attacks, evidence.game)
-    for note in (*evidence.notes, *notes):
-        console.print(escape(note))
-    for name, reason in evidence.excluded.items():
-        partner = " with its partner" if name.role == "shadow" and evidence.experiment else ""
-        console.print(f"[bold red]{name} is excluded{partner}[/]: {escape(reason)}")
-
+    choice = choose_attacks(config.attacks, evidence.game)
+    evidence = restrict(evidence, choice)
     best = Strongest(evidence.game.audited)
     with console.status("Attacking") as status:
         for variant in evidence.game.variants:
             status.update(f"Attacking {escape(variant)}")
-            best.add(evaluate(evidence.game, variant, attacks))
+            best.add(evaluate(evidence.game, variant, choice.attacks))
         status.update("Comparing")
         findings = find(evidence.game, best)
 
@@ -100,6 +93,8 @@ def audit(config: Namespace, console: Console) -> None:
     results = results._replace(figures=tuple(drawings))
     table = for_terminal(headline(results.rows, results.variants), results.name)
     console.print(table, soft_wrap=False)
+    for sentence in results.left_out:
+        console.print(f"[bold]{escape(sentence)}[/]")
     for sentence in results.sentences:
         console.print(escape(sentence))
     labels = images and images.labels

@@ -1,28 +1,20 @@
 """Every attack on a variant with every kind of knowledge: a game in, scores and rows out."""
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attacks import ATTACKS, DEFAULT_ATTACKS
+from attacks import ATTACKS
 from attacks.game import Game, Knowledge, Shadows, by_shadows
 from attacks.metrics.intervals import Summary, summarise
 from attacks.metrics.measures import Metric
 from attacks.metrics.roc import roc
-from attacks.quantile import FEWEST
 
 FEW = 10  # a TPR that rests on fewer false positives proves little
 FPR_GRID = torch.logspace(-4, 0, 161, dtype=torch.float64)
-WORDS = {  # fields of `ModelSignals` to users
-    "hinge": "logits",
-    "population": "signals on a population",
-    "population_hinge": "logits on a population",
-    "features": "the images",
-}
 _CHUNK = 1 << 22  # signals of targets scored at once; float64 and its temporaries take 0.2 GB
 
 
@@ -56,49 +48,6 @@ class Scored(NamedTuple):
 
     row: Row
     scores: Float[Tensor, "targets examples"]
-
-
-def choose_attacks(asked: Sequence[str] | None, game: Game) -> tuple[list[str], list[str]]:
-    """Choose the attacks to run: those asked for, or all that the signals suffice for.
-
-    Returns:
-        Names in `ATTACKS`, and a note for each default attack that is excluded.
-
-    Raises:
-        ValueError: an attack does not exist, or what it needs is not known.
-    """
-    for name in asked or ():
-        if name not in ATTACKS:
-            near = get_close_matches(name, ATTACKS, n=1)
-            hint = f"Did you mean `{near[0]}`?" if near else f"Take one of {', '.join(ATTACKS)}."
-            raise ValueError(f"`--attacks` must name attacks, got `{name}`. {hint}")
-    wanted = list(dict.fromkeys(asked or DEFAULT_ATTACKS))
-    needs = {name: " and ".join(lacking(name, game)) for name in wanted}
-    excluded = {name: need for name, need in needs.items() if need}
-    if asked and excluded:
-        name, need = next(iter(excluded.items()))
-        raise ValueError(
-            f"`{name}` needs {need}, which not every variant has. Leave it out of `--attacks`."
-        )
-    notes = [f"Note: {name} is excluded: it needs {need}." for name, need in excluded.items()]
-    return [name for name in wanted if name not in excluded], notes
-
-
-def lacking(attack: str, game: Game) -> list[str]:
-    """What an attack needs that is not known, in words."""
-    missing = []
-    for field in ATTACKS[attack].needs:
-        signals = [getattr(known, field) for known in game.signals.values()]
-        if any(signal is None for signal in signals):
-            missing.append(WORDS[field])
-        elif field == "population_hinge" and signals[0].shape[-1] < FEWEST:
-            missing.append(f"a population of {FEWEST}")
-    members = game.members
-    sides = zip(ATTACKS[attack].sides, (members, ~members), ("with", "without"), strict=True)
-    for least, side, word in sides:
-        if least and any(int(side[shadows].sum(0).min()) < least for _, shadows in game.cases):
-            missing.append(f"{least} shadow{'s' if least > 1 else ''} {word} each example")
-    return missing
 
 
 def score(

@@ -10,9 +10,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from attacks import ATTACKS
 from attacks.calibration_set import calibration_auc
-from attacks.evaluate import lacking, score
-from attacks.game import Case, Game, Knowledge, by_shadows
+from attacks.choice import FINDINGS, scorable, suffices
+from attacks.evaluate import score
+from attacks.game import Case, Game, Knowledge, by_shadows, keep_examples
 from attacks.joint_lira import lira_joint
 from attacks.metrics.differences import Difference, holm, paired_differences
 from attacks.metrics.epsilon import EpsilonBound, epsilon_bound, one_run_epsilon
@@ -84,14 +86,17 @@ class Exposures(NamedTuple):
         attack: the strongest attack on the reference, with matched shadows if it uses any.
         changes: of exposures, against the reference, for each other variant.
         variants: the rows of `examples`.
-        examples: exposure of each example; NaN where no target trained on it.
+        examples: exposure of each example of the pool; NaN where no target trained on it, or where
+            it was left out.
+        kept: which examples of the pool were not left out.
     """
 
     reference: str
     attack: str
     changes: dict[str, Change]
     variants: list[str]
-    examples: Float[Tensor, "variants examples"]
+    examples: Float[Tensor, "variants pool"]
+    kept: Bool[Tensor, " pool"]
 
 
 def find_differences(game: Game, best: Strongest) -> Differences:
@@ -129,7 +134,7 @@ def find_z_scores(game: Game, best: Strongest) -> dict[str, dict[Knowledge, ZSco
 
     Empty where an example has fewer than two shadows without it.
     """
-    return {} if lacking("lira_offline", game) else z_scores(game)
+    return z_scores(game) if scorable(game, FINDINGS["z_scores"]).all() else {}
 
 
 def find_joint_attacks(game: Game, best: Strongest) -> list[JointAttack]:
@@ -137,7 +142,7 @@ def find_joint_attacks(game: Game, best: Strongest) -> list[JointAttack]:
 
     Empty where joint LiRA lacks two shadows on a side of an example.
     """
-    if lacking("lira_online", game):
+    if not scorable(game, FINDINGS["joint_lira"]).all():
         return []  # the other findings do not need this attack
     audited = game.audited
     areas = {variant: _auc(kept.scores, audited).value for variant, kept in best.variants.items()}
@@ -208,9 +213,11 @@ def _converge(game: Game, variant: str, attack: str) -> dict[int, Estimate]:
     for count in [*(2**k for k in range(1, most.bit_length()) if 2**k < most), most]:
         cases = [Case(target, shadows[:count]) for target, shadows in game.cases]
         fewer = Game({variant: game.signals[variant]}, game.members, cases)
-        if not lacking(attack, fewer):  # LiRA needs two shadows on a side for a spread
-            scores = score([attack], fewer, variant, variant)[attack]
-            points[count] = _auc(scores, game.audited)
+        usable = scorable(fewer, ATTACKS[attack].sides)
+        if suffices(usable, fewer):  # LiRA needs two shadows on a side for a spread
+            part = keep_examples(fewer, usable)
+            scores = score([attack], part, variant, variant)[attack]
+            points[count] = _auc(scores, part.audited)
     return points
 
 
@@ -220,8 +227,11 @@ def find_exposures(game: Game, best: Strongest) -> Exposures:
     audited = game.audited
     exposures = {variant: exposure(kept.alike, audited) for variant, kept in best.variants.items()}
     changes = {variant: change(exposures[reference], exposures[variant]) for variant in others}
-    examples = torch.stack(list(exposures.values()))
-    return Exposures(reference, best.attack, changes, list(exposures), examples)
+    known = torch.stack(list(exposures.values()))
+    kept = torch.ones(known.shape[1], dtype=torch.bool) if game.kept is None else game.kept
+    examples = known.new_full((len(known), len(kept)), torch.nan)
+    examples[:, kept] = known
+    return Exposures(reference, best.attack, changes, list(exposures), examples, kept)
 
 
 def _auc(

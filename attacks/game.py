@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from attacks.lira import Fit, fit_sides
-from attacks.slices import Sliced
+from attacks.slices import Chosen, Sliced
 
 FULL = "full"  # the variant at the end of training, at full precision
 Knowledge = Literal["matched", "unquantized", "none"]
@@ -36,6 +36,11 @@ class ModelSignals(NamedTuple):
         """Select models by position."""
         rows = list(models)
         return self._replace(**{name: signal[rows] for name, signal in self._known().items()})
+
+    def on(self, examples: Int64[Tensor, " chosen"]) -> "ModelSignals":
+        """Select audited examples by ascending position; features stay, and nothing is read."""
+        hinge = None if self.hinge is None else Chosen(self.hinge, examples)
+        return self._replace(phi=Chosen(self.phi, examples), hinge=hinge)
 
     def read(self) -> "Target":
         """Read the signals into memory."""
@@ -103,12 +108,14 @@ class Game(NamedTuple):
         cases: who is audited, and by whom.
         calibrated: which example each model's quantizer looked at, for the variants whose
             calibration can be audited.
+        kept: which examples of the pool these are; None for all of them.
     """
 
     signals: Mapping[str, ModelSignals]
     members: Bool[Tensor, "models examples"]
     cases: Sequence[Case]
     calibrated: Mapping[str, Bool[Tensor, "models examples"]] = {}
+    kept: Bool[Tensor, " pool"] | None = None
 
     @property
     def variants(self) -> list[str]:
@@ -129,6 +136,30 @@ class Game(NamedTuple):
         if variant != FULL and FULL in self.signals:
             kinds["unquantized"] = FULL
         return kinds
+
+
+def keep_examples(game: Game, usable: Bool[Tensor, " examples"]) -> Game:
+    """Restrict a game to some of its examples, or return it as it is if these are all.
+
+    The population stays whole.
+    """
+    if usable.all():
+        return game
+    examples = usable.nonzero().flatten()
+    kept = usable if game.kept is None else game.kept.clone().masked_scatter_(game.kept, usable)
+    # variants may share their features, which are copied only once
+    shared = {id(k.features): k.features for k in game.signals.values() if k.features is not None}
+    rows = {key: (own[examples], others) for key, (own, others) in shared.items()}
+    return Game(
+        signals={
+            variant: known.on(examples)._replace(features=rows.get(id(known.features)))
+            for variant, known in game.signals.items()
+        },
+        members=game.members[:, examples],
+        cases=game.cases,
+        calibrated={variant: mask[:, examples] for variant, mask in game.calibrated.items()},
+        kept=kept,
+    )
 
 
 def make_cases(shadows: int, targets: int, excluded: Iterable[int] = ()) -> list[Case]:

@@ -48,7 +48,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from attacks import DEFAULT_ATTACKS
-from attacks.evaluate import lacking, score
+from attacks.choice import unknown
+from attacks.evaluate import score
 from attacks.game import Game, ModelSignals, make_cases
 from attacks.lira import lira
 from attacks.rmia import log_ratio, rmia
@@ -153,7 +154,7 @@ def score_variant(fleet: Fleet, variant: int, count: int, attacks: Sequence[str]
     signals: dict[str, Any] = {key: fleet.signal(key, variant) for key in FIELDS}
     cases = make_cases(fleet.shadows, fleet.targets)[:count]
     game = Game({NAME: ModelSignals(**signals)}, fleet.members(), cases)
-    names = [name for name in attacks or DEFAULT_ATTACKS if not lacking(name, game)]
+    names = [name for name in attacks or DEFAULT_ATTACKS if not unknown(name, game)]
 
     def run() -> Tensor:
         return torch.stack([*score(names, game, NAME, NAME).values()])

@@ -126,12 +126,9 @@ def make_differences(results: Mapping[str, Results]) -> Table:
     """Options and facts that differ between the experiments, one column per experiment."""
     options = differing({name: audit.experiment for name, audit in results.items()})
     rows = {key: values for key, values in options.items() if not key.startswith("fleet.")}
-    for key in (
-        "audited models",
-        "shadow models",
-        "excluded",
-    ):  # the outcome of the fleet's options
+    for key in ("audited models", "shadow models"):  # the outcome of the fleet's options
         rows[key] = [audit.basis.get(key, "-") for audit in results.values()]
+    rows["left out"] = [" ".join(audit.left_out) or "none" for audit in results.values()]
     attacks = [{row.attack for row in audit.rows} for audit in results.values()]
     shared = set.intersection(*attacks)
     rows["attacks beside the shared ones"] = [", ".join(sorted(own - shared)) for own in attacks]

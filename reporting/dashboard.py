@@ -44,7 +44,7 @@ def log_audit(
         settings=SETTINGS,
     ) as run:
         run.log(_charts(results, figures))
-        run.summary.update(_summary(results))
+        run.summary.update(_summary(results) | {"left_out": list(results.left_out)})
     entity: str = run.entity
     return entity
 

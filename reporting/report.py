@@ -161,6 +161,7 @@ def render(results: Results, drawings: Sequence[Drawing]) -> str:
         recipe=make_recipe(results.experiment),
         quantizations=quantization_lines(results.variants),
         comparisons=results.sentences,
+        left_out=results.left_out,
         summary=headline(rows, results.variants),
         tables=results.tables,
         charts=htmlsafe_json_dumps(data, allow_nan=False, separators=(",", ":")),

@@ -38,6 +38,7 @@ class Results(NamedTuple):
         tables: tables of the findings.
         sentences: the differences between variants, in words.
         figures: names of the figures that were drawn.
+        left_out: models, images, examples and attacks that were left out, one sentence each.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Results(NamedTuple):
     tables: list[Table]
     sentences: list[str]
     figures: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def strongest(self) -> dict[str, Row]:
@@ -79,6 +81,7 @@ def make_results(
         findings=plain(findings),
         tables=make_tables(findings),
         sentences=[compare(difference) for difference in differences],
+        left_out=tuple(evidence.left_out),
     )
 
 
@@ -152,6 +155,7 @@ def as_json(results: Results) -> str:
             "tables": [table._asdict() for table in results.tables],
             "sentences": results.sentences,
             "figures": list(results.figures),
+            "left_out": list(results.left_out),
         },
         indent=1,
         allow_nan=False,
@@ -204,6 +208,7 @@ def _from_json(content: Mapping[str, Any]) -> Results:
         tables=[_read_table(table) for table in content["tables"]],
         sentences=content["sentences"],
         figures=tuple(content["figures"]),
+        left_out=tuple(content["left_out"]),
     )
 
 

@@ -67,17 +67,24 @@ def write_comparison(
 
 
 def headline_text(results: Results, width: int) -> str:
-    """The headline table as plain text."""
+    """The headline table as plain text, and what was left out."""
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(for_terminal(headline(results.rows, results.variants), results.name))
-    return console.export_text()
+    return console.export_text() + "".join(f"{sentence}\n" for sentence in results.left_out)
 
 
 def exposure_lines(
     exposures: Exposures, labels: Int64[Tensor, " examples"] | None
 ) -> list[dict[str, Any]]:
-    """One line per example: position in the pool, label if known, and exposures."""
-    columns = dict(zip(exposures.variants, exposures.examples.tolist(), strict=True))
+    """One line per example: position in the pool, label if known, and exposures.
+
+    An exposure is NaN where no target trained on the example, and None where it was left out.
+    """
+    kept = exposures.kept.tolist()
+    columns = {
+        variant: [value if known else None for value, known in zip(values, kept, strict=True)]
+        for variant, values in zip(exposures.variants, exposures.examples.tolist(), strict=True)
+    }
     if labels is not None:
         columns = {"label": labels.tolist()} | columns
     lines = zip(*columns.values(), strict=True)

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from attacks.game import FULL, Case, Game, ModelSignals, make_cases
+from attacks.choice import Choice
+from attacks.game import FULL, Case, Game, ModelSignals, keep_examples, make_cases
 from attacks.health import find_failures
 from attacks.metrics.intervals import mean_accuracy
 from attacks.quantile import make_features
@@ -15,6 +16,13 @@ from datamodules.images import ImageDataModule, Images
 from datamodules.stored import load_stored
 from storage.checksums import changed
 from storage.experiment import Experiment
+from storage.left_out import (
+    UNFINISHED,
+    leave_out_attacks,
+    leave_out_examples,
+    leave_out_images,
+    leave_out_models,
+)
 from storage.names import ModelName
 from storage.records import VariantFacts, average, read_calibrated, read_record
 from storage.run_folder import RunFolder
@@ -32,7 +40,7 @@ class Evidence(NamedTuple):
         variants: facts about each variant apart from its leakage.
         facts: what the numbers rest on, by label.
         excluded: models that are excluded from the audit, and why.
-        notes: lines for the user.
+        left_out: models, images, examples and attacks that were left out, one sentence each.
         experiment: None for models that were trained elsewhere.
         images: the pool's images; None if they are no longer in their place.
     """
@@ -42,7 +50,7 @@ class Evidence(NamedTuple):
     variants: dict[str, VariantFacts]
     facts: dict[str, str]
     excluded: dict[ModelName, str]
-    notes: list[str]
+    left_out: list[str]
     experiment: Experiment | None = None
     images: Images | None = None
 
@@ -62,7 +70,8 @@ def gather(run: RunFolder, allow_partial: bool) -> Evidence:
     out = [position for position, name in enumerate(members) if name in excluded]
     cases = make_cases(experiment.shadows, experiment.targets, out)
     check_cases(cases, excluded)
-    data, notes = _load_data(experiment)
+    models = leave_out_models(excluded, trained_here=True)
+    data, images = _load_data(experiment)
     audited = [experiment.names[case.target] for case in cases]
     # a diverged model has no record of its calibration
     sound = [name for name in finished if name not in excluded]
@@ -77,11 +86,24 @@ def gather(run: RunFolder, allow_partial: bool) -> Evidence:
         name=run.name,
         game=game,
         variants={variant: _read_facts(run, variant, audited) for variant in variants},
-        facts=_describe(experiment, game, excluded),
+        facts=_describe(experiment, game, models),
         excluded=excluded,
-        notes=notes,
+        left_out=[*models, *images],
         experiment=experiment,
         images=None if data is None else data.pool,
+    )
+
+
+def restrict(evidence: Evidence, choice: Choice) -> Evidence:
+    """Keep the examples that all chosen attacks can score, and name what was left out."""
+    here, usable = evidence.experiment is not None, choice.usable
+    examples = leave_out_examples(choice)
+    attacks = leave_out_attacks(choice, here, len(evidence.game.variants))
+    count = {"audited examples": f"{usable.sum():,} of {len(usable):,}"} if examples else {}
+    return evidence._replace(
+        game=keep_examples(evidence.game, usable),
+        facts=evidence.facts | count,
+        left_out=[*evidence.left_out, *examples, *attacks],
     )
 
 
@@ -106,7 +128,7 @@ def _read_finished(
 ) -> tuple[list[ModelName], dict[ModelName, str]]:
     """Models whose files are all present and whole, and the unfinished models."""
     names = run.read().names
-    unfinished = {name: "unfinished" for name in names if run.missing(name, variants)}
+    unfinished = {name: UNFINISHED for name in names if run.missing(name, variants)}
     if unfinished and not allow_partial:
         raise ValueError(
             f"{len(unfinished)} of {len(names)} models are unfinished: "
@@ -175,28 +197,26 @@ def _read_facts(run: RunFolder, variant: str, audited: Sequence[ModelName]) -> V
 
 
 def _load_data(experiment: Experiment) -> tuple[ImageDataModule | None, list[str]]:
-    """The images of an experiment, or a note if they are gone: an audit does without them."""
+    """The images of an experiment, or a sentence if they are gone: an audit does without them."""
     config, fingerprint = experiment.config["data"], experiment.fingerprints["data"]
     try:
         return load_stored(config, experiment.places, fingerprint), []
     except ValueError as error:
-        return None, [f"Note: no image is shown or used by an attack: {error}"]
+        return None, [leave_out_images(str(error))]
 
 
-def _describe(
-    experiment: Experiment, game: Game, excluded: Mapping[ModelName, str]
-) -> dict[str, str]:
+def _describe(experiment: Experiment, game: Game, excluded: Sequence[str]) -> dict[str, str]:
     """Facts about the fleet, by label."""
     config, audited = experiment.config, str(len(game.cases))
     if not experiment.targets:
         audited += " (each shadow, attacked by the others without its partner)"
     return {
-        "data": f"{config['data']['class_path']}, {game.members.shape[1]} audited examples, "
+        "data": f"{config['data']['class_path']}, {game.members.shape[1]} examples, "
         f"fingerprint {experiment.fingerprints['data']}",
         "network": config["model"]["network"],
         "audited models": audited,
         "shadow models": f"{len(game.cases[0].shadows)} against each of them",
         "queries": ", ".join(experiment.queries),
-        "excluded": list_excluded(excluded),
+        "excluded": " ".join(excluded) or "none",
         "versions": ", ".join(f"{key} {value}" for key, value in experiment.versions.items()),
     }

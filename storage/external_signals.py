@@ -33,7 +33,7 @@ from attacks.game import Case, Game, ModelSignals
 from attacks.health import failures
 from attacks.metrics.intervals import Estimate, mean_accuracy
 from attacks.signals import signals
-from storage.evidence import Evidence, check_cases, list_excluded
+from storage.evidence import Evidence, check_cases
 from storage.external_arrays import (
     BFLOAT16,
     ROLES,
@@ -43,6 +43,7 @@ from storage.external_arrays import (
     read_array,
     wrong,
 )
+from storage.left_out import leave_out_models
 from storage.names import ModelName, fleet_names
 from storage.records import VariantFacts
 
@@ -73,19 +74,22 @@ def gather_external(path: Path) -> Evidence:
     audited = [position for position in left if position >= len(shadows)]
     cases = [Case(position, usable) for position in audited]
     check_cases(cases, excluded)
+    models = leave_out_models(excluded, trained_here=False)
+    inside = members[usable].sum(0)
     return Evidence(
         name=path.resolve().stem,
         game=Game(by_variant, members, cases),
         variants={variant: _read_facts(known, audited) for variant, known in by_variant.items()},
         facts={
-            "signals": f"{path}, {members.shape[1]} audited examples",
+            "signals": f"{path}, {members.shape[1]} examples",
             "audited models": str(len(cases)),
             "shadow models": f"{len(usable)} against each of them",
+            "shadows with an example": f"{inside.min()} to {inside.max()}",
             "test accuracy": "on the population",
-            "excluded": list_excluded(excluded),
+            "excluded": " ".join(models) or "none",
         },
         excluded=excluded,
-        notes=[],
+        left_out=models,
     )
 
 

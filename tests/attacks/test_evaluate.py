@@ -5,8 +5,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from attacks import ATTACKS, DEFAULT_ATTACKS, Attack
-from attacks.evaluate import FPR_GRID, WORDS, choose_attacks, evaluate, lacking, mean_curve, score
-from attacks.game import Case, Game, ModelSignals, Shadows, make_cases
+from attacks.evaluate import FPR_GRID, evaluate, mean_curve, score
+from attacks.game import Game, ModelSignals, Shadows, make_cases
 from attacks.lira import fit_sides
 
 W2, W4 = "nearest-w2", "nearest-w4"
@@ -136,46 +136,6 @@ def test_an_excluded_model_is_never_read(synthetic_fleet, observe):
     assert by_name(attacks) == wanted
 
 
-def test_missing_signals_are_named(synthetic_fleet, observe):
-    """A signal is missing where any variant lacks it."""
-    phi, members = synthetic_fleet(shadows=4, examples=20)
-    every, bare = observe(phi), ModelSignals(phi)
-
-    def game(*signals):
-        return Game(dict(zip("ab", signals, strict=False)), members, make_cases(4, 2))
-
-    for attack in ATTACKS:
-        assert lacking(attack, game(every, every)) == []
-        wanted = [WORDS[field] for field in ATTACKS[attack].needs]
-        assert lacking(attack, game(every, bare)) == wanted
-    partial = every._replace(population_hinge=None)
-    assert lacking("quantile_regression", game(partial)) == ["logits on a population"]
-    small = every._replace(population_hinge=every.population_hinge[..., :19])
-    assert lacking("quantile_regression", game(small)) == ["a population of 20"]
-
-
-@pytest.mark.parametrize("attack", ATTACKS)
-@pytest.mark.parametrize("inside", [0, 1, 2, 4])
-@pytest.mark.parametrize("outside", [0, 1, 2, 4])
-def test_an_attack_lacks_shadows_exactly_where_it_cannot_run(
-    synthetic_fleet, observe, attack, inside, outside
-):
-    """Every example has `inside` shadows with it and `outside` without it."""
-    phi, members = synthetic_fleet(shadows=8, targets=2, examples=30)
-    members[:8] = (torch.arange(8) < 4)[:, None]
-    rows = [*range(inside), *range(4, 4 + outside)]
-    game = Game({W2: observe(phi)}, members, [Case(8, rows), Case(9, rows)])
-    if not rows:
-        return
-    enough = not lacking(attack, game)
-    try:
-        score([attack], game, W2, W2)
-    except ValueError:
-        assert not enough
-    else:
-        assert enough or (attack == "rmia_online" and not inside)  # its mean over all is no error
-
-
 @pytest.mark.parametrize("decimals", [0, 6], ids=["ties", "no-ties"])
 def test_mean_curve_matches_a_slow_loop(rng, decimals):
     members = torch.rand(3, 50, generator=rng) < 0.4
@@ -211,33 +171,14 @@ def shift(target, shadows):
     return target.phi[:, 0].double()
 
 
-def test_a_registered_attack_is_chosen_and_evaluated(synthetic_fleet, observe, monkeypatch):
+def test_a_registered_attack_is_evaluated(synthetic_fleet, observe, monkeypatch):
     """One registry entry suffices."""
     monkeypatch.setitem(ATTACKS, "toy", Attack(shift, needs=("hinge",), default=False))
     phi, members = synthetic_fleet(shadows=4, examples=40)
     signals, cases = {"full": observe(phi), W2: observe(phi, lambda x: -x)}, make_cases(4, 2)
-    game = Game(signals, members, cases)
-    assert "toy" not in choose_attacks(None, game)[0]
-    assert choose_attacks(["toy", "gap", "toy"], game) == (["toy", "gap"], [])
     rows = by_name(attack_all(signals, members, cases, ["toy"]))
     assert list(rows) == [(v, k, "toy") for v, k in KINDS]
     areas = [roc_auc_score(members[t], phi[t, 0]) for t, _ in cases]
     assert rows["full", "matched", "toy"].by_target["auc"] == pytest.approx(areas)
     mirrored = rows[W2, "unquantized", "toy"].by_target["auc"]
     assert mirrored == pytest.approx([1 - area for area in areas])
-    bare = Game({"full": ModelSignals(phi)}, members, cases)
-    with pytest.raises(ValueError, match="`toy` needs logits, which not every variant has"):
-        choose_attacks(["toy"], bare)
-    with pytest.raises(ValueError, match=r"must name attacks, got `toi`\. Did you mean `toy`\?"):
-        choose_attacks(["toi"], game)
-
-
-def test_default_attacks_without_their_signals_are_excluded_with_a_note(synthetic_fleet):
-    phi, members = synthetic_fleet(shadows=4, examples=40)
-    names, notes = choose_attacks(
-        None, Game({"full": ModelSignals(phi)}, members, make_cases(4, 2))
-    )
-    needing = [name for name in DEFAULT_ATTACKS if ATTACKS[name].needs]
-    assert names == [name for name in DEFAULT_ATTACKS if name not in needing]
-    assert [note.split()[1] for note in notes] == needing
-    assert "Note: gap is excluded: it needs logits." in notes

@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from attacks.game import Case, Game, ModelSignals, Shadows, by_shadows, make_cases
+from attacks.game import (
+    Case,
+    Game,
+    ModelSignals,
+    Shadows,
+    by_shadows,
+    keep_examples,
+    make_cases,
+)
 from attacks.lira import fit_sides
 
 
@@ -123,3 +131,48 @@ def test_knowledge_names_the_variant_of_the_shadows(rng):
     assert game.shadow_variants("w2") == {"matched": "w2", "unquantized": "full"}
     assert game._replace(signals={"w2": signals}).shadow_variants("w2") == {"matched": "w2"}
     assert torch.equal(game.audited, members[[2, 0]])
+
+
+@pytest.mark.parametrize("unknown", [(), ("hinge", "population_hinge"), SIGNALS[1:]], ids=len)
+def test_kept_examples_are_read_lazily_and_the_population_stays_whole(rng, unknown):
+    plain = {
+        name: None if name in unknown else torch.randn(5, 2, 9 if i < 2 else 12, generator=rng)
+        for i, name in enumerate(SIGNALS)
+    }
+    features, read = (torch.randn(9, 3, generator=rng), torch.randn(12, 3, generator=rng)), []
+    wrapped = {name: x if x is None else OnDisk(x, read) for name, x in plain.items()}
+    signals = ModelSignals(**wrapped, features=features)
+    bare = ModelSignals(wrapped["phi"])
+    members, mask = (torch.rand(5, 9, generator=rng) < 0.5 for _ in range(2))
+    game = Game({"full": signals, "w2": signals, "w4": bare}, members, [Case(4, [0, 1])])
+    game = game._replace(calibrated={"w2": mask})
+    usable = torch.tensor([0, 1, 1, 0, 1, 0, 0, 1, 0]).bool()
+    part = keep_examples(game, usable)
+    assert read == []
+    known = part.signals["w2"].of([3, 1]).read()
+    for name, whole in plain.items():
+        expected = whole if whole is None or name.startswith("population") else whole[..., usable]
+        if expected is None:
+            assert getattr(known, name) is None
+        else:
+            assert torch.equal(getattr(known, name), expected[[3, 1]])
+    assert torch.equal(known.features[0], features[0][usable])
+    assert known.features[1] is features[1]
+    assert part.signals["full"].features is part.signals["w2"].features  # copied once
+    assert part.signals["w4"].features is None
+    assert torch.equal(part.members, members[:, usable])
+    assert torch.equal(part.audited, members[[4]][:, usable])
+    assert torch.equal(part.calibrated["w2"], mask[:, usable])
+    assert (part.cases, part.kept.tolist()) == (game.cases, usable.tolist())
+
+
+def test_kept_examples_of_kept_examples_are_marked_in_the_pool(rng):
+    phi = torch.randn(3, 1, 6, generator=rng)
+    game = Game({"full": ModelSignals(phi)}, phi[:, 0] > 0, [Case(2, [0, 1])])
+    assert game.kept is None
+    first = keep_examples(game, torch.tensor([1, 0, 1, 1, 0, 1]).bool())
+    second = keep_examples(first, torch.tensor([0, 1, 0, 1]).bool())
+    assert second.kept.tolist() == [False, False, True, False, False, True]
+    assert first.kept.tolist() == [True, False, True, True, False, True]
+    assert torch.equal(second.signals["full"].phi[..., :], phi[..., [2, 5]])
+    assert keep_examples(first, torch.ones(4, dtype=torch.bool)) is first

@@ -153,7 +153,7 @@ def test_the_table_and_the_page_show_each_row_of_the_csv(audited_run, read_csv, 
         assert f"{size:,}" in table
         assert f">{accuracy:.1f}% (" in page
         assert f"{accuracy:.1f}% (" in output
-    for fact in ("nowhere.Images, 240 audited examples, fingerprint 00ff", "12 against each"):
+    for fact in ("nowhere.Images, 240 examples, fingerprint 00ff", "12 against each"):
         assert fact in page
     assert "120 per target, so that a TPR at 1% FPR rests on at most 1 false positives" in page
 

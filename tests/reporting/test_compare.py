@@ -165,17 +165,17 @@ def test_differences_name_options_models_and_attacks():
     basis = {"audited models": "4", "shadow models": "8 against each of them"}
     fewer = {"shadows": 8, "targets": 3}
     results = {
-        "a": make_results(ROWS["a"], basis | {"excluded": "none"}, experiment(seed=0)),
+        "a": make_results(ROWS["a"], basis, experiment(seed=0)),
         "b": make_results(
             ROWS["b"], basis | {"audited models": "3"}, experiment(seed=1, fleet=fewer)
-        ),
+        )._replace(left_out=("One example of 9.", "rmia was left out.")),
     }
     table = make_differences(results)
     assert table.columns == ("", "a", "b")
     assert [[cell.text for cell in line] for line in table.rows] == [
         ["seed", "0", "1"],
         ["audited models", "4", "3"],  # instead of the fleet's options
-        ["excluded", "none", "-"],
+        ["left out", "none", "One example of 9. rmia was left out."],
         ["attacks beside the shared ones", "rmia", ""],
     ]
     same = make_differences(dict.fromkeys("ab", results["a"]))

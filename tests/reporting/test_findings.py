@@ -76,13 +76,14 @@ VALUES = {
         changes={W4: Change(0, 0, nan), W2: Change(12, 3, 0.876)},
         variants=["full", W2],
         examples=torch.tensor([[0.5, nan], [0.75, nan]]),
+        kept=torch.tensor([True, False]),
     ),
 }
 NOTHING = {
     "differences": Differences("full", {}, {}),
     **{key: {} for key in ("shadows", "z_scores", "calibration", "epsilon")},
     "joint_lira": [],
-    "exposure": Exposures("full", "gap", {}, ["full"], torch.zeros(1, 2)),
+    "exposure": Exposures("full", "gap", {}, ["full"], torch.zeros(1, 2), torch.ones(2) > 0),
 }
 
 

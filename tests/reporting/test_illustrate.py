@@ -9,7 +9,8 @@ from reporting.illustrate import CAPTIONS, gallery_figure, illustrate
 
 
 def exposures(examples, *variants):
-    return Exposures("full", "gap", {}, list(variants), examples)
+    kept = torch.ones(examples.shape[1], dtype=torch.bool)
+    return Exposures("full", "gap", {}, list(variants), examples, kept)
 
 
 def test_every_figure_that_has_something_to_show_is_drawn(results, findings):

@@ -173,7 +173,9 @@ def test_plain_values_by_hand():
         "epsilon": {"w2": Bounds(EpsilonBound(0.0, inf, 0.0, 0.0, 80, 80), 0.0, 16)},
         "bound": Bounds(None, 0.5, 16),
         "convergence": {"w2": Convergence("attack_r", {2: estimate, 4: estimate})},
-        "exposure": Exposures("full", "gap", {"w2": Change(12, 3, nan)}, ["w2"], torch.ones(1, 2)),
+        "exposure": Exposures(
+            "full", "gap", {"w2": Change(12, 3, nan)}, ["w2"], torch.ones(1, 2), torch.ones(2) > 0
+        ),
         "held": (("full", "w2"), [1, True, None, "text"]),
     }
     read = json.loads(json.dumps(plain(values), allow_nan=False))
@@ -185,7 +187,7 @@ def test_plain_values_by_hand():
     shown = {"value": 0.51, "low": 0.45, "high": 0.57, "spread": 0.0}
     assert read["convergence"]["w2"] == {"attack": "attack_r", "points": {"2": shown, "4": shown}}
     assert read["exposure"]["changes"]["w2"] == {"safer": 12, "exposed": 3, "correlation": None}
-    assert "examples" not in read["exposure"]  # exposure.csv has them
+    assert not {"examples", "kept"} & set(read["exposure"])  # exposure.csv has them
     assert read["held"] == [["full", "w2"], [1, True, None, "text"]]
 
 

@@ -3,10 +3,13 @@
 import csv
 import json
 import re
+from math import isnan, nan
 
 import pytest
 import torch
+from markupsafe import escape
 
+from attacks.findings import Exposures
 from reporting.dashboard import _charts, _summary
 from reporting.findings import FINDINGS, Body, Finding, find
 from reporting.illustrate import illustrate
@@ -136,6 +139,39 @@ def test_exposures_have_a_line_per_example_and_labels_where_known(findings):
     labelled = exposure_lines(exposures, torch.arange(160))
     assert list(labelled[0])[:2] == ["example", "label"]
     assert labelled[7]["label"] == 7
+
+
+def test_examples_that_were_left_out_have_an_empty_exposure():
+    """Apart from those that no target trained on, whose exposure is not a number."""
+    examples = torch.tensor([[0.5, nan, nan, 0.25], [0.75, nan, nan, 1.0]], dtype=torch.float64)
+    kept = torch.tensor([True, False, True, True])
+    lines = exposure_lines(Exposures("full", "gap", {}, ["full", "w2"], examples, kept), None)
+    assert [line["example"] for line in lines] == [0, 1, 2, 3]
+    assert (lines[0]["full"], lines[0]["w2"], lines[3]["full"]) == (0.5, 0.75, 0.25)
+    assert (lines[1]["full"], lines[1]["w2"]) == (None, None)
+    assert isnan(lines[2]["full"])
+
+
+def test_every_view_says_what_was_left_out(results, findings, tmp_path):
+    sentences = (
+        "6 of 160 examples were left out: <few> & far.",
+        "gap was left out: it needs logits.",
+    )
+    written = write_audit(tmp_path, results._replace(left_out=sentences), findings)
+    assert read_results(tmp_path).left_out == written.left_out == sentences
+    *_, first, second = (tmp_path / "audit" / "table.txt").read_text().splitlines()
+    assert (first, second) == sentences
+    page = (tmp_path / "audit" / "report.html").read_text()
+    _, _, after = page.partition("<h2>Left out</h2>")
+    shown = [f"<li>{escape(sentence)}</li>" for sentence in sentences]
+    assert after.partition("</ul>")[0].split("\n")[2:4] == shown
+    assert page.index("<h2>Left out</h2>") < page.index("<h2>Leakage and accuracy</h2>")
+
+
+def test_nothing_left_out_needs_no_words(written):
+    run_dir, results = written
+    assert results.left_out == ()
+    assert "Left out" not in (run_dir / "audit" / "report.html").read_text()
 
 
 def test_csv_is_read_back(tmp_path):

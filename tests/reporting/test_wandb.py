@@ -113,6 +113,7 @@ def test_an_audit_of_external_signals_is_logged(
 ):
     """External signals have no experiment, whose identity the W&B run would take."""
     phi, members = (tensor.numpy() for tensor in synthetic_fleet(shadows=4, targets=1, examples=64))
+    members[:4, 9] = False  # no shadow trained on it
     np.savez(
         tmp_path / "theirs.npz",
         **{"shadow_members": members[:4], "target_members": members[4:]},
@@ -124,6 +125,9 @@ def test_an_audit_of_external_signals_is_logged(
     offline = read_wandb(folder)
     assert offline.run.run_id == f"{results_of(external)['inputs'][:16]}-audit"
     assert offline.summary["none/global_threshold/full/auc"] == read_csv(external)[0]["auc"]
+    (sentence,) = offline.summary["left_out"]
+    assert sentence.startswith("1 of 64 examples were left out")
+    assert results_of(external)["left_out"] == [sentence]
 
 
 def test_online_logging_without_a_key_is_an_error(demo_run, monkeypatch, tmp_path, audit):

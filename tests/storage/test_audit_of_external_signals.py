@@ -46,19 +46,28 @@ def test_the_signals_of_a_run_give_its_own_results(
 
 
 def test_shadows_without_the_examples_get_only_offline_attacks(
-    toy_audit, tmp_path, audit, read_csv
+    toy_audit, tmp_path, audit, read_csv, results_of
 ):
     """Shadows of other data: attacks that need shadows with an example are left out."""
     run, _ = toy_audit
     path, external = tmp_path / "theirs.npz", RunFolder(tmp_path / "out")
     save_signals(path, run, shadow_members=np.zeros((4, 64), dtype=bool))
-    output = audit(external, "--signals", str(path))
+    audit(external, "--signals", str(path))
     attacks = {line["attack"] for line in read_csv(external)}
     offline = {"attack_r", "rmia_offline", "lira_offline", "lira_offline_fixed"}
     assert attacks == {"global_threshold", *offline}
-    assert "Note: lira_online is excluded: it needs 2 shadows with each example." in output
-    assert "Note: rmia_online is excluded: it needs 1 shadow with each example." in output
-    with pytest.raises(SystemExit, match="`lira_online` needs 2 shadows with each example"):
+    way_out = (
+        "which 64 of 64 examples lack, too many to leave out. Train more shadows; in complementary "
+        "halves, 4 suffice."
+    )
+    assert results_of(external)["left_out"][2:] == [
+        f"rmia_online was left out: it needs 1 shadow with and 1 without each example, {way_out}",
+        "lira_online, lira_online_fixed and joint LiRA on several variants were left out: they "
+        f"need 2 shadows with and 2 without each example, {way_out}",
+    ]
+    assert results_of(external)["basis"]["shadows with an example"] == "0 to 0"
+    message = "`lira_online` needs 2 shadows with and 2 without each example, which 64 of 64"
+    with pytest.raises(SystemExit, match=message):
         audit(external, "--signals", str(path), "--attacks", "lira_online")
 
 

@@ -9,13 +9,19 @@ import yaml
 from storage.run_folder import RunFolder
 
 
-def test_data_that_cannot_be_imported_gives_a_note_and_no_gallery(audited_run, audit, read_csv):
+def test_data_that_cannot_be_imported_gives_a_note_and_no_gallery(
+    audited_run, audit, read_csv, results_of
+):
     """The experiment names a class that cannot be imported."""
     run, output = audited_run
-    note, left_out = (line for line in output.splitlines() if line.startswith("Note: "))
-    assert left_out == "Note: quantile_regression is excluded: it needs the images."
-    assert "no image is shown or used by an attack: " in note
+    note, left_out = results_of(run)["left_out"]
+    assert left_out == (
+        "quantile_regression was left out: it needs the images. Put the data back in its place, "
+        "and audit again."
+    )
+    assert note.startswith("No image is shown or used by an attack: ")
     assert "nowhere.Images" in note
+    assert f"{note}\n{left_out}\n" in output
     assert not (run.path / "audit" / "gallery.png").exists()
     assert "quantile_regression" not in {line["attack"] for line in read_csv(run)}
     with (run.path / "audit" / "exposure.csv").open(newline="") as file:
@@ -33,7 +39,7 @@ def test_images_the_fleet_was_not_trained_on_are_not_used(
     fingerprint = run.read().fingerprints["data"]
     run.experiment_file.write_text(content.replace(fingerprint, "00ff"))
     output = audit(run)
-    assert "Note: no image is shown or used by an attack: they are not those" in output
+    assert "No image is shown or used by an attack: they are not those" in output
     assert not (run.path / "audit" / "gallery.png").exists()
     assert "quantile_regression" not in {line["attack"] for line in read_csv(run)}
 
@@ -67,7 +73,6 @@ def test_images_that_moved_give_a_note_and_no_gallery(
     experiment["places"] = {"root": str(tmp_path / "[/bold]gone")}
     run.experiment_file.write_text(yaml.safe_dump(experiment))
     output = quick_audit(run)
-    (note,) = (line for line in output.splitlines() if line.startswith("Note: "))
-    assert "no image is shown or used by an attack: " in note
+    (note,) = (line for line in output.splitlines() if line.startswith("No image is shown or used"))
     assert message in note
     assert not (run.path / "audit" / "gallery.png").exists()

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from markupsafe import escape
 from safetensors.torch import load_file
 
 from attacks import ATTACKS, DEFAULT_ATTACKS
@@ -78,7 +79,10 @@ def test_partial_excludes_unfinished_models_and_their_partners(
     assert "shadow-005 is excluded with its partner: unfinished" in output
     assert "target-000 is excluded: unfinished" in output
     basis = json.loads((run.path / "audit" / "results.json").read_text())["basis"]
-    assert basis["excluded"] == "shadow-005 (unfinished); target-000 (unfinished)"
+    assert basis["excluded"] == (
+        "shadow-005 is excluded with its partner: unfinished. Run train.py again to finish it. "
+        "target-000 is excluded: unfinished. Run train.py again to finish it."
+    )
     assert basis["shadow models"] == "8 against each of them"
     for path, elsewhere in lost.items():  # now they are finished, and all are audited
         elsewhere.rename(path)
@@ -156,7 +160,9 @@ def test_a_diverged_shadow_is_excluded_with_its_partner(
     (named,) = (line for line in output.splitlines() if "is excluded" in line)
     for text in (named, basis["excluded"]):
         assert re.search(reason, text)
-    assert "shadow-003 (" in (run.path / "audit" / "report.html").read_text()
+    assert named == basis["excluded"]
+    assert named.endswith("`train.py --fleet.retrain_failed true` trains it from another start.")
+    assert escape(named) in (run.path / "audit" / "report.html").read_text()
 
 
 def test_a_diverged_target_is_excluded(make_run, change_signals, read_csv, quick_audit):

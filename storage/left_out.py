@@ -1,0 +1,91 @@
+"""What an audit leaves out, with its number, the reason and the way out: one sentence each."""
+
+from collections.abc import Mapping, Sequence
+
+from attacks.choice import Choice, Lack, in_words, more_shadows
+from storage.names import ModelName
+
+UNFINISHED = "unfinished"
+FINDINGS = {  # of `attacks.choice` to users
+    "z_scores": "the table of z-scores",
+    "joint_lira": "joint LiRA on several variants",
+}
+IMAGES = "the images"
+WAYS_OUT = {  # what to do about unknown signals, by the words for them
+    "logits": "Pass logits instead of phi.",
+    "signals on a population": "Pass population arrays of shadows and targets.",
+    "logits on a population": "Pass population arrays of shadows and targets, as logits.",
+    "a population of 20": "Hold 20 examples or more out of all models.",
+    IMAGES: "Put the data back in its place, and audit again.",
+}
+
+
+def leave_out_models(excluded: Mapping[ModelName, str], trained_here: bool) -> list[str]:
+    """Sentences on excluded models.
+
+    Args:
+        excluded: models and the reasons.
+        trained_here: whether train.py trained them, the shadows in pairs.
+    """
+    sentences = []
+    for name, reason in excluded.items():
+        partner = " with its partner" if name.role == "shadow" and trained_here else ""
+        way_out = "Compute its signals again, or take it out of the arrays."
+        if trained_here:
+            way_out = "`train.py --fleet.retrain_failed true` trains it from another start."
+        if reason == UNFINISHED:
+            way_out = "Run train.py again to finish it."
+        sentences.append(f"{name} is excluded{partner}: {reason}. {way_out}")
+    return sentences
+
+
+def leave_out_images(reason: str) -> str:
+    """Sentence on images that cannot be loaded."""
+    return f"No image is shown or used by an attack: {reason.removesuffix('.')}."
+
+
+def leave_out_examples(choice: Choice) -> list[str]:
+    """Sentence on examples that have too few shadows, if there are any."""
+    if not (count := int((~choice.usable).sum())):
+        return []
+    return [
+        f"{count:,} of {len(choice.usable):,} examples were left out of all attacks and findings: "
+        f"they lack {in_words(choice.sides)} them. {more_shadows(choice.sides)}."
+    ]
+
+
+def leave_out_attacks(choice: Choice, trained_here: bool, variants: int) -> list[str]:
+    """Sentences on default attacks and findings that lack signals or shadows.
+
+    Args:
+        choice: what was chosen.
+        trained_here: whether train.py trained the models, whose images are known.
+        variants: number of variants; a single one is no case for joint LiRA.
+    """
+    alike: dict[Lack, list[str]] = {}
+    for name, lack in choice.left_out.items():
+        if name != "joint_lira" or variants > 1:
+            alike.setdefault(lack, []).append(FINDINGS.get(name, name))
+    sentences = []
+    for lack, names in alike.items():
+        subject = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+        if subject.startswith("the "):
+            subject = f"T{subject[1:]}"
+        verb = "was left out: it needs" if len(names) == 1 else "were left out: they need"
+        if lack.signals:
+            reason = f"{' and '.join(lack.signals)}. {_find(lack.signals, trained_here)}"
+        else:
+            reason = (
+                f"{in_words(lack.sides)} each example, which {lack.examples:,} of "
+                f"{len(choice.usable):,} examples lack, too many to leave out. "
+                f"{more_shadows(lack.sides)}."
+            )
+        sentences.append(f"{subject} {verb} {reason}")
+    return sentences
+
+
+def _find(signals: Sequence[str], trained_here: bool) -> str:
+    """What to do about unknown signals."""
+    if IMAGES in signals and not trained_here:
+        return "Only models that train.py trained have them."
+    return " ".join(WAYS_OUT[words] for words in signals)
