@@ -12,6 +12,8 @@ from attacks.game import Knowledge
 from attacks.metrics.roc import auc, roc
 
 Scores = Float[Tensor, "targets examples"]
+ALIKE: tuple[Knowledge, ...] = ("none", "matched")  # knowledge that every variant is attacked with
+PAPERS: tuple[str, Knowledge] = "lira_online", "unquantized"  # the attack of arXiv:2512.15335
 
 
 class Kept(NamedTuple):
@@ -25,6 +27,7 @@ class Kept(NamedTuple):
         matched: name of the strongest attack with matched shadows; None if there is none.
         tested: scores of all targets by the attack that is strongest on the first half of them.
         gap: scores of the gap attack, if it was run.
+        paper: scores of online LiRA with full-precision shadows, if it was run.
         alike: scores of the attack that is strongest on the first variant, with matched shadows.
     """
 
@@ -34,6 +37,7 @@ class Kept(NamedTuple):
     matched: str | None
     tested: Scores
     gap: Scores | None
+    paper: Scores | None
     alike: Scores
 
 
@@ -69,7 +73,8 @@ class Strongest:
         if positions := kinds.get("matched"):
             matched = rows[positions[int(areas[positions].mean(1).argmax())]].attack
         half = max(1, areas.shape[1] // 2)
-        comparable = {s.row.attack: s.scores for s in attacks if s.row.knowledge != "unquantized"}
+        by_name = {(s.row.attack, s.row.knowledge): s.scores for s in attacks}
+        comparable = {a: scores for (a, kind), scores in by_name.items() if kind in ALIKE}
         self.variants[rows[best].variant] = Kept(
             row=rows[best],
             scores=cross_choose([scored.scores for scored in attacks], areas),
@@ -80,6 +85,7 @@ class Strongest:
             matched=matched,
             tested=attacks[int(areas[:, :half].mean(1).argmax())].scores,
             gap=comparable.get("gap"),
+            paper=by_name.get(PAPERS),
             alike=comparable[self.attack],
         )
 

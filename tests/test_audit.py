@@ -81,7 +81,7 @@ def test_real_digits_leak_and_random_labels_do_not(tmp_path, audit, read_csv):
     signals = (torch.stack([file[key] for file in files]) for key in keys)
     known = ModelSignals(*signals, make_features(*data.pool, *data.test))
     game = Game({FULL: known}, shuffled, make_cases(16, 8))
-    by_attack = score(DEFAULT_ATTACKS, game, FULL, FULL)
+    by_attack = score(DEFAULT_ATTACKS, game, FULL)
     for attack, scores in by_attack.items():
         auc = summarise(scores, shuffled[16:]).auc
         assert auc.low <= 0.5 <= auc.high, attack

@@ -105,7 +105,7 @@ def test_targets_score_the_same_together_and_alone(
 
     monkeypatch.setitem(ATTACKS, "lira_online", real._replace(run=run))
     game = Game({W2: signals}, members, cases)
-    together = score(list(wanted), game, W2, W2)
+    together = score(list(wanted), game, W2)
     assert list(together) == list(wanted)
     for attack, scores in together.items():
         assert torch.equal(scores, torch.stack(wanted[attack]))
@@ -119,7 +119,7 @@ def test_shadows_are_fitted_once_for_all_attacks(synthetic_fleet, monkeypatch):
     fits, real = [], fit_sides
     monkeypatch.setattr("attacks.game.fit_sides", lambda *a: fits.append(a) or real(*a))
     game = Game({W2: ModelSignals(phi)}, members, make_cases(8, 3))
-    score(LIRA, game, W2, W2)
+    score(LIRA, game, W2)
     assert len(LIRA) == 4
     assert len(fits) == 1
 
@@ -169,7 +169,7 @@ def test_an_attack_lacks_shadows_exactly_where_it_cannot_run(
         return
     enough = not lacking(attack, game)
     try:
-        score([attack], game, W2, W2)
+        score([attack], game, W2)
     except ValueError:
         assert not enough
     else:

@@ -164,10 +164,10 @@ def test_convergence(fleet):
         assert list(points) == [4, 8, 12]
         fewer = [Case(target, list(range(4))) for target in range(12, 16)]
         game = Game(fleet.signals, fleet.members, fewer)
-        scores = score([attack], game, variant, variant)[attack]
+        scores = score([attack], game, variant)[attack]
         assert points[4].value == pytest.approx(np.mean(aucs(scores, fleet.members)), abs=1e-12)
         game = Game(fleet.signals, fleet.members, fleet.cases)
-        scores = score([attack], game, variant, variant)[attack]
+        scores = score([attack], game, variant)[attack]
         assert points[12].value == pytest.approx(np.mean(aucs(scores, fleet.members)), abs=1e-12)
     assert fleet.findings["convergence"]["full"].points[12].value > 0.9
 
