@@ -112,6 +112,4 @@ def _read(
 def _ratios(
     read: Float[Tensor, "3 queries examples"], a: float
 ) -> Float[Tensor, "queries examples"]:
-    log_p, mean, rest = read
-    averages = log_mixture(mean, rest, (1 + a) / 2)
-    return log_p - averages
+    return read[0] - log_mixture(read[1], read[2], (1 + a) / 2)
