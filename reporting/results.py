@@ -1,17 +1,17 @@
 """The results of an audit, which every view shows and results.json holds."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite, isnan, nan
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from attacks import RMIA
 from attacks.evaluate import FPR_GRID, Metric, Row
 from attacks.metrics.intervals import Estimate, Summary
 from attacks.strongest import Strongest
+from reporting.choices import describe_rmia
 from reporting.findings import make_tables
 from reporting.tables import Cell, Table
 from reporting.text import compare
@@ -74,7 +74,7 @@ def make_results(
         name=evidence.name,
         inputs=inputs,
         experiment=evidence.experiment,
-        basis=_basis(evidence, best.rows),
+        basis=_basis(evidence.facts | describe_rmia(evidence, best.rows), best.rows),
         variants=evidence.variants,
         rows=best.rows,
         findings=plain(findings),
@@ -83,40 +83,19 @@ def make_results(
     )
 
 
-def _basis(evidence: Evidence, rows: Sequence[Row]) -> dict[str, str]:
+def _basis(facts: Mapping[str, str], rows: Sequence[Row]) -> dict[str, str]:
     """What the numbers rest on."""
     summaries = [row.summary for row in rows]
     # an attack whose scores tie, as the gap attack's, may have no false positives at all
     at_1pct = max(summary.false_positives_1pct for summary in summaries)
     at_01pct = max(summary.false_positives_01pct for summary in summaries)
     return {
-        **evidence.facts,
-        **_rmia(evidence, {row.attack for row in rows}),
+        **facts,
         "non-members": f"{summaries[0].non_members} per target, so that a TPR at 1% FPR rests on "
         f"at most {at_1pct} false positives and one at 0.1% on {at_01pct}",
         "intervals": "95%, bootstrap over targets and examples, no narrower than Student's t over "
         "the targets; with a single target DeLong (AUC) and Clopper-Pearson (TPR, accuracy)",
     }
-
-
-def _rmia(evidence: Evidence, attacks: Collection[str]) -> dict[str, str]:
-    """The choices of RMIA, if it was run."""
-    if not set(RMIA).intersection(attacks):
-        return {}
-    game = evidence.game
-    if game.rmia.population == "pool":
-        population = f"the other examples of the pool, {game.members.shape[1] - 1:,} examples"
-    else:
-        known = (signals.population for signals in game.signals.values())
-        size = max(population.shape[-1] for population in known if population is not None)
-        where = "test split" if evidence.experiment else "as given"
-        population = f"{where}, {size:,} examples"
-    chosen = sorted({a for by_case in game.tuned.values() for a in by_case})
-    a = f"a = {game.rmia.a}"
-    if chosen:
-        ends = " to ".join(str(end) for end in dict.fromkeys((chosen[0], chosen[-1])))
-        a = f"a tuned on shadows that pose as targets: {ends}"
-    return {"RMIA": f"population: {population}" + (f"; {a}" if "rmia_offline" in attacks else "")}
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401
