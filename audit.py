@@ -20,6 +20,8 @@ from rich.markup import escape
 
 from attacks.choice import choose_attacks
 from attacks.evaluate import evaluate
+from attacks.rmia import make_options
+from attacks.rmia_tuning import tune
 from attacks.strongest import Strongest
 from reporting.compare import (
     against_first,
@@ -69,7 +71,8 @@ def audit(config: Namespace, console: Console) -> None:
     """
     folder, report = config.run_dir / "audit", escape(f"Report: {config.run_dir}/audit/report.html")
     # first, so that what changes while this runs is not in it
-    inputs = digest_inputs(config.run_dir, config.signals, config.attacks, config.partial)
+    rmia = make_options(config.rmia.population, config.rmia.a)
+    inputs = digest_inputs(config.run_dir, config.signals, config.attacks, config.partial, rmia)
     if config.wandb == "disabled" and is_done(folder, inputs):
         console.print((folder / "table.txt").read_text(), markup=False)
         return console.print(f"Nothing has changed since this audit. {report}")
@@ -78,16 +81,19 @@ def audit(config: Namespace, console: Console) -> None:
         evidence = gather(RunFolder(config.run_dir), config.partial)
     else:
         evidence = gather_external(config.signals)
+    evidence = evidence._replace(game=evidence.game._replace(rmia=rmia))
     choice = choose_attacks(config.attacks, evidence.game)
     evidence = restrict(evidence, choice)
-    best = Strongest(evidence.game.audited)
     with console.status("Attacking") as status:
-        for variant in evidence.game.variants:
+        game = tune(evidence.game, choice.attacks)
+        best = Strongest(game)
+        for variant in game.variants:
             status.update(f"Attacking {escape(variant)}")
-            best.add(evaluate(evidence.game, variant, choice.attacks))
+            best.add(evaluate(game, variant, choice.attacks))
         status.update("Comparing")
-        findings = find(evidence.game, best)
+        findings = find(game, best)
 
+    evidence = evidence._replace(game=game)
     results, images = make_results(evidence, best, findings, inputs), evidence.images
     drawings = illustrate(results, findings, images and images.images)
     results = results._replace(figures=tuple(drawings))
@@ -112,7 +118,8 @@ def compare(config: Namespace, console: Console) -> None:
     Raises:
         FileNotFoundError, ValueError: as `read_results`, or options are given that are not read.
     """
-    default, unread = make_parser().get_default, ("signals", "attacks", "partial", "threads")
+    default = make_parser().get_default
+    unread = "signals", "attacks", "partial", "threads", "rmia.population", "rmia.a"
     if given := [f"`--{key}`" for key in (*unread, "wandb") if config[key] != default(key)]:
         raise ValueError(
             f"`--compare` reads finished audits, and has no use for {' and '.join(given)}. "

@@ -16,7 +16,7 @@ from attacks.lira import Spread, lira_fitted, lira_offline_fitted
 from attacks.lira_carlini import lira_carlini
 from attacks.quantile import quantile_regression
 from attacks.reference import attack_p, attack_r
-from attacks.rmia import base, log_ratio, rmia
+from attacks.rmia import base, log_ratio, rmia, rmia_in_pool
 from attacks.threshold import gap, global_threshold
 
 
@@ -39,9 +39,12 @@ class Attack(NamedTuple):
 
 
 def _rmia(target: Target, shadows: Shadows, online: bool) -> Tensor:
-    ratios = log_ratio(target.phi, shadows.phi, shadows.included, online)
+    a = shadows.rmia.a
+    ratios = log_ratio(target.phi, shadows.phi, shadows.included, online, a)
+    if shadows.rmia.population == "pool":
+        return rmia_in_pool(ratios)
     nobody = torch.zeros(shadows.population.shape[::2], dtype=torch.bool)
-    return rmia(ratios, log_ratio(target.population, shadows.population, nobody, online))
+    return rmia(ratios, log_ratio(target.population, shadows.population, nobody, online, a))
 
 
 def _lira(spread: Spread) -> Attack:
@@ -83,4 +86,5 @@ ATTACKS: dict[str, Attack] = {
     "lira_offline_carlini": _carlini(online=False, fixed=False),
     "lira_offline_fixed_carlini": _carlini(online=False, fixed=True),
 }
+RMIA = "rmia_online", "rmia_offline"  # their population is chosen by `RmiaOptions`
 DEFAULT_ATTACKS = tuple(name for name, attack in ATTACKS.items() if attack.default)

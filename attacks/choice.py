@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from attacks import ATTACKS, DEFAULT_ATTACKS
+from attacks import ATTACKS, DEFAULT_ATTACKS, RMIA
 from attacks.game import Game, by_shadows
 from attacks.quantile import FEWEST
 
@@ -103,7 +103,10 @@ def choose_attacks(asked: Sequence[str] | None, game: Game) -> Choice:
 def unknown(name: str, game: Game) -> list[str]:
     """Signals that an attack needs and that some variant lacks, in words; none for a finding."""
     missing = []
-    for field in ATTACKS[name].needs if name in ATTACKS else ():
+    needs = ATTACKS[name].needs if name in ATTACKS else ()
+    if name in RMIA and game.rmia.population == "pool":
+        needs = ()  # the audited examples are the population
+    for field in needs:
         signals = [getattr(known, field) for known in game.signals.values()]
         if any(signal is None for signal in signals):
             missing.append(WORDS[field])

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from attacks import ATTACKS
-from attacks.game import Game, Knowledge, Shadows, by_shadows
+from attacks.game import Game, Knowledge, by_shadows
 from attacks.metrics.intervals import Summary, summarise
 from attacks.metrics.measures import Metric
 from attacks.metrics.roc import roc
@@ -51,7 +51,7 @@ class Scored(NamedTuple):
 
 
 def score(
-    attacks: Sequence[str], game: Game, variant: str, shadow_variant: str
+    attacks: Sequence[str], game: Game, variant: str, knowledge: Knowledge = "matched"
 ) -> dict[str, Float[Tensor, "targets examples"]]:
     """Membership scores of every audited model by several attacks.
 
@@ -59,17 +59,21 @@ def score(
         attacks: names in `ATTACKS`.
         game: signals, membership and cases.
         variant: what is attacked.
-        shadow_variant: what the attacker's shadows are.
+        knowledge: one of `game.shadow_variants`, or `none` for attacks without shadows.
     """
-    targets, shadows, members = game.signals[variant], game.signals[shadow_variant], game.members
-    shape = len(game.cases), members.shape[1]
+    targets, shadow_variant = game.signals[variant], variant
+    if knowledge != "none":
+        shadow_variant = game.shadow_variants(variant)[knowledge]
+    shape = len(game.cases), game.members.shape[1]
     scores = {attack: torch.empty(shape, dtype=torch.float64) for attack in attacks}
     _, queries, examples = targets.phi.shape
     together = max(1, _CHUNK // (queries * examples))
     for group, positions in by_shadows(game.cases).items():
-        against = Shadows(shadows.of(list(group)), members[list(group)])
+        against = game.shadows(shadow_variant, group, positions[0])
         for batch in torch.split(torch.tensor(positions), together):
             target = targets.of([game.cases[position].target for position in batch.tolist()]).read()
+            if knowledge == "recalibrated":
+                target = against.recalibrate(target)
             for attack, filled in scores.items():
                 filled[batch] = ATTACKS[attack].run(target, against)
     return scores
@@ -89,11 +93,11 @@ def evaluate(game: Game, variant: str, attacks: Sequence[str]) -> list[Scored]:
     """
     alone = [attack for attack in attacks if not ATTACKS[attack].shadows]
     others = [attack for attack in attacks if ATTACKS[attack].shadows]
-    plans: list[tuple[Knowledge, list[str], str]] = [("none", alone, variant)]
-    plans += [(kind, others, shadow) for kind, shadow in game.shadow_variants(variant).items()]
+    plans: list[tuple[Knowledge, list[str]]] = [("none", alone)]
+    plans += [(knowledge, others) for knowledge in game.shadow_variants(variant)]
     made = []
-    for knowledge, names, shadow in plans:
-        for attack, scores in score(names, game, variant, shadow).items():
+    for knowledge, names in plans:
+        for attack, scores in score(names, game, variant, knowledge).items():
             shadows = 0 if knowledge == "none" else len(game.cases[0].shadows)
             summary, per_target = summarise(scores, game.audited)
             tpr = mean_curve(scores, game.audited)

@@ -115,20 +115,6 @@ def find_differences(game: Game, best: Strongest) -> Differences:
     )
 
 
-def find_shadow_differences(game: Game, best: Strongest) -> dict[str, Difference]:
-    """AUC of the strongest attack with matched shadows minus that with full-precision shadows."""
-    scores, pairs, variants = {}, [], []
-    for variant, kept in best.variants.items():
-        kinds = kept.by_knowledge
-        if "matched" in kinds and "unquantized" in kinds:
-            pair = f"{variant}, matched shadows", f"{variant}, full-precision shadows"
-            scores[pair[0]], scores[pair[1]] = kinds["matched"], kinds["unquantized"]
-            pairs.append(pair)
-            variants.append(variant)
-    differences = paired_differences(scores, game.audited, pairs)
-    return dict(zip(variants, differences, strict=True))
-
-
 def find_z_scores(game: Game, best: Strongest) -> dict[str, dict[Knowledge, ZScores]]:
     """Where members and non-members stand among each kind of shadows.
 
@@ -212,11 +198,12 @@ def _converge(game: Game, variant: str, attack: str) -> dict[int, Estimate]:
     points = {}
     for count in [*(2**k for k in range(1, most.bit_length()) if 2**k < most), most]:
         cases = [Case(target, shadows[:count]) for target, shadows in game.cases]
-        fewer = Game({variant: game.signals[variant]}, game.members, cases)
+        # RMIA keeps the `a` that was tuned on all shadows
+        fewer = game._replace(signals={variant: game.signals[variant]}, cases=cases)
         usable = scorable(fewer, ATTACKS[attack].sides)
         if suffices(usable, fewer):  # LiRA needs two shadows on a side for a spread
             part = keep_examples(fewer, usable)
-            scores = score([attack], part, variant, variant)[attack]
+            scores = score([attack], part, variant)[attack]
             points[count] = _auc(scores, part.audited)
     return points
 

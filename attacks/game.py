@@ -8,10 +8,12 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from attacks.lira import Fit, fit_sides
+from attacks.recalibrate import FEWEST, Expected, expect, recalibrate
+from attacks.rmia import DEFAULT, RmiaOptions
 from attacks.slices import Chosen, Sliced
 
 FULL = "full"  # the variant at the end of training, at full precision
-Knowledge = Literal["matched", "unquantized", "none"]
+Knowledge = Literal["matched", "unquantized", "recalibrated", "none"]
 
 
 class ModelSignals(NamedTuple):
@@ -69,10 +71,16 @@ class Shadows:
     Args:
         signals: of the shadows.
         included: which shadow trained on which example.
+        rmia: choices of RMIA.
     """
 
-    def __init__(self, signals: ModelSignals, included: Bool[Tensor, "models examples"]) -> None:
-        self.phi, self.included = signals.phi, included
+    def __init__(
+        self,
+        signals: ModelSignals,
+        included: Bool[Tensor, "models examples"],
+        rmia: RmiaOptions = DEFAULT,
+    ) -> None:
+        self.phi, self.included, self.rmia = signals.phi, included, rmia
         self.population: Any = signals.population  # known to every attack that needs it
 
     @cached_property
@@ -86,6 +94,16 @@ class Shadows:
         if self.included.sum(0).min() < 2:
             return fit_sides(self.phi, (~self.included,))[0]
         return self._sides[1]
+
+    @cached_property
+    def expected(self) -> Expected:
+        """What these shadows expect of a model that trained on no example."""
+        return expect(self.phi, self.included, self.population)
+
+    def recalibrate(self, targets: Target) -> Target:
+        """Move the targets' phi to where these shadows expect that of a non-member."""
+        phi, population = recalibrate(targets.phi, targets.population, self.expected)
+        return targets._replace(phi=phi, population=population)
 
     @cached_property
     def _sides(self) -> list[Fit]:
@@ -109,6 +127,8 @@ class Game(NamedTuple):
         calibrated: which example each model's quantizer looked at, for the variants whose
             calibration can be audited.
         kept: which examples of the pool these are; None for all of them.
+        rmia: choices of RMIA.
+        tuned: instead of `rmia.a`, the `a` of each case by the variant of its shadows.
     """
 
     signals: Mapping[str, ModelSignals]
@@ -116,6 +136,8 @@ class Game(NamedTuple):
     cases: Sequence[Case]
     calibrated: Mapping[str, Bool[Tensor, "models examples"]] = {}
     kept: Bool[Tensor, " pool"] | None = None
+    rmia: RmiaOptions = DEFAULT
+    tuned: Mapping[str, Sequence[float]] = {}
 
     @property
     def variants(self) -> list[str]:
@@ -130,12 +152,41 @@ class Game(NamedTuple):
     def shadow_variants(self, variant: str) -> dict[Knowledge, str]:
         """The variant of the shadows for each kind of knowledge.
 
-        Against `full` itself both kinds are the same, and called `matched`.
+        Against `full` itself all kinds are the same, and called `matched`.
         """
         kinds: dict[Knowledge, str] = {"matched": variant}
         if variant != FULL and FULL in self.signals:
             kinds["unquantized"] = FULL
+            if not self.lacking_to_recalibrate(variant):
+                kinds["recalibrated"] = FULL
         return kinds
+
+    def lacking_to_recalibrate(self, variant: str) -> list[str]:
+        """What `recalibrated` shadows need against a variant that is not known, in words."""
+        needed = [self.signals[name] for name in (FULL, variant) if name in self.signals]
+        populations = [signals.population for signals in needed]
+        missing = [] if len(needed) == 2 else ["full-precision shadows"]
+        if any(p is None for p in populations):
+            missing.append("signals on a population")
+        elif any(p is not None and p.shape[-1] < FEWEST for p in populations):
+            missing.append(f"a population of {FEWEST}")
+        outside = (~self.members[list(shadows)] for shadows in by_shadows(self.cases))
+        if not all(side.any(0).all() for side in outside):
+            missing.append("1 shadow without each example")
+        return missing
+
+    def shadows(self, variant: str, group: Sequence[int], case: int) -> Shadows:
+        """The shadows that attack a case, as they are in one variant.
+
+        Args:
+            variant: the variant of the shadows.
+            group: their positions among the models.
+            case: position of a case that they attack.
+        """
+        rows, rmia = list(group), self.rmia
+        if variant in self.tuned:
+            rmia = rmia._replace(a=self.tuned[variant][case])
+        return Shadows(self.signals[variant].of(rows), self.members[rows], rmia)
 
 
 def keep_examples(game: Game, usable: Bool[Tensor, " examples"]) -> Game:
@@ -150,13 +201,12 @@ def keep_examples(game: Game, usable: Bool[Tensor, " examples"]) -> Game:
     # variants may share their features, which are copied only once
     shared = {id(k.features): k.features for k in game.signals.values() if k.features is not None}
     rows = {key: (own[examples], others) for key, (own, others) in shared.items()}
-    return Game(
+    return game._replace(
         signals={
             variant: known.on(examples)._replace(features=rows.get(id(known.features)))
             for variant, known in game.signals.items()
         },
         members=game.members[:, examples],
-        cases=game.cases,
         calibrated={variant: mask[:, examples] for variant, mask in game.calibrated.items()},
         kept=kept,
     )

@@ -8,6 +8,7 @@ Pbar(x) is an average over models, and r(x) = P_t(x) / Pbar(x).
 """
 
 import math
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,6 +16,38 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from attacks.slices import Sliced, slices_of
+
+
+class RmiaOptions(NamedTuple):
+    """Choices of RMIA that change its scores.
+
+    Attributes:
+        population: what an example is compared with: `test` is examples that no model trained on,
+            `pool` the other audited examples, as in the authors' code. With one query and gamma = 1
+            both rank examples by r(x).
+        a: of the offline average, from 0 to 1.
+        tune: choose `a` on shadows that pose as targets, instead.
+    """
+
+    population: Literal["test", "pool"] = "test"
+    a: float = 0.3
+    tune: bool = False
+
+
+DEFAULT = RmiaOptions()
+
+
+def make_options(population: Literal["test", "pool"], a: float | Literal["tuned"]) -> RmiaOptions:
+    """Check RMIA's choices; an `a` that is `tuned` is chosen later.
+
+    Raises:
+        ValueError: `a` is outside 0 to 1.
+    """
+    if a == "tuned":
+        return RmiaOptions(population, tune=True)
+    if not 0 <= a <= 1:
+        raise ValueError(f"`--rmia.a` must be 0 to 1 or `tuned`, got {a}. The default is 0.3.")
+    return RmiaOptions(population, a)
 
 
 def log_ratio(
@@ -62,7 +95,8 @@ def log_ratio(
     averages = torch.empty(shadows.shape[1:], dtype=torch.float64)
     for part in slices_of(shadows):
         weights = _weights(included[:, part], both)
-        averages[:, part] = _log_average(shadows[..., part].double(), weights, share)
+        means = log_means(shadows[..., part].double(), weights)
+        averages[:, part] = log_mixture(*means, share)
     return logsigmoid(target.double()) - averages
 
 
@@ -100,6 +134,21 @@ def rmia(
     return scores.masked_fill(ordered.isnan().any(-1).any(-1, keepdim=True), torch.nan)
 
 
+def rmia_in_pool(
+    ratios: Float[Tensor, "*targets queries examples"],
+) -> Float[Tensor, "*targets examples"]:
+    """Score membership by the share of the other examples z for which r(x) > r(z).
+
+    Args:
+        ratios: `log_ratio` of the audited examples, in nats.
+
+    Returns:
+        As `rmia`. An example never exceeds itself, so that its population is all others.
+    """
+    examples = ratios.shape[-1]
+    return rmia(ratios, ratios) * (examples / max(1, examples - 1))
+
+
 def base(
     target: Float[Tensor, "*targets queries examples"],
     shadows: Float[Sliced, "models queries examples"],
@@ -127,18 +176,25 @@ def _weights(
     return (inside + outside) / 2 if both else outside
 
 
-def _log_average(
-    phi: Float[Tensor, "models queries examples"],
-    weights: Float[Tensor, "models examples"],
-    share: float,
-) -> Float[Tensor, "queries examples"]:
-    """Return log(share mean P + 1 - share), exact where the mean is near 0 or near 1."""
+def log_means(
+    phi: Float[Tensor, "models queries examples"], weights: Float[Tensor, "models examples"]
+) -> tuple[Float[Tensor, "queries examples"], Float[Tensor, "queries examples"]]:
+    """Return log of the weighted mean P, and log of the mean of 1 - P."""
     logs = weights.log()[:, None]
-    # log of mean P and of 1 - mean P; `where` drops a diverged model whose weight is 0
+    # `where` drops a diverged model whose weight is 0
     log_p, log_rest = (
         (logsigmoid(x) + logs).where(logs > -torch.inf, -torch.inf).logsumexp(0)
         for x in (phi, -phi)
     )
+    return log_p, log_rest
+
+
+def log_mixture(
+    log_p: Float[Tensor, "queries examples"],
+    log_rest: Float[Tensor, "queries examples"],
+    share: float,
+) -> Float[Tensor, "queries examples"]:
+    """Return log(share mean P + 1 - share), exact where the mean is near 0 or near 1."""
     rest = torch.full_like(log_p, 1 - share).log()
     low, high = torch.logaddexp(log_p + math.log(share), rest), (-share * log_rest.exp()).log1p()
     return torch.where(log_p < log_rest, low, high)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attacks.game import Game, Knowledge, by_shadows
+from attacks.game import Game, Knowledge, ModelSignals, by_shadows
 from attacks.lira import fit_sides
 
 BINS = 60
@@ -57,27 +57,30 @@ def z_scores(game: Game) -> dict[str, dict[Knowledge, ZScores]]:
     """
     return {
         variant: {
-            kind: _measure(game, variant, shadow)
+            kind: _measure(game, variant, kind, shadow)
             for kind, shadow in game.shadow_variants(variant).items()
         }
         for variant in game.variants
     }
 
 
-def _measure(game: Game, variant: str, shadow_variant: str) -> ZScores:
+def _measure(game: Game, variant: str, kind: Knowledge, shadow_variant: str) -> ZScores:
     """Measure all audited models of one variant by their shadows in another."""
-    targets, shadows = game.signals[variant].phi, game.signals[shadow_variant].phi
     parts: list[list[Tensor]] = [[], [], [], []]
     for group, positions in by_shadows(game.cases).items():
-        rows, audited = list(group), [game.cases[position].target for position in positions]
-        phi, included = shadows[rows], game.members[rows]
-        (out,) = fit_sides(phi, (~included,), "mean")
+        audited = [game.cases[position].target for position in positions]
+        shadows, signals = game.shadows(shadow_variant, group, positions[0]), game.signals[variant]
+        needed = ModelSignals(signals.phi, population=signals.population)
+        target = needed.of(audited).read()
+        if kind == "recalibrated":
+            target = shadows.recalibrate(target)
+        (out,) = fit_sides(shadows.phi, (~shadows.included,), "mean")
         spread = out.pooled[0].where(out.pooled[0] > 0, 1.0)  # of shadows that are all alike
-        for signals, mask, sides in (
-            (targets[audited], game.members[audited], parts[:2]),
-            (phi, included, parts[2:]),
+        for phi, mask, sides in (
+            (target.phi, game.members[audited], parts[:2]),
+            (shadows.phi, shadows.included, parts[2:]),
         ):
-            z = (signals[..., :][:, 0].double() - out.location[0]) / spread
+            z = (phi[..., :][:, 0].double() - out.location[0]) / spread
             for side, chosen in zip(sides, (mask, ~mask), strict=True):
                 side.append(z[chosen].float())
     joined = [torch.cat(side) for side in parts]

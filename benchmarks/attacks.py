@@ -157,7 +157,7 @@ def score_variant(fleet: Fleet, variant: int, count: int, attacks: Sequence[str]
     names = [name for name in attacks or DEFAULT_ATTACKS if not unknown(name, game)]
 
     def run() -> Tensor:
-        return torch.stack([*score(names, game, NAME, NAME).values()])
+        return torch.stack([*score(names, game, NAME).values()])
 
     scores, cost = timed(run)
     if not scores.isfinite().all():

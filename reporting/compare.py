@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from attacks.evaluate import Row
+from attacks.game import Knowledge
 from attacks.metrics.differences import Difference, Sample, holm, welch
 from attacks.metrics.intervals import Estimate
 from reporting.results import Results
@@ -23,9 +24,10 @@ from reporting.text import BEST, MARK_NOTE, dagger
 from storage.experiment import differing
 from storage.records import VariantFacts
 
+KINDS: tuple[Knowledge, ...] = "unquantized", "recalibrated"  # beside `matched`
 NOTE = (
-    "In brackets: 95% intervals. The strongest attack with each kind of shadows; both attackers "
-    "may use an attack without shadows. {best} marks the stronger of the two by AUC, whose TPR at "
+    "In brackets: 95% intervals. The strongest attack with each kind of shadows; every attacker "
+    "may use an attack without shadows. {best} marks the strongest of these by AUC, whose TPR at "
     "1% FPR is shown; {mark} AUC beyond {first}'s: difference between the strongest attacks, by "
     "Welch's t over the targets, which generalises to more targets of these pools; p is corrected "
     "for the number of comparisons in its column (Holm). The targets are different models, so "
@@ -44,7 +46,8 @@ class Entry(NamedTuple):
         facts: facts about the variant beside its leakage.
         matched: the strongest attack with matched shadows, or without shadows.
         unquantized: the same with full-precision shadows; None where both kinds are the same.
-        best: the stronger of the two.
+        best: the strongest of all.
+        recalibrated: as `unquantized`, with recalibrated shadows.
     """
 
     variant: str
@@ -53,6 +56,7 @@ class Entry(NamedTuple):
     matched: Row
     unquantized: Row | None
     best: Row
+    recalibrated: Row | None = None
 
 
 def name_apart(folders: Sequence[Path]) -> list[str]:
@@ -81,12 +85,22 @@ def enter(results: Mapping[str, Results]) -> list[Entry]:
         for experiment, audit in results.items():
             if (best := find_strongest(audit.rows, variant)) is not None:
                 matched = find_strongest(audit.rows, variant, "none", "matched")
-                unquantized = None
-                if find_strongest(audit.rows, variant, "unquantized"):
-                    unquantized = find_strongest(audit.rows, variant, "none", "unquantized")
+                others: dict[str, Row | None] = {
+                    kind: find_strongest(audit.rows, variant, "none", kind)
+                    for kind in KINDS
+                    if find_strongest(audit.rows, variant, kind)
+                }
                 facts = audit.variants[variant]
                 entries.append(
-                    Entry(variant, experiment, facts, matched or best, unquantized, best)
+                    Entry(
+                        variant,
+                        experiment,
+                        facts,
+                        matched or best,
+                        others.get("unquantized"),
+                        best,
+                        others.get("recalibrated"),
+                    )
                 )
     return entries
 
@@ -126,7 +140,7 @@ def make_differences(results: Mapping[str, Results]) -> Table:
     """Options and facts that differ between the experiments, one column per experiment."""
     options = differing({name: audit.experiment for name, audit in results.items()})
     rows = {key: values for key, values in options.items() if not key.startswith("fleet.")}
-    for key in ("audited models", "shadow models"):  # the outcome of the fleet's options
+    for key in ("audited models", "shadow models", "RMIA"):  # outcomes of options
         rows[key] = [audit.basis.get(key, "-") for audit in results.values()]
     rows["left out"] = [" ".join(audit.left_out) or "none" for audit in results.values()]
     attacks = [{row.attack for row in audit.rows} for audit in results.values()]
@@ -148,7 +162,8 @@ def make_comparison(entries: Sequence[Entry], differences: Sequence[Difference |
     first = entries[0].experiment
     columns = (
         *("variant", "experiment", "test accuracy", "AUC, matched shadows"),
-        *("AUC, full-precision shadows", "TPR at 1% FPR", f"AUC beyond {first}'s", "p"),
+        *("AUC, full-precision shadows", "AUC, recalibrated shadows", "TPR at 1% FPR"),
+        *(f"AUC beyond {first}'s", "p"),
     )
     lines = []
     for entry, difference in zip(entries, differences, strict=True):
@@ -158,7 +173,10 @@ def make_comparison(entries: Sequence[Entry], differences: Sequence[Difference |
                 Cell(entry.variant),
                 Cell(entry.experiment),
                 estimate_cell(entry.facts.accuracy, percent=True),
-                *(_auc_cell(row, entry.best) for row in (entry.matched, entry.unquantized)),
+                *(
+                    _auc_cell(row, entry.best)
+                    for row in (entry.matched, entry.unquantized, entry.recalibrated)
+                ),
                 estimate_cell(entry.best.summary.tpr_1pct, percent=True, mark=mark),
                 *_difference_cells(difference),
             )
@@ -188,7 +206,8 @@ def comparison_lines(
     for entry, difference in zip(entries, differences, strict=True):
         line: dict[str, Any] = {"variant": entry.variant, "experiment": entry.experiment}
         line |= _numbers("accuracy", entry.facts.accuracy)
-        for kind, row in (("matched", entry.matched), ("unquantized", entry.unquantized)):
+        for kind in ("matched", *KINDS):
+            row = getattr(entry, kind)
             line |= {f"{kind}_attack": row and row.attack}
             line |= _numbers(f"{kind}_auc", row and row.summary.auc)
         summary = entry.best.summary

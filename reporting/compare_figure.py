@@ -48,6 +48,7 @@ def comparison_chart(entries: Sequence[Entry]) -> Chart:
     legend += [
         Series(title, colour=GUIDE, marker="o", filled=kind == "matched")
         for kind, title in TITLES.items()
+        if kind != "recalibrated"
     ]
     return Chart(panels, (11, 9.5), legend=legend)
 

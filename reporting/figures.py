@@ -12,9 +12,11 @@ from reporting.styles import Style, by_method, legend, styles_of
 from reporting.text import FEW, MARK, TITLES
 from storage.records import QuantizationMeans
 
+BOTH: tuple[Knowledge, ...] = ("matched", "unquantized")  # kinds that every audit has
+
 
 def _open_to(rows: Sequence[Row], variant: str, knowledge: Knowledge) -> list[Row]:
-    """Attacks with one kind of shadows or none; against `full` both kinds are the same."""
+    """Attacks with one kind of shadows or none; against `full` all kinds are the same."""
     kinds = ("none", "matched" if variant == FULL else knowledge)
     return [row for row in rows if row.variant == variant and row.knowledge in kinds]
 
@@ -53,9 +55,10 @@ def roc_chart(rows: Sequence[Row], non_members: int) -> Chart:
         title = f"Attacker with {TITLES[knowledge]}"
         return Panel(curves, x, y, title, method if several else "", guides, "lower right")
 
-    panels = [[panel(method, knowledge) for knowledge in TITLES] for method in methods]
+    kinds = [kind for kind in TITLES if kind in BOTH or any(row.knowledge == kind for row in rows)]
+    panels = [[panel(method, knowledge) for knowledge in kinds] for method in methods]
     height = 3.2 * len(methods) if several else 4.6
-    return Chart(panels, (10, height), share_x="all", share_y="all")
+    return Chart(panels, (5 * len(kinds), height), share_x="all", share_y="all")
 
 
 def plane_chart(rows: Sequence[Row], accuracy: Mapping[str, Estimate]) -> Chart:
@@ -79,8 +82,7 @@ def _points(
     size, bars = (8.0, 0.8) if len(accuracy) < 8 else (6.5, 0.4)
     points = []
     for variant, utility in accuracy.items():
-        kinds: list[Knowledge] = ["matched"] if variant == FULL else ["matched", "unquantized"]
-        for knowledge in kinds:
+        for knowledge in BOTH[:1] if variant == FULL else BOTH:
             for row in _open_to(rows, variant, knowledge):
                 leak: Estimate = getattr(row.summary, metric)
                 series = _alternative(row, shown[variant], f"{variant} {knowledge}", metric)

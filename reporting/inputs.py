@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from attacks.rmia import DEFAULT, RmiaOptions
 from reporting.results import RESULTS
 from storage.run_folder import RunFolder
 
@@ -17,7 +18,11 @@ FILES = ("table.txt", "results.csv", "exposure.csv", "report.html")
 
 
 def digest_inputs(
-    run_dir: Path, signals: Path | None, attacks: Sequence[str] | None, partial: bool
+    run_dir: Path,
+    signals: Path | None,
+    attacks: Sequence[str] | None,
+    partial: bool,
+    rmia: RmiaOptions = DEFAULT,
 ) -> str:
     """Fingerprint of the content of everything that the results follow from.
 
@@ -26,6 +31,7 @@ def digest_inputs(
         signals: signals of models that were trained elsewhere, which are then the input.
         attacks: the attacks asked for; None for the default.
         partial: whether unfinished models may be excluded.
+        rmia: choices of RMIA.
 
     Raises:
         FileNotFoundError: there is no experiment in the folder.
@@ -34,7 +40,7 @@ def digest_inputs(
     for floor in FLOORS:
         suffixes = (".py", ".html", ".css", ".js")
         code += [p for p in sorted((HOME / floor).rglob("*")) if p.suffix in suffixes]
-    facts = [repr((attacks, partial)), *(f"{name} {version(name)}" for name in LIBRARIES)]
+    facts = [repr((attacks, partial, rmia)), *(f"{name} {version(name)}" for name in LIBRARIES)]
     if signals is not None:
         files = sorted(signals.rglob("*.npy")) if signals.is_dir() else [signals]
         facts.append(str(signals))

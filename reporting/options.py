@@ -1,6 +1,7 @@
 """The options of audit.py, in a module that imports neither torch nor plotting libraries."""
 
 from pathlib import Path
+from typing import Literal
 
 from storage.command_line import CommandLine, make_command_line
 from storage.names import WandbMode
@@ -35,6 +36,20 @@ def make_parser() -> CommandLine:
         nargs="+",
         help="attacks to run; by default all for which the signals suffice, except attack_p, base "
         "and `_carlini`",
+    )
+    parser.add_argument(
+        "--rmia.population",
+        type=Literal["test", "pool"],
+        default="test",
+        help="what RMIA compares an example with: examples that no model trained on, or the other "
+        "examples of the pool, as in the authors' code",
+    )
+    parser.add_argument(
+        "--rmia.a",
+        type=float | Literal["tuned"],
+        default=0.3,
+        help="how much higher offline RMIA takes a member's probability to be, from 0 (most) to 1 "
+        "(no higher); tuned: chosen on shadows that pose as targets",
     )
     parser.add_argument("--partial", action="store_true", help="audit without unfinished models")
     # More threads help only with tens of thousands of examples, and wait on shared cores: beside

@@ -11,6 +11,7 @@ from torch import Tensor
 from attacks.evaluate import FPR_GRID, Metric, Row
 from attacks.metrics.intervals import Estimate, Summary
 from attacks.strongest import Strongest
+from reporting.choices import describe_rmia
 from reporting.findings import make_tables
 from reporting.tables import Cell, Table
 from reporting.text import compare
@@ -75,7 +76,7 @@ def make_results(
         name=evidence.name,
         inputs=inputs,
         experiment=evidence.experiment,
-        basis=_basis(evidence.facts, best.rows),
+        basis=_basis(evidence.facts | describe_rmia(evidence, best.rows), best.rows),
         variants=evidence.variants,
         rows=best.rows,
         findings=plain(findings),

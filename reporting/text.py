@@ -12,11 +12,13 @@ BEST = "★"
 SHADOWS: dict[str, str] = {  # by kind of knowledge
     "matched": "matched shadows",
     "unquantized": "full-precision shadows",
+    "recalibrated": "recalibrated full-precision shadows",
     "none": "no shadows",
 }
 TITLES: dict[Knowledge, str] = {
     "matched": "shadows quantized like the target",
     "unquantized": "full-precision shadows",
+    "recalibrated": "recalibrated full-precision shadows",
 }
 AUC_NOTE = (
     "AUC: the chance that a random member gets a higher score than a random non-member; 0.5 is "
@@ -31,9 +33,13 @@ TPR_NOTE = (
 )
 INTERVAL_NOTE = "In brackets: 95% intervals; after ±: the standard deviation over targets."
 MARK_NOTE = f"{MARK} rests on fewer than {FEW} false positives and proves little."
+RECALIBRATED_NOTE = (
+    "Recalibrated: the target's signals are shifted and scaled to where full-precision shadows "
+    "expect them, as measured on examples that no model trained on."
+)
 SHADOWS_NOTE = (
     "Matched shadows are quantized like the target; full-precision shadows are not quantized, as "
-    "in the paper's code, which can understate the risk."
+    f"in the paper's code, which can understate the risk. {RECALIBRATED_NOTE}"
 )
 
 

@@ -23,10 +23,14 @@ def test_a_wrong_option_is_an_error(audited_run, capsys):
     for option, message in [
         (("--attacks",), "expected at least one argument"),
         (("--wandb", "on"), "wandb"),
+        (("--rmia.population", "train"), "`--rmia.population` must be test or pool, got `train`."),
+        (("--rmia.a", "best"), "`--rmia.a` must be float or tuned, got `best`."),
     ]:
         with pytest.raises(SystemExit):
             main(["--run_dir", str(audited_run[0].path), *option])
         assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"`--rmia.a` must be 0 to 1 or `tuned`, got 1.5\."):
+        main(["--run_dir", str(audited_run[0].path), "--rmia.a", "1.5"])
     with pytest.raises(SystemExit, match=r"got `lirra_online`\. Did you mean `lira_online`\?"):
         main(["--run_dir", str(audited_run[0].path), "--attacks", "lirra_online"])
     with pytest.raises(
@@ -81,7 +85,7 @@ def test_real_digits_leak_and_random_labels_do_not(tmp_path, audit, read_csv):
     signals = (torch.stack([file[key] for file in files]) for key in keys)
     known = ModelSignals(*signals, make_features(*data.pool, *data.test))
     game = Game({FULL: known}, shuffled, make_cases(16, 8))
-    by_attack = score(DEFAULT_ATTACKS, game, FULL, FULL)
+    by_attack = score(DEFAULT_ATTACKS, game, FULL)
     for attack, scores in by_attack.items():
         auc = summarise(scores, shuffled[16:]).auc
         assert auc.low <= 0.5 <= auc.high, attack

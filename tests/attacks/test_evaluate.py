@@ -10,7 +10,8 @@ from attacks.game import Game, ModelSignals, Shadows, make_cases
 from attacks.lira import fit_sides
 
 W2, W4 = "nearest-w2", "nearest-w4"
-KINDS = ("full", "matched"), (W2, "matched"), (W2, "unquantized")
+KINDS = ("full", "matched"), (W2, "matched"), (W2, "unquantized"), (W2, "recalibrated")
+FULL_PRECISION = "unquantized", "recalibrated"  # kinds with such shadows
 FREE = [name for name in DEFAULT_ATTACKS if not ATTACKS[name].shadows]
 SHADOWED = [name for name in DEFAULT_ATTACKS if ATTACKS[name].shadows]
 LIRA = [name for name in DEFAULT_ATTACKS if name.startswith("lira")]
@@ -30,11 +31,12 @@ def by_name(attacks):
     return named
 
 
-def alone(attack, targets, shadow_models, case, members):
+def alone(attack, targets, shadow_models, case, members, recalibrated=False):
     """Scores of the target of one case by itself."""
-    target, rows = case
+    position, rows = case
+    target, shadows = targets.of([position]).read(), Shadows(shadow_models.of(rows), members[rows])
     (scores,) = ATTACKS[attack].run(
-        targets.of([target]).read(), Shadows(shadow_models.of(rows), members[rows])
+        shadows.recalibrate(target) if recalibrated else target, shadows
     )
     return scores
 
@@ -47,7 +49,7 @@ def test_a_row_for_each_variant_knowledge_and_attack(synthetic_fleet, observe):
     assert (len(FREE), len(SHADOWED)) == (3, 7)
     wanted = [(variant, "none", attack) for variant in variants for attack in FREE]
     wanted += [(variant, "matched", attack) for variant in variants for attack in SHADOWED]
-    wanted += [(variant, "unquantized", attack) for variant in (W4, W2) for attack in SHADOWED]
+    wanted += [(v, kind, a) for v in (W4, W2) for kind in FULL_PRECISION for a in SHADOWED]
     assert sorted(row[:3] for row in rows) == sorted(wanted)
     assert {(row.attack in FREE, row.shadows) for row in rows} == {(True, 0), (False, 6)}
     order = [row.variant for row in rows]
@@ -68,12 +70,14 @@ def test_a_row_is_the_attack_on_each_target_averaged(synthetic_fleet, observe, a
     signals = {"full": observe(full), W2: observe(full, quantize)}
     cases = make_cases(8, targets)
     attacks = attack_all(signals, members, cases, [attack])
-    assert len(by_name(attacks)) == (3 if ATTACKS[attack].shadows else 2)
+    assert len(by_name(attacks)) == (4 if ATTACKS[attack].shadows else 2)
     for row, scores in attacks:
-        shadow_models = signals["full" if row.knowledge == "unquantized" else row.variant]
+        shadow_models = signals["full" if row.knowledge in FULL_PRECISION else row.variant]
+        recalibrated = row.knowledge == "recalibrated"
         aucs = []
         for own, case in zip(scores, cases, strict=True):
-            wanted = alone(attack, signals[row.variant], shadow_models, case, members)
+            seen = signals[row.variant]
+            wanted = alone(attack, seen, shadow_models, case, members, recalibrated)
             torch.testing.assert_close(own, wanted, rtol=1e-9, atol=1e-9)
             aucs.append(roc_auc_score(members[case.target], wanted))
         assert row.summary.auc.value == pytest.approx(sum(aucs) / len(aucs), abs=1e-12)
@@ -105,7 +109,7 @@ def test_targets_score_the_same_together_and_alone(
 
     monkeypatch.setitem(ATTACKS, "lira_online", real._replace(run=run))
     game = Game({W2: signals}, members, cases)
-    together = score(list(wanted), game, W2, W2)
+    together = score(list(wanted), game, W2)
     assert list(together) == list(wanted)
     for attack, scores in together.items():
         assert torch.equal(scores, torch.stack(wanted[attack]))
@@ -119,7 +123,7 @@ def test_shadows_are_fitted_once_for_all_attacks(synthetic_fleet, monkeypatch):
     fits, real = [], fit_sides
     monkeypatch.setattr("attacks.game.fit_sides", lambda *a: fits.append(a) or real(*a))
     game = Game({W2: ModelSignals(phi)}, members, make_cases(8, 3))
-    score(LIRA, game, W2, W2)
+    score(LIRA, game, W2)
     assert len(LIRA) == 4
     assert len(fits) == 1
 

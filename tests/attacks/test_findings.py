@@ -81,20 +81,6 @@ def test_variants_are_compared_with_the_reference(fleet):
     assert differences[W2].estimate.high < 0
 
 
-def test_matched_shadows_are_compared_with_full_precision_shadows(fleet):
-    differences = fleet.findings["shadows"]
-    assert list(differences) == [W4, W2]
-    assert [d.first for d in differences.values()] == [f"{v}, matched shadows" for v in (W4, W2)]
-    assert [d.second for d in differences.values()] == [
-        f"{v}, full-precision shadows" for v in (W4, W2)
-    ]
-    assert differences[W4].p == 1  # the shadows are the same
-    kinds = [fleet.best.variants[W2].by_knowledge[kind] for kind in ("matched", "unquantized")]
-    gaps = np.subtract(*(aucs(kind, fleet.members) for kind in kinds))
-    assert differences[W2].estimate.value == pytest.approx(gaps.mean())
-    assert [d.p_holm for d in differences.values()] == holm([d.p for d in differences.values()])
-
-
 def test_variants_are_compared_with_the_gap_attack(fleet):
     differences = fleet.findings["differences"].beyond_gap
     assert list(differences) == ["full", W4, W2]
@@ -164,10 +150,10 @@ def test_convergence(fleet):
         assert list(points) == [4, 8, 12]
         fewer = [Case(target, list(range(4))) for target in range(12, 16)]
         game = Game(fleet.signals, fleet.members, fewer)
-        scores = score([attack], game, variant, variant)[attack]
+        scores = score([attack], game, variant)[attack]
         assert points[4].value == pytest.approx(np.mean(aucs(scores, fleet.members)), abs=1e-12)
         game = Game(fleet.signals, fleet.members, fleet.cases)
-        scores = score([attack], game, variant, variant)[attack]
+        scores = score([attack], game, variant)[attack]
         assert points[12].value == pytest.approx(np.mean(aucs(scores, fleet.members)), abs=1e-12)
     assert fleet.findings["convergence"]["full"].points[12].value > 0.9
 

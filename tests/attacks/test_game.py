@@ -122,7 +122,7 @@ def test_cases_are_grouped_by_their_shadows():
 
 
 def test_knowledge_names_the_variant_of_the_shadows(rng):
-    """At full precision both kinds of shadows are the same; without it there is only one kind."""
+    """At full precision all kinds of shadows are the same; without it there is only one kind."""
     signals = ModelSignals(torch.randn(3, 1, 4, generator=rng))
     members = torch.tensor([[1, 0, 1, 0], [0, 1, 0, 1], [1, 1, 0, 0]]).bool()
     game = Game({"full": signals, "w2": signals}, members, [Case(2, [0, 1]), Case(0, [1])])

@@ -114,7 +114,7 @@ def test_random_labels_of_a_single_target_give_half_in_95_of_100(synthetic_fleet
     for seed in range(40):
         shuffled = shuffle(members, 8, seed)
         game = Game(signals, shuffled, make_cases(8, 1))
-        (scores,) = score([attack], game, W2, W2)[attack]
+        (scores,) = score([attack], game, W2)[attack]
         _, low, high, _ = delong(scores, shuffled[-1])
         held += low <= 0.5 <= high
     assert held >= 34  # 38 expected, fewer than 34 in 3 of 1,000 tries

@@ -65,6 +65,11 @@ def test_matched_shadows_expect_what_the_targets_show(synthetic_fleet, observe):
     spread = (unquantized.non_members.mean - matched.non_members.mean) / -3
     assert spread > 0
     assert unquantized.members.mean - matched.members.mean == pytest.approx(-3 * spread, abs=1e-4)
+    # 100 examples of the population locate each target's non-members to 0.1: 4 targets to 0.05
+    recalibrated = scores[W2]["recalibrated"]
+    assert recalibrated.shadows_out[:2] == unquantized.shadows_out[:2]
+    assert recalibrated.non_members.mean == pytest.approx(matched.non_members.mean, abs=0.15)
+    assert recalibrated.members.mean == pytest.approx(matched.members.mean, abs=0.15)
 
 
 def test_shadows_that_are_all_alike():

@@ -190,7 +190,7 @@ def test_an_audit_with_images_has_every_attack_and_a_gallery(
     full, _ = read_signals(run, "full")
     members = torch.stack(list(run.membership().values()))
     game = Game({FULL: full}, members, make_cases(4, 1))
-    by_attack = score(list(ATTACKS), game, FULL, FULL)
+    by_attack = score(list(ATTACKS), game, FULL)
     for line in [line for line in lines if line["variant"] == "full"]:
         (scores,) = by_attack[line["attack"]]
         assert line["auc"] == pytest.approx(roc_auc_score(members[4], scores), abs=1e-12)
@@ -208,7 +208,7 @@ def test_the_exposure_of_each_example_is_that_to_the_strongest_attack(toy_audit,
         rows = [line for line in read_csv(run) if line["variant"] == "full"]
         (attack,) = (row["attack"] for row in rows if row["strongest"] == "True")
         game = Game({variant: observed}, members, make_cases(4, 1))
-        scores = score([attack], game, variant, variant)[attack]
+        scores = score([attack], game, variant)[attack]
         expected = exposure(scores, members[4:])
         assert [line["label"] for line in lines] == [str(label) for label in pool.labels.tolist()]
         values = torch.tensor([float(line[variant]) for line in lines], dtype=torch.float64)

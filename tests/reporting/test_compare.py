@@ -47,6 +47,7 @@ ROWS = {
         row("w2", "none", "gap", 0.5),
         row("w2", "matched", "lira", 0.6, false_positives=9),
         row("w2", "unquantized", "rmia", 0.58),
+        row("w2", "recalibrated", "rmia", 0.59),
         row("w4", "matched", "lira", 0.65),
     ],
     "b": [
@@ -117,17 +118,18 @@ def test_the_table_by_hand():
     texts = [[cell.text for cell in line] for line in table.rows]
     values = [[cell.value for cell in line] for line in table.rows]
     assert texts[0][:3] == ["full", "a", "90.0% (88.0-93.0)"]
-    assert texts[0][3:6] == ["0.700 (0.680-0.730) ★", "-", "7.0% (5.0-10.0)"]
-    assert values[0][:6] == [None, None, 0.9, 0.7, None, pytest.approx(0.07)]
-    assert texts[3][3:6] == ["0.600 (0.580-0.630) ★", "0.580 (0.560-0.610)", "6.0% (4.0-9.0)†"]
-    assert texts[4][3:6] == ["0.550 (0.530-0.580)", "0.560 (0.540-0.590) ★", "5.6% (3.6-8.6)"]
-    assert values[4][3:5] == [0.55, 0.56]
-    assert texts[6][3:5] == ["0.530 (0.510-0.560) ★", "-"]  # the gap attack needs no shadows
-    assert texts[0][6:] == texts[5][6:] == ["-", "-"]
-    assert texts[2][6:] == ["-0.040 (unknown)", "unknown"]
-    assert values[2][6:] == [pytest.approx(-0.04), None]
-    assert texts[4][6].startswith("-0.040 (-0.0")
-    assert values[4][6] == pytest.approx(-0.04)
+    assert texts[0][3:7] == ["0.700 (0.680-0.730) ★", "-", "-", "7.0% (5.0-10.0)"]
+    assert values[0][:7] == [None, None, 0.9, 0.7, None, None, pytest.approx(0.07)]
+    areas = ["0.600 (0.580-0.630) ★", "0.580 (0.560-0.610)", "0.590 (0.570-0.620)"]
+    assert texts[3][3:7] == [*areas, "6.0% (4.0-9.0)†"]
+    assert texts[4][3:7] == ["0.550 (0.530-0.580)", "0.560 (0.540-0.590) ★", "-", "5.6% (3.6-8.6)"]
+    assert values[4][3:6] == [0.55, 0.56, None]
+    assert texts[6][3:6] == ["0.530 (0.510-0.560) ★", "-", "-"]  # the gap attack needs no shadows
+    assert texts[0][7:] == texts[5][7:] == ["-", "-"]
+    assert texts[2][7:] == ["-0.040 (unknown)", "unknown"]
+    assert values[2][7:] == [pytest.approx(-0.04), None]
+    assert texts[4][7].startswith("-0.040 (-0.0")
+    assert values[4][7] == pytest.approx(-0.04)
     assert "The targets are different models" in table.note
 
 
@@ -151,6 +153,8 @@ def test_lines_of_the_csv_hold_numbers_and_none_for_unknown_ones():
     assert lines[2]["beyond"] == pytest.approx(-0.04)
     for line, key in ((lines[2], "p"), (lines[2], "beyond_low"), (lines[0], "beyond")):
         assert line[key] is None
+    assert (lines[3]["recalibrated_attack"], lines[3]["recalibrated_auc"]) == ("rmia", 0.59)
+    assert lines[0]["recalibrated_auc"] is w2["recalibrated_attack"] is None
     assert lines[0]["unquantized_auc"] is lines[0]["unquantized_attack"] is None
 
 

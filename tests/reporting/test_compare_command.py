@@ -108,6 +108,8 @@ def test_markup_in_names_is_printed_as_it_is(write):
         (["--partial", "--threads", "2"], "no use for `--partial` and `--threads`"),
         (["--attacks", "gap"], "no use for `--attacks`"),
         (["--signals", "x.npz"], "no use for `--signals`"),
+        (["--rmia.a", "0.5"], "no use for `--rmia.a`"),
+        (["--rmia.population", "pool", "--rmia.a", "tuned"], "`--rmia.population` and `--rmia.a`"),
     ],
 )
 def test_options_a_comparison_does_not_use_are_an_error(write, tmp_path, options, message):

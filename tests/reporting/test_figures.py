@@ -14,6 +14,7 @@ from reporting.matplotlib_charts import draw
 from reporting.styles import styles_of
 
 PANELS = ("matched", "unquantized")
+KINDS = (*PANELS, "recalibrated")
 
 
 def roc_figure(rows, non_members):
@@ -25,7 +26,7 @@ def plane_figure(rows, accuracy):
 
 
 def best(rows, variant, knowledge, metric="auc"):
-    """The row that a panel shows; attacks without shadows are open to both kinds of attacker."""
+    """The row that a panel shows; attacks without shadows are open to every attacker."""
     kinds = {"none", "matched" if variant == "full" else knowledge}
     return max(
         (row for row in rows if row.variant == variant and row.knowledge in kinds),
@@ -49,7 +50,7 @@ def bars(axes):
 
 def test_roc_curves_are_those_of_the_strongest_rows(rows):
     figure = roc_figure(rows, 80)
-    for axes, knowledge in zip(figure.axes, PANELS, strict=True):
+    for axes, knowledge in zip(figure.axes, KINDS, strict=True):
         *curves, guessing = axes.get_lines()
         assert len(curves) == 3
         for curve, variant in zip(curves, ("full", "nearest-w4", "nearest-w2"), strict=True):
@@ -60,14 +61,18 @@ def test_roc_curves_are_those_of_the_strongest_rows(rows):
         np.testing.assert_array_equal(guessing.get_xdata(), guessing.get_ydata())
         texts = [text.get_text() for text in axes.get_legend().get_texts()]
         assert texts == [line.get_label() for line in axes.get_lines()]
-    matched, unquantized = (axes.get_lines() for axes in figure.axes)
-    # `full` has one kind of shadows
-    assert list(matched[0].get_ydata()) == list(unquantized[0].get_ydata())
-    assert list(matched[2].get_ydata()) != list(unquantized[2].get_ydata())
+    matched, *others = (axes.get_lines() for axes in figure.axes)
+    for other in others:
+        # `full` has one kind of shadows
+        assert list(matched[0].get_ydata()) == list(other[0].get_ydata())
+        assert list(matched[2].get_ydata()) != list(other[2].get_ydata())
     assert [axes.get_title() for axes in figure.axes] == [
         "Attacker with shadows quantized like the target",
         "Attacker with full-precision shadows",
+        "Attacker with recalibrated full-precision shadows",
     ]
+    without = [row for row in rows if row.knowledge != "recalibrated"]
+    assert len(roc_figure(without, 80).axes) == 2
 
 
 @pytest.mark.parametrize(("non_members", "left"), [(80, 1 / 80), (50_000, 1e-4)])
@@ -141,12 +146,12 @@ def test_each_method_has_a_row_of_panels_with_full_precision_again(rows):
     for variant in MANY:
         many += [row._replace(variant=variant) for row in template["nearest-w2"]]
     panels = roc_figure(many, 80).axes
-    assert len(panels) == 2 * len(METHODS)
+    assert len(panels) == 3 * len(METHODS)
     for number, axes in enumerate(panels):
         labels = [line.get_label().split()[0] for line in axes.get_lines()]
-        method = METHODS[number // 2]
+        method = METHODS[number // 3]
         assert labels == ["full", *(v for v in MANY if v.startswith(method)), "guessing"]
-    assert [axes.get_ylabel() for axes in panels[::2]] == [f"{method}: TPR" for method in METHODS]
+    assert [axes.get_ylabel() for axes in panels[::3]] == [f"{method}: TPR" for method in METHODS]
 
 
 def test_full_precision_alone_has_one_curve_and_one_point(rows, accuracy):

@@ -13,6 +13,7 @@ from attacks.metrics.differences import Difference
 from attacks.metrics.epsilon import EpsilonBound
 from attacks.metrics.exposure import Change
 from attacks.metrics.intervals import Estimate, summarise
+from attacks.shadow_split import ShadowSplit
 from attacks.strongest import Strongest
 from attacks.z_scores import Density, ZScores
 from reporting.findings import FINDINGS, Body, Finding, find, make_tables
@@ -42,6 +43,7 @@ def measured(members, non_members):
     return ZScores([0, 1], members, non_members, empty, Density(0, 1, [1.0]))
 
 
+SURE = Estimate(1.0, 0.9, 1.0)
 VALUES = {
     "differences": Differences(
         reference="full",
@@ -54,10 +56,26 @@ VALUES = {
             W2: differ(W2, f"the gap attack on {W2}", 0.0, 1.0),
         },
     ),
-    "shadows": {W4: differ(f"{W4}, matched shadows", f"{W4}, full-precision shadows", 0.04, 0.3)},
+    "shadows": {
+        W4: ShadowSplit(
+            Estimate(0.55, 0.5, 0.6),
+            differ(f"{W4}, attack", f"{W4}, paper", 0.02, 0.0004),
+            differ(f"{W4}, recalibration", f"{W4}, attack", -0.01, 1.0),
+            differ(f"{W4}, quantizing", f"{W4}, recalibration", 0.04, 0.3),
+            Estimate(0.6, 0.58, 0.63),
+        ),
+        W2: ShadowSplit(
+            None, None, None, differ(f"{W2}, quantizing", f"{W2}, attack", 0.5, 0.01), SURE
+        ),
+    },
     "z_scores": {
         "full": {"matched": measured(1.5, 0.0)},
-        W2: {"matched": measured(1.0, 0.0), "unquantized": measured(-1.0, -2.0)},
+        W4: {"matched": measured(1.0, 0.0), "unquantized": measured(1.0, 0.0)},
+        W2: {
+            "matched": measured(1.0, 0.0),
+            "unquantized": measured(-1.0, -2.0),
+            "recalibrated": measured(0.5, 0.25),
+        },
     },
     "joint_lira": [
         held(("full", W2), 0.7),
@@ -107,12 +125,27 @@ def test_every_table_by_hand():
                 *(("+0.000 (-0.010 to +0.010)", 0), ("1.000", 1)),
             ],
         ],
-        [[(W4, None), ("+0.040 (+0.030 to +0.050)", 0.04), ("0.300", 0.3)]],
         [
-            [("full", None), ("1.50±1.00", 1.5), ("0.00±0.50", 0), dash, dash],
+            [
+                *((W4, None), ("0.550 (0.500-0.600)", 0.55)),
+                *(("+0.020 (+0.010 to +0.030)", 0.02), ("< 0.001", 0.0004)),
+                *(("-0.010 (-0.020 to +0.000)", -0.01), ("1.000", 1)),
+                *(("+0.040 (+0.030 to +0.050)", 0.04), ("0.300", 0.3)),
+                ("0.600 (0.580-0.630)", 0.6),
+            ],
+            [
+                *((W2, None), *[dash] * 5),
+                *(("+0.500 (+0.490 to +0.510)", 0.5), ("0.010", 0.01)),
+                ("1.000 (0.900-1.000)", 1),
+            ],
+        ],
+        [
+            [("full", None), ("1.50±1.00", 1.5), ("0.00±0.50", 0), *[dash] * 4],
+            [(W4, None), *[("1.00±1.00", 1), ("0.00±0.50", 0)] * 2, dash, dash],
             [
                 *((W2, None), ("1.00±1.00", 1), ("0.00±0.50", 0)),
                 *(("-1.00±1.00", -1), ("-2.00±0.50", -2)),
+                *(("0.50±1.00", 0.5), ("0.25±0.50", 0.25)),
             ],
         ],
         [[*row, ("+0.030 (+0.020 to +0.040)", 0.03), ("0.020", 0.02)] for row in joint],
@@ -134,6 +167,11 @@ def test_every_table_by_hand():
         assert table.note.endswith(".")
     by_key = {table.key: table for table in tables}
     assert by_key["differences"].columns[1] == "AUC beyond full's"
+    assert by_key["z_scores"].columns[3:] == (
+        *("members, full-precision shadows", "non-members, full-precision shadows"),
+        "members, recalibrated full-precision shadows",
+        "non-members, recalibrated full-precision shadows",
+    )
     assert "makes 16 guesses" in by_key["epsilon"].note
     assert by_key["exposure"].note.startswith("Against full.")
     assert "more than 0.1." in by_key["exposure"].note

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from attacks.rmia import DEFAULT, RmiaOptions
 from reporting import inputs
 from reporting.inputs import FILES, digest_inputs, is_done
 
@@ -29,8 +30,8 @@ def run(toy_run, tmp_path):
     return shutil.copytree(toy_run, tmp_path / "run")
 
 
-def digest(run, signals=None, attacks=None, partial=False):
-    return digest_inputs(run, signals, attacks, partial)
+def digest(run, signals=None, attacks=None, partial=False, rmia=DEFAULT):
+    return digest_inputs(run, signals, attacks, partial, rmia)
 
 
 def flip(path):
@@ -100,6 +101,9 @@ def test_options_count(code, run):
         digest(run, attacks=["gap"]),
         digest(run, attacks=["gap", "attack_r"]),
         digest(run, partial=True),
+        digest(run, rmia=RmiaOptions("pool")),
+        digest(run, rmia=RmiaOptions(a=0.5)),
+        digest(run, rmia=RmiaOptions(tune=True)),
     ]
     assert len(set(digests)) == len(digests)
     assert digest(run) == digests[0]
