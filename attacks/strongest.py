@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from attacks.evaluate import Row, Scored
@@ -12,6 +12,16 @@ from attacks.game import Knowledge
 from attacks.metrics.roc import auc, roc
 
 Scores = Float[Tensor, "targets examples"]
+
+
+class HeldOut(NamedTuple):
+    """Scores by an attack that was chosen without the second half of the rows, which may test it.
+
+    The rows are targets, or the two halves of the examples of a single target.
+    """
+
+    scores: Float[Tensor, "rows examples"]
+    members: Bool[Tensor, "rows examples"]
 
 
 class Kept(NamedTuple):
@@ -23,7 +33,8 @@ class Kept(NamedTuple):
             half.
         by_knowledge: the same, among the attacks with each kind of knowledge.
         matched: name of the strongest attack with matched shadows; None if there is none.
-        tested: scores of all targets by the attack that is strongest on the first half of them.
+        tested: scores by the attack that is strongest on the first half of the targets, or of the
+            examples of a single target.
         gap: scores of the gap attack, if it was run.
         alike: scores of the attack that is strongest on the first variant, with matched shadows.
     """
@@ -32,7 +43,7 @@ class Kept(NamedTuple):
     scores: Scores
     by_knowledge: dict[Knowledge, Scores]
     matched: str | None
-    tested: Scores
+    tested: HeldOut
     gap: Scores | None
     alike: Scores
 
@@ -68,7 +79,6 @@ class Strongest:
         matched = None
         if positions := kinds.get("matched"):
             matched = rows[positions[int(areas[positions].mean(1).argmax())]].attack
-        half = max(1, areas.shape[1] // 2)
         comparable = {s.row.attack: s.scores for s in attacks if s.row.knowledge != "unquantized"}
         self.variants[rows[best].variant] = Kept(
             row=rows[best],
@@ -78,7 +88,7 @@ class Strongest:
                 for kind, positions in kinds.items()
             },
             matched=matched,
-            tested=attacks[int(areas[:, :half].mean(1).argmax())].scores,
+            tested=choose_for_tests([scored.scores for scored in attacks], self.members),
             gap=comparable.get("gap"),
             alike=comparable[self.attack],
         )
@@ -105,3 +115,31 @@ def cross_choose(
     half = targets // 2
     first, second = (int(part.mean(1).argmax()) for part in (areas[:, half:], areas[:, :half]))
     return torch.cat([scores[first][:half], scores[second][half:]])
+
+
+def choose_for_tests(
+    scores: Sequence[Scores], members: Bool[Tensor, "targets examples"]
+) -> HeldOut:
+    """Take the scores of the attack with the largest mean AUC on the first half of the targets.
+
+    For a single target it is the largest AUC on a random half of its examples.
+    """
+    if len(members) == 1:
+        halves = _halve(members[0])
+        scores, members = [rows[0, halves] for rows in scores], members[0, halves]
+    first = members[: len(members) // 2]
+    areas = [
+        sum(auc(roc(*pair)).item() for pair in zip(rows, first, strict=False)) for rows in scores
+    ]
+    return HeldOut(scores[areas.index(max(areas))], members)
+
+
+def _halve(members: Bool[Tensor, " examples"]) -> Int64[Tensor, "2 half"]:
+    """Divide the examples of one target at random, so that each half has half of the members.
+
+    An odd member or non-member is dropped. Each half is in the order of the examples, which does
+    not tell members from non-members where scores tie.
+    """
+    shuffled = torch.randperm(len(members), generator=torch.Generator().manual_seed(0))
+    sides = (shuffled[side[shuffled]] for side in (members, ~members))
+    return torch.cat([side[: len(side) // 2 * 2].view(2, -1) for side in sides], 1).sort(1).values
