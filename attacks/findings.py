@@ -16,7 +16,7 @@ from attacks.game import Case, Game, Knowledge, by_shadows
 from attacks.joint_lira import lira_joint
 from attacks.metrics.differences import Difference, holm, paired_differences
 from attacks.metrics.epsilon import EpsilonBound, epsilon_bound, one_run_epsilon
-from attacks.metrics.exposure import Change, change, exposure
+from attacks.metrics.exposure import Change, change, exposure, outscored
 from attacks.metrics.intervals import Estimate, Summary, mean_auc, summarise
 from attacks.slices import Stacked
 from attacks.strongest import HeldOut, Strongest
@@ -220,11 +220,11 @@ def _converge(game: Game, variant: str, attack: str) -> dict[int, Estimate]:
 def find_exposures(game: Game, best: Strongest) -> Exposures:
     """Exposure of every example in every variant, and how it changes from the reference."""
     reference, *others = game.variants
-    audited = game.audited
-    exposures = {variant: exposure(kept.alike, audited) for variant, kept in best.variants.items()}
-    changes = {variant: change(exposures[reference], exposures[variant]) for variant in others}
-    examples = torch.stack(list(exposures.values()))
-    return Exposures(reference, best.attack, changes, list(exposures), examples)
+    audited, alike = game.audited, {v: kept.alike for v, kept in best.variants.items()}
+    before = outscored(alike[reference], audited)
+    changes = {v: change(before, outscored(alike[v], audited), audited) for v in others}
+    examples = torch.stack([exposure(scores, audited) for scores in alike.values()])
+    return Exposures(reference, best.attack, changes, list(alike), examples)
 
 
 def _auc(

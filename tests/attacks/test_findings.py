@@ -15,7 +15,7 @@ from attacks.game import Case, Game, ModelSignals, make_cases
 from attacks.joint_lira import lira_joint
 from attacks.metrics.differences import holm
 from attacks.metrics.epsilon import epsilon_bound, one_run_epsilon
-from attacks.metrics.exposure import change, exposure
+from attacks.metrics.exposure import change, exposure, outscored
 from attacks.metrics.intervals import Estimate, summarise
 from attacks.strongest import HeldOut, Strongest, choose_for_tests
 from reporting.findings import find
@@ -262,8 +262,10 @@ def test_exposures_and_changes(fleet):
     expected = torch.stack(list(own.values()))
     torch.testing.assert_close(exposures.examples, expected, equal_nan=True)
     assert list(exposures.changes) == [W4, W2]
-    assert exposures.changes[W4] == pytest.approx((0, 0, 1))
-    assert exposures.changes[W2] == change(own["full"], own[W2])
+    assert exposures.changes[W4] == pytest.approx((0, 0, 1, 0))
+    before, after = (outscored(fleet.best.variants[v].alike, audited) for v in ("full", W2))
+    assert exposures.changes[W2] == change(before, after, audited)
+    assert exposures.changes[W2].safer > 2 * exposures.changes[W2].noise > 0
     assert exposures.changes[W2].safer > exposures.changes[W2].exposed
     assert own["full"].isnan().any()  # 1 of 16 examples is in no target
 
