@@ -18,13 +18,13 @@ from attacks.game import Case, Game, Knowledge, by_shadows, keep_examples
 from attacks.joint_lira import lira_joint
 from attacks.metrics.differences import Difference, holm, paired_differences
 from attacks.metrics.epsilon import EpsilonBound, epsilon_bound, one_run_epsilon
-from attacks.metrics.exposure import Change, change, exposure
+from attacks.metrics.exposure import Change, change, exposure, outscored
 from attacks.metrics.intervals import Estimate, Summary, mean_auc, summarise
 from attacks.slices import Stacked
-from attacks.strongest import Kept, Strongest
+from attacks.strongest import HeldOut, Strongest
 from attacks.z_scores import ZScores, z_scores
 
-GUESSES = 0.1  # share of the examples that the one-run audit guesses
+GUESSES = 0.1  # share of the tested examples that the one-run audit guesses
 
 
 class Differences(NamedTuple):
@@ -58,15 +58,18 @@ class JointAttack(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """Lower bounds on epsilon of one variant, at 95% confidence.
+    """Lower bounds on epsilon of one variant, each at 95% confidence.
+
+    Attack and threshold are chosen on half of the targets, or of the examples of a single target,
+    and tested on the other half.
 
     Attributes:
-        tested: from error rates over targets; None with a single target.
-        one_run: mean over targets of each target's one-run audit.
-        guesses: of a one-run audit, fixed beforehand.
+        tested: from error rates.
+        one_run: from the number of correct guesses.
+        guesses: number of guesses about all tested targets, fixed beforehand.
     """
 
-    tested: EpsilonBound | None
+    tested: EpsilonBound
     one_run: float
     guesses: int
 
@@ -172,15 +175,15 @@ def find_calibration(game: Game, best: Strongest) -> dict[str, Estimate]:
 
 def find_bounds(game: Game, best: Strongest) -> dict[str, Bounds]:
     """Lower bounds on epsilon of every variant."""
-    return {variant: _bound(kept, game.audited) for variant, kept in best.variants.items()}
+    return {variant: _bound(kept.tested) for variant, kept in best.variants.items()}
 
 
-def _bound(kept: Kept, members: Bool[Tensor, "targets examples"]) -> Bounds:
+def _bound(tested: HeldOut) -> Bounds:
+    scores, members = tested
+    half = len(members) // 2
     guesses = max(2, int(GUESSES * members.shape[1]) // 2 * 2)
-    pairs = zip(kept.scores, members, strict=True)
-    bounds = [one_run_epsilon(scores, inside, guesses) for scores, inside in pairs]
-    tested = epsilon_bound(kept.tested, members) if len(members) > 1 else None
-    return Bounds(tested, sum(bounds) / len(bounds), guesses)
+    one_run = one_run_epsilon(scores[half:], members[half:], guesses)
+    return Bounds(epsilon_bound(scores, members), one_run, guesses * (len(members) - half))
 
 
 def find_convergence(game: Game, best: Strongest) -> dict[str, Convergence]:
@@ -211,14 +214,14 @@ def _converge(game: Game, variant: str, attack: str) -> dict[int, Estimate]:
 def find_exposures(game: Game, best: Strongest) -> Exposures:
     """Exposure of every example in every variant, and how it changes from the reference."""
     reference, *others = game.variants
-    audited = game.audited
-    exposures = {variant: exposure(kept.alike, audited) for variant, kept in best.variants.items()}
-    changes = {variant: change(exposures[reference], exposures[variant]) for variant in others}
-    known = torch.stack(list(exposures.values()))
+    audited, alike = game.audited, {v: kept.alike for v, kept in best.variants.items()}
+    before = outscored(alike[reference], audited)
+    changes = {v: change(before, outscored(alike[v], audited), audited) for v in others}
+    known = torch.stack([exposure(scores, audited) for scores in alike.values()])
     kept = torch.ones(known.shape[1], dtype=torch.bool) if game.kept is None else game.kept
     examples = known.new_full((len(known), len(kept)), torch.nan)
     examples[:, kept] = known
-    return Exposures(reference, best.attack, changes, list(exposures), examples, kept)
+    return Exposures(reference, best.attack, changes, list(alike), examples, kept)
 
 
 def _auc(

@@ -73,26 +73,36 @@ def epsilon_bound(
 
 
 def one_run_epsilon(
-    scores: Float[Tensor, " examples"],
-    members: Bool[Tensor, " examples"],
+    scores: Float[Tensor, "targets examples"],
+    members: Bool[Tensor, "targets examples"],
     guesses: int,
     delta: float = 0.0,
     confidence: float = 0.95,
 ) -> float:
-    """Bound epsilon, in nats, by the number of correct guesses about one model.
+    """Bound epsilon, in nats, by the number of correct guesses about all targets together.
 
-    Half of the guesses say that the highest scores are members, half that the lowest are not; among
-    tied scores, examples are drawn at random. A private model allows no more correct guesses than
-    that many coins with heads probability 1 / (1 + exp(-epsilon)), whatever the examples share.
+    For each target, half of the guesses say that the highest scores are members, half that the
+    lowest are not; among tied scores, examples are drawn at random. A private model allows no more
+    correct guesses than that many coins with heads probability 1 / (1 + exp(-epsilon)), whatever
+    its examples share.
 
-    The proof assumes that examples became members by independent fair coins. Our targets train on
-    random halves of fixed size instead, an approximation: without a leak, the number of correct
-    guesses about m examples then has m / (m - 1) times the variance.
+    Several targets count as one run: they are trained independently and each membership of an
+    example concerns a single one of them, so that all of them together are as private as each. The
+    theorem then holds for the sum of their correct guesses, with the examples of all targets.
+    Targets may share shadows, which are fixed before. The attack must be chosen on other targets or
+    other examples.
+
+    Two assumptions hold only approximately. Examples should become members by independent fair
+    coins, but our targets train on random halves of fixed size: without a leak, the number of
+    correct guesses about m examples then has m / (m - 1) times the variance. And where each shadow
+    is audited by the others, a guess about one model's members uses those of others that are
+    guessed too: with 8 or 16 shadows of 400 examples and no leak, the bound exceeded 0 in 0 to 6%
+    of 300 simulations, depending on the attack.
 
     Args:
         scores: higher means likelier a member.
         members: which examples are members.
-        guesses: number of guesses, even, and fixed before the scores are seen.
+        guesses: number of guesses per target, even, and fixed before the scores are seen.
         delta: probability with which the guarantee may fail; its price grows with the examples.
         confidence: probability that the bound holds.
 
@@ -102,24 +112,40 @@ def one_run_epsilon(
     Source: Steinke, Nasr, Jagielski 2023, arXiv:2305.08846, Theorem 5.2 and Appendix D.
     """
     _check(confidence)
-    if guesses % 2 or not 2 <= guesses <= len(scores):
-        raise ValueError(f"`guesses` must be even, 2 to {len(scores)} (all), got {guesses}.")
+    targets, examples = scores.shape
+    if guesses % 2 or not 2 <= guesses <= examples:
+        raise ValueError(f"`guesses` must be even, 2 to {examples} (all), got {guesses}.")
     if scores.isnan().any():
         raise ValueError(f"Scores must be numbers, got {int(scores.isnan().sum())} NaN.")
-    # in the given order, tied scores would be guessed correctly where members come last
-    shuffled = torch.randperm(len(scores), generator=torch.Generator().manual_seed(0))
-    ordered = members[shuffled][scores[shuffled].argsort(stable=True)]
-    right = int((~ordered[: guesses // 2]).sum() + ordered[-guesses // 2 :].sum())
+    right, total = _count_right(scores, members, guesses), targets * guesses
     short = np.arange(1, right + 1)
 
     def excess(epsilon: float) -> float:
         """By how much the probability of so many correct guesses exceeds 1 - confidence."""
         chance = expit(epsilon)
-        just_short = (binom.pmf(right - short, guesses, chance).cumsum() / short).max(initial=0)
-        p = binom.sf(right - 1, guesses, chance) + 2 * len(scores) * delta * just_short
+        p = binom.sf(right - 1, total, chance)
+        if delta:
+            just_short = (binom.pmf(right - short, total, chance).cumsum() / short).max(initial=0)
+            p += 2 * scores.numel() * delta * just_short
         return float(p - (1 - confidence))
 
     return 0.0 if excess(0.0) >= 0 else float(brentq(excess, 0, 50))  # at 50 nats all are correct
+
+
+def _count_right(
+    scores: Float[Tensor, "targets examples"],
+    members: Bool[Tensor, "targets examples"],
+    guesses: int,
+) -> int:
+    """Count the correct ones of `guesses` guesses per target."""
+    generator = torch.Generator().manual_seed(0)
+    right = 0
+    for row, inside in zip(scores, members, strict=True):
+        # in the given order, tied scores would be guessed correctly where members come last
+        shuffled = torch.randperm(len(row), generator=generator)
+        ordered = inside[shuffled][row[shuffled].argsort(stable=True)]
+        right += int((~ordered[: guesses // 2]).sum() + ordered[-guesses // 2 :].sum())
+    return right
 
 
 def _check(confidence: float) -> None:

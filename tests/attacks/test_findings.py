@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from scipy.stats import norm, ttest_rel
+from scipy.special import expit, logit
+from scipy.stats import beta, binom, norm, ttest_rel
 from sklearn.metrics import roc_auc_score
 
 from attacks.evaluate import evaluate, score
@@ -14,9 +15,9 @@ from attacks.game import Case, Game, ModelSignals, make_cases
 from attacks.joint_lira import lira_joint
 from attacks.metrics.differences import holm
 from attacks.metrics.epsilon import epsilon_bound, one_run_epsilon
-from attacks.metrics.exposure import change, exposure
+from attacks.metrics.exposure import change, exposure, outscored
 from attacks.metrics.intervals import Estimate, summarise
-from attacks.strongest import Kept, Strongest
+from attacks.strongest import HeldOut, Strongest, choose_for_tests
 from reporting.findings import find
 
 W2, W4 = "nearest-w2", "nearest-w4"
@@ -175,25 +176,67 @@ def test_convergence_counts(synthetic_fleet, shadows, targets, counts):
 
 
 def test_bounds(fleet):
+    """Two targets choose the attack, and two test it."""
     audited = fleet.members[-4:]
     assert list(fleet.findings["epsilon"]) == ["full", W4, W2]
     for variant, bounds in fleet.findings["epsilon"].items():
-        scores, tested = fleet.best.variants[variant].scores, fleet.best.variants[variant].tested
-        assert bounds.guesses == 16  # a tenth of 160, even
-        bound = [one_run_epsilon(*pair, 16) for pair in zip(scores, audited, strict=True)]
-        assert bounds.one_run == pytest.approx(np.mean(bound))
-        assert bounds.tested == epsilon_bound(tested, audited)
+        scores, members = fleet.best.variants[variant].tested
+        assert torch.equal(members, audited)
+        assert bounds.guesses == 32  # a tenth of 160, for each of two targets
+        assert bounds.one_run == one_run_epsilon(scores[2:], audited[2:], 16)
+        assert bounds.tested == epsilon_bound(scores, audited)
     assert fleet.findings["epsilon"]["full"].one_run > fleet.findings["epsilon"][W2].one_run
     assert fleet.findings["epsilon"]["full"].tested.epsilon > 1
 
 
 @pytest.mark.parametrize(("examples", "guesses"), [(160, 16), (150, 14), (199, 18), (12, 2)])
-def test_guesses_are_a_tenth_and_even(rng, examples, guesses):
-    members = (torch.arange(examples) % 2 == 0)[None]
-    scores = torch.randn(1, examples, generator=rng)
-    kept = Kept(None, scores, {}, None, scores, None, scores)
-    bounds = _bound(kept, members)
-    assert (bounds.tested, bounds.guesses) == (None, guesses)
+@pytest.mark.parametrize(("targets", "testing"), [(2, 1), (5, 3)])
+def test_guesses_are_a_tenth_and_even(rng, examples, guesses, targets, testing):
+    members = (torch.arange(examples) % 2 == 0).expand(targets, -1)
+    bounds = _bound(HeldOut(torch.randn(targets, examples, generator=rng), members))
+    assert bounds.guesses == testing * guesses
+
+
+@pytest.mark.parametrize("targets", [1, 4])
+def test_without_a_leak_at_most_5_percent_of_bounds_exceed_0(targets):
+    """4 attacks that know nothing, correlated as attacks are.
+
+    If 5% do, more than 24 of 200 exceed 0 with a probability of 3e-5.
+    """
+    rng, examples, runs = torch.Generator().manual_seed(0), 100, 200
+    exceeding = np.zeros(2)
+    for _ in range(runs):
+        members = torch.rand(targets, examples, generator=rng).argsort(1) < examples // 2
+        common = torch.randn(1, targets, examples, generator=rng)
+        scores = common + torch.randn(4, targets, examples, generator=rng)
+        bounds = _bound(choose_for_tests(list(scores), members))
+        exceeding += bounds.tested.epsilon > 0, bounds.one_run > 0
+    assert binom.sf(24, runs, 0.05) < 1e-4
+    assert (exceeding <= 24).all()
+
+
+@pytest.mark.parametrize("targets", [1, 4])
+def test_bounds_of_randomized_response(targets):
+    """Each of 4 attacks sees another answer, flipped with chance 1 / (1 + e^epsilon).
+
+    Correct guesses are then binomial, which gives the mean of the one-run bound: a mean of 200 is
+    5 standard errors away from it with a probability of 6e-7.
+    """
+    rng, examples, runs, epsilon = torch.Generator().manual_seed(0), 200, 200, 2.0
+    truth, bounds = expit(epsilon), []
+    for _ in range(runs):
+        members = torch.rand(targets, examples, generator=rng).argsort(1) < examples // 2
+        lie = torch.rand(4, targets, examples, generator=rng) > truth
+        scores = (members ^ lie) + 1e-3 * torch.randn(lie.shape, generator=rng)
+        bounds.append(_bound(choose_for_tests(list(scores), members)))
+    guesses = 10 if targets == 1 else 40
+    assert {bound.guesses for bound in bounds} == {guesses}
+    one_run = np.array([bound.one_run for bound in bounds])
+    assert max((one_run > epsilon).sum(), sum(b.tested.epsilon > epsilon for b in bounds)) <= 24
+    right = np.arange(1, guesses + 1)
+    limits = logit(beta.ppf(0.05, right, guesses - right + 1)).clip(0)
+    expected = (binom.pmf(right, guesses, truth) * limits).sum()
+    assert one_run.mean() == pytest.approx(expected, abs=5 * one_run.std() / runs**0.5)
 
 
 def test_exposures_and_changes(fleet):
@@ -205,8 +248,10 @@ def test_exposures_and_changes(fleet):
     expected = torch.stack(list(own.values()))
     torch.testing.assert_close(exposures.examples, expected, equal_nan=True)
     assert list(exposures.changes) == [W4, W2]
-    assert exposures.changes[W4] == pytest.approx((0, 0, 1))
-    assert exposures.changes[W2] == change(own["full"], own[W2])
+    assert exposures.changes[W4] == pytest.approx((0, 0, 1, 0))
+    before, after = (outscored(fleet.best.variants[v].alike, audited) for v in ("full", W2))
+    assert exposures.changes[W2] == change(before, after, audited)
+    assert exposures.changes[W2].safer > 2 * exposures.changes[W2].noise > 0
     assert exposures.changes[W2].safer > exposures.changes[W2].exposed
     assert own["full"].isnan().any()  # 1 of 16 examples is in no target
 

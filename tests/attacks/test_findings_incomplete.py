@@ -63,8 +63,10 @@ def test_a_single_target(synthetic_fleet):
     assert (same.estimate, same.p) == (Estimate(0, 0, 0), 1)
     assert less.estimate.high < 0  # by DeLong
     assert less.p_holm < 0.05
-    assert all(bounds.tested is None for bounds in findings["epsilon"].values())
-    assert findings["epsilon"]["full"].one_run > 0
+    full = findings["epsilon"]["full"]  # chosen on 100 examples, tested on 100
+    assert (full.tested.members, full.tested.non_members, full.guesses) == (50, 50, 10)
+    assert full.one_run > 0
+    assert full.tested.epsilon > 1
     exposures = findings["exposure"].examples[0]
     assert torch.equal(exposures.isnan(), ~members[-1])
 

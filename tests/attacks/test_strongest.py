@@ -8,7 +8,7 @@ from scipy.stats import ttest_1samp
 from attacks.evaluate import Row, Scored
 from attacks.metrics.intervals import summarise
 from attacks.metrics.roc import auc, roc
-from attacks.strongest import Strongest, cross_choose
+from attacks.strongest import Strongest, choose_for_tests, cross_choose
 
 W2 = "nearest-w2"
 MEMBERS = (torch.arange(40) % 2 == 0).expand(4, -1)
@@ -69,8 +69,9 @@ def test_kinds_of_shadows_are_chosen_among_themselves(best):
 
 
 def test_the_tested_attack_is_chosen_on_the_first_half(best):
-    assert torch.equal(best.variants["full"].tested, FULL[1].scores)  # 0.7 against 0.65
-    assert torch.equal(best.variants[W2].tested, QUANTIZED[0].scores)  # 0.75
+    assert torch.equal(best.variants["full"].tested.scores, FULL[1].scores)  # 0.7 against 0.65
+    assert torch.equal(best.variants[W2].tested.scores, QUANTIZED[0].scores)  # 0.75
+    assert torch.equal(best.variants[W2].tested.members, MEMBERS)
 
 
 def test_the_strongest_attack_on_the_reference_is_kept_for_every_variant(best):
@@ -86,7 +87,41 @@ def test_a_single_target_is_attacked_by_the_strongest():
     alone.add(attacks)
     kept = alone.variants["w4"]
     assert torch.equal(kept.scores, attacks[1].scores)
-    assert torch.equal(kept.tested, attacks[1].scores)
+
+
+@pytest.mark.parametrize(("members", "examples"), [(20, 40), (7, 40), (2, 5), (33, 36)])
+def test_a_single_target_chooses_on_one_half_of_its_examples_and_tests_on_the_other(
+    rng, members, examples
+):
+    """Scores that name the example show where it went; an odd one on a side is dropped."""
+    inside = (torch.rand(examples, generator=rng).argsort() < members)[None]
+    names = torch.arange(examples)[None].double()
+    (first, second), marks = choose_for_tests([names], inside)
+    assert torch.equal(inside[0][torch.stack([first, second]).long()], marks)
+    assert (marks.sum(1) == members // 2).all()
+    assert ((~marks).sum(1) == (examples - members) // 2).all()
+    assert not {*first.tolist()} & {*second.tolist()}
+    assert torch.equal(first, first.sort().values)
+    assert torch.equal(second, second.sort().values)
+    chosen, tested = first.long(), second.long()
+    attacks = torch.stack([inside[0].double(), inside[0].double()])[:, None]
+    attacks[0, 0, tested] = 0  # perfect where the attack is chosen, useless where it is tested
+    attacks[1, 0, chosen] = 0
+    kept, _ = choose_for_tests(list(attacks), inside)
+    assert torch.equal(kept, attacks[0, 0][torch.stack([chosen, tested])])
+    kept, _ = choose_for_tests(list(attacks.flip(0)), inside)
+    assert torch.equal(kept, attacks[0, 0][torch.stack([chosen, tested])])
+
+
+def test_the_halves_of_a_single_target_do_not_tell_members_from_non_members(rng):
+    """If all members and non-members change places, no example changes its half."""
+    names = torch.arange(60)[None].double()
+    inside = (torch.rand(60, generator=rng).argsort() < 20)[None]
+    halves, marks = choose_for_tests([names], inside)
+    swapped, opposite = choose_for_tests([names], ~inside)
+    assert torch.equal(halves, swapped)
+    assert torch.equal(marks, ~opposite)
+    assert 10 < (halves[1] < 30).sum() < 20  # and it is no matter of the examples' order
 
 
 def test_without_shadows_and_gap_attack_there_is_nothing_to_keep():

@@ -240,11 +240,14 @@ def test_convergence_ends_at_the_row_of_all_shadows(toy_audit, read_csv, results
         assert points["4"]["value"] == rows[variant, "matched", attack]["auc"]
 
 
-def test_one_target_gives_no_bound_on_epsilon(toy_audit, results_of):
+def test_one_target_bounds_epsilon_by_half_of_its_examples(toy_audit, results_of):
+    """64 examples, half of them members: 16 of each in either half."""
     results = results_of(toy_audit[0])
     bounds = results["findings"]["epsilon"]
     assert bounds.keys() == {"full", *results["experiment"]["config"]["quantize"]}
-    assert all(bound["tested"] is None for bound in bounds.values())
+    for bound in bounds.values():
+        assert (bound["tested"]["members"], bound["tested"]["non_members"]) == (16, 16)
+        assert bound["guesses"] == 2  # a tenth of 32, even
 
 
 def test_the_page_shows_the_tables_of_findings_in_order(toy_audit, results_of):

@@ -86,12 +86,12 @@ VALUES = {
     "epsilon": {
         "full": Bounds(EpsilonBound(1.234, 0.5, 0.123, 0.0045, 80, 80), 0.5678, 16),
         W2: Bounds(EpsilonBound(0.0, inf, 0.0, 0.0, 80, 80), 0.0, 16),
-        W4: Bounds(None, 0.0, 16),
+        W4: Bounds(EpsilonBound(0.5, 0.5, 0.25, 0.05, 80, 80), 0.0, 16),
     },
     "exposure": Exposures(
         reference="full",
         attack="attack_r",
-        changes={W4: Change(0, 0, nan), W2: Change(12, 3, 0.876)},
+        changes={W4: Change(0, 0, nan, nan), W2: Change(12, 3, 0.876, 2.6)},
         variants=["full", W2],
         examples=torch.tensor([[0.5, nan], [0.75, nan]]),
         kept=torch.tensor([True, False]),
@@ -153,11 +153,11 @@ def test_every_table_by_hand():
         [
             [("full", None), ("1.23 (TPR 12.3%, FPR 0.4%)", 1.234), ("0.57", 0.5678)],
             [(W2, None), ("0.00 (TPR 0.0%, FPR 0.0%)", 0), ("0.00", 0)],
-            [(W4, None), dash, ("0.00", 0)],
+            [(W4, None), ("0.50 (TPR 25.0%, FPR 5.0%)", 0.5), ("0.00", 0)],
         ],
         [
-            [(W4, None), ("0", 0), ("0", 0), dash],
-            [(W2, None), ("12", 12), ("3", 3), ("0.88", 0.876)],
+            [(W4, None), ("0 (-)", 0), ("0 (-)", 0), dash],
+            [(W2, None), ("12 (3)", 12), ("3 (3)", 3), ("0.88", 0.876)],
         ],
     ]
     assert [table.key for table in tables] == list(VALUES)
@@ -172,7 +172,7 @@ def test_every_table_by_hand():
         "members, recalibrated full-precision shadows",
         "non-members, recalibrated full-precision shadows",
     )
-    assert "makes 16 guesses" in by_key["epsilon"].note
+    assert "correct ones of 16 guesses" in by_key["epsilon"].note
     assert by_key["exposure"].note.startswith("Against full.")
     assert "more than 0.1." in by_key["exposure"].note
 

@@ -171,10 +171,9 @@ def test_plain_values_by_hand():
     estimate = Estimate(0.51, 0.45, 0.57)
     values = {
         "epsilon": {"w2": Bounds(EpsilonBound(0.0, inf, 0.0, 0.0, 80, 80), 0.0, 16)},
-        "bound": Bounds(None, 0.5, 16),
         "convergence": {"w2": Convergence("attack_r", {2: estimate, 4: estimate})},
         "exposure": Exposures(
-            "full", "gap", {"w2": Change(12, 3, nan)}, ["w2"], torch.ones(1, 2), torch.ones(2) > 0
+            "full", "gap", {"w2": Change(12, 3, nan, 2.5)}, ["w2"], torch.ones(1, 2), torch.ones(2) > 0
         ),
         "held": (("full", "w2"), [1, True, None, "text"]),
     }
@@ -183,10 +182,14 @@ def test_plain_values_by_hand():
         **{"epsilon": 0.0, "threshold": None, "tpr": 0.0, "fpr": 0.0},
         **{"members": 80, "non_members": 80},
     }
-    assert read["bound"] == {"tested": None, "one_run": 0.5, "guesses": 16}
+    assert {key: read["epsilon"]["w2"][key] for key in ("one_run", "guesses")} == {
+        **{"one_run": 0.0, "guesses": 16},
+    }
     shown = {"value": 0.51, "low": 0.45, "high": 0.57, "spread": 0.0}
     assert read["convergence"]["w2"] == {"attack": "attack_r", "points": {"2": shown, "4": shown}}
-    assert read["exposure"]["changes"]["w2"] == {"safer": 12, "exposed": 3, "correlation": None}
+    assert read["exposure"]["changes"]["w2"] == {
+        **{"safer": 12, "exposed": 3, "correlation": None, "noise": 2.5},
+    }
     assert not {"examples", "kept"} & set(read["exposure"])  # exposure.csv has them
     assert read["held"] == [["full", "w2"], [1, True, None, "text"]]
 

@@ -34,7 +34,7 @@ def rarely_exceed(bounds, epsilon):
     [(0.0, 0, False), (0.0, 0, True), (1.0, 0, True), (1.0, 1e-4, False), (3.0, 0, False)],
 )
 def test_one_run_rarely_exceeds_the_truth(rng, epsilon, delta, halves):
-    runs = [respond(rng, epsilon, (400,), delta, halves) for _ in range(300)]
+    runs = [respond(rng, epsilon, (1, 400), delta, halves) for _ in range(300)]
     bounds = [one_run_epsilon(*run, guesses=300, delta=float(delta)) for run in runs]
     assert rarely_exceed(bounds, epsilon)
 
@@ -57,6 +57,13 @@ def test_delta_pays_for_rare_disclosure(rng):
     assert (at_none > 0.5).sum() >= 90
 
 
+@pytest.mark.parametrize(("epsilon", "delta"), [(0.0, 0), (0.5, 0), (1.0, 1e-5)])
+def test_one_run_over_targets_rarely_exceeds_the_truth(rng, epsilon, delta):
+    runs = [respond(rng, epsilon, (5, 100), delta, halves=True) for _ in range(300)]
+    bounds = [one_run_epsilon(*run, guesses=80, delta=float(delta)) for run in runs]
+    assert rarely_exceed(bounds, epsilon)
+
+
 def p_value_of_the_paper(examples, guesses, right, epsilon, delta):
     """Follow the loop of Appendix D."""
     chance, alpha, total = 1 / (1 + math.exp(-epsilon)), 0.0, 0.0
@@ -67,29 +74,38 @@ def p_value_of_the_paper(examples, guesses, right, epsilon, delta):
 
 
 @pytest.mark.parametrize("delta", [0.0, 1e-5, 1e-3])
-def test_one_run_matches_the_paper(rng, delta):
-    scores, members = respond(rng, 2.0, (100,))
-    order = scores.argsort()
-    right = int((~members[order[:40]]).sum() + members[order[60:]].sum())
+@pytest.mark.parametrize("targets", [1, 3])
+def test_one_run_matches_the_paper(rng, targets, delta):
+    """Several targets are one run with the examples and the guesses of all."""
+    scores, members = respond(rng, 2.0, (targets, 100))
+    right, total = 0, 80 * targets
+    for row, inside in zip(scores, members, strict=True):
+        order = row.argsort()
+        right += int((~inside[order[:40]]).sum() + inside[order[60:]].sum())
     bound = one_run_epsilon(scores, members, 80, delta, confidence=0.9)
-    assert p_value_of_the_paper(100, 80, right, bound - 1e-6, delta) < 0.1
-    assert p_value_of_the_paper(100, 80, right, bound + 1e-6, delta) > 0.1
+    assert p_value_of_the_paper(100 * targets, total, right, bound - 1e-6, delta) < 0.1
+    assert p_value_of_the_paper(100 * targets, total, right, bound + 1e-6, delta) > 0.1
     if not delta:
-        assert bound == pytest.approx(logit(beta.ppf(0.1, right, 80 - right + 1)), abs=1e-9)
+        assert bound == pytest.approx(logit(beta.ppf(0.1, right, total - right + 1)), abs=1e-9)
 
 
 def test_one_run_by_hand():
-    members = torch.arange(40) % 2 == 0
+    members = (torch.arange(40) % 2 == 0).expand(1, -1)
     always = 0.05 ** (1 / 20)  # chance at which 20 of 20 are right in 5%
     perfect = one_run_epsilon(members.float(), members, 20)
     assert perfect == pytest.approx(math.log(always / (1 - always)))
     assert one_run_epsilon(-members.float(), members, 20) == 0
     assert one_run_epsilon(members.float(), members, 20, delta=0.5) == 0
+    both = torch.stack([members[0].float(), 100 - members[0].float()])  # all right, and all wrong
+    assert one_run_epsilon(both, members.expand(2, -1), 20) == 0
+    always = 0.05 ** (1 / 60)  # scores of targets need not be comparable
+    scaled = members.float() * torch.tensor([[1.0], [10.0], [1e-6]])
+    assert one_run_epsilon(scaled, members.expand(3, -1), 20) == pytest.approx(logit(always))
 
 
 def test_ties_do_not_betray_the_order_of_the_examples():
     members = torch.arange(2000) >= 1000
-    assert one_run_epsilon(torch.zeros(2000), members, 1000) < 0.1
+    assert one_run_epsilon(torch.zeros(1, 2000), members[None], 1000) < 0.1
     assert epsilon_bound(torch.zeros(2, 2000), members.repeat(2, 1)).epsilon == 0
 
 
@@ -141,8 +157,8 @@ def test_arguments_without_a_bound_are_refused(rng):
         epsilon_bound(scores, members, confidence=95.0)
     for guesses in (0, 7, 42):
         with pytest.raises(ValueError, match=rf"must be even, 2 to 40 \(all\), got {guesses}"):
-            one_run_epsilon(scores[0], members[0], guesses)
-    with pytest.raises(ValueError, match=r"got 40 NaN\."):
-        one_run_epsilon(scores[0] * torch.nan, members[0], 10)
+            one_run_epsilon(scores, members, guesses)
+    with pytest.raises(ValueError, match=r"got 80 NaN\."):
+        one_run_epsilon(scores * torch.nan, members, 10)
     with pytest.raises(ValueError, match="got 40 NaN of 40"):
         epsilon_bound(torch.stack([scores[0], scores[1] * torch.nan]), members)

@@ -5,10 +5,10 @@ from math import isnan, nan
 import numpy as np
 import pytest
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import norm, spearmanr
 from sklearn.metrics import roc_auc_score
 
-from attacks.metrics.exposure import MOVED, change, exposure, most_exposed
+from attacks.metrics.exposure import MOVED, change, exposure, most_exposed, noise
 
 
 def test_exposures_by_hand():
@@ -69,26 +69,31 @@ def test_the_mean_exposure_of_one_target_is_its_auc(rng):
 
 
 def test_change_by_hand():
-    before = torch.tensor([0.9, 0.8, 0.5, 0.5, nan, 0.7, nan]).double()
-    after = torch.tensor([0.5, 0.75, 0.9, 0.58, 0.9, nan, nan]).double()
-    safer, exposed, correlation = change(before, after)
-    assert (safer, exposed) == (1, 1)  # the second and the fourth moved by less than MOVED
+    """Three targets; no target trained on the last example, whose shares do not count."""
+    members = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 0, 1, 0], [0, 0, 1, 1, 0]]).bool()
+    before = torch.tensor([[0.9, 0.8, 0.5, 0, 0], [0.9, 0.6, 1, 0.5, 1], [0, 1, 0.5, 0.5, 0]])
+    after = torch.tensor([[0.4, 0.7, 0.8, 1, 1], [0.6, 0.6, 0, 0.6, 0], [1, 0, 1.0, 0.56, 1]])
+    safer, exposed, correlation, _ = change(before.double(), after.double(), members)
+    # means 0.9, 0.7, 0.5, 0.5 and 0.5, 0.65, 0.9, 0.58: two moved by less than MOVED
+    assert (safer, exposed) == (1, 1)
     assert MOVED == 0.1
     # ranks 4, 3, 1.5, 1.5 and 1, 3, 4, 2
     assert correlation == pytest.approx(np.corrcoef([4, 3, 1.5, 1.5], [1, 3, 4, 2])[0, 1])
 
 
 def test_change_counts_what_a_loop_counts(rng):
-    before, after = torch.rand(2, 300, generator=rng).double().round(decimals=1) + 0.01
-    before[::7], after[::5] = nan, nan
-    before[1] = before[2]
-    known = [(b, a) for b, a in zip(before.tolist(), after.tolist(), strict=True) if b > 0 < a]
-    safer, exposed, correlation = change(before, after)
+    before, after = torch.rand(2, 3, 300, generator=rng).double().round(decimals=1) + 0.01
+    members = torch.rand(3, 300, generator=rng) < 0.4
+    before[:, 1], members[:, 1] = before[:, 2], members[:, 2]
+    inside = [mask.nonzero().flatten() for mask in members.T]
+    pairs = zip(before.T, after.T, inside, strict=True)
+    known = [(b[i].mean().item(), a[i].mean().item()) for b, a, i in pairs if len(i)]
+    safer, exposed, correlation, _ = change(before, after, members)
     assert safer == sum(a - b < -MOVED for b, a in known)
     assert exposed == sum(a - b > MOVED for b, a in known)
     assert correlation == pytest.approx(spearmanr(*zip(*known, strict=True)).statistic, abs=1e-12)
-    assert change(after, before)[:2] == (exposed, safer)
-    assert change(before, before) == pytest.approx((0, 0, 1))
+    assert change(after, before, members)[:2] == (exposed, safer)
+    assert change(before, before, members) == pytest.approx((0, 0, 1, 0))
 
 
 @pytest.mark.parametrize(
@@ -96,15 +101,49 @@ def test_change_counts_what_a_loop_counts(rng):
     [
         ([0.5, 0.5, 0.5], [0.2, 0.6, 0.5]),  # an always right model's gap attack
         ([0.2, 0.6, 0.5], [0.5, 0.5, 0.5]),
-        ([0.2, nan, nan], [0.3, 0.4, nan]),
+        ([0.2, nan, nan], [0.3, nan, nan]),
         ([nan, nan], [nan, nan]),
     ],
     ids=["before", "after", "one", "none"],
 )
 def test_there_is_no_correlation_where_nothing_varies(before, after):
     """Nor a warning, which pytest would turn into an error."""
-    changed = change(torch.tensor(before), torch.tensor(after))
+    before = torch.tensor([before])
+    changed = change(before, torch.tensor([after]), ~before.isnan())
     assert isnan(changed.correlation)
+    assert isnan(changed.noise)  # a single target
+
+
+def test_noise_by_hand():
+    """Half the difference of two targets, and sqrt(2) times that for one of its own."""
+    both = torch.tensor([[0.3, 0.11, 0.2, 0.9], [-0.3, -0.1, 0.1, 0.75]]).double()
+    members = torch.ones(2, 4).bool()
+    # contrasts of 0.3, 0.105, 0.05 and 0.075
+    assert noise(both, members) == 1
+    alone = torch.cat([both, torch.full((2, 5), 0.2).double()], 1)
+    once = torch.tensor([[1], [0]]).bool().expand(2, 5)
+    # 0.424, 0.148, 0.071, 0.106: three of four, of the five others too
+    assert noise(alone, torch.cat([members, once], 1)) == pytest.approx((2 + 5 * 3 / 4) / 2)
+
+
+@pytest.mark.parametrize("targets", [2, 3, 6, 9])
+@pytest.mark.parametrize(("own", "shared"), [(0.2, 0.0), (0.2, 0.1), (0.1, 0.1)])
+def test_noise_counts_what_gaussians_move(rng, targets, own, shared):
+    """Each target's own noise, and what all targets share, whether they trained on it or not."""
+    examples = 6000
+    members = torch.rand(targets, examples, generator=rng) < 0.5
+    moves = own * torch.randn(targets, examples, generator=rng, dtype=torch.float64)
+    moves += shared * torch.randn(examples, generator=rng, dtype=torch.float64)
+    count = members.sum(0)[members.any(0)].numpy()
+    expected = norm.cdf(-MOVED / np.sqrt(own**2 / count + shared**2)).sum()
+    assert noise(moves, members) == pytest.approx(expected, rel=0.08)
+
+
+def test_true_changes_are_no_noise(rng):
+    members = torch.rand(5, 500, generator=rng) < 0.5
+    moves = 0.1 * torch.randn(5, 500, generator=rng, dtype=torch.float64)
+    truth = torch.randn(500, generator=rng, dtype=torch.float64)
+    assert noise(moves + truth * members, members) == noise(moves, members) > 0
 
 
 def test_most_exposed_by_hand():
