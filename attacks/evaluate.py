@@ -118,7 +118,6 @@ def mean_curve(
     return mean
 
 
-
 def tail_metric(summary: Summary) -> Metric:
     """The TPR at the lowest FPR that rests on `FEW` false positives of all targets together.
 

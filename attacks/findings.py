@@ -4,6 +4,8 @@ Each function takes the game and the strongest attacks. `reporting/findings.py` 
 their tables.
 """
 
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,10 +18,12 @@ from attacks.choice import FINDINGS, scorable, suffices
 from attacks.evaluate import score
 from attacks.game import Case, Game, Knowledge, by_shadows, keep_examples
 from attacks.joint_lira import lira_joint
-from attacks.metrics.differences import Difference, holm, paired_differences
+from attacks.metrics.differences import Difference, Outcome, holm, paired_differences
 from attacks.metrics.epsilon import EpsilonBound, epsilon_bound, one_run_epsilon
 from attacks.metrics.exposure import Change, change, exposure, outscored
 from attacks.metrics.intervals import Estimate, Summary, mean_auc, summarise
+from attacks.metrics.measures import Metric, area
+from attacks.shadow_halves import by_shadow_halves, is_round_robin
 from attacks.slices import Stacked
 from attacks.strongest import HeldOut, Strongest
 from attacks.z_scores import ZScores, z_scores
@@ -32,12 +36,13 @@ class Differences(NamedTuple):
 
     Attributes:
         reference: the variant that others are compared with.
-        against_reference: AUC minus that on the reference, for each other variant.
+        against_reference: by risk metric, AUC first, the metric minus that on the reference, for
+            each other variant; p is corrected for both metrics together.
         beyond_gap: AUC minus that of the gap attack, for each variant that it was run on.
     """
 
     reference: str
-    against_reference: dict[str, Difference]
+    against_reference: dict[Metric, dict[str, Difference]]
     beyond_gap: dict[str, Difference]
 
 
@@ -105,15 +110,23 @@ class Exposures(NamedTuple):
 def find_differences(game: Game, best: Strongest) -> Differences:
     """Compare the variants' leakage with the reference's, and with the gap attack's."""
     reference, *others = game.variants
-    scores = {variant: kept.scores for variant, kept in best.variants.items()}
     pairs = [(variant, reference) for variant in others]
-    against = paired_differences(scores, game.audited, pairs)
-    gaps = {f"the gap attack on {v}": k.gap for v, k in best.variants.items() if k.gap is not None}
-    pairs = [(v, name) for v in scores if (name := f"the gap attack on {v}") in gaps]
-    beyond = paired_differences(scores | gaps, game.audited, pairs)
+    against: dict[Metric, dict[str, Difference]] = {}
+    for metric in best.risks:
+        outcomes = {v: best.outcome(kept.best[metric], metric) for v, kept in best.variants.items()}
+        found = paired_differences(outcomes, pairs)
+        against[metric] = {difference.first: difference for difference in found}
+    areas = {v: best.outcome(kept.best["auc"], "auc") for v, kept in best.variants.items()}
+    gaps = {
+        f"the gap attack on {variant}": best.outcome(kept.gap, "auc")
+        for variant, kept in best.variants.items()
+        if kept.gap is not None
+    }
+    pairs = [(v, name) for v in areas if (name := f"the gap attack on {v}") in gaps]
+    beyond = paired_differences(areas | gaps, pairs)
     return Differences(
         reference,
-        {difference.first: difference for difference in against},
+        correct_together(against),
         {difference.first: difference for difference in beyond},
     )
 
@@ -133,25 +146,55 @@ def find_joint_attacks(game: Game, best: Strongest) -> list[JointAttack]:
     """
     if not scorable(game, FINDINGS["joint_lira"]).all():
         return []  # the other findings do not need this attack
-    audited = game.audited
-    areas = {variant: _auc(kept.scores, audited).value for variant, kept in best.variants.items()}
+    alone = {v: best.outcome(kept.best["auc"], "auc") for v, kept in best.variants.items()}
+    areas = {variant: float(outcome.measured.values.mean()) for variant, outcome in alone.items()}
     attacks = []
     for variants in _holdings(game.variants):
-        phi = Stacked([game.signals[variant].phi for variant in variants])
-        scores = torch.empty(audited.shape, dtype=torch.float64)
-        for shadows, positions in by_shadows(game.cases).items():
-            rows, targets = list(shadows), [game.cases[position].target for position in positions]
-            seen = phi[targets][..., :]
-            scores[positions] = lira_joint(seen, phi[rows], game.members[rows], "fixed")
-        alone = max(variants, key=areas.__getitem__)
-        both = {"joint": scores, alone: best.variants[alone].scores}
-        (gain,) = paired_differences(both, audited, [("joint", alone)])
-        attacks.append(JointAttack(variants, summarise(scores, audited), alone, gain))
+        scores = _score_jointly(game, variants)
+        strongest = max(variants, key=areas.__getitem__)
+        halves = None
+        if len(game.cases) > 1:
+            measure = partial(_measure_jointly, variants)
+            halves = by_shadow_halves(game, FINDINGS["joint_lira"], measure)
+        joint = Outcome(
+            area(scores, game.audited), None if halves is None else halves[0], is_round_robin(game)
+        )
+        both = {"joint": joint, strongest: alone[strongest]}
+        (gain,) = paired_differences(both, [("joint", strongest)])
+        summary, _ = summarise(scores, game.audited)
+        attacks.append(JointAttack(variants, summary, strongest, gain))
     corrected = holm([attack.gain.p for attack in attacks])
     return [
         attack._replace(gain=attack.gain._replace(p_holm=p))
         for attack, p in zip(attacks, corrected, strict=True)
     ]
+
+
+def _score_jointly(game: Game, variants: Sequence[str]) -> Float[Tensor, "targets examples"]:
+    """Scores of joint LiRA."""
+    phi = Stacked([game.signals[variant].phi for variant in variants])
+    scores = torch.empty(game.audited.shape, dtype=torch.float64)
+    for shadows, positions in by_shadows(game.cases).items():
+        rows, targets = list(shadows), [game.cases[position].target for position in positions]
+        seen = phi[targets][..., :]
+        scores[positions] = lira_joint(seen, phi[rows], game.members[rows], "fixed")
+    return scores
+
+
+def _measure_jointly(variants: Sequence[str], game: Game) -> Float[Tensor, "1 targets"]:
+    return area(_score_jointly(game, variants), game.audited).values[None]
+
+
+def correct_together(
+    differences: Mapping[Metric, Mapping[str, Difference]],
+) -> dict[Metric, dict[str, Difference]]:
+    """Correct the p-values of several metrics' comparisons for the number of all of them."""
+    flat = [difference for group in differences.values() for difference in group.values()]
+    corrected = iter(holm([difference.p for difference in flat]))
+    return {
+        metric: {name: d._replace(p_holm=next(corrected)) for name, d in group.items()}
+        for metric, group in differences.items()
+    }
 
 
 def _holdings(variants: list[str]) -> list[tuple[str, ...]]:

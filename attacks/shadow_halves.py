@@ -6,12 +6,12 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from scipy.linalg import hadamard
 from torch import Tensor
 
 from attacks.choice import Sides, scorable, suffices
-from attacks.game import Game, keep_examples
+from attacks.game import Case, Game, keep_examples
 
 _MOST = 8  # blocks of shadows, which can be halved in 7 ways that are independent of one another
 
@@ -60,13 +60,16 @@ def is_round_robin(game: Game) -> bool:
 
 def _half(game: Game, pairs: set[int]) -> Game:
     """The game with some pairs of shadows alone."""
-    keep = is_round_robin(game)
-    cases = [
-        case._replace(shadows=[shadow for shadow in case.shadows if shadow // 2 in pairs])
-        for case in game.cases
-        if not keep or case.target // 2 in pairs
+    everyone = not is_round_robin(game)
+    places = [
+        place for place, case in enumerate(game.cases) if everyone or case.target // 2 in pairs
     ]
-    return game._replace(cases=cases)
+    cases = [
+        Case(target, [shadow for shadow in shadows if shadow // 2 in pairs])
+        for target, shadows in (game.cases[place] for place in places)
+    ]
+    tuned = {variant: [values[p] for p in places] for variant, values in game.tuned.items()}
+    return game._replace(cases=cases, tuned=tuned)
 
 
 def _difference(

@@ -1,4 +1,4 @@
-"""The strongest attacks on each variant, chosen so that no comparison is flattered by the choice."""
+"""The strongest attacks on each variant, chosen so that the choice flatters no comparison."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -113,20 +113,22 @@ class Strongest:
         choices |= {(k, m): self._choose(s, m) for k, s in kinds.items() for m in self.risks}
         gap, paper = by_name.get(("gap", "none")), by_name.get(PAPERS)
         fixed = {name: (s, s) for name, s in (("gap", gap), ("paper", paper)) if s is not None}
-        halves = self._halve(variant, [s for pair in (*choices.values(), *fixed.values()) for s in pair])
+        halves = self._halve(
+            variant, [s for pair in (*choices.values(), *fixed.values()) for s in pair]
+        )
         enter = partial(_enter, halves=halves, round_robin=is_round_robin(self.game))
         matched = kinds.get("matched")
         self.variants[variant] = Kept(
             rows=strongest,
             best={m: enter(choices[None, m]) for m in self.risks},
-            by_knowledge={
-                kind: {m: enter(choices[kind, m]) for m in self.risks} for kind in kinds
-            },
+            by_knowledge={kind: {m: enter(choices[kind, m]) for m in self.risks} for kind in kinds},
             matched=matched and max(matched, key=_auc).row.attack,
             tested=choose_for_tests([scored.scores for scored in attacks], self.members),
             gap=enter(fixed["gap"]) if gap else None,
             paper=enter(fixed["paper"]) if paper else None,
-            alike=next(by_name[self.attack, k].scores for k in ALIKE if (self.attack, k) in by_name),
+            alike=next(
+                by_name[self.attack, k].scores for k in ALIKE if (self.attack, k) in by_name
+            ),
         )
 
     def outcome(self, contender: Contender, metric: Metric) -> Outcome:
@@ -144,7 +146,9 @@ class Strongest:
             row = rows[best]
             rows[best] = row._replace(strongest=(*row.strongest, metric))
             if len(self.members) == 1:
-                wider = summarise(attacks[best].scores, self.members, self._confidence(attacks, metric))
+                wider = summarise(
+                    attacks[best].scores, self.members, self._confidence(attacks, metric)
+                )
                 summary = row.summary._replace(**{metric: getattr(wider[0], metric)})
                 rows[best] = rows[best]._replace(summary=summary)
         return rows
@@ -265,9 +269,7 @@ def _enter(pair: tuple[Scored, Scored], halves: Halves, round_robin: bool) -> Co
 def _join(first: Measured, second: Measured) -> Measured:
     """The first half of the targets of one, the second half of the other."""
     half = len(first.values) // 2
-    return Measured(
-        *(torch.cat([a[:half], b[half:]]) for a, b in zip(first, second, strict=True))
-    )
+    return Measured(*(torch.cat([a[:half], b[half:]]) for a, b in zip(first, second, strict=True)))
 
 
 def _join_halves(first: Tensor | None, second: Tensor | None) -> Tensor | None:

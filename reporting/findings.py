@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from math import isnan
+from statistics import median
 from typing import Any, NamedTuple
 
 from attacks import ATTACKS
@@ -19,14 +20,16 @@ from attacks.findings import (
     find_z_scores,
 )
 from attacks.game import Game, Knowledge
+from attacks.metrics.differences import Difference
 from attacks.metrics.epsilon import EpsilonBound
 from attacks.metrics.exposure import MOVED
 from attacks.metrics.intervals import Estimate
+from attacks.metrics.measures import Metric
 from attacks.shadow_split import ShadowSplit, find_shadow_differences
 from attacks.strongest import Strongest
 from attacks.z_scores import ZScores
 from reporting.tables import DASH, Cell, Table, difference_cells, estimate_cell, number
-from reporting.text import RECALIBRATED_NOTE, SHADOWS, TITLES
+from reporting.text import METRIC_NAMES, RECALIBRATED_NOTE, SHADOWS, TITLES
 
 
 class Finding(NamedTuple):
@@ -68,53 +71,68 @@ def make_tables(values: Mapping[str, Any]) -> list[Table]:
 
 
 def _differences(value: Differences) -> Body:
-    rows, gaps = [], value.beyond_gap
+    (auc, tail), gaps = value.against_reference.items(), value.beyond_gap
+    rows = []
     if value.reference in gaps:
         cells = difference_cells(gaps[value.reference])
-        rows.append((Cell(value.reference), DASH, DASH, *cells))
-    for variant, difference in value.against_reference.items():
-        gap = difference_cells(gaps.get(variant))
-        rows.append((Cell(variant), *difference_cells(difference), *gap))
+        rows.append((Cell(value.reference), DASH, DASH, DASH, DASH, *cells))
+    for variant, difference in auc[1].items():
+        pair = *difference_cells(difference), *difference_cells(tail[1][variant], percent=True)
+        rows.append((Cell(variant), *pair, *difference_cells(gaps.get(variant))))
+    name = METRIC_NAMES[tail[0]]
     return Body(
         (
             "variant",
-            f"AUC beyond {value.reference}'s",
-            "p",
-            "AUC beyond the gap attack's",
-            "p",
+            *(f"AUC beyond {value.reference}'s", "p"),
+            *(f"{name} beyond {value.reference}'s, points", "p"),
+            *("AUC beyond the gap attack's", "p"),
         ),
         rows,
-        "The strongest attack on each variant, on the same targets and examples: Student's t over "
-        "the targets' differences (DeLong for a single target), which generalises to more targets "
-        "of this pool. For each half of the targets, the strongest attack is chosen on the other "
-        "half (except for a single target). p is corrected for the number of comparisons in its "
-        "column (Holm). The gap attack accuses every example that is classified correctly: where "
-        "no attack exceeds it, a smaller leak is no more than a smaller difference in accuracy "
-        "between members and non-members.",
+        "The strongest attack on each variant by that metric, on the same targets and examples. "
+        "Over more targets of this pool and other shadows: Student's t over the targets' "
+        "differences, with the part of the variance that all targets share through their shadows "
+        f"added ({_shadow_parts([*auc[1].values(), *tail[1].values()])}). A single target is "
+        "compared over its examples alone. For each half of the targets, the strongest attack is "
+        "chosen on the other half (except for a single target). p is corrected for all "
+        f"comparisons by AUC and {name} together, and for those with the gap attack apart (Holm). "
+        "The gap attack accuses every example that is classified correctly: where no attack "
+        "exceeds it, a smaller leak is no more than a smaller difference in accuracy between "
+        "members and non-members.",
     )
 
 
-def _shadow_differences(value: dict[str, ShadowSplit]) -> Body:
+def _shadow_parts(differences: Sequence[Difference]) -> str:
+    """How much of the variance is due to the shadows, in words."""
+    shares = [100 * d.shadows for d in differences if not isnan(d.shadows)]
+    if not shares:
+        return "here it is unknown: half of the shadows do not suffice for these attacks"
+    return f"here {min(shares):.0f} to {max(shares):.0f}% of it, median {median(shares):.0f}%"
+
+
+def _shadow_differences(value: dict[Metric, dict[str, ShadowSplit]]) -> Body:
     rows = []
-    for variant, split in value.items():
-        start = DASH if split.paper is None else estimate_cell(split.paper)
-        steps = split.attack, split.recalibration, split.quantizing
-        cells = [cell for step in steps for cell in difference_cells(step)]
-        rows.append((Cell(variant), start, *cells, estimate_cell(split.matched)))
+    for metric, splits in value.items():
+        percent = metric != "auc"
+        for variant, split in splits.items():
+            start = DASH if split.paper is None else estimate_cell(split.paper, percent)
+            steps = split.attack, split.recalibration, split.quantizing
+            cells = [cell for step in steps for cell in difference_cells(step, percent)]
+            end = estimate_cell(split.matched, percent)
+            rows.append((Cell(variant), Cell(METRIC_NAMES[metric]), start, *cells, end))
     return Body(
         (
-            *("variant", "AUC of online LiRA, full-precision shadows"),
+            *("variant", "metric", "online LiRA, full-precision shadows"),
             *("+ another attack", "p", "+ recalibration", "p", "+ quantizing the shadows", "p"),
-            "= AUC of the strongest, matched shadows",
+            "= the strongest, matched shadows",
         ),
         rows,
         "From left to right, an attacker starts with the paper's attack and its full-precision "
         "shadows, then chooses the strongest attack with these shadows, then recalibrates the "
         "target's signals to them, and at last quantizes the shadows like the target. Each step is "
-        "a gain in AUC, and they add up. Only the last needs the quantizer: what the steps before "
-        "it gain was never protection, but a weaker attacker. Below 0, a step does not help. "
-        f"{RECALIBRATED_NOTE} Attacks are chosen as above; p is corrected for all steps in this "
-        "table (Holm).",
+        "a gain, in AUC or in points of TPR, and they add up. Only the last needs the quantizer: "
+        "what the steps before it gain was never protection, but a weaker attacker. Below 0, a "
+        f"step does not help. {RECALIBRATED_NOTE} Attacks are chosen as above; p is corrected for "
+        "all steps in this table (Holm).",
     )
 
 

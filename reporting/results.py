@@ -71,7 +71,7 @@ def make_results(
         findings: values by key, as `findings.find` computes them.
         inputs: fingerprint of everything that the results follow from.
     """
-    differences = findings["differences"].against_reference.values()
+    against = findings["differences"].against_reference
     return Results(
         name=evidence.name,
         inputs=inputs,
@@ -81,23 +81,35 @@ def make_results(
         rows=best.rows,
         findings=plain(findings),
         tables=make_tables(findings),
-        sentences=[compare(difference) for difference in differences],
+        sentences=[
+            compare({metric: group[variant] for metric, group in against.items()})
+            for variant in against["auc"]
+        ],
         left_out=tuple(evidence.left_out),
     )
 
 
 def _basis(facts: Mapping[str, str], rows: Sequence[Row]) -> dict[str, str]:
     """What the numbers rest on."""
-    summaries = [row.summary for row in rows]
-    # an attack whose scores tie, as the gap attack's, may have no false positives at all
-    at_1pct = max(summary.false_positives_1pct for summary in summaries)
-    at_01pct = max(summary.false_positives_01pct for summary in summaries)
+    summary = rows[0].summary
+    several = summary.targets > 1
+    thresholds = (
+        "chosen on the other half of the targets, whose scores are pooled, and corrected along the "
+        "ROC for the false positives that it makes"
+        if several
+        else "set by the same target's non-members"
+    )
     return {
         **facts,
-        "non-members": f"{summaries[0].non_members} per target, so that a TPR at 1% FPR rests on "
-        f"at most {at_1pct} false positives and one at 0.1% on {at_01pct}",
-        "intervals": "95%, bootstrap over targets and examples, no narrower than Student's t over "
-        "the targets; with a single target DeLong (AUC) and Clopper-Pearson (TPR, accuracy)",
+        "non-members": f"{summary.non_members} per target; over all targets a TPR at 1% FPR rests "
+        f"on {summary.false_positives_1pct} false positives and one at 0.1% on "
+        f"{summary.false_positives_01pct}",
+        "thresholds": f"of a TPR: {thresholds}, so that the FPR is exact on average; of balanced "
+        f"accuracy: chosen on the other half of the {'targets' if several else 'examples'}",
+        "intervals": "95%, over targets (Student's t) and examples, for these shadows"
+        if several
+        else "95%, over the examples of the single target, for these shadows; that of its strongest "
+        "attack holds whichever attack was chosen",
     }
 
 

@@ -68,12 +68,12 @@ def estimate_cell(
     return number(estimate.value, show(estimate, percent, spread) + mark)
 
 
-def difference_cells(difference: Difference | None) -> tuple[Cell, Cell]:
+def difference_cells(difference: Difference | None, percent: bool = False) -> tuple[Cell, Cell]:
     """A difference with its interval, and its corrected p-value; dashes without a difference."""
     if difference is None:
         return DASH, DASH
     estimate, p = difference.estimate, difference.p_holm
-    return number(estimate.value, show_difference(estimate)), number(p, show_p(p))
+    return number(estimate.value, show_difference(estimate, percent)), number(p, show_p(p))
 
 
 def find_strongest(
