@@ -36,7 +36,7 @@ class Row(NamedTuple):
         shadows: how many the attacker has.
         tpr: mean TPR at `FPR_GRID`.
         by_target: each metric of each target, by which two rows can be compared in pairs.
-        strongest: whether this is the strongest attack on the variant by AUC, over all targets.
+        strongest: the risk metrics by which this is the strongest attack on the variant.
     """
 
     variant: str
@@ -46,7 +46,7 @@ class Row(NamedTuple):
     shadows: int
     tpr: list[float]
     by_target: dict[Metric, list[float]]
-    strongest: bool = False
+    strongest: tuple[Metric, ...] = ()
 
 
 class Scored(NamedTuple):
@@ -54,6 +54,11 @@ class Scored(NamedTuple):
 
     row: Row
     scores: Float[Tensor, "targets examples"]
+
+
+def tail_metric(summary: Summary) -> Metric:
+    """The lower of both FPRs at which a TPR rests on 10 false positives or more, otherwise 1%."""
+    return "tpr_01pct" if summary.false_positives_01pct >= 10 else "tpr_1pct"
 
 
 def choose_attacks(asked: Sequence[str] | None, game: Game) -> tuple[list[str], list[str]]:

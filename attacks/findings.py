@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from attacks.calibration_set import calibration_auc
-from attacks.evaluate import lacking, score
+from attacks.evaluate import Metric, by_target, lacking, score, tail_metric
 from attacks.game import Case, Game, Knowledge, by_shadows
 from attacks.joint_lira import lira_joint
-from attacks.metrics.differences import Difference, holm, paired_differences
+from attacks.metrics.differences import Difference, holm, mean_difference, paired_differences
 from attacks.metrics.epsilon import EpsilonBound, epsilon_bound, one_run_epsilon
 from attacks.metrics.exposure import Change, change, exposure
 from attacks.metrics.intervals import Estimate, Summary, mean_auc, summarise
@@ -30,12 +30,13 @@ class Differences(NamedTuple):
 
     Attributes:
         reference: the variant that others are compared with.
-        against_reference: AUC minus that on the reference, for each other variant.
+        against_reference: by metric of risk, its value minus that on the reference, for each other
+            variant; corrected together.
         beyond_gap: AUC minus that of the gap attack, for each variant that it was run on.
     """
 
     reference: str
-    against_reference: dict[str, Difference]
+    against_reference: dict[Metric, dict[str, Difference]]
     beyond_gap: dict[str, Difference]
 
 
@@ -103,9 +104,23 @@ def find_differences(game: Game, best: Strongest) -> Differences:
     gaps = {f"the gap attack on {v}": k.gap for v, k in best.variants.items() if k.gap is not None}
     pairs = [(v, name) for v in scores if (name := f"the gap attack on {v}") in gaps]
     beyond = paired_differences(scores | gaps, game.audited, pairs)
+    tail = tail_metric(best.rows[0].summary)
+    shares = {v: torch.tensor(by_target(s, game.audited)[tail]) for v, s in scores.items()}
+    rare = []
+    for variant in others:
+        difference = shares[variant] - shares[reference]
+        value = difference.mean().item()
+        comparison: tuple[Estimate, float] = Estimate(value, -1.0, 1.0), 1.0
+        if len(difference) > 1 and difference.std() > 1e-12:
+            comparison = mean_difference(difference)
+        rare.append(Difference(variant, reference, *comparison, 1.0))
+    corrected = iter(holm([d.p for d in [*against, *rare]]))
+    ends: dict[Metric, dict[str, Difference]] = {"auc": {}, tail: {}}
+    for end, found in zip(ends.values(), (against, rare), strict=True):
+        end.update({d.first: d._replace(p_holm=next(corrected)) for d in found})
     return Differences(
         reference,
-        {difference.first: difference for difference in against},
+        ends,
         {difference.first: difference for difference in beyond},
     )
 

@@ -11,7 +11,7 @@ from attacks.lira import Fit, fit_sides
 from attacks.slices import Sliced
 
 FULL = "full"  # the variant at the end of training, at full precision
-Knowledge = Literal["matched", "unquantized", "none"]
+Knowledge = Literal["matched", "unquantized", "recalibrated", "none"]
 
 
 class ModelSignals(NamedTuple):

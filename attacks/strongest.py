@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attacks.evaluate import Row, Scored
+from attacks.evaluate import Metric, Row, Scored, tail_metric
 from attacks.game import Knowledge
 from attacks.metrics.roc import auc, roc
 
@@ -59,7 +59,13 @@ class Strongest:
         """Take account of all attacks on one variant."""
         areas = torch.stack([self._areas(scored.scores) for scored in attacks])
         best = int(areas.mean(1).argmax())
-        rows = [s.row._replace(strongest=position == best) for position, s in enumerate(attacks)]
+        tail = tail_metric(attacks[0].row.summary)
+        shares = [getattr(scored.row.summary, tail).value for scored in attacks]
+        ends: dict[Metric, int] = {"auc": best, tail: shares.index(max(shares))}
+        rows = [
+            s.row._replace(strongest=tuple(m for m, row in ends.items() if row == position))
+            for position, s in enumerate(attacks)
+        ]
         self.rows += rows
         self.attack = self.attack or rows[best].attack
         kinds: dict[Knowledge, list[int]] = {}

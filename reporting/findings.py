@@ -72,7 +72,7 @@ def _differences(value: Differences) -> Body:
     if value.reference in gaps:
         cells = difference_cells(gaps[value.reference])
         rows.append((Cell(value.reference), DASH, DASH, *cells))
-    for variant, difference in value.against_reference.items():
+    for variant, difference in value.against_reference["auc"].items():
         gap = difference_cells(gaps.get(variant))
         rows.append((Cell(variant), *difference_cells(difference), *gap))
     return Body(
