@@ -100,7 +100,7 @@ def audit(config: Namespace, console: Console) -> None:
     results = results._replace(figures=tuple(drawings))
     table = for_terminal(headline(results.rows, results.variants), results.name)
     console.print(table, soft_wrap=False)
-    for sentence in results.sentences:
+    for sentence in (*results.answer, "", *results.sentences, ""):
         console.print(escape(sentence))
     labels = images and images.labels
     write(folder, results, findings["exposure"], labels, drawings, console.width)

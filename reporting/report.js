@@ -92,7 +92,7 @@
   function colour(trace, dark) {
     const color = trace.meta.colours[dark ? 1 : 0];
     const coloured = { ...trace, fillcolor: trace.fillcolor && `${color}1f` };
-    for (const part of ["line", "marker", "error_x", "error_y"])
+    for (const part of ["line", "marker", "textfont", "error_x", "error_y"])
       if (trace[part]) coloured[part] = { ...trace[part], color };
     return coloured;
   }
@@ -137,6 +137,7 @@
       const [symbol, hollow] = marker.symbol.split("-open");
       const look = hollow === undefined ? "filled" : "hollow";
       drawn.push(`<path class="${look}" d="${page.symbols[symbol]}"/>`);
+      if (hollow) drawn.push('<circle class="filled" r="1.5"/>');
     }
     const entry = document.createElement("li");
     const [light, dark] = meta.colours;

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from attacks.evaluate import FPR_GRID, Metric, Row
+from attacks.evaluate import FPR_GRID, Metric, Row, tail_metric
 from attacks.metrics.intervals import Estimate, Summary
 from attacks.strongest import Strongest
+from reporting.answer import answer
 from reporting.findings import make_tables
 from reporting.tables import Cell, Table
 from reporting.text import compare
@@ -18,7 +19,7 @@ from storage.evidence import Evidence
 from storage.experiment import Experiment, check_format
 from storage.records import LayerMeans, QuantizationMeans, VariantFacts
 
-FORMAT = 1
+FORMAT = 2
 RESULTS = "results.json"
 METRICS: tuple[Metric, ...] = ("auc", "balanced_accuracy", "tpr_1pct", "tpr_01pct")
 COUNTS = ("targets", "non_members", "false_positives_1pct", "false_positives_01pct")
@@ -36,6 +37,7 @@ class Results(NamedTuple):
         rows: every attack on every variant; the strongest on each is marked.
         findings: values by key, as `plain` makes them.
         tables: tables of the findings.
+        answer: what the audit says, in three statements.
         sentences: the differences between variants, in words.
         figures: names of the figures that were drawn.
     """
@@ -48,13 +50,18 @@ class Results(NamedTuple):
     rows: list[Row]
     findings: dict[str, Any]
     tables: list[Table]
+    answer: list[str]
     sentences: list[str]
     figures: tuple[str, ...] = ()
 
     @property
-    def strongest(self) -> dict[str, Row]:
-        """The strongest attack on each variant, by AUC."""
-        return {row.variant: row for row in self.rows if row.strongest}
+    def tail(self) -> Metric:
+        """The metric of risk in the tail; the other end of risk is the AUC."""
+        return tail_metric(self.rows[0].summary)
+
+    def strongest(self, metric: Metric) -> dict[str, Row]:
+        """The strongest attack on each variant, by the AUC or by `tail`."""
+        return {row.variant: row for row in self.rows if metric in row.strongest}
 
 
 def make_results(
@@ -68,7 +75,8 @@ def make_results(
         findings: values by key, as `findings.find` computes them.
         inputs: fingerprint of everything that the results follow from.
     """
-    differences = findings["differences"].against_reference.values()
+    differences = findings["differences"]
+    reply = answer(best.rows, evidence.variants, differences, findings["shadows"])
     return Results(
         name=evidence.name,
         inputs=inputs,
@@ -78,7 +86,8 @@ def make_results(
         rows=best.rows,
         findings=plain(findings),
         tables=make_tables(findings),
-        sentences=[compare(difference) for difference in differences],
+        answer=reply,
+        sentences=[compare(d) for d in differences.against_reference["auc"].values()],
     )
 
 
@@ -116,7 +125,8 @@ def flatten(row: Row, facts: VariantFacts) -> dict[str, Any]:
     """A row as one line of results.csv."""
     estimates = {"accuracy": facts.accuracy}
     estimates |= {metric: getattr(row.summary, metric) for metric in METRICS}
-    line = {key: getattr(row, key) for key in ("variant", "knowledge", "attack", "strongest")}
+    line: dict[str, Any] = {key: getattr(row, key) for key in ("variant", "knowledge", "attack")}
+    line["strongest"] = " ".join(row.strongest)
     for key, estimate in estimates.items():
         for field, number in estimate._asdict().items():
             end = "" if field == "value" else f"_{field}"
@@ -150,6 +160,8 @@ def as_json(results: Results) -> str:
             "rows": rows,
             "findings": results.findings,
             "tables": [table._asdict() for table in results.tables],
+            "tail": results.tail,
+            "answer": results.answer,
             "sentences": results.sentences,
             "figures": list(results.figures),
         },
@@ -202,6 +214,7 @@ def _from_json(content: Mapping[str, Any]) -> Results:
         rows=[_read_row(line) for line in content["rows"]],
         findings=content["findings"],
         tables=[_read_table(table) for table in content["tables"]],
+        answer=content["answer"],
         sentences=content["sentences"],
         figures=tuple(content["figures"]),
     )
@@ -234,7 +247,7 @@ def _read_row(line: Mapping[str, Any]) -> Row:
         shadows=line["shadows"],
         tpr=line["tpr"],
         by_target={metric: line["by_target"][metric] for metric in METRICS},
-        strongest=line["strongest"],
+        strongest=tuple(line["strongest"].split()),
     )
 
 

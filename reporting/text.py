@@ -1,10 +1,12 @@
 """Numbers and comparisons as text, and notes that explain the words of every view."""
 
+from collections.abc import Sequence
 from math import isnan
 
+from attacks.evaluate import Metric, Row
 from attacks.game import Knowledge
 from attacks.metrics.differences import Difference
-from attacks.metrics.intervals import Estimate
+from attacks.metrics.intervals import Estimate, Summary
 
 FEW = 10  # a TPR that rests on fewer false positives is marked
 MARK = "†"
@@ -12,22 +14,38 @@ BEST = "★"
 SHADOWS: dict[str, str] = {  # by kind of knowledge
     "matched": "matched shadows",
     "unquantized": "full-precision shadows",
+    "recalibrated": "recalibrated shadows",
     "none": "no shadows",
 }
 TITLES: dict[Knowledge, str] = {
     "matched": "shadows quantized like the target",
     "unquantized": "full-precision shadows",
+    "recalibrated": "full-precision shadows, recalibrated",
+}
+NAMES: dict[Metric, str] = {
+    "auc": "AUC",
+    "balanced_accuracy": "balanced accuracy",
+    "tpr_1pct": "TPR at 1% FPR",
+    "tpr_01pct": "TPR at 0.1% FPR",
+}
+GUESSING: dict[Metric, float] = {
+    "auc": 0.5,
+    "balanced_accuracy": 0.5,
+    "tpr_1pct": 0.01,
+    "tpr_01pct": 0.001,
 }
 AUC_NOTE = (
     "AUC: the chance that a random member gets a higher score than a random non-member; 0.5 is "
     "guessing."
 )
 RISK_NOTE = (
-    "A variant's risk is the AUC of its strongest attack. As the maximum of several estimates it "
-    "is biased slightly upward."
+    "A variant's risk has two ends: the AUC says how much it leaks on average, and the TPR at a "
+    "low FPR whether some of its members are exposed more than that. Each is that of the attack "
+    "which is strongest by it. As the maximum of several estimates it is biased slightly upward."
 )
 TPR_NOTE = (
-    "TPR at 1% FPR: the share of members found when 1% of the non-members are wrongly accused."
+    "TPR at 1% (0.1%) FPR: the share of members found when 1% (0.1%) of the non-members are "
+    "wrongly accused."
 )
 INTERVAL_NOTE = "In brackets: 95% intervals; after ±: the standard deviation over targets."
 MARK_NOTE = f"{MARK} rests on fewer than {FEW} false positives and proves little."
@@ -35,11 +53,49 @@ SHADOWS_NOTE = (
     "Matched shadows are quantized like the target; full-precision shadows are not quantized, as "
     "in the paper's code, which can understate the risk."
 )
+RECALIBRATED_NOTE = (
+    "Recalibrated shadows are full-precision shadows from whose signals the target's differ by a "
+    "shift and a scale that are measured on examples no model trained on, and undone."
+)
 
 
 def dagger(false_positives: int | None) -> str:
     """The mark of a TPR that rests on few false positives or an unknown number of them."""
     return "" if false_positives is not None and false_positives >= FEW else MARK
+
+
+def false_positives(summary: Summary, metric: Metric) -> int | None:
+    """How many false positives a TPR rests on; None for a metric that is no TPR."""
+    counts: dict[Metric, int] = {
+        "tpr_1pct": summary.false_positives_1pct,
+        "tpr_01pct": summary.false_positives_01pct,
+    }
+    return counts.get(metric)
+
+
+def show_metric(summary: Summary, metric: Metric) -> str:
+    """An AUC or a balanced accuracy as a number, a TPR in percent with its mark."""
+    estimate: Estimate = getattr(summary, metric)
+    if (count := false_positives(summary, metric)) is None:
+        return show(estimate)
+    return show(estimate, percent=True) + dagger(count)
+
+
+def name_attack(row: Row) -> str:
+    """An attack with its shadows: `lira_online with matched shadows`, or `gap`."""
+    return row.attack if row.knowledge == "none" else f"{row.attack} with {SHADOWS[row.knowledge]}"
+
+
+def kinds_of(rows: Sequence[Row]) -> list[Knowledge]:
+    """The kinds of shadows of some attacks, in the order of `TITLES`."""
+    kinds = {row.knowledge for row in rows}
+    return [kind for kind in TITLES if kind in kinds]
+
+
+def shadows_note(rows: Sequence[Row]) -> str:
+    """What the kinds of shadows of some attacks are."""
+    kinds = kinds_of(rows)
+    return " ".join([SHADOWS_NOTE, *[RECALIBRATED_NOTE] * ("recalibrated" in kinds)])
 
 
 def show(estimate: Estimate, percent: bool = False, spread: bool = False) -> str:
@@ -74,12 +130,20 @@ def compare(difference: Difference) -> str:
     return f"{first} and {second}: no difference shown (AUC {_range(low, high)}{alone})."
 
 
-def _range(low: float, high: float) -> str:
-    """Both ends with 2 decimals, or as many as it takes to tell them apart and from 0."""
+def extent(metric: Metric, difference: Estimate) -> str:
+    """How much is between two: `AUC 0.08 to 0.09 less`, `TPR at 1% FPR 1.2 to 2.9 points more`."""
+    rate = metric in ("tpr_1pct", "tpr_01pct")
+    near, far = sorted((100 if rate else 1) * abs(end) for end in difference[1:3])
+    unit, direction = " points" if rate else "", "more" if difference.value > 0 else "less"
+    return f"{NAMES[metric]} {_range(near, far, 1 if rate else 2)}{unit} {direction}"
+
+
+def _range(low: float, high: float, fewest: int = 2) -> str:
+    """Both ends with few decimals, or as many as it takes to tell them apart and from 0."""
 
     def told_apart(decimals: int) -> bool:
         ends = round(low, decimals), round(high, decimals)
         return ends[0] != ends[1] and all(ends)
 
-    decimals = next(filter(told_apart, range(2, 7)), 2)
+    decimals = next(filter(told_apart, range(fewest, 7)), fewest)
     return f"{low:z.{decimals}f} to {high:z.{decimals}f}"

@@ -7,8 +7,13 @@ from storage.wandb_project import sortable
 
 
 def risk_key(metric: str, variant: str) -> str:
-    """Key of one metric of the strongest attack on a variant."""
+    """Key of the highest value of one metric that any attack reaches on a variant."""
     return f"risk/{metric}/{sortable(variant)}"
+
+
+def answer_keys() -> tuple[str, str, str]:
+    """Keys of the three statements of the answer."""
+    return "answer/leak", "answer/variants", "answer/knowledge"
 
 
 def finding_key(table: Table) -> str:

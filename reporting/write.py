@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxtyping import Int64
 from rich.console import Console
+from rich.markup import escape
 from torch import Tensor
 
 from attacks.findings import Exposures
@@ -67,9 +68,11 @@ def write_comparison(
 
 
 def headline_text(results: Results, width: int) -> str:
-    """The headline table as plain text."""
+    """The headline table and the answer as plain text."""
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(for_terminal(headline(results.rows, results.variants), results.name))
+    for statement in results.answer:
+        console.print(escape(statement))
     return console.export_text()
 
 
