@@ -8,6 +8,11 @@ from attacks.metrics.differences import Difference
 from reporting.text import FEW, GUESSING, NAMES, extent, false_positives, name_attack, show
 from storage.records import VariantFacts
 
+QUESTIONS = (
+    "How much leaks?",
+    "Which variants leak less, which more?",
+    "Must the attacker quantize its shadows?",
+)
 LEVEL = 0.05  # of a corrected p-value
 Shown = Mapping[Metric, Difference]  # differences of one variant that are shown
 
@@ -63,7 +68,8 @@ def _leak(strongest: Mapping[Metric, Row]) -> str:
         (False, True): f"{variant} leaks in the tail, and no leak is shown on average",
         (False, False): f"No leak of {variant} is shown",
     }[average, rare]
-    return f"{verdict}: {area}{guess}, and {found}{caught} ({_basis(by_tail, tail)})."
+    pause = "" if average and by_tail == by_auc else ","
+    return f"{verdict}: {area}{guess}{pause} and {found}{caught} ({_basis(by_tail, tail)})."
 
 
 def _basis(row: Row, tail: Metric) -> str:

@@ -6,7 +6,7 @@ from attacks.evaluate import Metric, Row, tail_metric
 from attacks.game import FULL, Knowledge
 from attacks.metrics.intervals import Estimate
 from reporting.axis_limits import at_edge, bulk_limits
-from reporting.charts import GUIDE, Axis, Chart, Choice, Guide, Panel, Series
+from reporting.charts import Axis, Chart, Choice, Guide, Panel, Series
 from reporting.styles import Style, legend, styles_of
 from reporting.text import (
     GUESSING,
@@ -57,7 +57,7 @@ def plane_chart(rows: Sequence[Row], accuracy: Mapping[str, Estimate]) -> Chart:
 
 def knowledge_legend(kinds: Sequence[Knowledge]) -> list[Series]:
     """Entries of a legend: how the points of each kind of attacker are filled."""
-    return [fill(Series(SHADOWS[k], colour=GUIDE, marker="o", size=7), k) for k in kinds]
+    return [fill(Series(SHADOWS[k], marker="o", size=7), k) for k in kinds]
 
 
 def fill(series: Series, knowledge: Knowledge) -> Series:
@@ -84,8 +84,8 @@ def _plane(
     size, bars = (8.0, 0.8) if len(accuracy) < 8 else (6.5, 0.4)
     points = []
     for (variant, kind), own in attacks.items():
-        highest = max(leak for (other, _), leak in strongest.items() if other == variant)
-        named = variant if strongest[variant, kind] == highest else ""
+        highest = max((key for key in attacks if key[0] == variant), key=strongest.__getitem__)
+        named = variant if (variant, kind) == highest else ""
         for row in own:
             point = _point(row, accuracy[variant], shown[variant], kind, metric)
             values = show(accuracy[variant], percent=True), show_metric(row.summary, metric)

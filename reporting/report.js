@@ -176,7 +176,10 @@
     const dark = isDark();
     for (const { panel, plot, legend } of panels) {
       const traces = choose(panel.data).map((trace) => colour(trace, dark));
-      Plotly.react(plot, traces, layOut(panel, plot), { displaylogo: false });
+      Plotly.react(plot, traces, layOut(panel, plot), {
+        displaylogo: false,
+        displayModeBar: matchMedia("(hover: hover)").matches ? "hover" : false,
+      });
       if (panel.legend)
         legend.replaceChildren(...traces.filter(({ meta }) => meta.label).map(key));
     }
@@ -231,7 +234,6 @@
   });
 
   filters.hidden = toggle.hidden = false;
-  filters.querySelector("details").open = matchMedia("(min-width: 64rem)").matches;
   document.querySelectorAll("table.sortable").forEach(makeSortable);
   document.querySelectorAll("figure[data-chart]").forEach((figure, i) =>
     build(figure, page.charts[i]),

@@ -15,6 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from attacks.evaluate import Metric, Row
 from attacks.game import Knowledge
+from reporting.answer import QUESTIONS
 from reporting.illustrate import Drawing
 from reporting.plotly_charts import outlines, to_page
 from reporting.results import METRICS, Results
@@ -41,7 +42,8 @@ MANY = 6  # longer lists are folded up
 HERE = Path(__file__).parent
 NOTES = (
     f"{AUC_NOTE} {TPR_NOTE}",
-    f"{INTERVAL_NOTE} {BEST} is a variant's risk: the attack that is strongest by the column. "
+    f"{INTERVAL_NOTE} After ±: the standard deviation over targets. {BEST} is a variant's risk: "
+    "the attack that is strongest by the column. "
     f"{RISK_NOTE} {MARK_NOTE}",
     "Balanced accuracy is the best over all thresholds, so guessing exceeds 0.5 by "
     "0.43 sqrt(1 / members + 1 / non-members).",
@@ -161,7 +163,7 @@ def render(results: Results, drawings: Sequence[Drawing]) -> str:
         basis=results.basis,
         recipe=make_recipe(results.experiment),
         quantizations=quantization_lines(results.variants),
-        answer=results.answer,
+        answer=list(zip(QUESTIONS, results.answer, strict=True)),
         comparisons=results.sentences,
         many=MANY,
         summary=headline(rows, results.variants),

@@ -142,7 +142,10 @@ def for_terminal(table: Table, title: str) -> RichTable:
     )
     for position, column in enumerate(table.columns):
         heading = column.replace(", ", ",\n")  # as narrow as the numbers below it
-        drawn.add_column(heading, no_wrap=position == 0, overflow="fold")
+        words = " ".join(row[position].text for row in table.rows).split()
+        named = all(row[position].value is None for row in table.rows)
+        widest = max(map(len, words), default=1) if named else None  # no name is cut in two
+        drawn.add_column(heading, no_wrap=position == 0, overflow="fold", min_width=widest)
     for row in table.rows:
         drawn.add_row(*(escape(cell.text) for cell in row))
     return drawn

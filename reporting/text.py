@@ -47,7 +47,7 @@ TPR_NOTE = (
     "TPR at 1% (0.1%) FPR: the share of members found when 1% (0.1%) of the non-members are "
     "wrongly accused."
 )
-INTERVAL_NOTE = "In brackets: 95% intervals; after ±: the standard deviation over targets."
+INTERVAL_NOTE = "In brackets: 95% intervals."
 MARK_NOTE = f"{MARK} rests on fewer than {FEW} false positives and proves little."
 SHADOWS_NOTE = (
     "Matched shadows are quantized like the target; full-precision shadows are not quantized, as "
