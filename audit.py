@@ -129,7 +129,7 @@ def compare(config: Namespace, console: Console) -> None:
     differences = against_first(entries)
     for table in make_differences(results), make_comparison(entries, differences):
         console.print(for_terminal(table, table.title), soft_wrap=False)
-    if not any(differences):
+    if not any(any(by_end.values()) for by_end in differences):
         console.print(f"No variant of another experiment is also in {escape(names[0])}.")
     name = "-".join(["compared", *names]).replace("/", "-")
     folder = config.run_dir or config.compare[0].resolve().parent / name

@@ -1,6 +1,7 @@
 """The answer of an audit in three statements, each by a rule that docs/metrics.md states."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from math import isnan
 
 from attacks.evaluate import Metric, Row
 from attacks.findings import Differences
@@ -83,69 +84,70 @@ def _basis(row: Row, tail: Metric) -> str:
 def _variants(differences: Differences, variants: Mapping[str, VariantFacts]) -> str:
     """Which variants leak less or more than the reference, at what accuracy."""
     reference, ends = differences.reference, differences.against_reference
-    others = list(ends["auc"])
-    if not others:
-        return f"Only {reference} was audited: there is no variant to compare it with."
     shown: dict[str, Shown] = {
         variant: {end: ends[end][variant] for end in ends if ends[end][variant].p_holm < LEVEL}
-        for variant in others
+        for variant in ends["auc"]
     }
+    if not any(shown.values()):
+        return _nothing_shown(list(shown), reference)
     signs = {v: {d.estimate.value > 0 for d in found.values()} for v, found in shown.items()}
     less, more, both = (
-        {v: shown[v] for v in others if signs[v] == wanted} for wanted in ({False}, {True}, {0, 1})
+        {v: found for v, found in shown.items() if signs[v] == wanted}
+        for wanted in ({False}, {True}, {False, True})
     )
-    if not less and not more and not both:
-        named = others[0] if len(others) == 1 else f"None of the {len(others)} other variants"
-        verb = "is not" if len(others) == 1 else "is"
-        return (
-            f"{named} {verb} shown to leak less or more than {reference}, which does not show that "
-            "they leak alike."
-        )
-
-    def describe(variant: str) -> str:
-        extents = [
-            extent(end, shown[variant][end].estimate)
-            if end in shown[variant]
-            else f"{NAMES[end]}: no difference shown"
-            for end in ends
-        ]
-        accuracy = show(variants[variant].accuracy, percent=True)
-        return f"{variant} ({'; '.join(extents)}) at {accuracy} test accuracy"
-
-    own = f"{reference} has {show(variants[reference].accuracy, percent=True)}"
-    clauses = []
+    descriptions = {v: _describe(found, ends, variants[v]) for v, found in shown.items()}
+    statements = []
     if less:
-        least = _largest(less)
-        clauses.append(
-            f"{_count(less, others)} shown to leak less than {reference}{_estimated(less, 'least')}"
-            f"{describe(least)}, where {own}"
-        )
-        accurate = max(less, key=lambda variant: variants[variant].accuracy.value)
-        if accurate != least:
-            clauses.append(f"the most accurate of them is {describe(accurate)}")
+        statements.append(_introduce(less, f"less than {reference}", descriptions))
+        known = [v for v in less if not isnan(variants[v].accuracy.value)]
+        accurate = max(known, key=lambda v: variants[v].accuracy.value, default=_largest(less))
+        if accurate != _largest(less):
+            end = f"The most accurate of them is {accurate}: {descriptions[accurate]}."
+            statements.append(end)
     if more:
-        clauses.append(
-            f"{_count(more, others)} shown to leak more than {reference}{_estimated(more, 'most')}"
-            f"{describe(_largest(more))}" + ("" if less else f", where {own}")
-        )
+        statements.append(_introduce(more, f"more than {reference}", descriptions))
     if both:
-        clauses.append(
-            f"{_count(both, others)} shown to leak less than {reference} at one end and more at "
-            f"the other{_estimated(both, 'most')}{describe(_largest(both))}"
-        )
-    absent = [word for word, group in (("less", less), ("more", more)) if not group and not both]
-    clauses += [f"none is shown to leak {word}" for word in absent if len(others) > 1]
-    return "; ".join(clauses) + "."
+        split = f"less than {reference} at one end and more at the other"
+        statements.append(_introduce(both, split, descriptions))
+    elif len(shown) > 1 and not (less and more):
+        statements.append(f"None is shown to leak {'more' if less else 'less'}.")
+    accuracy = show(variants[reference].accuracy, percent=True)
+    return " ".join([*statements, f"The test accuracy of {reference} is {accuracy}."])
 
 
-def _count(group: Mapping[str, Shown], others: Sequence[str]) -> str:
-    if len(others) == 1:
-        return "The other variant is"
-    return f"{len(group)} of {len(others)} other variants {'is' if len(group) == 1 else 'are'}"
+def _nothing_shown(others: Sequence[str], reference: str) -> str:
+    if not others:
+        return f"Only {reference} was audited: there is no variant to compare it with."
+    none = f"{others[0]} is not"
+    if len(others) > 1:
+        none = f"None of {len(others)} other variants is"
+    return (
+        f"{none} shown to leak less or more than {reference}, which does not show that they leak "
+        "alike."
+    )
 
 
-def _estimated(group: Mapping[str, Shown], word: str) -> str:
-    return ": " if len(group) == 1 else f", by estimate the {word} "
+def _describe(found: Shown, ends: Iterable[Metric], facts: VariantFacts) -> str:
+    """Differences of one variant at both ends, and its accuracy."""
+    extents = [
+        extent(end, found[end].estimate) if end in found else f"no difference shown in {NAMES[end]}"
+        for end in ends
+    ]
+    return f"{', '.join(extents)}, at {show(facts.accuracy, percent=True)} test accuracy"
+
+
+def _introduce(group: Mapping[str, Shown], verdict: str, descriptions: Mapping[str, str]) -> str:
+    """How many variants differ in one direction, and the one that differs most."""
+    largest, number = _largest(group), len(descriptions)
+    described = f"{largest}: {descriptions[largest]}."
+    if number == 1:
+        return f"{largest} is shown to leak {verdict}: {descriptions[largest]}."
+    if len(group) == 1:
+        return f"1 of {number} other variants is shown to leak {verdict}, {described}"
+    return (
+        f"{len(group)} of {number} other variants are shown to leak {verdict}. The largest "
+        f"difference is that of {described}"
+    )
 
 
 def _largest(group: Mapping[str, Shown]) -> str:

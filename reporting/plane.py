@@ -15,7 +15,6 @@ from reporting.text import (
     dagger,
     false_positives,
     kinds_of,
-    show,
     show_metric,
 )
 
@@ -88,7 +87,7 @@ def _plane(
         named = variant if (variant, kind) == highest else ""
         for row in own:
             point = _point(row, accuracy[variant], shown[variant], kind, metric)
-            values = show(accuracy[variant], percent=True), show_metric(row.summary, metric)
+            values = f"{100 * accuracy[variant].value:.1f}%", show_metric(row.summary, metric)
             point = at_edge(point._replace(size=size, bars=bars), x, y, named, values)
             points.append(point)
     return Panel(points, x, y, guides=[Guide(y=guess)])

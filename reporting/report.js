@@ -178,7 +178,7 @@
       const traces = choose(panel.data).map((trace) => colour(trace, dark));
       Plotly.react(plot, traces, layOut(panel, plot), {
         displaylogo: false,
-        displayModeBar: matchMedia("(hover: hover)").matches ? "hover" : false,
+        displayModeBar: matchMedia("(pointer: coarse)").matches ? false : "hover",
       });
       if (panel.legend)
         legend.replaceChildren(...traces.filter(({ meta }) => meta.label).map(key));

@@ -114,6 +114,14 @@ def show_difference(estimate: Estimate) -> str:
     return f"{estimate.value:+z.3f} ({estimate.low:+z.3f} to {estimate.high:+z.3f})"
 
 
+def show_change(difference: Estimate, metric: Metric) -> str:
+    """A difference in one metric: of shares in points, -1.2 (-2.0 to -0.4), of AUC as it is."""
+    if metric not in ("tpr_1pct", "tpr_01pct"):
+        return show_difference(difference)
+    value, low, high = (100 * number for number in difference[:3])
+    return f"{value:+z.1f} ({low:+z.1f} to {high:+z.1f})"
+
+
 def show_p(p: float) -> str:
     """A p-value: 0.031, or < 0.001."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"

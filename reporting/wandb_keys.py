@@ -5,15 +5,12 @@ from reporting.results import Results
 from reporting.tables import Table
 from storage.wandb_project import sortable
 
+ANSWER_KEYS = "answer/leak", "answer/variants", "answer/knowledge"  # of its three statements
+
 
 def risk_key(metric: str, variant: str) -> str:
     """Key of the highest value of one metric that any attack reaches on a variant."""
     return f"risk/{metric}/{sortable(variant)}"
-
-
-def answer_keys() -> tuple[str, str, str]:
-    """Keys of the three statements of the answer."""
-    return "answer/leak", "answer/variants", "answer/knowledge"
 
 
 def finding_key(table: Table) -> str:

@@ -13,8 +13,7 @@ from rich.markup import escape
 from torch import Tensor
 
 from attacks.findings import Exposures
-from attacks.metrics.differences import Difference
-from reporting.compare import Entry, comparison_lines
+from reporting.compare import Differences, Entry, comparison_lines
 from reporting.compare_figure import comparison_chart
 from reporting.illustrate import CAPTIONS, Drawing
 from reporting.matplotlib_charts import draw
@@ -59,7 +58,7 @@ def write(
 
 
 def write_comparison(
-    folder: Path, entries: Sequence[Entry], differences: Sequence[Difference | None]
+    folder: Path, entries: Sequence[Entry], differences: Sequence[Differences]
 ) -> None:
     """Write comparison.csv and comparison.png."""
     write_csv(folder / "comparison.csv", comparison_lines(entries, differences))
