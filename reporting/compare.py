@@ -17,13 +17,13 @@ from storage.experiment import differing
 from storage.records import VariantFacts
 
 NOTE = (
-    "In brackets: 95% intervals. {ends} are those of the attack that is strongest by each, with any "
-    "shadows or none; {mark} Beyond {first}'s: difference between the strongest attacks, by Welch's "
-    "t over the targets, which generalises to more targets of these pools; p is corrected for the "
-    "number of comparisons in both columns together (Holm). The targets are different models, so "
-    "nothing that they share cancels: a difference may come from anything that differs between "
-    "the experiments, or from the draw of their pools. It is unknown with a single target, or "
-    "where the targets do not differ."
+    "In brackets: 95% intervals. {ends} are those of the attack that is strongest by each, with "
+    "any shadows or none; {mark} Beyond {first}'s: difference between the strongest attacks, by "
+    "Welch's t over the targets, which generalises to more targets of these pools, in points for "
+    "a TPR; p is corrected for the number of comparisons in both columns together (Holm). The "
+    "targets are different models, so nothing that they share cancels: a difference may come from "
+    "anything that differs between the experiments, or from the draw of their pools. It is unknown "
+    "with a single target, or where the targets do not differ."
 )
 Differences = Mapping[Metric, Difference | None]  # of one entry, by end of the risk
 
