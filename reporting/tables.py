@@ -38,6 +38,7 @@ class Cell(NamedTuple):
 
 
 DASH = Cell("-")
+BY = "strongest by"
 
 
 class Table(NamedTuple):
@@ -118,8 +119,8 @@ def headline(rows: Sequence[Row], variants: Mapping[str, VariantFacts]) -> Table
             )
         )
     columns = (
-        *("variant", "test accuracy", "bytes", "AUC", "strongest by AUC"),
-        *(NAMES[tail], "strongest by TPR", *(f"AUC, {SHADOWS[kind]}" for kind in kinds)),
+        *("variant", "test accuracy", "bytes", "AUC", f"{BY} AUC"),
+        *(NAMES[tail], f"{BY} TPR", *(f"AUC, {SHADOWS[kind]}" for kind in kinds)),
     )
     notes = AUC_NOTE, TPR_NOTE, RISK_NOTE, INTERVAL_NOTE, MARK_NOTE, shadows_note(rows)
     return Table("headline", "Leakage and accuracy", columns, lines, " ".join(notes))
@@ -132,7 +133,7 @@ def _attacker(row: Row) -> str:
 
 
 def for_terminal(table: Table, title: str) -> RichTable:
-    """A table for the terminal."""
+    """A table for the terminal, where an attack stands below the number that it is strongest by."""
     drawn = RichTable(
         title=escape(title),
         caption=table.note,
@@ -140,12 +141,19 @@ def for_terminal(table: Table, title: str) -> RichTable:
         box=SIMPLE,
         padding=(0, 1, 0, 0),
     )
+    below = [column.startswith(BY) for column in table.columns]
     for position, column in enumerate(table.columns):
-        heading = column.replace(", ", ",\n")  # as narrow as the numbers below it
-        words = " ".join(row[position].text for row in table.rows).split()
-        named = all(row[position].value is None for row in table.rows)
-        widest = max(map(len, words), default=1) if named else None  # no name is cut in two
-        drawn.add_column(heading, no_wrap=position == 0, overflow="fold", min_width=widest)
+        if not below[position]:
+            named = below[position + 1 : position + 2] == [True]
+            heading = column.replace(", ", ",\n")  # as narrow as the numbers below it
+            heading += " and\nstrongest attack" if named else ""
+            drawn.add_column(heading, no_wrap=position == 0, overflow="fold")
     for row in table.rows:
-        drawn.add_row(*(escape(cell.text) for cell in row))
+        texts: list[str] = []
+        for cell, under in zip(row, below, strict=True):
+            if under:
+                texts[-1] += f"\n{escape(cell.text)}"
+            else:
+                texts.append(escape(cell.text))
+        drawn.add_row(*texts)
     return drawn

@@ -5,9 +5,10 @@ from functools import partial
 
 import pytest
 
-from reporting.figures import plane_chart, roc_chart
+from reporting.figures import roc_chart
 from reporting.illustrate import Drawing
 from reporting.matplotlib_charts import draw
+from reporting.plane import plane_chart
 from reporting.report import render
 from reporting.tables import Cell, Table
 
