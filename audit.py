@@ -101,7 +101,7 @@ def audit(config: Namespace, console: Console) -> None:
     console.print(table, soft_wrap=False)
     for sentence in results.left_out:
         console.print(f"[bold]{escape(sentence)}[/]")
-    for sentence in results.sentences:
+    for sentence in (*results.answer, "", *results.sentences, ""):
         console.print(escape(sentence))
     labels = images and images.labels
     write(folder, results, findings["exposure"], labels, drawings, console.width)
@@ -131,7 +131,7 @@ def compare(config: Namespace, console: Console) -> None:
     differences = against_first(entries)
     for table in make_differences(results), make_comparison(entries, differences):
         console.print(for_terminal(table, table.title), soft_wrap=False)
-    if not any(differences):
+    if not any(any(by_end.values()) for by_end in differences):
         console.print(f"No variant of another experiment is also in {escape(names[0])}.")
     name = "-".join(["compared", *names]).replace("/", "-")
     folder = config.run_dir or config.compare[0].resolve().parent / name

@@ -10,7 +10,7 @@ from torch import Tensor
 from attacks import ATTACKS
 from attacks.game import Game, Knowledge, by_shadows
 from attacks.metrics.intervals import Summary, summarise
-from attacks.metrics.measures import Metric
+from attacks.metrics.measures import Metric, measure
 from attacks.metrics.roc import roc
 
 FEW = 10  # a TPR that rests on fewer false positives proves little
@@ -99,7 +99,9 @@ def evaluate(game: Game, variant: str, attacks: Sequence[str]) -> list[Scored]:
     for knowledge, names in plans:
         for attack, scores in score(names, game, variant, knowledge).items():
             shadows = 0 if knowledge == "none" else len(game.cases[0].shadows)
-            summary, per_target = summarise(scores, game.audited)
+            measured = measure(scores, game.audited)
+            summary = summarise(scores, game.audited, measured=measured)
+            per_target = {metric: known.values.tolist() for metric, known in measured.items()}
             tpr = mean_curve(scores, game.audited)
             row = Row(variant, knowledge, attack, summary, shadows, tpr, per_target)
             made.append(Scored(row, scores))

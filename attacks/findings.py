@@ -161,7 +161,7 @@ def find_joint_attacks(game: Game, best: Strongest) -> list[JointAttack]:
         )
         both = {"joint": joint, strongest: alone[strongest]}
         (gain,) = paired_differences(both, [("joint", strongest)])
-        summary, _ = summarise(scores, game.audited)
+        summary = summarise(scores, game.audited)
         attacks.append(JointAttack(variants, summary, strongest, gain))
     corrected = holm([attack.gain.p for attack in attacks])
     return [

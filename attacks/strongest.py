@@ -109,6 +109,7 @@ class Strongest:
         for scored in attacks:
             kinds.setdefault(scored.row.knowledge, []).append(scored)
         by_name = {(s.row.attack, s.row.knowledge): s for s in attacks}
+        choices: dict[tuple[Knowledge | None, Metric], tuple[Scored, Scored]]
         choices = {(None, m): self._choose(attacks, m) for m in self.risks}
         choices |= {(k, m): self._choose(s, m) for k, s in kinds.items() for m in self.risks}
         gap, paper = by_name.get(("gap", "none")), by_name.get(PAPERS)
@@ -122,7 +123,7 @@ class Strongest:
             rows=strongest,
             best={m: enter(choices[None, m]) for m in self.risks},
             by_knowledge={kind: {m: enter(choices[kind, m]) for m in self.risks} for kind in kinds},
-            matched=matched and max(matched, key=_auc).row.attack,
+            matched=max(matched, key=_auc).row.attack if matched else None,
             tested=choose_for_tests([scored.scores for scored in attacks], self.members),
             gap=enter(fixed["gap"]) if gap else None,
             paper=enter(fixed["paper"]) if paper else None,
@@ -149,7 +150,7 @@ class Strongest:
                 wider = summarise(
                     attacks[best].scores, self.members, self._confidence(attacks, metric)
                 )
-                summary = row.summary._replace(**{metric: getattr(wider[0], metric)})
+                summary = row.summary._replace(**{metric: getattr(wider, metric)})
                 rows[best] = rows[best]._replace(summary=summary)
         return rows
 
@@ -175,7 +176,8 @@ class Strongest:
 
     def _halve(self, variant: str, attacks: Sequence[Scored]) -> Halves:
         """What either half of the shadows finds, by attack and knowledge; None where unknown."""
-        game, halves = self.game, {}
+        game = self.game
+        halves: Halves = {}
         names: dict[Knowledge, list[str]] = {}
         for attack, knowledge in dict.fromkeys(_name(scored) for scored in attacks):
             names.setdefault(knowledge, []).append(attack)

@@ -20,25 +20,30 @@ from attacks.signals import signals
 
 
 class Point(NamedTuple):
-    """A variant: its test accuracy, and the AUC of the strongest attack on it."""
+    """A variant: its test accuracy, and what the strongest attack on it finds."""
 
     variant: str
     attack: str
     accuracy: Estimate
-    auc: Estimate
+    risk: Estimate
 
 
-def read_points(results: dict[str, Any]) -> list[Point]:
-    """Every variant in results.json, `full` first."""
+def read_points(results: dict[str, Any], metric: str = "auc") -> list[Point]:
+    """Every variant in results.json, `full` first, by one end of its risk.
+
+    Args:
+        results: content of results.json.
+        metric: `auc`, or `results["tail"]`, a TPR at a low FPR.
+    """
     return [
         Point(
             row["variant"],
             row["attack"],
             read_estimate(results["variants"][row["variant"]]["accuracy"]),
-            Estimate(row["auc"], row["auc_low"], row["auc_high"], row["auc_spread"]),
+            Estimate(*(row[f"{metric}{end}"] for end in ("", "_low", "_high", "_spread"))),
         )
         for row in results["rows"]
-        if row["strongest"]
+        if metric in row["strongest"].split()
     ]
 
 
@@ -51,12 +56,12 @@ def draw(points: list[Point]) -> Figure:
     """Accuracy against AUC, each with its 95% interval."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="test accuracy", ylabel="AUC of the strongest attack")
-    for variant, _, accuracy, auc in points:
+    for variant, _, accuracy, risk in points:
         axes.errorbar(
             accuracy.value,
-            auc.value,
+            risk.value,
             xerr=[[accuracy.value - accuracy.low], [accuracy.high - accuracy.value]],
-            yerr=[[auc.value - auc.low], [auc.high - auc.value]],
+            yerr=[[risk.value - risk.low], [risk.high - risk.value]],
             marker="o",
             label=variant,
         )
@@ -102,11 +107,13 @@ def main(run_dir: Path, picture: Path) -> None:
     path = run_dir / "audit" / "results.json"
     if not path.exists():
         sys.exit(f"No {path}. Run `python audit.py --run_dir {run_dir}` first.")
-    points = read_points(json.loads(path.read_text()))
-    for point in points:
+    results = json.loads(path.read_text())
+    points, tail = read_points(results), read_points(results, results["tail"])
+    for average, rare in zip(points, tail, strict=True):
         print(
-            f"{point.variant}: accuracy {point.accuracy.value:.3f}, "
-            f"AUC {point.auc.value:.3f} by {point.attack}"
+            f"{average.variant}: accuracy {average.accuracy.value:.3f}, "
+            f"AUC {average.risk.value:.3f} by {average.attack}, "
+            f"{results['tail']} {rare.risk.value:.3f} by {rare.attack}"
         )
     draw(points).savefig(picture)
     auc = attack(*simulate())

@@ -41,6 +41,7 @@ class Series(NamedTuple):
         colour: any that matplotlib knows.
         marker: matplotlib's letter; empty: no markers.
         filled: whether the markers are filled.
+        half: whether half of a marker is filled, or a dot in it where halves cannot be drawn.
         size: size of the markers, in points.
         dashes: lengths of dashes and gaps, in widths of the line; () is solid, None no line.
         width: width of the line, in points.
@@ -48,6 +49,8 @@ class Series(NamedTuple):
         band: whether `y_interval` is a band.
         steps: whether y stays until the next x, as in a histogram's outline over its edges.
         names: names of the points, shown where the mouse points at them.
+        note: text beside a point that stands at the edge, because its place is beyond the limits;
+            `names` then has its values.
         choice: what the page selects it by.
     """
 
@@ -59,6 +62,7 @@ class Series(NamedTuple):
     colour: Any = INK
     marker: str = ""
     filled: bool = True
+    half: bool = False
     size: float = 6.0
     dashes: tuple[float, ...] | None = None
     width: float = 1.5
@@ -66,6 +70,7 @@ class Series(NamedTuple):
     band: bool = False
     steps: bool = False
     names: Sequence[str] = ()
+    note: str = ""
     choice: Choice = Choice()
 
 
@@ -127,6 +132,12 @@ class Chart(NamedTuple):
     legend: Sequence[Series] = ()
     share_x: Share = "none"
     share_y: Share = "none"
+
+
+def leans_left(series: Series, panel: Panel) -> bool:
+    """Whether the note of a point in the right half of a panel stands to the left of it."""
+    low, high = panel.x.limits
+    return low is not None and high is not None and series.x[0] > (low + high) / 2
 
 
 def chosen(panel: Panel) -> list[Series]:

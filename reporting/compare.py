@@ -10,31 +10,23 @@ from attacks.evaluate import Row
 from attacks.game import Knowledge
 from attacks.metrics.differences import Difference, Sample, holm, welch
 from attacks.metrics.intervals import Estimate
+from attacks.metrics.measures import Metric
 from reporting.results import Results
-from reporting.tables import (
-    DASH,
-    Cell,
-    Table,
-    difference_cells,
-    estimate_cell,
-    find_strongest,
-    number,
-)
-from reporting.text import BEST, MARK_NOTE, dagger
+from reporting.tables import DASH, Cell, Table, estimate_cell, metric_cell, number
+from reporting.text import MARK_NOTE, NAMES, false_positives, kinds_of, show_change, show_p
 from storage.experiment import differing
 from storage.records import VariantFacts
 
-KINDS: tuple[Knowledge, ...] = "unquantized", "recalibrated"  # beside `matched`
 NOTE = (
-    "In brackets: 95% intervals. The strongest attack with each kind of shadows; every attacker "
-    "may use an attack without shadows. {best} marks the strongest of these by AUC, whose TPR at "
-    "1% FPR is shown; {mark} AUC beyond {first}'s: difference between the strongest attacks, by "
-    "Welch's t over the targets, which generalises to more targets of these pools; p is corrected "
-    "for the number of comparisons in its column (Holm). The targets are different models, so "
-    "nothing that they share cancels: a difference may come from anything that differs between "
-    "the experiments, or from the draw of their pools. It is unknown with a single target, or "
-    "where the targets do not differ."
+    "In brackets: 95% intervals. {ends} are those of the attack that is strongest by each, with "
+    "any shadows or none; {mark} Beyond {first}'s: difference between the strongest attacks, by "
+    "Welch's t over the targets, which generalises to more targets of these pools, in points for "
+    "a TPR; p is corrected for the number of comparisons in both columns together (Holm). The "
+    "targets are different models, so nothing that they share cancels: a difference may come from "
+    "anything that differs between the experiments, or from the draw of their pools. It is unknown "
+    "with a single target, or where the targets do not differ."
 )
+Differences = Mapping[Metric, Difference | None]  # of one entry, by end of the risk
 
 
 class Entry(NamedTuple):
@@ -44,19 +36,16 @@ class Entry(NamedTuple):
         variant: name of the variant.
         experiment: name of the experiment.
         facts: facts about the variant beside its leakage.
-        matched: the strongest attack with matched shadows, or without shadows.
-        unquantized: the same with full-precision shadows; None where both kinds are the same.
-        best: the strongest of all.
-        recalibrated: as `unquantized`, with recalibrated shadows.
+        risk: by metric, AUC and tail: the attack that is strongest by it.
+        by_kind: the same by kind of shadows, where attacks without shadows count for each kind;
+            a kind that the variant was not attacked with is missing.
     """
 
     variant: str
     experiment: str
     facts: VariantFacts
-    matched: Row
-    unquantized: Row | None
-    best: Row
-    recalibrated: Row | None = None
+    risk: dict[Metric, Row]
+    by_kind: dict[Metric, dict[Knowledge, Row]]
 
 
 def name_apart(folders: Sequence[Path]) -> list[str]:
@@ -77,63 +66,72 @@ def name_apart(folders: Sequence[Path]) -> list[str]:
     return next(ends for ends in names if len(set(ends)) == len(ends))
 
 
+def ends_of(results: Mapping[str, Results]) -> tuple[Metric, Metric]:
+    """AUC, and the coarser of the audits' tails, at which all of them can be compared."""
+    tails = {audit.tail for audit in results.values()}
+    return "auc", "tpr_1pct" if "tpr_1pct" in tails else "tpr_01pct"
+
+
 def enter(results: Mapping[str, Results]) -> list[Entry]:
     """Entries of all variants and experiments, grouped by variant."""
+    ends = ends_of(results)
     variants = dict.fromkeys(name for audit in results.values() for name in audit.variants)
     entries = []
     for variant in variants:
         for experiment, audit in results.items():
-            if (best := find_strongest(audit.rows, variant)) is not None:
-                matched = find_strongest(audit.rows, variant, "none", "matched")
-                others: dict[str, Row | None] = {
-                    kind: find_strongest(audit.rows, variant, "none", kind)
-                    for kind in KINDS
-                    if find_strongest(audit.rows, variant, kind)
-                }
+            rows = [row for row in audit.rows if row.variant == variant]
+            if rows:
+                risk, by_kind = {}, {}
+                kinds: list[Knowledge] = kinds_of(rows) or ["none"]
+                for end in ends:
+                    risk[end] = _strongest(rows, end)
+                    by_kind[end] = {
+                        kind: _strongest([r for r in rows if r.knowledge in (kind, "none")], end)
+                        for kind in kinds
+                    }
                 facts = audit.variants[variant]
-                entries.append(
-                    Entry(
-                        variant,
-                        experiment,
-                        facts,
-                        matched or best,
-                        others.get("unquantized"),
-                        best,
-                        others.get("recalibrated"),
-                    )
-                )
+                entries.append(Entry(variant, experiment, facts, risk, by_kind))
     return entries
 
 
-def against_first(entries: Sequence[Entry]) -> list[Difference | None]:
-    """How much the strongest attack differs from that in the first experiment, per entry.
+def _strongest(rows: Sequence[Row], metric: Metric) -> Row:
+    return max(rows, key=lambda row: getattr(row.summary, metric).value)
+
+
+def against_first(entries: Sequence[Entry]) -> list[Differences]:
+    """How much the strongest attack differs from that in the first experiment, per entry and end.
 
     None for the first experiment itself and for variants that it lacks; NaN where unknown.
     """
     first = {e.variant: e for e in entries if e.experiment == entries[0].experiment}
-    compared: list[tuple[Estimate, float] | None] = [
-        None
-        if (reference := first.get(entry.variant)) in (None, entry)
-        else welch(_sample(entry.best), _sample(reference.best))
-        for entry in entries
-    ]
-    known = [p for _, p in filter(None, compared) if not isnan(p)]
-    corrected = iter(holm(known))
+    compared: dict[tuple[int, Metric], tuple[Estimate, float]] = {}
+    for position, entry in enumerate(entries):
+        reference = first.get(entry.variant)
+        if reference is not None and reference is not entry:
+            for end, row in entry.risk.items():
+                samples = _sample(row, end), _sample(reference.risk[end], end)
+                compared[position, end] = welch(*samples)
+    known = {key: p for key, (_, p) in compared.items() if not isnan(p)}
+    corrected = dict(zip(known, holm(list(known.values())), strict=True))
     return [
-        pair
-        and Difference(
-            entry.experiment,
-            entries[0].experiment,
-            *pair,
-            nan if isnan(pair[1]) else next(corrected),
-        )
-        for entry, pair in zip(entries, compared, strict=True)
+        {
+            end: Difference(
+                entry.experiment,
+                entries[0].experiment,
+                *compared[position, end],
+                corrected.get((position, end), nan),
+            )
+            if (position, end) in compared
+            else None
+            for end in entry.risk
+        }
+        for position, entry in enumerate(entries)
     ]
 
 
-def _sample(row: Row) -> Sample:
-    auc = row.summary.auc
-    return Sample(auc.value, auc.spread, row.summary.targets)
+def _sample(row: Row, metric: Metric) -> Sample:
+    estimate = getattr(row.summary, metric)
+    return Sample(estimate.value, estimate.spread, row.summary.targets)
 
 
 def make_differences(results: Mapping[str, Results]) -> Table:
@@ -157,68 +155,64 @@ def make_differences(results: Mapping[str, Results]) -> Table:
     return Table("options", "What differs between the experiments", ("", *results), lines, note)
 
 
-def make_comparison(entries: Sequence[Entry], differences: Sequence[Difference | None]) -> Table:
+def make_comparison(entries: Sequence[Entry], differences: Sequence[Differences]) -> Table:
     """The table of leakage and accuracy: one line per variant and experiment."""
-    first = entries[0].experiment
-    columns = (
-        *("variant", "experiment", "test accuracy", "AUC, matched shadows"),
-        *("AUC, full-precision shadows", "AUC, recalibrated shadows", "TPR at 1% FPR"),
-        *(f"AUC beyond {first}'s", "p"),
-    )
+    first, ends = entries[0].experiment, list(entries[0].risk)
+    columns = ["variant", "experiment", "test accuracy", *(NAMES[end] for end in ends)]
+    for end in ends:
+        columns += [f"{NAMES[end]} beyond {first}'s", "p"]
     lines = []
-    for entry, difference in zip(entries, differences, strict=True):
-        mark = dagger(entry.best.summary.false_positives_1pct)
+    for entry, by_end in zip(entries, differences, strict=True):
+        cells = [cell for end in ends for cell in _difference_cells(by_end[end], end)]
         lines.append(
             (
                 Cell(entry.variant),
                 Cell(entry.experiment),
                 estimate_cell(entry.facts.accuracy, percent=True),
-                *(
-                    _auc_cell(row, entry.best)
-                    for row in (entry.matched, entry.unquantized, entry.recalibrated)
-                ),
-                estimate_cell(entry.best.summary.tpr_1pct, percent=True, mark=mark),
-                *_difference_cells(difference),
+                *(metric_cell(row.summary, end) for end, row in entry.risk.items()),
+                *cells,
             )
         )
-    note = NOTE.format(best=BEST, mark=MARK_NOTE, first=first)
-    return Table("comparison", "Leakage and accuracy", columns, lines, note)
+    names = " and ".join(NAMES[end] for end in ends)
+    note = NOTE.format(ends=names, mark=MARK_NOTE, first=first)
+    return Table("comparison", "Leakage and accuracy", tuple(columns), lines, note)
 
 
-def _auc_cell(row: Row | None, best: Row) -> Cell:
-    if row is None:
-        return DASH
-    return estimate_cell(row.summary.auc, mark=f" {BEST}" if row is best else "")
-
-
-def _difference_cells(difference: Difference | None) -> tuple[Cell, Cell]:
-    if difference is not None and isnan(difference.p):
-        value = difference.estimate.value
-        return number(value, f"{value:+z.3f} (unknown)"), Cell("unknown")
-    return difference_cells(difference)
+def _difference_cells(difference: Difference | None, metric: Metric) -> tuple[Cell, Cell]:
+    if difference is None:
+        return DASH, DASH
+    estimate = difference.estimate
+    if isnan(difference.p):
+        shown = f"{show_change(estimate, metric).split(' (')[0]} (unknown)"
+        return number(estimate.value, shown), Cell("unknown")
+    p = number(difference.p_holm, show_p(difference.p_holm))
+    return number(estimate.value, show_change(estimate, metric)), p
 
 
 def comparison_lines(
-    entries: Sequence[Entry], differences: Sequence[Difference | None]
+    entries: Sequence[Entry], differences: Sequence[Differences]
 ) -> list[dict[str, Any]]:
-    """Lines of comparison.csv: the strongest attack of each kind, and the difference."""
+    """Lines of comparison.csv: risk at both ends, by kind of shadows, and the differences."""
+    kinds = dict.fromkeys(kind for entry in entries for kind in entry.by_kind["auc"])
     lines = []
-    for entry, difference in zip(entries, differences, strict=True):
+    for entry, by_end in zip(entries, differences, strict=True):
         line: dict[str, Any] = {"variant": entry.variant, "experiment": entry.experiment}
         line |= _numbers("accuracy", entry.facts.accuracy)
-        for kind in ("matched", *KINDS):
-            row = getattr(entry, kind)
-            line |= {f"{kind}_attack": row and row.attack}
-            line |= _numbers(f"{kind}_auc", row and row.summary.auc)
-        summary = entry.best.summary
-        line |= {"strongest": entry.best.attack, "knowledge": entry.best.knowledge}
-        line |= _numbers("tpr_1pct", summary.tpr_1pct)
-        line |= {key: getattr(summary, key) for key in ("false_positives_1pct", "targets")}
-        line |= _numbers("beyond", difference and difference.estimate)
-        for key in ("p", "p_holm"):
-            value = nan if difference is None else getattr(difference, key)
-            line[key] = None if isnan(value) else value
-        lines.append(line)
+        for end, row in entry.risk.items():
+            line |= {f"{end}_attack": row.attack, f"{end}_knowledge": row.knowledge}
+            line |= _numbers(end, getattr(row.summary, end))
+            if (count := false_positives(row.summary, end)) is not None:
+                line[f"{end}_false_positives"] = count
+            for kind in kinds:
+                own = entry.by_kind[end].get(kind)
+                line[f"{end}_{kind}_attack"] = own and own.attack
+                line |= _numbers(f"{end}_{kind}", own and getattr(own.summary, end))
+            difference = by_end[end]
+            line |= _numbers(f"{end}_beyond", difference and difference.estimate)
+            for key in ("p", "p_holm"):
+                value = nan if difference is None else getattr(difference, key)
+                line[f"{end}_{key}"] = None if isnan(value) else value
+        lines.append(line | {"targets": entry.risk["auc"].summary.targets})
     return lines
 
 

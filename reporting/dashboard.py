@@ -10,7 +10,15 @@ from matplotlib.figure import Figure
 
 from attacks.evaluate import FPR_GRID
 from reporting.results import METRICS, Results, flatten
-from reporting.wandb_keys import audit_id, figure_key, finding_key, risk_key, roc_key
+from reporting.tables import find_strongest
+from reporting.wandb_keys import (
+    ANSWER_KEYS,
+    audit_id,
+    figure_key,
+    finding_key,
+    risk_key,
+    roc_key,
+)
 from reporting.workspace import save_view
 from storage.names import WandbMode
 from storage.wandb_project import PROJECT, SETTINGS, accuracy_key
@@ -74,14 +82,18 @@ def _charts(results: Results, figures: Mapping[str, Figure]) -> dict[str, Any]:
     return charts
 
 
-def _summary(results: Results) -> dict[str, float]:
-    summary = {accuracy_key(name): facts.accuracy.value for name, facts in results.variants.items()}
+def _summary(results: Results) -> dict[str, float | str]:
+    summary: dict[str, float | str] = dict(zip(ANSWER_KEYS, results.answer, strict=True))
+    for name, facts in results.variants.items():
+        summary[accuracy_key(name)] = facts.accuracy.value
+        for metric in METRICS:
+            best = find_strongest(results.rows, name, metric=metric)
+            if best is not None:
+                summary[risk_key(metric, name)] = getattr(best.summary, metric).value
     for row in results.rows:
         for metric in METRICS:
             value = getattr(row.summary, metric).value
             summary[f"{row.knowledge}/{row.attack}/{row.variant}/{metric}"] = value
-            if row.strongest:
-                summary[risk_key(metric, row.variant)] = value
     return summary
 
 

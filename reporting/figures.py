@@ -1,44 +1,27 @@
-"""The figures of the report: rows, records and findings in, charts out."""
+"""Figures of curves: ROC, layers and convergence; rows, records and findings in, charts out."""
 
 from collections.abc import Mapping, Sequence
 from math import ceil, isfinite, nan
 
-from attacks.evaluate import FPR_GRID, Metric, Row
+from attacks.evaluate import FPR_GRID, Row
 from attacks.findings import Convergence
-from attacks.game import FULL, Knowledge
+from attacks.game import Knowledge
 from attacks.metrics.intervals import Estimate
 from reporting.charts import Axis, Chart, Choice, Guide, Panel, Series
+from reporting.plane import alternative, attackers, open_to
 from reporting.styles import Style, by_method, legend, styles_of
-from reporting.text import FEW, MARK, TITLES
+from reporting.text import SHADOWS, TITLES
 from storage.records import QuantizationMeans
-
-BOTH: tuple[Knowledge, ...] = ("matched", "unquantized")  # kinds that every audit has
-
-
-def _open_to(rows: Sequence[Row], variant: str, knowledge: Knowledge) -> list[Row]:
-    """Attacks with one kind of shadows or none; against `full` all kinds are the same."""
-    kinds = ("none", "matched" if variant == FULL else knowledge)
-    return [row for row in rows if row.variant == variant and row.knowledge in kinds]
-
-
-def _alternative(row: Row, style: Style, group: str, metric: Metric = "auc") -> Series:
-    """The series of one attack, still without points; the strongest of its group is drawn."""
-    estimate: Estimate = getattr(row.summary, metric)
-    return Series(
-        f"{row.variant} ({row.attack})",
-        colour=style.colour,
-        choice=Choice(row.variant, row.knowledge, row.attack, group, estimate.value),
-    )
 
 
 def roc_chart(rows: Sequence[Row], non_members: int) -> Chart:
-    """ROC of the strongest attack on each variant, on log axes.
+    """ROC of the strongest attack on each variant, by AUC, on log axes.
 
     One row of panels per quantization method, each with full precision for comparison, and one
     column per kind of knowledge.
     """
     shown = styles_of(list(dict.fromkeys(row.variant for row in rows)))
-    methods = by_method(shown)
+    methods, kinds = by_method(shown), attackers(rows)
     left = max(1 / non_members, FPR_GRID[0].item())  # below one false positive there is no curve
     several = len(methods) > 1
     x = Axis("false positive rate", log=True, limits=(left, 1))
@@ -47,58 +30,17 @@ def roc_chart(rows: Sequence[Row], non_members: int) -> Chart:
 
     def panel(method: str, knowledge: Knowledge) -> Panel:
         curves = [
-            _alternative(row, style, variant)._replace(x=grid, y=row.tpr, dashes=style.dashes)
+            alternative(row, style, variant)._replace(x=grid, y=row.tpr, dashes=style.dashes)
             for variant, style in shown.items()
             if variant in methods[method]
-            for row in _open_to(rows, variant, knowledge)
+            for row in open_to(rows, variant, knowledge)
         ]
-        title = f"Attacker with {TITLES[knowledge]}"
+        title = f"Attacker with {TITLES.get(knowledge, SHADOWS[knowledge])}"
         return Panel(curves, x, y, title, method if several else "", guides, "lower right")
 
-    kinds = [kind for kind in TITLES if kind in BOTH or any(row.knowledge == kind for row in rows)]
     panels = [[panel(method, knowledge) for knowledge in kinds] for method in methods]
-    height = 3.2 * len(methods) if several else 4.6
-    return Chart(panels, (5 * len(kinds), height), share_x="all", share_y="all")
-
-
-def plane_chart(rows: Sequence[Row], accuracy: Mapping[str, Estimate]) -> Chart:
-    """Utility against leakage, as Fig. 1 of arXiv:2512.15335, for both kinds of attacker."""
-    few = min(row.summary.false_positives_01pct for row in rows) < FEW
-    shown = styles_of(list(accuracy))
-    x = Axis("test accuracy")
-    at_01pct = Axis("TPR at 0.1% FPR" + (f" {MARK}" if few else ""))
-    left = Panel(_points(rows, accuracy, shown, "auc"), x, Axis("AUC"), guides=[Guide(y=0.5)])
-    right = Panel(_points(rows, accuracy, shown, "tpr_01pct"), x, at_01pct)
-    title = "filled: shadows quantized like the target; hollow: full-precision shadows"
-    return Chart([[left, right]], (11.5, 4.8), title, legend(shown, list(accuracy)))
-
-
-def _points(
-    rows: Sequence[Row],
-    accuracy: Mapping[str, Estimate],
-    shown: Mapping[str, Style],
-    metric: Metric,
-) -> list[Series]:
-    size, bars = (8.0, 0.8) if len(accuracy) < 8 else (6.5, 0.4)
-    points = []
-    for variant, utility in accuracy.items():
-        for knowledge in BOTH[:1] if variant == FULL else BOTH:
-            for row in _open_to(rows, variant, knowledge):
-                leak: Estimate = getattr(row.summary, metric)
-                series = _alternative(row, shown[variant], f"{variant} {knowledge}", metric)
-                points.append(
-                    series._replace(
-                        x=[utility.value],
-                        y=[leak.value],
-                        x_interval=([utility.low], [utility.high]),
-                        y_interval=([leak.low], [leak.high]),
-                        marker=shown[variant].marker,
-                        filled=knowledge == "matched",
-                        size=size,
-                        bars=bars,
-                    )
-                )
-    return points
+    size = max(7, 5 * len(kinds)), 3.2 * len(methods) if several else 4.6
+    return Chart(panels, size, share_x="all", share_y="all")
 
 
 def layers_chart(made: Mapping[str, QuantizationMeans | None]) -> Chart | None:

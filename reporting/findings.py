@@ -29,7 +29,7 @@ from attacks.shadow_split import ShadowSplit, find_shadow_differences
 from attacks.strongest import Strongest
 from attacks.z_scores import ZScores
 from reporting.tables import DASH, Cell, Table, difference_cells, estimate_cell, number
-from reporting.text import METRIC_NAMES, RECALIBRATED_NOTE, SHADOWS, TITLES
+from reporting.text import NAMES, RECALIBRATED_NOTE, SHADOWS, TITLES
 
 
 class Finding(NamedTuple):
@@ -79,7 +79,7 @@ def _differences(value: Differences) -> Body:
     for variant, difference in auc[1].items():
         pair = *difference_cells(difference), *difference_cells(tail[1][variant], percent=True)
         rows.append((Cell(variant), *pair, *difference_cells(gaps.get(variant))))
-    name = METRIC_NAMES[tail[0]]
+    name = NAMES[tail[0]]
     return Body(
         (
             "variant",
@@ -118,7 +118,7 @@ def _shadow_differences(value: dict[Metric, dict[str, ShadowSplit]]) -> Body:
             steps = split.attack, split.recalibration, split.quantizing
             cells = [cell for step in steps for cell in difference_cells(step, percent)]
             end = estimate_cell(split.matched, percent)
-            rows.append((Cell(variant), Cell(METRIC_NAMES[metric]), start, *cells, end))
+            rows.append((Cell(variant), Cell(NAMES[metric]), start, *cells, end))
     return Body(
         (
             *("variant", "metric", "online LiRA, full-precision shadows"),

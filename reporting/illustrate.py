@@ -10,13 +10,15 @@ from torch import Tensor
 from attacks.findings import Convergence, Exposures
 from attacks.metrics.exposure import most_exposed
 from reporting.charts import Chart
-from reporting.figures import convergence_chart, layers_chart, plane_chart, roc_chart
+from reporting.figures import convergence_chart, layers_chart, roc_chart
 from reporting.matplotlib_charts import draw
+from reporting.plane import plane_chart
 from reporting.results import Results
 
 CAPTIONS = {
-    "plane": "Test accuracy against leakage by the strongest attack, with 95% intervals.",
-    "roc": "ROC curves of the strongest attack on each variant, mean over targets.",
+    "plane": "Test accuracy against risk at both ends, each by the attack that is strongest there, "
+    "with 95% intervals. Dotted: guessing. An arrow names a point that lies beyond the edge.",
+    "roc": "ROC curves of the strongest attack on each variant by AUC, mean over targets.",
     "convergence": "AUC of the strongest attack with matched shadows against the number of its "
     "shadows, from the same fleet, with 95% intervals over the targets. Where a curve still rises, "
     "more shadows would find more.",

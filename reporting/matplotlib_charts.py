@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from reporting.charts import GUIDE, Chart, Panel, Series, chosen
+from reporting.charts import GUIDE, Chart, Panel, Series, chosen, leans_left
 
 
 def draw(chart: Chart) -> Figure:
@@ -38,6 +38,19 @@ def _plot(axes: Axes, panel: Panel) -> None:
     series = chosen(panel)
     for curve in series:
         _series(axes, curve)
+        if curve.note:
+            left = leans_left(curve, panel)
+            axes.annotate(
+                curve.note,
+                (curve.x[0], curve.y[0]),
+                (-6 if left else 6, 0),
+                textcoords="offset points",
+                ha="right" if left else "left",
+                va="center",
+                fontsize="small",
+                color=curve.colour,
+                parse_math=False,
+            )
     for guide in panel.guides:
         style: dict[str, Any] = {"color": GUIDE, "ls": ":", "lw": 1, "label": guide.label or None}
         if guide.x is not None:
@@ -87,7 +100,8 @@ def _style(series: Series) -> dict[str, Any]:
         "color": series.colour,
         "marker": series.marker or "None",
         "markersize": series.size,
-        "fillstyle": "full" if series.filled else "none",
+        "fillstyle": "bottom" if series.half else "full" if series.filled else "none",
+        "markerfacecoloralt": "none",
         "linestyle": "None" if dashes is None else (0, dashes) if dashes else "-",
         "linewidth": series.width,
         "drawstyle": "steps-post" if series.steps else "default",

@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.markers import MarkerStyle
 from matplotlib.path import Path
 
-from reporting.charts import GUIDE, Axis, Chart, Panel, Series
+from reporting.charts import GUIDE, Axis, Chart, Panel, Series, leans_left
 from reporting.text import SHADOWS
 
 SYMBOLS = {
@@ -95,7 +95,7 @@ def to_plotly(panel: Panel) -> dict[str, Any]:
     line = {"color": to_hex(GUIDE), "dash": "dot", "width": 1}
     shapes: list[dict[str, Any]] = []
     for x, y, _ in panel.guides:
-        shape: dict[str, Any] = {"type": "line", "layer": "below", "line": line}
+        shape: dict[str, Any] = {"type": "line", "layer": "between", "line": line}
         if x is not None:
             shape |= {"x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper"}
         elif y is not None:
@@ -146,10 +146,16 @@ def _trace(series: Series, panel: Panel) -> dict[str, Any]:
         "meta": _meta(series) | {"label": series.label},
     }
     if series.marker:
-        symbol = SYMBOLS[series.marker] + ("" if series.filled else "-open")
+        look = "-open-dot" if series.half else "" if series.filled else "-open"
+        symbol = SYMBOLS[series.marker] + look
         trace["marker"] = {"color": colour, "symbol": symbol, "size": series.size * PX * small}
     if series.names:
         trace["text"] = list(map(escape, series.names))
+    if series.note:
+        trace["mode"] += "+text"
+        trace["texttemplate"] = escape(series.note)
+        trace["textposition"] = "middle left" if leans_left(series, panel) else "middle right"
+        trace["textfont"] = {"color": colour}
     edges = None if series.band else series.y_interval
     for key, values, interval in (
         ("error_x", series.x, series.x_interval),
@@ -191,6 +197,8 @@ def _meta(series: Series) -> dict[str, Any]:
 def _hover(series: Series, panel: Panel) -> str:
     """A template of a point's name and values with their intervals, which plotly fills in."""
     lines, position = ["<b>%{fullData.name}</b>"], 0
+    if series.note:
+        return f"{lines[0]}<br>%{{text}}<extra></extra>"
     for letter, axis, interval in (
         ("x", panel.x, series.x_interval),
         ("y", panel.y, series.y_interval),

@@ -92,7 +92,7 @@
   function colour(trace, dark) {
     const color = trace.meta.colours[dark ? 1 : 0];
     const coloured = { ...trace, fillcolor: trace.fillcolor && `${color}1f` };
-    for (const part of ["line", "marker", "error_x", "error_y"])
+    for (const part of ["line", "marker", "textfont", "error_x", "error_y"])
       if (trace[part]) coloured[part] = { ...trace[part], color };
     return coloured;
   }
@@ -137,6 +137,7 @@
       const [symbol, hollow] = marker.symbol.split("-open");
       const look = hollow === undefined ? "filled" : "hollow";
       drawn.push(`<path class="${look}" d="${page.symbols[symbol]}"/>`);
+      if (hollow) drawn.push('<circle class="filled" r="1.5"/>');
     }
     const entry = document.createElement("li");
     const [light, dark] = meta.colours;
@@ -175,7 +176,10 @@
     const dark = isDark();
     for (const { panel, plot, legend } of panels) {
       const traces = choose(panel.data).map((trace) => colour(trace, dark));
-      Plotly.react(plot, traces, layOut(panel, plot), { displaylogo: false });
+      Plotly.react(plot, traces, layOut(panel, plot), {
+        displaylogo: false,
+        displayModeBar: matchMedia("(pointer: coarse)").matches ? false : "hover",
+      });
       if (panel.legend)
         legend.replaceChildren(...traces.filter(({ meta }) => meta.label).map(key));
     }
@@ -230,7 +234,6 @@
   });
 
   filters.hidden = toggle.hidden = false;
-  filters.querySelector("details").open = matchMedia("(min-width: 64rem)").matches;
   document.querySelectorAll("table.sortable").forEach(makeSortable);
   document.querySelectorAll("figure[data-chart]").forEach((figure, i) =>
     build(figure, page.charts[i]),

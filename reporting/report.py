@@ -15,11 +15,13 @@ from plotly.offline import get_plotlyjs
 
 from attacks.evaluate import Row
 from attacks.game import Knowledge
+from attacks.metrics.measures import Metric
+from reporting.answer import QUESTIONS
 from reporting.illustrate import Drawing
 from reporting.plotly_charts import outlines, to_page
-from reporting.results import Results
+from reporting.results import METRICS, Results
 from reporting.styles import styles_of
-from reporting.tables import Cell, estimate_cell, headline, number
+from reporting.tables import Cell, estimate_cell, headline, metric_cell, number
 from reporting.text import (
     AUC_NOTE,
     BEST,
@@ -27,9 +29,8 @@ from reporting.text import (
     MARK_NOTE,
     RISK_NOTE,
     SHADOWS,
-    SHADOWS_NOTE,
     TPR_NOTE,
-    dagger,
+    shadows_note,
 )
 from storage.experiment import Experiment
 from storage.records import VariantFacts, count_units
@@ -38,11 +39,14 @@ COLUMNS = (
     *("variant", "shadows", "attack"),
     *("AUC", "balanced acc.", "TPR at 1% FPR", "TPR at 0.1% FPR"),
 )
+MANY = 6  # longer lists are folded up
 HERE = Path(__file__).parent
 NOTES = (
     f"{AUC_NOTE} {TPR_NOTE}",
-    f"{INTERVAL_NOTE} {BEST} is the strongest attack on a variant. {RISK_NOTE} {MARK_NOTE}",
-    f"{SHADOWS_NOTE} Balanced accuracy is the best over all thresholds, so guessing exceeds 0.5 by "
+    f"{INTERVAL_NOTE} After ±: the standard deviation over targets. {BEST} is a variant's risk: "
+    "the attack that is strongest by the column. "
+    f"{RISK_NOTE} {MARK_NOTE}",
+    "Balanced accuracy is the best over all thresholds, so guessing exceeds 0.5 by "
     "0.43 sqrt(1 / members + 1 / non-members).",
 )
 
@@ -61,19 +65,19 @@ def make_lines(rows: Sequence[Row]) -> list[Line]:
     """The table of every attack, in the order of the rows; the strongest are marked."""
     lines = []
     for row in rows:
-        summary = row.summary
-        marks = dagger(summary.false_positives_1pct), dagger(summary.false_positives_01pct)
-        cells = (
-            Cell(row.variant),
-            Cell("-" if row.knowledge == "none" else row.knowledge),
-            Cell(f"{row.attack} {BEST}" if row.strongest else row.attack),
-            estimate_cell(summary.auc, spread=summary.targets > 1),
-            estimate_cell(summary.balanced_accuracy),
-            estimate_cell(summary.tpr_1pct, percent=True, mark=marks[0]),
-            estimate_cell(summary.tpr_01pct, percent=True, mark=marks[1]),
-        )
-        lines.append(Line(row.variant, row.knowledge, row.attack, row.strongest, cells))
+        names = row.variant, "-" if row.knowledge == "none" else row.knowledge, row.attack
+        cells = [*map(Cell, names), *(_metric(row, metric) for metric in METRICS)]
+        lines.append(Line(row.variant, row.knowledge, row.attack, bool(row.strongest), cells))
     return lines
+
+
+def _metric(row: Row, metric: Metric) -> Cell:
+    """One metric of an attack, marked where the attack is the strongest by it."""
+    summary = row.summary
+    cell = metric_cell(summary, metric)
+    if metric == "auc":
+        cell = estimate_cell(summary.auc, spread=summary.targets > 1)
+    return cell._replace(text=f"{cell.text} {BEST}") if metric in row.strongest else cell
 
 
 def as_svg(figure: Figure, caption: str) -> Markup:
@@ -145,7 +149,7 @@ def render(results: Results, drawings: Sequence[Drawing]) -> str:
     return environment.get_template("report.html").render(
         title=results.name,
         columns=COLUMNS,
-        notes=NOTES,
+        notes=(*NOTES, shadows_note(rows)),
         lines=make_lines(rows),
         methods=choices(list(results.variants)),
         attacks=list(dict.fromkeys(row.attack for row in rows)),
@@ -160,8 +164,10 @@ def render(results: Results, drawings: Sequence[Drawing]) -> str:
         basis=results.basis,
         recipe=make_recipe(results.experiment),
         quantizations=quantization_lines(results.variants),
+        answer=list(zip(QUESTIONS, results.answer, strict=True)),
         comparisons=results.sentences,
         left_out=results.left_out,
+        many=MANY,
         summary=headline(rows, results.variants),
         tables=results.tables,
         charts=htmlsafe_json_dumps(data, allow_nan=False, separators=(",", ":")),

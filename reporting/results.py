@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from attacks.evaluate import FPR_GRID, Metric, Row
+from attacks.evaluate import FPR_GRID, Row, tail_metric
 from attacks.metrics.intervals import Estimate, Summary
+from attacks.metrics.measures import Metric
 from attacks.strongest import Strongest
+from reporting.answer import answer
 from reporting.choices import describe_rmia
 from reporting.findings import make_tables
 from reporting.tables import Cell, Table
@@ -19,7 +21,7 @@ from storage.evidence import Evidence
 from storage.experiment import Experiment, check_format
 from storage.records import LayerMeans, QuantizationMeans, VariantFacts
 
-FORMAT = 1
+FORMAT = 2
 RESULTS = "results.json"
 METRICS: tuple[Metric, ...] = ("auc", "balanced_accuracy", "tpr_1pct", "tpr_01pct")
 COUNTS = ("targets", "non_members", "false_positives_1pct", "false_positives_01pct")
@@ -37,6 +39,7 @@ class Results(NamedTuple):
         rows: every attack on every variant; the strongest on each is marked.
         findings: values by key, as `plain` makes them.
         tables: tables of the findings.
+        answer: what the audit says, in three statements.
         sentences: the differences between variants, in words.
         figures: names of the figures that were drawn.
         left_out: models, images, examples and attacks that were left out, one sentence each.
@@ -50,14 +53,19 @@ class Results(NamedTuple):
     rows: list[Row]
     findings: dict[str, Any]
     tables: list[Table]
+    answer: list[str]
     sentences: list[str]
     figures: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
 
     @property
-    def strongest(self) -> dict[str, Row]:
-        """The strongest attack on each variant, by AUC."""
-        return {row.variant: row for row in self.rows if row.strongest}
+    def tail(self) -> Metric:
+        """The metric of risk in the tail; the other end of risk is the AUC."""
+        return tail_metric(self.rows[0].summary)
+
+    def strongest(self, metric: Metric) -> dict[str, Row]:
+        """The strongest attack on each variant, by the AUC or by `tail`."""
+        return {row.variant: row for row in self.rows if metric in row.strongest}
 
 
 def make_results(
@@ -71,7 +79,9 @@ def make_results(
         findings: values by key, as `findings.find` computes them.
         inputs: fingerprint of everything that the results follow from.
     """
-    against = findings["differences"].against_reference
+    differences = findings["differences"]
+    against = differences.against_reference
+    reply = answer(best.rows, evidence.variants, differences, findings["shadows"])
     return Results(
         name=evidence.name,
         inputs=inputs,
@@ -81,6 +91,7 @@ def make_results(
         rows=best.rows,
         findings=plain(findings),
         tables=make_tables(findings),
+        answer=reply,
         sentences=[
             compare({metric: group[variant] for metric, group in against.items()})
             for variant in against["auc"]
@@ -108,8 +119,8 @@ def _basis(facts: Mapping[str, str], rows: Sequence[Row]) -> dict[str, str]:
         f"accuracy: chosen on the other half of the {'targets' if several else 'examples'}",
         "intervals": "95%, over targets (Student's t) and examples, for these shadows"
         if several
-        else "95%, over the examples of the single target, for these shadows; that of its strongest "
-        "attack holds whichever attack was chosen",
+        else "95%, over the examples of the single target, for these shadows; that of its "
+        "strongest attack holds whichever attack was chosen",
     }
 
 
@@ -132,7 +143,8 @@ def flatten(row: Row, facts: VariantFacts) -> dict[str, Any]:
     """A row as one line of results.csv."""
     estimates = {"accuracy": facts.accuracy}
     estimates |= {metric: getattr(row.summary, metric) for metric in METRICS}
-    line = {key: getattr(row, key) for key in ("variant", "knowledge", "attack", "strongest")}
+    line: dict[str, Any] = {key: getattr(row, key) for key in ("variant", "knowledge", "attack")}
+    line["strongest"] = " ".join(row.strongest)
     for key, estimate in estimates.items():
         for field, number in estimate._asdict().items():
             end = "" if field == "value" else f"_{field}"
@@ -166,6 +178,8 @@ def as_json(results: Results) -> str:
             "rows": rows,
             "findings": results.findings,
             "tables": [table._asdict() for table in results.tables],
+            "tail": results.tail,
+            "answer": results.answer,
             "sentences": results.sentences,
             "figures": list(results.figures),
             "left_out": list(results.left_out),
@@ -219,6 +233,7 @@ def _from_json(content: Mapping[str, Any]) -> Results:
         rows=[_read_row(line) for line in content["rows"]],
         findings=content["findings"],
         tables=[_read_table(table) for table in content["tables"]],
+        answer=content["answer"],
         sentences=content["sentences"],
         figures=tuple(content["figures"]),
         left_out=tuple(content["left_out"]),
@@ -252,7 +267,7 @@ def _read_row(line: Mapping[str, Any]) -> Row:
         shadows=line["shadows"],
         tpr=line["tpr"],
         by_target={metric: line["by_target"][metric] for metric in METRICS},
-        strongest=line["strongest"],
+        strongest=tuple(line["strongest"].split()),
     )
 
 

@@ -8,21 +8,24 @@ from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from attacks.evaluate import Row
+from attacks.evaluate import Row, tail_metric
 from attacks.game import Knowledge
 from attacks.metrics.differences import Difference
-from attacks.metrics.intervals import Estimate
+from attacks.metrics.intervals import Estimate, Summary
+from attacks.metrics.measures import Metric
 from reporting.text import (
     AUC_NOTE,
     INTERVAL_NOTE,
     MARK_NOTE,
+    NAMES,
     RISK_NOTE,
     SHADOWS,
-    SHADOWS_NOTE,
     TPR_NOTE,
-    dagger,
+    kinds_of,
+    shadows_note,
     show,
     show_difference,
+    show_metric,
     show_p,
 )
 from storage.records import VariantFacts
@@ -36,6 +39,7 @@ class Cell(NamedTuple):
 
 
 DASH = Cell("-")
+BY = "strongest by"
 
 
 class Table(NamedTuple):
@@ -68,6 +72,11 @@ def estimate_cell(
     return number(estimate.value, show(estimate, percent, spread) + mark)
 
 
+def metric_cell(summary: Summary, metric: Metric) -> Cell:
+    """One metric with its interval; a TPR in percent, marked where it proves little."""
+    return number(getattr(summary, metric).value, show_metric(summary, metric))
+
+
 def difference_cells(difference: Difference | None, percent: bool = False) -> tuple[Cell, Cell]:
     """A difference with its interval, and its corrected p-value; dashes without a difference."""
     if difference is None:
@@ -77,7 +86,7 @@ def difference_cells(difference: Difference | None, percent: bool = False) -> tu
 
 
 def find_strongest(
-    rows: Sequence[Row], variant: str, *kinds: Knowledge, metric: str = "auc"
+    rows: Sequence[Row], variant: str, *kinds: Knowledge, metric: Metric = "auc"
 ) -> Row | None:
     """The strongest attack on a variant with some kinds of knowledge, by one metric.
 
@@ -85,44 +94,47 @@ def find_strongest(
         rows: attacks on any variants.
         variant: what is attacked.
         kinds: kinds of knowledge; all if none is named.
-        metric: a field of `Summary`.
+        metric: what the attack is strongest by.
     """
     attacks = [r for r in rows if r.variant == variant and (not kinds or r.knowledge in kinds)]
     return max(attacks, key=lambda row: getattr(row.summary, metric).value, default=None)
 
 
 def headline(rows: Sequence[Row], variants: Mapping[str, VariantFacts]) -> Table:
-    """One line per variant: its strongest attack, and the AUC with each kind of shadows."""
+    """One line per variant: its risk at both ends, and the AUC with each kind of shadows."""
+    tail, kinds = tail_metric(rows[0].summary), kinds_of(rows)
     lines = []
     for variant, facts in variants.items():
-        best = next(row for row in rows if row.variant == variant and row.strongest)
-        matched, unquantized = (
-            find_strongest(rows, variant, kind) for kind in ("matched", "unquantized")
-        )
-        summary = best.summary
-        mark = dagger(summary.false_positives_1pct)
+        risk = []
+        for metric in ("auc", tail):
+            best = next(r for r in rows if r.variant == variant and metric in r.strongest)
+            risk += [metric_cell(best.summary, metric), Cell(_attacker(best))]
+        by_kind = [find_strongest(rows, variant, kind) for kind in kinds]
         lines.append(
             (
                 Cell(variant),
                 estimate_cell(facts.accuracy, percent=True),
                 Cell(f"{facts.bytes:,}", facts.bytes) if facts.bytes else DASH,
-                Cell(f"{best.attack}, {SHADOWS[best.knowledge]}"),
-                estimate_cell(summary.auc, spread=summary.targets > 1),
-                estimate_cell(matched.summary.auc) if matched else DASH,
-                estimate_cell(unquantized.summary.auc) if unquantized else DASH,
-                estimate_cell(summary.tpr_1pct, percent=True, mark=mark),
+                *risk,
+                *(metric_cell(row.summary, "auc") if row else DASH for row in by_kind),
             )
         )
     columns = (
-        *("variant", "test accuracy", "bytes", "strongest attack", "AUC"),
-        *("AUC, matched shadows", "AUC, full-precision shadows", "TPR at 1% FPR"),
+        *("variant", "test accuracy", "bytes", "AUC", f"{BY} AUC"),
+        *(NAMES[tail], f"{BY} TPR", *(f"AUC, {SHADOWS[kind]}" for kind in kinds)),
     )
-    notes = AUC_NOTE, RISK_NOTE, TPR_NOTE, INTERVAL_NOTE, MARK_NOTE, SHADOWS_NOTE
+    notes = AUC_NOTE, TPR_NOTE, RISK_NOTE, INTERVAL_NOTE, MARK_NOTE, shadows_note(rows)
     return Table("headline", "Leakage and accuracy", columns, lines, " ".join(notes))
 
 
+def _attacker(row: Row) -> str:
+    """An attack and what its shadows went through, as short as a column asks for."""
+    shadows = SHADOWS[row.knowledge].removesuffix(" shadows")
+    return row.attack if row.knowledge == "none" else f"{row.attack}, {shadows}"
+
+
 def for_terminal(table: Table, title: str) -> RichTable:
-    """A table for the terminal."""
+    """A table for the terminal, where an attack stands below the number that it is strongest by."""
     drawn = RichTable(
         title=escape(title),
         caption=table.note,
@@ -130,9 +142,19 @@ def for_terminal(table: Table, title: str) -> RichTable:
         box=SIMPLE,
         padding=(0, 1, 0, 0),
     )
+    below = [column.startswith(BY) for column in table.columns]
     for position, column in enumerate(table.columns):
-        heading = column.replace(", ", ",\n")  # as narrow as the numbers below it
-        drawn.add_column(heading, no_wrap=position in (0, 4, 5, 6), overflow="fold")
+        if not below[position]:
+            named = below[position + 1 : position + 2] == [True]
+            heading = column.replace(", ", ",\n")  # as narrow as the numbers below it
+            heading += " and\nstrongest attack" if named else ""
+            drawn.add_column(heading, no_wrap=position == 0, overflow="fold")
     for row in table.rows:
-        drawn.add_row(*(escape(cell.text) for cell in row))
+        texts: list[str] = []
+        for cell, under in zip(row, below, strict=True):
+            if under:
+                texts[-1] += f"\n{escape(cell.text)}"
+            else:
+                texts.append(escape(cell.text))
+        drawn.add_row(*texts)
     return drawn

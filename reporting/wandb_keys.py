@@ -5,9 +5,11 @@ from reporting.results import Results
 from reporting.tables import Table
 from storage.wandb_project import sortable
 
+ANSWER_KEYS = "answer/leak", "answer/variants", "answer/knowledge"  # of its three statements
+
 
 def risk_key(metric: str, variant: str) -> str:
-    """Key of one metric of the strongest attack on a variant."""
+    """Key of the highest value of one metric that any attack reaches on a variant."""
     return f"risk/{metric}/{sortable(variant)}"
 
 

@@ -14,7 +14,10 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 from wandb_workspaces import expr
 
+from attacks.metrics.measures import Metric
+from reporting.answer import QUESTIONS
 from reporting.results import METRICS, Results, read_results
+from reporting.text import NAMES
 from reporting.wandb_keys import audit_id, figure_key, finding_key, risk_key, roc_key
 from storage.command_line import make_command_line
 from storage.files import write_whole
@@ -33,6 +36,9 @@ def make_workspace(entity: str, name: str, results: Results) -> ws.Workspace:
         results: results of the audit, which determine every key that it logs.
     """
     variants = list(results.variants)
+    ends: tuple[Metric, ...] = ("auc", results.tail)
+    risks = {end: [risk_key(end, variant) for variant in variants] for end in ends}
+    answer = [f"**{q}** {s}" for q, s in zip(QUESTIONS, results.answer, strict=True)]
     planes = [
         _chart(f"plane/{metric}", "scatter", {"x": "accuracy", "y": metric}, title=metric)
         for metric in METRICS
@@ -47,17 +53,15 @@ def make_workspace(entity: str, name: str, results: Results) -> ws.Workspace:
         for key in map(figure_key, results.figures)
     ]
     tables = [wr.WeavePanelSummaryTable(table_name=finding_key(t)) for t in results.tables]
-    bars = [
-        _bars("AUC of the strongest attack", [risk_key("auc", v) for v in variants]),
-        _bars("TPR at 1% FPR of the strongest attack", [risk_key("tpr_1pct", v) for v in variants]),
-        _bars("test accuracy", [accuracy_key(v) for v in variants]),
-    ]
+    bars = [_bars(f"{NAMES[end]}, highest of all attacks", keys) for end, keys in risks.items()]
+    bars.append(_bars("test accuracy", [accuracy_key(v) for v in variants]))
     # not by W&B's group, the folder's name, which another experiment may share
     if results.experiment:
         mine = expr.Config("id") == results.experiment.id
     else:  # trained elsewhere: the audit is the only run
         mine = expr.Metric("ID") == audit_id(results)
     sections = [
+        _section("Answer", [wr.MarkdownPanel(markdown="\n\n".join(answer))], columns=1),
         _section("Audit", [wr.WeavePanelSummaryTable(table_name="audit/table")], columns=1),
         _section("Figures", pictures, columns=2),
         _section("Leakage and accuracy", [*planes, *bars], columns=2),

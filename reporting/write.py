@@ -9,11 +9,11 @@ from typing import Any
 
 from jaxtyping import Int64
 from rich.console import Console
+from rich.markup import escape
 from torch import Tensor
 
 from attacks.findings import Exposures
-from attacks.metrics.differences import Difference
-from reporting.compare import Entry, comparison_lines
+from reporting.compare import Differences, Entry, comparison_lines
 from reporting.compare_figure import comparison_chart
 from reporting.illustrate import CAPTIONS, Drawing
 from reporting.matplotlib_charts import draw
@@ -58,7 +58,7 @@ def write(
 
 
 def write_comparison(
-    folder: Path, entries: Sequence[Entry], differences: Sequence[Difference | None]
+    folder: Path, entries: Sequence[Entry], differences: Sequence[Differences]
 ) -> None:
     """Write comparison.csv and comparison.png."""
     write_csv(folder / "comparison.csv", comparison_lines(entries, differences))
@@ -67,10 +67,12 @@ def write_comparison(
 
 
 def headline_text(results: Results, width: int) -> str:
-    """The headline table as plain text, and what was left out."""
+    """The headline table, what was left out, and the answer, as plain text."""
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(for_terminal(headline(results.rows, results.variants), results.name))
-    return console.export_text() + "".join(f"{sentence}\n" for sentence in results.left_out)
+    for sentence in (*results.left_out, *results.answer):
+        console.print(escape(sentence))
+    return console.export_text()
 
 
 def exposure_lines(

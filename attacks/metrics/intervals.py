@@ -1,6 +1,6 @@
 """How far a number can be trusted: intervals within one target and over several."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from scipy.stats import beta, binom, binomtest
 from scipy.stats import t as student
 from torch import Tensor
 
-from attacks.metrics.measures import MEASURES, Measured, Metric
+from attacks.metrics.measures import RATES, Measured, Metric, measure
 from attacks.metrics.roc import auc, roc, share_below
 
 _ROUNDING = 1e-12  # a share is a count over examples, with rounding of about 1e-16
@@ -84,7 +84,8 @@ def summarise(
     scores: Float[Tensor, "targets examples"],
     members: Bool[Tensor, "targets examples"],
     confidence: float = CONFIDENCE,
-) -> tuple[Summary, dict[Metric, list[float]]]:
+    measured: Mapping[Metric, Measured] | None = None,
+) -> Summary:
     """Average the metrics of several targets, with intervals.
 
     Several targets: `two_way`. A single target says nothing about others: `delong` for the AUC,
@@ -95,37 +96,33 @@ def summarise(
         scores: higher means likelier a member.
         members: which examples are members.
         confidence: of the intervals; above 95% for an attack that was chosen.
-
-    Returns:
-        The summary, and each metric of each target.
+        measured: what `measure` gives, if it is at hand.
 
     Raises:
         ValueError: a score is NaN, or a target lacks members or non-members.
     """
-    estimates, by_target = {}, {}
-    for metric, measure in MEASURES.items():
-        measured = measure(scores, members)
-        estimates[metric] = two_way(measured, confidence)
-        by_target[metric] = measured.values.tolist()
+    measured = measured or measure(scores, members)
+    estimates = {metric: two_way(known, confidence) for metric, known in measured.items()}
     if len(scores) == 1:
         estimates["auc"] = delong(scores[0], members[0], confidence)
-    non_members = (~members).sum()
-    for metric, fpr in (("tpr_1pct", 0.01), ("tpr_01pct", 0.001)):
-        low, high = tail_interval(scores[members], scores[~members], fpr, confidence)
+    inside, outside = scores[members], scores[~members]
+    counts = {}
+    for metric, fpr in RATES.items():
+        low, high = tail_interval(inside, outside, fpr, confidence)
         share = estimates[metric]
-        if len(scores) == 1:
-            share = share._replace(low=min(low, share.value), high=max(high, share.value))
-        else:
-            share = share._replace(low=min(low, share.low), high=max(high, share.high))
-        estimates[metric] = share
-    allowed = (int(fpr * non_members + _ROUNDING) for fpr in (0.01, 0.001))
-    fewest = int((~members).sum(1).min())
+        narrow = (share.value, share.value) if len(scores) == 1 else (share.low, share.high)
+        estimates[metric] = share._replace(low=min(low, narrow[0]), high=max(high, narrow[1]))
+        counts[metric] = int(fpr * len(outside) + _ROUNDING)
     return Summary(
-        **estimates,
+        estimates["auc"],
+        estimates["balanced_accuracy"],
+        estimates["tpr_1pct"],
+        estimates["tpr_01pct"],
         targets=len(scores),
-        non_members=fewest,
-        **dict(zip(("false_positives_1pct", "false_positives_01pct"), allowed, strict=True)),
-    ), by_target
+        non_members=int((~members).sum(1).min()),
+        false_positives_1pct=counts["tpr_1pct"],
+        false_positives_01pct=counts["tpr_01pct"],
+    )
 
 
 def two_way(measured: Measured, confidence: float = CONFIDENCE) -> Estimate:

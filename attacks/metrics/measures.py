@@ -6,6 +6,7 @@ difference, follows from the cells' contributions, which are called influences.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -132,7 +133,8 @@ def _rates(
     accused: Float[Tensor, "targets examples"], members: Bool[Tensor, "targets examples"]
 ) -> tuple[Float[Tensor, " targets"], Float[Tensor, " targets"]]:
     """TPR and FPR of every target."""
-    return tuple((accused * side).sum(1) / side.sum(1) for side in (members, ~members))
+    tpr, false = ((accused * side).sum(1) / side.sum(1) for side in (members, ~members))
+    return tpr, false
 
 
 def _accuse(
@@ -167,12 +169,19 @@ def _best_threshold(scores: Float[Tensor, " cells"], members: Bool[Tensor, " cel
     point = int((curve.tpr - curve.fpr).argmax())
     if point == 0:
         return torch.inf
-    return float(scores.unique().flip(0)[point - 1])
+    return float(torch.unique(scores)[-point])
 
 
+RATES: dict[Metric, float] = {"tpr_1pct": 0.01, "tpr_01pct": 0.001}  # FPR of each TPR
 MEASURES: dict[Metric, Callable[[Tensor, Tensor], Measured]] = {
     "auc": area,
     "balanced_accuracy": balanced_accuracy,
-    "tpr_1pct": lambda scores, members: tail_rate(scores, members, 0.01),
-    "tpr_01pct": lambda scores, members: tail_rate(scores, members, 0.001),
+    **{metric: partial(tail_rate, fpr=fpr) for metric, fpr in RATES.items()},
 }
+
+
+def measure(
+    scores: Float[Tensor, "targets examples"], members: Bool[Tensor, "targets examples"]
+) -> dict[Metric, Measured]:
+    """Every metric of every target."""
+    return {metric: measured(scores, members) for metric, measured in MEASURES.items()}

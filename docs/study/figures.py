@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attacks.evaluate import Metric
 from attacks.metrics.intervals import Estimate
+from attacks.metrics.measures import Metric
 from docs.study.numbers import MATCHED_LIRA, UNQUANTIZED_LIRA, Attacker, Study
 from reporting.charts import Axis, Chart, Guide, Panel, Series
 from reporting.text import TITLES

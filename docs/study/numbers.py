@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attacks.evaluate import Metric, Row
+from attacks.evaluate import Row
 from attacks.game import FULL, Knowledge
 from attacks.metrics.differences import holm, mean_difference, ratio_of_means
 from attacks.metrics.intervals import Estimate
+from attacks.metrics.measures import Metric
 from attacks.strongest import cross_choose
 from reporting.results import Results
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from attacks.evaluate import Metric
 from attacks.metrics.intervals import Estimate
+from attacks.metrics.measures import Metric
 from docs.study import figures
 from docs.study.numbers import (
     ATTACKERS,

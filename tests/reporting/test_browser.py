@@ -5,9 +5,10 @@ from functools import partial
 
 import pytest
 
-from reporting.figures import plane_chart, roc_chart
+from reporting.figures import roc_chart
 from reporting.illustrate import Drawing
 from reporting.matplotlib_charts import draw
+from reporting.plane import plane_chart
 from reporting.report import render
 from reporting.tables import Cell, Table
 
@@ -65,6 +66,7 @@ def visit(chromium, report):
         page.on("request", lambda request: messages.append(request.url))
         page.goto(report.as_uri())
         page.wait_for_selector(".js-plotly-plot .main-svg")
+        page.locator("#filters summary").click()
         return page
 
     yield visit
@@ -180,8 +182,36 @@ def test_pointing_at_a_point_shows_its_values(visit, rows, accuracy):
 
 
 def test_filled_and_hollow_points_are_explained(visit):
-    text = visit().locator("figure").first.inner_text()
-    assert "filled: shadows quantized like the target; hollow: full-precision shadows" in text
+    entries = visit().locator("figure").first.locator(".legend li")
+    looks = {
+        entries.nth(i).inner_text().strip(): entries.nth(i).locator("path").get_attribute("class")
+        for i in range(entries.count())
+    }
+    assert looks["matched shadows"] == "filled"
+    assert looks["full-precision shadows"] == "hollow"
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_the_first_screen_is_the_answer(visit, results, width):
+    """Above the fold: the statements, and the plane's beginning, on a desktop the table's too."""
+    page = visit(width)
+    page.locator("#filters summary").click()  # folded, as it is at first
+    for statement in results.answer:
+        box = page.get_by_text(statement, exact=True).bounding_box()
+        assert box["y"] + box["height"] < 900
+    names = (".js-plotly-plot", "table")
+    places = [page.locator(name).first.bounding_box()["y"] for name in names]
+    assert places == sorted(places)
+    assert places[width == 1440] < 900
+
+
+def test_the_variants_stay_in_view_where_the_headline_scrolls(visit):
+    page = visit(390)
+    table = page.locator("table.names")
+    cell, last = table.locator("tbody tr").first.locator("td").first, table.locator("th").last
+    table.evaluate("table => table.parentElement.scrollTo(2000, 0)")
+    assert last.bounding_box()["x"] < 390
+    assert cell.bounding_box()["x"] >= 0
 
 
 def test_the_headline_fits_a_wide_page(visit):

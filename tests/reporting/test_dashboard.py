@@ -44,12 +44,18 @@ def test_the_summary_has_accuracies_risks_and_every_number(results):
         key = variant.replace("-", "_")
         assert summary[f"test_accuracy/{key}"] == facts.accuracy.value
         for metric in METRICS:
-            estimate = getattr(results.strongest[variant].summary, metric)
-            assert summary[f"risk/{metric}/{key}"] == estimate.value
+            rows = [row for row in results.rows if row.variant == variant]
+            highest = max(getattr(row.summary, metric).value for row in rows)
+            assert summary[f"risk/{metric}/{key}"] == highest
+        for end in ("auc", results.tail):
+            marked = getattr(results.strongest(end)[variant].summary, end).value
+            assert summary[f"risk/{end}/{key}"] == marked
+    statements = [summary[f"answer/{key}"] for key in ("leak", "variants", "knowledge")]
+    assert statements == results.answer
     for row in results.rows:
         key = f"{row.knowledge}/{row.attack}/{row.variant}/auc"
         assert summary[key] == row.summary.auc.value
-    assert len(summary) == 3 + 3 * len(METRICS) + len(results.rows) * len(METRICS)
+    assert len(summary) == 3 + 3 + 3 * len(METRICS) + len(results.rows) * len(METRICS)
 
 
 def test_a_failure_warns_and_the_audit_stands(results, tmp_path, monkeypatch):

@@ -9,8 +9,9 @@ from matplotlib.colors import to_rgba
 from attacks.evaluate import FPR_GRID
 from attacks.findings import Convergence
 from attacks.metrics.intervals import Estimate
-from reporting.figures import convergence_chart, plane_chart, roc_chart
+from reporting.figures import convergence_chart, roc_chart
 from reporting.matplotlib_charts import draw
+from reporting.plane import plane_chart
 from reporting.styles import styles_of
 
 PANELS = ("matched", "unquantized")
@@ -85,7 +86,7 @@ def test_roc_axes_are_logarithmic_down_to_one_false_positive(rows, non_members, 
 
 def test_planes_show_accuracy_against_leakage_with_their_intervals(rows, accuracy):
     figure = plane_figure(rows, accuracy)
-    for axes, metric in zip(figure.axes, ("auc", "tpr_01pct"), strict=True):
+    for axes, metric in zip(figure.axes, ("auc", "tpr_1pct"), strict=True):
         points = list(bars(axes))
         shown = [("full", "matched")]
         shown += [(variant, kind) for variant in ("nearest-w4", "nearest-w2") for kind in PANELS]
@@ -101,10 +102,61 @@ def test_planes_show_accuracy_against_leakage_with_their_intervals(rows, accurac
             assert fill == {"matched": "full", "unquantized": "none"}[knowledge]
             assert label == f"{variant} ({row.attack})"
         assert axes.get_legend() is None  # which would cover points
-    assert [axes.get_ylabel() for axes in figure.axes] == ["AUC", "TPR at 0.1% FPR †"]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["AUC", "TPR at 1% FPR †"]
     assert {axes.get_xlabel() for axes in figure.axes} == {"test accuracy"}
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert texts == ["full", "4 bits", "2 bits", "nearest"]
+    assert texts == [
+        *("full", "4 bits", "2 bits", "nearest", "matched shadows", "full-precision shadows")
+    ]
+    guides = [axes.get_lines()[-1].get_ydata()[0] for axes in figure.axes]
+    assert guides == [0.5, 0.01]
+
+
+def recalibrated(rows):
+    """The same rows, and recalibrated shadows that find a little more than full-precision ones."""
+    more = []
+    for row in rows:
+        if row.knowledge == "unquantized":
+            auc = row.summary.auc._replace(value=row.summary.auc.value + 0.001)
+            changed = row._replace(knowledge="recalibrated", summary=row.summary._replace(auc=auc))
+            more.append(changed)
+    return [*rows, *more]
+
+
+def test_a_third_kind_of_shadows_has_a_look_and_a_panel_of_its_own(rows, accuracy):
+    rows = recalibrated(rows)
+    figure = plane_figure(rows, accuracy)
+    fills = [point[3] for point in bars(figure.axes[0])]
+    assert fills == ["full", *["full", "none", "bottom"] * 2]
+    for variant, place in (("nearest-w4", 3), ("nearest-w2", 6)):
+        position = list(bars(figure.axes[0]))[place][0]
+        row = best(rows, variant, "recalibrated")
+        assert position == (accuracy[variant].value, row.summary.auc.value)
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts[-3:] == ["matched shadows", "full-precision shadows", "recalibrated shadows"]
+    titles = [axes.get_title() for axes in roc_figure(rows, 80).axes]
+    assert titles[2:] == ["Attacker with full-precision shadows, recalibrated"]
+
+
+def test_an_outlier_is_named_at_the_edge(rows, accuracy):
+    """Four variants, of which one is far less accurate than all others."""
+    rows = list(rows)
+    rows += [r._replace(variant="nearest-w1.58") for r in rows if r.variant == "nearest-w2"]
+    accuracy = {
+        **{"full": Estimate(0.95, 0.94, 0.96), "nearest-w4": Estimate(0.94, 0.93, 0.95)},
+        **{"nearest-w2": Estimate(0.93, 0.92, 0.94), "nearest-w1.58": Estimate(0.5, 0.4, 0.6)},
+    }
+    for axes in plane_figure(rows, accuracy).axes:
+        low, high = axes.get_xlim()
+        assert (low, high) == pytest.approx((0.918, 0.962))  # 0.92 to 0.96 and a twentieth of it
+        notes = [text.get_text() for text in axes.texts]
+        assert sorted(notes) == ["←", "← nearest-w1.58: 50.0%"]
+        moved = [
+            container.lines[0].get_xdata()[0] - low
+            for container in axes.containers
+            if container.get_label().startswith("nearest-w1.58 ")
+        ]
+        assert moved == pytest.approx([0.03 * (high - low)] * 2)
 
 
 def test_a_variant_has_the_same_colour_in_both_figures(rows, accuracy):
@@ -121,14 +173,15 @@ def test_a_variant_has_the_same_colour_in_both_figures(rows, accuracy):
     assert colours["full"] == {to_rgba("black")}
 
 
-def test_an_attack_without_shadows_is_shown_for_both_attackers(rows, accuracy):
+def test_an_attack_without_shadows_has_a_panel_and_a_point(rows, accuracy):
     """`--attacks global_threshold` once gave empty panels and a warning about the legend."""
     alone = [row for row in rows if row.attack == "global_threshold"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         roc, plane = roc_figure(alone, 80), plane_figure(alone, accuracy)
-    assert [len(axes.get_lines()) for axes in roc.axes] == [4, 4]
-    assert [len(axes.containers) for axes in plane.axes] == [5, 5]
+    assert [axes.get_title() for axes in roc.axes] == ["Attacker with no shadows"]
+    assert [len(axes.get_lines()) for axes in roc.axes] == [4]
+    assert [len(axes.containers) for axes in plane.axes] == [3, 3]
     # and where it is the strongest, it stands for the variant in the middle of all rows
     summary = alone[2].summary._replace(auc=alone[2].summary.auc._replace(value=0.99))
     strong = [row if row is not alone[2] else row._replace(summary=summary) for row in rows]
@@ -156,7 +209,7 @@ def test_each_method_has_a_row_of_panels_with_full_precision_again(rows):
 
 def test_full_precision_alone_has_one_curve_and_one_point(rows, accuracy):
     alone = [row for row in rows if row.variant == "full"]
-    assert [len(axes.get_lines()) for axes in roc_figure(alone, 80).axes] == [2, 2]
+    assert [len(axes.get_lines()) for axes in roc_figure(alone, 80).axes] == [2]
     planes = plane_figure(alone, {"full": accuracy["full"]})
     assert [len(axes.containers) for axes in planes.axes] == [1, 1]
 

@@ -8,9 +8,10 @@ import pytest
 import yaml
 from matplotlib.figure import Figure
 
-from reporting.figures import plane_chart, roc_chart
+from reporting.figures import roc_chart
 from reporting.illustrate import Drawing
 from reporting.matplotlib_charts import draw
+from reporting.plane import plane_chart
 from reporting.report import COLUMNS, NOTES, render
 from reporting.tables import Cell, Table, headline
 from storage.experiment import Experiment
@@ -55,6 +56,7 @@ class Page(HTMLParser):
                 self.table[-1][-1] += data
 
 
+ANSWER = ["full leaks.", "None leaks less & none more.", "It is unclear."]
 SENTENCES = ["nearest-w4 and full: no difference shown.", "nearest-w2 leaks less than full."]
 EXPERIMENT = Experiment({"seed": 0}, {}, {}, {"threads": 1}, {}, "0")
 
@@ -78,6 +80,7 @@ def shown(results):
         variants=variants,
         experiment=EXPERIMENT,
         basis={"data": "digits", "excluded": "none"},
+        answer=ANSWER,
         sentences=SENTENCES,
         tables=TABLES,
     )
@@ -107,28 +110,43 @@ def test_the_headline_comes_first(page, shown):
     assert Page(page).table[:4] == texts(headline(shown.rows, shown.variants))
 
 
+def test_the_answer_and_the_plane_come_before_every_table(page):
+    places = [page.index(text) for text in (ANSWER[0], "<figure", "<table", SENTENCES[0])]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(("count", "folded"), [(0, None), (6, False), (7, True)])
+def test_a_long_list_of_comparisons_is_folded(shown, count, folded):
+    sentences = [f"Comparison {i}." for i in range(count)]
+    parsed = Page(render(shown._replace(sentences=sentences), []))
+    assert parsed.texts.get("li", []) == sentences
+    assert parsed.tags.count("details") == 1 + bool(folded)  # the filters
+    assert ("Every comparison" in parsed.texts["h2"]) == (count > 0)
+    assert (f"{count} comparisons" in parsed.texts["summary"]) == bool(folded)
+
+
 def test_the_table_has_every_row(page, rows):
     lines = Page(page).table[4:]
     assert lines[0] == list(COLUMNS)
     wanted = []
     for row in rows:
-        star = " ★" if row.strongest else ""
+        by_auc, by_tail = (" ★" if end in row.strongest else "" for end in ("auc", "tpr_1pct"))
         shadows = {"none": "-"}.get(row.knowledge, row.knowledge)
         area, balanced = row.summary.auc, row.summary.balanced_accuracy
-        line = [row.variant, shadows, row.attack + star]
+        line = [row.variant, shadows, row.attack]
         line += [
-            f"{area.value:.3f}±{area.spread:.3f} ({area.low:.3f}-{area.high:.3f})",
+            f"{area.value:.3f}±{area.spread:.3f} ({area.low:.3f}-{area.high:.3f}){by_auc}",
             f"{balanced.value:.3f} ({balanced.low:.3f}-{balanced.high:.3f})",
         ]
         line += [  # 80 non-members: never 10 false positives
-            f"{100 * e.value:.1f}% ({100 * e.low:.1f}-{100 * e.high:.1f})†"
-            for e in (row.summary.tpr_1pct, row.summary.tpr_01pct)
+            f"{100 * e.value:.1f}% ({100 * e.low:.1f}-{100 * e.high:.1f})†{star}"
+            for e, star in ((row.summary.tpr_1pct, by_tail), (row.summary.tpr_01pct, ""))
         ]
         wanted.append(line)
     assert lines[1 : 1 + len(rows)] == wanted
     assert len(rows) == 10 + 17 + 17  # 3 attacks without shadows, and 7 with each kind
-    assert sum("★" in line[2] for line in wanted) == 3
-    assert page.count(' class="best"') == 3
+    assert sum("★" in line[3] for line in wanted) == sum("★" in line[5] for line in wanted) == 3
+    assert page.count(' class="best"') == sum(bool(row.strongest) for row in rows)
 
 
 def test_the_page_is_whole_and_needs_no_network(page):
@@ -149,7 +167,7 @@ def test_the_page_is_the_same_for_the_same_results(page, shown, rows, accuracy):
 def test_figures_have_a_trace_of_every_attack(page, rows):
     """The page draws the strongest of the selected attacks."""
     planes, curves = data_of(page)["charts"]
-    for panel, metric in zip(planes["panels"], ("auc", "tpr_01pct"), strict=True):
+    for panel, metric in zip(planes["panels"], ("auc", "tpr_1pct"), strict=True):
         traces = {
             tuple(trace["meta"][key] for key in ("variant", "knowledge", "attack")): trace
             for trace in panel["data"]
@@ -173,6 +191,7 @@ def test_hostile_text_stays_text(shown, rows, accuracy, units):
         variants={HOSTILE: VariantFacts(accuracy["full"], 1, made)},
         basis={HOSTILE: HOSTILE},
         experiment=EXPERIMENT._replace(config={"name": HOSTILE}),
+        answer=[HOSTILE] * 3,
         sentences=[HOSTILE],
         tables=[table(HOSTILE, (HOSTILE,), (HOSTILE,), note=HOSTILE)],
     )
@@ -211,7 +230,7 @@ def test_how_each_variant_was_quantized(page, shown):
         ["nearest-w4", "nothing", "-", "-", "0.012"],
         ["nearest-w2", "each block", "members, 1,024 images", "stem, a, fc", "3.2"],
     ]
-    assert parsed.tags.count("details") == 1  # the filters
+    assert parsed.tags.count("details") == 1  # the filters, because two comparisons are few
     assert parsed.table[-3] == [
         *("variant", "what was minimised", "calibration", "units reconstructed"),
         "seconds per model",
@@ -228,6 +247,7 @@ def test_what_the_numbers_rest_on_and_how_to_reproduce_them(page):
     assert parsed.texts["li"] == SENTENCES
     assert parsed.texts["figcaption"] == ["Planes & more", "Curves"]
     assert "threads: 1\nseed: 0\n" in parsed.texts["pre"]
+    assert parsed.texts["p"][1:4] == ANSWER  # behind the one that says that scripts are off
     notes = [text for text in parsed.texts["p"] if text in NOTES]
     assert notes == list(NOTES)
 

@@ -28,7 +28,7 @@ def test_fewer_than_ten_false_positives_are_marked(rows, column, count):
 def test_lines_have_what_the_page_selects_and_sorts_by(results, rows):
     lines = make_lines(rows)
     assert [line[:3] for line in lines] == [row[:3] for row in rows]
-    assert [line.best for line in lines] == [row.strongest for row in rows]
+    assert [line.best for line in lines] == [bool(row.strongest) for row in rows]
     for line, row in zip(lines, rows, strict=True):
         values = [cell.value for cell in line.cells]
         assert values[:3] == [None] * 3

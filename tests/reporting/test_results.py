@@ -72,7 +72,11 @@ def test_the_file_is_strict_json(results):
     content = json.loads(as_json(results), parse_constant=refuse)
     assert content["format"] == FORMAT
     assert len(content["rows"]) == len(results.rows)
-    assert [line["variant"] for line in content["rows"] if line["strongest"]] == [*results.variants]
+    assert content["tail"] == "tpr_1pct"
+    assert len(content["answer"]) == 3
+    for end in ("auc", "tpr_1pct"):
+        marked = [line for line in content["rows"] if end in line["strongest"].split()]
+        assert [line["variant"] for line in marked] == [*results.variants]
 
 
 def test_a_folder_without_an_audit(tmp_path):
@@ -136,17 +140,24 @@ def test_results_may_lie_anywhere(results, tmp_path):
         parse_results(path, "Make it again")
 
 
-def test_the_strongest_attack_is_marked_once_per_variant(results):
-    marked = [row for row in results.rows if row.strongest]
-    assert [row.variant for row in marked] == list(results.variants)
-    assert results.strongest == {row.variant: row for row in marked}
-    for row in marked:
-        areas = [r.summary.auc.value for r in results.rows if r.variant == row.variant]
-        assert row.summary.auc.value == max(areas)
+def test_the_strongest_attack_is_marked_once_per_variant_and_end(results):
+    assert results.tail == "tpr_1pct"  # 80 non-members
+    for end in ("auc", "tpr_1pct"):
+        marked = results.strongest(end)
+        assert list(marked) == list(results.variants)
+        assert sum(end in row.strongest for row in results.rows) == len(marked)
+        for variant, row in marked.items():
+            own = [r for r in results.rows if r.variant == variant]
+            highest = max(getattr(r.summary, end).value for r in own)
+            assert getattr(row.summary, end).value == highest
+    assert results.strongest("tpr_01pct") == {}
+    plenty = results.rows[0].summary._replace(false_positives_01pct=10)
+    rows = [results.rows[0]._replace(summary=plenty), *results.rows[1:]]
+    assert results._replace(rows=rows).tail == "tpr_01pct"
 
 
 def test_sentences_are_the_differences_from_the_reference(results, findings):
-    assert len(results.sentences) == len(findings["differences"].against_reference) == 2
+    assert len(results.sentences) == len(findings["differences"].against_reference["auc"]) == 2
     for sentence, variant in zip(results.sentences, ("nearest-w4", "nearest-w2"), strict=True):
         assert sentence.startswith(f"{variant} ")
         assert "full" in sentence
@@ -173,7 +184,12 @@ def test_plain_values_by_hand():
         "epsilon": {"w2": Bounds(EpsilonBound(0.0, inf, 0.0, 0.0, 80, 80), 0.0, 16)},
         "convergence": {"w2": Convergence("attack_r", {2: estimate, 4: estimate})},
         "exposure": Exposures(
-            "full", "gap", {"w2": Change(12, 3, nan, 2.5)}, ["w2"], torch.ones(1, 2), torch.ones(2) > 0
+            "full",
+            "gap",
+            {"w2": Change(12, 3, nan, 2.5)},
+            ["w2"],
+            torch.ones(1, 2),
+            torch.ones(2) > 0,
         ),
         "held": (("full", "w2"), [1, True, None, "text"]),
     }
@@ -201,5 +217,8 @@ def test_a_line_of_the_csv_has_none_for_unknown_values(rows):
     assert line["accuracy"] is line["accuracy_low"] is line["bytes"] is None
     assert (line["auc"], line["auc_high"]) == (row.summary.auc.value, row.summary.auc.high)
     assert line["auc_spread"] == row.summary.auc.spread
-    assert (line["strongest"], line["shadows"], line["seconds"]) == (row.strongest, 8, None)
+    assert (line["shadows"], line["seconds"]) == (8, None)
+    for ends, text in ((("auc", "tpr_1pct"), "auc tpr_1pct"), ((), "")):
+        marked = flatten(row._replace(strongest=ends), VariantFacts(Estimate(nan, nan, nan), 0))
+        assert marked["strongest"] == text
     assert (line["targets"], line["non_members"]) == (2, 80)

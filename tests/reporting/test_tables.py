@@ -22,18 +22,19 @@ from reporting.tables import (
 from storage.records import VariantFacts
 
 
-def row(variant, knowledge, attack, auc, false_positives=12, targets=2, strongest=False):
-    estimates = [Estimate(auc, auc - 0.02, auc + 0.03, 0.01)] * 2 + [Estimate(0.05, 0.02, 0.09)] * 2
-    summary = Summary(*estimates, targets, 1200, false_positives, 1)
-    return Row(variant, knowledge, attack, summary, 8, [], {}, strongest)
+def row(variant, knowledge, attack, auc, strongest="", tpr=0.05, rare=0.01, counts=(12, 1)):
+    estimates = [Estimate(auc, auc - 0.02, auc + 0.03, 0.01)] * 2
+    estimates += [Estimate(share, share - 0.01, share + 0.02) for share in (tpr, rare)]
+    summary = Summary(*estimates, 2, 1200, *counts)
+    return Row(variant, knowledge, attack, summary, 8, [], {}, tuple(strongest.split()))
 
 
 ROWS = [
     row("full", "none", "gap", 0.55),
-    row("full", "matched", "lira_online", 0.7, strongest=True),
+    row("full", "matched", "lira_online", 0.7, "auc tpr_1pct"),
     row("w2", "none", "gap", 0.52),
-    row("w2", "matched", "rmia_online", 0.6),
-    row("w2", "unquantized", "lira_online", 0.61, false_positives=9, strongest=True),
+    row("w2", "matched", "rmia_online", 0.6, "tpr_1pct", tpr=0.08),
+    row("w2", "unquantized", "lira_online", 0.61, "auc"),
     row("w2", "unquantized", "attack_r", 0.5),
 ]
 VARIANTS = {
@@ -62,42 +63,69 @@ def test_a_difference_is_two_cells():
 
 
 def test_one_line_per_variant_by_hand():
+    """Each end of the risk by the attack that is strongest there."""
     table = headline(ROWS, VARIANTS)
     assert (table.key, table.title) == ("headline", "Leakage and accuracy")
     assert table.columns == (
-        *("variant", "test accuracy", "bytes", "strongest attack", "AUC"),
-        *("AUC, matched shadows", "AUC, full-precision shadows", "TPR at 1% FPR"),
+        *("variant", "test accuracy", "bytes", "AUC", "strongest by AUC"),
+        *("TPR at 1% FPR", "strongest by TPR"),
+        *("AUC, matched shadows", "AUC, full-precision shadows"),
     )
     assert table.rows == [
         (
             *(("full", None), ("90.0% (88.0-92.0)", 0.9), ("98,712", 98712)),
-            *(("lira_online, matched shadows", None), ("0.700±0.010 (0.680-0.730)", 0.7)),
-            *(("0.700 (0.680-0.730)", 0.7), ("-", None), ("5.0% (2.0-9.0)", 0.05)),
+            *(("0.700 (0.680-0.730)", 0.7), ("lira_online, matched", None)),
+            *(("5.0% (4.0-7.0)", 0.05), ("lira_online, matched", None)),
+            *(("0.700 (0.680-0.730)", 0.7), ("-", None)),
         ),
         (
             *(("w2", None), ("unknown", None), ("-", None)),
-            ("lira_online, full-precision shadows", None),
-            ("0.610±0.010 (0.590-0.640)", 0.61),
+            *(("0.610 (0.590-0.640)", 0.61), ("lira_online, full-precision", None)),
+            *(("8.0% (7.0-10.0)", 0.08), ("rmia_online, matched", None)),
             *(("0.600 (0.580-0.630)", 0.6), ("0.610 (0.590-0.640)", 0.61)),
-            ("5.0% (2.0-9.0)†", 0.05),
         ),
     ]
+
+
+@pytest.mark.parametrize(
+    ("counts", "heading", "cell"),
+    [
+        ((99, 10), "TPR at 0.1% FPR", "1.0% (0.0-3.0)"),
+        ((99, 9), "TPR at 1% FPR", "5.0% (4.0-7.0)"),
+        ((9, 0), "TPR at 1% FPR", "5.0% (4.0-7.0)†"),
+    ],
+)
+def test_the_tail_is_as_low_as_ten_false_positives_allow(counts, heading, cell):
+    both = "auc tpr_1pct tpr_01pct"
+    rows = [row("full", "matched", "lira_online", 0.7, both, counts=counts)]
+    table = headline(rows, {"full": VARIANTS["full"]})
+    assert (table.columns[5], table.rows[0][5].text) == (heading, cell)
 
 
 def test_the_headline_shows_the_marked_attack():
     """The mark is decided once, elsewhere; an equally strong attack does not replace it."""
     tied = [
         row("full", "none", "gap", 0.7),
-        row("full", "matched", "lira_online", 0.7, strongest=True),
+        row("full", "matched", "lira_online", 0.7, "auc tpr_1pct"),
     ]
     (line,) = headline(tied, {"full": VARIANTS["full"]}).rows
-    assert line[3].text == "lira_online, matched shadows"
+    assert line[4].text == line[6].text == "lira_online, matched"
 
 
-def test_one_target_has_no_spread_and_without_shadows_their_columns_are_empty():
-    alone = [row("full", "none", "gap", 0.6, targets=1, strongest=True)]
-    (line,) = headline(alone, {"full": VARIANTS["full"]}).rows
-    assert [cell.text for cell in line[3:7]] == ["gap, no shadows", "0.600 (0.580-0.630)", "-", "-"]
+def test_columns_are_those_of_the_kinds_of_shadows_that_were_used():
+    alone = [row("full", "none", "gap", 0.6, "auc tpr_1pct")]
+    table = headline(alone, {"full": VARIANTS["full"]})
+    assert table.columns[-1] == "strongest by TPR"
+    assert [cell.text for cell in table.rows[0][3:]] == [
+        *("0.600 (0.580-0.630)", "gap"),
+        *("5.0% (4.0-7.0)", "gap"),
+    ]
+    assert "Recalibrated" not in table.note
+    recalibrated = [*ROWS, row("w2", "recalibrated", "lira_online", 0.605)]
+    table = headline(recalibrated, VARIANTS)
+    assert table.columns[-1] == "AUC, recalibrated shadows"
+    assert [line[-1].text for line in table.rows] == ["-", "0.605 (0.585-0.635)"]
+    assert "Recalibrated shadows are" in table.note
 
 
 @pytest.mark.parametrize(
@@ -126,3 +154,18 @@ def test_the_terminal_shows_every_cell_and_hostile_names_unchanged():
     assert "[red]name" in text
     for line in table.rows:
         assert all(cell.text in text for cell in line)
+
+
+@pytest.mark.parametrize("width", [120, 160])
+def test_the_terminal_has_an_attack_below_its_number_and_cuts_neither(width):
+    table = headline(ROWS, VARIANTS)
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(for_terminal(table, "demo"))
+    lines = console.export_text().splitlines()
+    (first,) = (i for i, line in enumerate(lines) if line.startswith(" w2"))
+    shown = "\n".join(lines[first : first + 4])
+    for text in ("(0.590-0.640)", "lira_online,", "full-precision", "(7.0-10.0)", "matched"):
+        assert text in shown
+    assert "0.610" in lines[first]
+    assert lines[first + 1].index("rmia_online,") == lines[first].index("8.0%")
+    assert max(map(len, lines)) <= width

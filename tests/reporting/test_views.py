@@ -68,31 +68,49 @@ def test_all_views_mark_the_same_strongest_attack(written):
     """Headline, table.txt, page, CSV, results.json and W&B."""
     run_dir, results = written
     audit = run_dir / "audit"
-    strongest = results.strongest
-    assert list(strongest) == list(results.variants)
-    wanted = [row[:3] for row in strongest.values()]
-
-    lines = [[cell.text for cell in line] for line in headline(results.rows, results.variants).rows]
-    named = [(variant, f"{attack}, {SHADOWS[kind]}") for variant, kind, attack in wanted]
-    assert [(line[0], line[3]) for line in lines] == named
-    text = (audit / "table.txt").read_text()
-    assert all(attack in text for _, attack in named)
-
-    marked = [line for line in read_csv(audit / "results.csv") if line["strongest"] == "True"]
-    assert [tuple(line[k] for k in ("variant", "knowledge", "attack")) for line in marked] == wanted
-
+    text, summary = (audit / "table.txt").read_text(), _summary(results)
     labels = r'data-variant="([^"]*)" data-knowledge="([^"]*)" data-attack="([^"]*)" class="best"'
-    assert re.findall(labels, (audit / "report.html").read_text()) == wanted
+    best = re.findall(labels, (audit / "report.html").read_text())
+    columns = ("variant", "knowledge", "attack")
+    for end, column in (("auc", 4), ("tpr_1pct", 6)):
+        strongest = results.strongest(end)
+        assert list(strongest) == list(results.variants)
+        wanted = [row[:3] for row in strongest.values()]
 
-    kept = json.loads((audit / "results.json").read_text())["rows"]
-    assert [(r["variant"], r["knowledge"], r["attack"]) for r in kept if r["strongest"]] == wanted
+        table = headline(results.rows, results.variants)
+        shadows = {**SHADOWS, "none": ""}
+        for line, (variant, kind, attack) in zip(table.rows, wanted, strict=True):
+            named = ", ".join(filter(None, (attack, shadows[kind].removesuffix(" shadows"))))
+            assert (line[0].text, line[column].text) == (variant, named)
+            assert attack in text
 
+        lines = read_csv(audit / "results.csv")
+        marked = [line for line in lines if end in line["strongest"].split()]
+        assert [tuple(line[k] for k in columns) for line in marked] == wanted
+        kept = json.loads((audit / "results.json").read_text())["rows"]
+        marked = [line for line in kept if end in line["strongest"].split()]
+        assert [tuple(line[k] for k in columns) for line in marked] == wanted
+
+        assert set(wanted) <= set(best)
+        for variant, kind, attack in wanted:
+            risk = summary[f"risk/{end}/{variant.replace('-', '_')}"]
+            assert risk == summary[f"{kind}/{attack}/{variant}/{end}"]
+    assert len(best) == sum(bool(row.strongest) for row in results.rows)
+
+
+def test_all_views_give_the_same_answer(written):
+    """table.txt, page, results.json and W&B."""
+    run_dir, results = written
+    audit = run_dir / "audit"
+    text = " ".join((audit / "table.txt").read_text().split())
+    page, kept = (audit / "report.html").read_text(), (audit / "results.json").read_text()
     summary = _summary(results)
-    risks = {key: value for key, value in summary.items() if key.startswith("risk/auc/")}
-    assert list(risks.values()) == [row.summary.auc.value for row in strongest.values()]
-    for variant, kind, attack in wanted:
-        risk = summary[f"risk/tpr_1pct/{variant.replace('-', '_')}"]
-        assert risk == summary[f"{kind}/{attack}/{variant}/tpr_1pct"]
+    assert len(results.answer) == 3
+    for statement in results.answer:
+        assert statement in text
+        assert f"<p>{escape(statement)}</p>" in page
+        assert statement in summary.values()
+    assert json.loads(kept)["answer"] == results.answer
 
 
 def test_a_registered_finding_is_in_every_view(game, strongest, evidence, monkeypatch, tmp_path):

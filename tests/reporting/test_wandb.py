@@ -55,9 +55,11 @@ def test_the_summary_holds_every_row(logged):
             assert summary[f"{key}/{metric}"] == row[metric]
         name = row["variant"].replace("-", "_")
         assert summary[f"test_accuracy/{name}"] == row["accuracy"]
-        if row["strongest"] == "True":
-            assert summary[f"risk/auc/{name}"] == row["auc"]
+        for end in row["strongest"].split():
+            assert summary[f"risk/{end}/{name}"] == row[end]
     assert "matched/lira_online/nearest-w2/auc" in summary
+    keys = [f"answer/{key}" for key in ("leak", "variants", "knowledge")]
+    assert [summary[key] for key in keys] == logged.results["answer"]
 
 
 def test_the_table_holds_every_row(logged):

@@ -67,7 +67,7 @@ def test_panels_show_everything_that_was_logged_and_nothing_else(logged):
     folder, runs = logged
     sections = sections_of(make_workspace("team", "toy", read_results(folder)))
     assert list(sections) == [
-        *("Audit", "Figures", "Leakage and accuracy", "Training, by role", "Findings"),
+        *("Answer", "Audit", "Figures", "Leakage and accuracy", "Training, by role", "Findings"),
         "ROC curves",
     ]
     models = [run for name, run in runs.items() if name != "audit"]
@@ -92,7 +92,10 @@ def test_panels_show_everything_that_was_logged_and_nothing_else(logged):
     shown |= {*tables, *weave}
     assert shown <= audited
     assert {"figures/layers", "figures/plane", "plane/auc_table"} <= shown
-    prefixes = ("audit/", "figures/", "findings/", "plane/", "roc/", "risk/auc/", "test_accuracy/")
+    (panel,) = sections["Answer"]
+    assert all(statement in json.dumps(panel) for statement in read_results(folder).answer)
+    prefixes = ("audit/", "figures/", "findings/", "plane/", "roc/", "test_accuracy/")
+    prefixes += ("risk/auc/", "risk/tpr_1pct/")
     assert {key for key in audited if key.startswith(prefixes)} <= shown
     accuracies = {key for key in shown if key.startswith("test_accuracy/")}
     for run in models:  # one bar per role
