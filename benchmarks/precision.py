@@ -17,9 +17,10 @@ from pathlib import Path
 from rich.console import Console
 
 import train
-from attacks.evaluate import evaluate
+from attacks.evaluate import evaluate, tail_metric
 from attacks.game import FULL
-from attacks.metrics.differences import paired_differences
+from attacks.metrics.differences import Difference, Outcome, paired_differences
+from attacks.metrics.measures import MEASURES, Metric
 from benchmarks.train import PRECISIONS, some_images
 from reporting.text import compare
 from storage.evidence import gather
@@ -53,7 +54,12 @@ def main() -> None:
                 f"test accuracy {accuracy.value:.1%}"
             )
     fast, plain = reversed(PRECISIONS)
-    console.print(compare(paired_differences(scores, members, [(fast, plain)])[0]))
+    differences: dict[Metric, Difference] = {}
+    metrics: tuple[Metric, ...] = "auc", tail_metric(scored.row.summary)
+    for metric in metrics:
+        outcomes = {p: Outcome(MEASURES[metric](rows, members)) for p, rows in scores.items()}
+        (differences[metric],) = paired_differences(outcomes, [(fast, plain)])
+    console.print(compare(differences))
 
 
 if __name__ == "__main__":

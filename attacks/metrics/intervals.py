@@ -205,7 +205,7 @@ def mean_accuracy(correct: Bool[Tensor, "targets examples"]) -> Estimate:
     if len(correct) == 1:
         return clopper_pearson(int(correct.sum()), correct.shape[1])
     values = correct.double().mean(1)
-    return two_way(Measured(values, (correct - values[:, None]) / correct.shape[1]))
+    return two_way(Measured(values, (correct.double() - values[:, None]) / correct.shape[1]))
 
 
 def mean_auc(curves: Sequence[tuple[Tensor, Tensor]]) -> Estimate:
