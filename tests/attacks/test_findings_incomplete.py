@@ -1,10 +1,14 @@
 """Findings where something is missing: variants, targets, shadows, attacks, a leak."""
 
 import numpy as np
+import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
+from attacks.choice import scorable
 from attacks.evaluate import evaluate
-from attacks.game import Game, ModelSignals, make_cases
+from attacks.game import Case, Game, ModelSignals, keep_examples, make_cases
+from attacks.lira import lira
 from attacks.metrics.intervals import Estimate
 from attacks.strongest import Strongest
 from reporting.findings import find
@@ -94,6 +98,28 @@ def test_too_few_shadows_for_joint_lira_cost_no_other_finding(synthetic_fleet):
     members[1, 5] = True
     findings, _ = conclude(signals, members, make_cases(8, 3), asked)
     assert [held.variants for held in findings["joint_lira"]] == [("full", W2)]
+
+
+def test_convergence_leaves_out_the_examples_without_enough_of_the_first_shadows():
+    """Fair coins: of 8 shadows, few examples lack two on a side; of 4, most do."""
+    rng = torch.Generator().manual_seed(5)
+    members = torch.rand(17, 400, generator=rng) < 0.5
+    phi = (torch.randn(17, 400, generator=rng) + 2 * members)[:, None]
+    cases = [Case(16, list(range(16)))]
+    game = Game({"full": ModelSignals(phi)}, members, cases)
+    game = keep_examples(game, scorable(game, (2, 2)))
+    best = Strongest(game.audited)
+    best.add(evaluate(game, "full", ["lira_online_fixed"]))
+    points = find(game, best)["convergence"]["full"].points
+    assert list(points) == [8, 16]
+    phi, members = game.signals["full"].phi[..., :], game.members
+    for count, area in points.items():
+        inside = members[:count].sum(0)
+        usable = (inside >= 2) & (count - inside >= 2)
+        assert usable.all() == (count == 16)
+        seen, included = phi[..., usable], members[:, usable]
+        scores = lira(seen[[16]], seen[:count], included[:count], spread="fixed")[0]
+        assert area.value == pytest.approx(roc_auc_score(included[16], scores), abs=1e-12)
 
 
 def test_the_gap_attack_alone(synthetic_fleet):
