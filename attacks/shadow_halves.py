@@ -13,7 +13,9 @@ from torch import Tensor
 from attacks.choice import Sides, scorable, suffices
 from attacks.game import Case, Game, keep_examples
 
-_MOST = 8  # blocks of shadows, which can be halved in 7 ways that are independent of one another
+# Blocks of shadows. 4 can be halved in 3 ways that are independent of one another, 8 in 7. Where
+# the audited models are the shadows, all of the variance is estimated from these ways.
+_BLOCKS, _BLOCKS_OF_A_ROUND_ROBIN = 4, 8
 
 
 def by_shadow_halves(
@@ -34,7 +36,8 @@ def by_shadow_halves(
         None where half of the shadows do not suffice for an audit.
     """
     pairs = sorted({shadow // 2 for case in game.cases for shadow in case.shadows})
-    blocks = min(_MOST, 1 << (len(pairs).bit_length() - 1))
+    most = _BLOCKS_OF_A_ROUND_ROBIN if is_round_robin(game) else _BLOCKS
+    blocks = min(most, 1 << (len(pairs).bit_length() - 1))
     if blocks < 2:
         return None
     place = {pair: position % blocks for position, pair in enumerate(pairs)}

@@ -45,6 +45,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 # ahead of this folder, where `attacks` is this file
+sys.path.pop(0)  # this folder, where statistics.py would hide the standard library's
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from attacks import DEFAULT_ATTACKS

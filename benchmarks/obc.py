@@ -30,6 +30,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+sys.path.pop(0)  # this folder, where statistics.py would hide the standard library's
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from quantization.rounding.grid import Grid, find_grid

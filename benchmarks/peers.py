@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+sys.path.pop(0)  # this folder, where statistics.py would hide the standard library's
 sys.path.insert(0, str(Path(__file__).parents[1]))  # BitLeak is not installed beside the peer
 from lightning_modules.networks import resnet20
 

@@ -7,7 +7,8 @@ from attacks.evaluate import FEW, Row
 from attacks.findings import Differences
 from attacks.metrics.differences import Difference
 from attacks.metrics.measures import Metric
-from reporting.text import GUESSING, NAMES, extent, false_positives, name_attack, show
+from attacks.shadow_split import ShadowSplit
+from reporting.text import GUESSING, NAMES, SHADOWS, extent, false_positives, name_attack, show
 from storage.records import VariantFacts
 
 QUESTIONS = (
@@ -23,7 +24,7 @@ def answer(
     rows: Sequence[Row],
     variants: Mapping[str, VariantFacts],
     differences: Differences,
-    shadows: Mapping[str, Difference],
+    shadows: Mapping[Metric, Mapping[str, ShadowSplit]],
 ) -> list[str]:
     """State how much the reference leaks, which variants leak otherwise, and what shadows matter.
 
@@ -34,14 +35,15 @@ def answer(
        differs in both directions is named apart. Of several, the statement names the one with the
        largest difference in AUC (in TPR if no AUC differs), and the most accurate of those that
        leak less. That these leak less than the rest is an estimate, and called so.
-    3. Matched shadows are compared with full-precision shadows by the AUC of the strongest attack
-       with each, again at 5% after correction.
+    3. Matched shadows are compared by AUC with the next best that an attacker has who cannot
+       quantize: full-precision shadows, recalibrated where there is a population, and the strongest
+       attack with each; again at 5% after correction.
 
     Args:
         rows: attacks on all variants, of which the strongest are marked.
         variants: facts about each variant.
         differences: of the variants from the reference.
-        shadows: by variant, AUC with matched shadows minus that with full-precision shadows.
+        shadows: by metric and variant, what each step to matched shadows gains.
     """
     ends = differences.against_reference
     strongest = {
@@ -50,7 +52,7 @@ def answer(
         for row in rows
         if row.variant == differences.reference and metric in row.strongest
     }
-    return [_leak(strongest), _variants(differences, variants), _shadows(shadows)]
+    return [_leak(strongest), _variants(differences, variants), _shadows(shadows["auc"])]
 
 
 def _leak(strongest: Mapping[Metric, Row]) -> str:
@@ -162,8 +164,12 @@ def _largest(group: Mapping[str, Shown]) -> str:
     return max(group, key=extent_of)
 
 
-def _shadows(differences: Mapping[str, Difference]) -> str:
-    """Whether full-precision shadows find less or more than matched ones."""
+def _shadows(splits: Mapping[str, ShadowSplit]) -> str:
+    """Whether full-precision shadows (recalibrated, if known) find less than matched ones."""
+    differences = {variant: split.quantizing for variant, split in splits.items()}
+    kind = "unquantized"
+    if any(split.recalibration is not None for split in splits.values()):
+        kind = "recalibrated"
     if not differences:
         return (
             "Whether an attacker must quantize its shadows was not tested: no variant was attacked "
@@ -172,8 +178,8 @@ def _shadows(differences: Mapping[str, Difference]) -> str:
     number = len(differences)
     shown = {v: d.estimate for v, d in differences.items() if d.p_holm < LEVEL}
     verdicts = (
-        ("full-precision shadows find less than matched shadows", 1),
-        ("full-precision shadows find more than matched shadows", -1),
+        (f"{SHADOWS[kind]} find less than matched shadows", 1),
+        (f"{SHADOWS[kind]} find more than matched shadows", -1),
     )
     clauses = []
     for verdict, sign in verdicts:
@@ -189,7 +195,7 @@ def _shadows(differences: Mapping[str, Difference]) -> str:
         where = f"any of {number} variants" if number > 1 else next(iter(differences))
         return (
             "It is unclear whether an attacker must quantize its shadows: no difference between "
-            f"matched and full-precision shadows is shown on {where} (AUC)."
+            f"matched and {SHADOWS[kind]} is shown on {where} (AUC)."
         )
     if len(shown) < number:
         clauses.append(f"on the other {number - len(shown)} no difference is shown")

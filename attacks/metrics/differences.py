@@ -63,7 +63,7 @@ def paired_differences(
         outcomes: by name, all by metrics of one scale.
         pairs: the names to compare, first - second.
     """
-    compared = [_compare(outcomes[first].minus(outcomes[second])) for first, second in pairs]
+    compared = [_compare(outcomes[first], outcomes[second]) for first, second in pairs]
     corrected = holm([p for _, p, _ in compared])
     return [
         Difference(*pair, estimate, p, p_holm, shadows)
@@ -159,8 +159,9 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _compare(outcome: Outcome) -> tuple[Estimate, float, float]:
+def _compare(first: Outcome, second: Outcome) -> tuple[Estimate, float, float]:
     """Mean difference with its 95% interval, its two-sided p-value and the shadows' share."""
+    outcome = first.minus(second)
     values, influence = outcome.measured
     value, spread = values.mean().item(), values.std(correction=0).item()
     if spread > _ROUNDING:
@@ -169,8 +170,8 @@ def _compare(outcome: Outcome) -> tuple[Estimate, float, float]:
     error = float(influence.square().sum(1).max()) ** 0.5
     if error > _ROUNDING:
         return *_interval(value, error, inf, spread), nan  # t is then normal
-    if abs(value) <= _ROUNDING:
-        return Estimate(0.0, 0.0, 0.0), 1.0, nan
+    if abs(value) <= _ROUNDING and first.measured.influence.any():
+        return Estimate(0.0, 0.0, 0.0), 1.0, nan  # every example counts the same for both
     # all disjoint pairs differ by `value`; at most this share of all pairs does not (exact, 97.5%)
     trials = influence.shape[1] // 2
     other = 1 - 0.025 ** (1 / trials)

@@ -144,7 +144,7 @@ def two_way(measured: Measured, confidence: float = CONFIDENCE) -> Estimate:
     margin = square * cells
     if targets > 1:
         over_targets = float(values.var()) / targets
-        margin = max(margin, _quantile(confidence, targets - 1) ** 2 * over_targets)
+        margin = max(margin, _quantile(confidence, targets - 1.0) ** 2 * over_targets)
     margin = (margin + square * beyond) ** 0.5
     spread = values.std(correction=0).item()
     if margin <= _ROUNDING:  # equal values would claim certainty
@@ -205,7 +205,8 @@ def mean_accuracy(correct: Bool[Tensor, "targets examples"]) -> Estimate:
     if len(correct) == 1:
         return clopper_pearson(int(correct.sum()), correct.shape[1])
     values = correct.double().mean(1)
-    return two_way(Measured(values, (correct.double() - values[:, None]) / correct.shape[1]))
+    size = (correct.shape[1] * (correct.shape[1] - 1)) ** 0.5
+    return two_way(Measured(values, (correct.double() - values[:, None]) / size))
 
 
 def mean_auc(curves: Sequence[tuple[Tensor, Tensor]]) -> Estimate:
@@ -222,7 +223,7 @@ def mean_auc(curves: Sequence[tuple[Tensor, Tensor]]) -> Estimate:
     value, spread = values.mean().item(), values.std(correction=0).item()
     if spread == 0:  # Student's t would claim certainty
         return delong(*curves[0])
-    margin = _quantile(CONFIDENCE, len(values) - 1) * spread / (len(values) - 1) ** 0.5
+    margin = _quantile(CONFIDENCE, len(values) - 1.0) * spread / (len(values) - 1) ** 0.5
     return Estimate(value, max(value - margin, 0.0), min(value + margin, 1.0), spread)
 
 

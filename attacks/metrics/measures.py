@@ -120,12 +120,16 @@ def _influence(
     of_members: float,
     of_non_members: float,
 ) -> Float[Tensor, "targets examples"]:
-    """Deviations of each side from its mean, over its size, times that side's weight."""
+    """Deviations of each side from its mean, over its size n, times that side's weight.
+
+    Their squares sum to the variance of the side's mean, by the sample variance: hence n (n - 1).
+    """
     influence = torch.zeros(shares.shape, dtype=torch.float64)
     for side, weight in ((members, of_members), (~members, of_non_members)):
         count = side.sum(1, keepdim=True)
         mean = (shares * side).sum(1, keepdim=True) / count
-        influence += weight * torch.where(side, (shares - mean) / count, 0)
+        size = (count * (count - 1).clamp_min(1)).double().sqrt()
+        influence += weight * torch.where(side, (shares - mean) / size, 0)
     return influence
 
 
@@ -141,26 +145,32 @@ def _accuse(
     scores: Float[Tensor, "targets examples"], members: Bool[Tensor, "targets examples"], fpr: float
 ) -> Float[Tensor, "targets examples"]:
     """Probability with which each example is accused, at the other half's threshold."""
-    accused = torch.empty(scores.shape, dtype=torch.float64)
     half = len(scores) // 2
-    parts = [(slice(half, None), slice(half)), (slice(half), slice(half, None))]
-    for reference, tested in parts if half else [(slice(None), slice(None))]:
-        known = scores[reference][~members[reference]].sort().values
-        row = scores[tested].contiguous()
-        at_most = torch.searchsorted(known, row, right=True)
-        tied = at_most - torch.searchsorted(known, row)
-        above = len(known) - at_most
-        accused[tested] = ((fpr * (len(known) + 1) - above) / (tied + 1)).clamp(0, 1)
-    return accused
+    if not half:
+        return _exceed(scores, scores[~members], fpr)
+    first, second = scores[:half], scores[half:]
+    known, others = first[~members[:half]], second[~members[half:]]
+    return torch.cat([_exceed(first, others, fpr), _exceed(second, known, fpr)])
+
+
+def _exceed(
+    scores: Float[Tensor, "targets examples"], known: Float[Tensor, " non_members"], fpr: float
+) -> Float[Tensor, "targets examples"]:
+    """Probability with which each score is above the threshold that known non-members set."""
+    known, scores = known.sort().values, scores.contiguous()
+    at_most = torch.searchsorted(known, scores, right=True)
+    tied = at_most - torch.searchsorted(known, scores)
+    above = len(known) - at_most
+    return ((fpr * (len(known) + 1) - above).double() / (tied + 1)).clamp(0, 1)
 
 
 def _slope(
     scores: Float[Tensor, "targets examples"], members: Bool[Tensor, "targets examples"], fpr: float
 ) -> float:
-    """Slope of the joint ROC around an FPR: members found per false positive."""
-    more, less = (_rates(_accuse(scores, members, level), members) for level in (2 * fpr, fpr / 2))
-    tpr, false = (float((high - low).mean()) for high, low in zip(more, less, strict=True))
-    return max(tpr / false, 0.0) if false > 0 else 0.0
+    """Slope of the joint ROC from half an FPR to twice of it."""
+    inside, outside = scores[members], scores[~members]
+    more, less = (_exceed(inside, outside, level).mean() for level in (2 * fpr, fpr / 2))
+    return float(more - less) / (1.5 * fpr)
 
 
 def _best_threshold(scores: Float[Tensor, " cells"], members: Bool[Tensor, " cells"]) -> float:

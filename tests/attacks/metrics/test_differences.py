@@ -7,13 +7,15 @@ from scipy.stats import norm, ttest_1samp, ttest_rel
 from sklearn.metrics import roc_auc_score
 
 from attacks.metrics.differences import (
-    Difference,
+    Outcome,
     holm,
     mean_difference,
     paired_differences,
     ratio_of_means,
+    variance_of_mean,
 )
 from attacks.metrics.intervals import Estimate
+from attacks.metrics.measures import Measured, area
 
 
 def draw(rng, targets, examples=80, shared=0.8, shifts=(1.0, 0.6), difficulty=0.0):
@@ -23,6 +25,12 @@ def draw(rng, targets, examples=80, shared=0.8, shifts=(1.0, 0.6), difficulty=0.
     noise = (shared**0.5 * common + (1 - shared) ** 0.5 * part for part in own)
     scores = [n + s * members + difficulty for n, s in zip(noise, shifts, strict=True)]
     return dict(zip("ab", scores, strict=True)), members
+
+
+def compared(scores, members, pairs):
+    """Differences in AUC, without a look at the shadows."""
+    outcomes = {name: Outcome(area(rows, members)) for name, rows in scores.items()}
+    return paired_differences(outcomes, pairs)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +50,7 @@ def test_intervals_cover_the_truth(rng, targets, shared, hard):
     held = disagree = 0
     for _ in range(1000):
         scores, members = draw(rng, targets, shared=shared, difficulty=difficulty)
-        (difference,) = paired_differences(scores, members, [("a", "b")])
+        (difference,) = compared(scores, members, [("a", "b")])
         held += difference.estimate.low <= true <= difference.estimate.high
         disagree += (difference.p < 0.05) == (
             difference.estimate.low <= 0 <= difference.estimate.high
@@ -56,7 +64,7 @@ def test_several_targets_match_scipy(rng):
     first, second = (
         [roc_auc_score(*rows) for rows in zip(members, scores[name], strict=True)] for name in "ab"
     )
-    (difference,) = paired_differences(scores, members, [("a", "b")])
+    (difference,) = compared(scores, members, [("a", "b")])
     expected = ttest_rel(first, second)
     gaps = np.subtract(first, second)
     estimate = gaps.mean(), *expected.confidence_interval(0.95), gaps.std()
@@ -75,7 +83,7 @@ def test_one_target_matches_the_quadratic_definition(rng, decimals):
 
     gaps = np.subtract(*(wins(rows[0].double().numpy()) for rows in scores.values()))
     variance = sum(np.var(gaps.mean(axis), ddof=1) / gaps.shape[1 - axis] for axis in (0, 1))
-    (difference,) = paired_differences(scores, members, [("a", "b")])
+    (difference,) = compared(scores, members, [("a", "b")])
     margin = norm.ppf(0.975) * variance**0.5
     expected = gaps.mean(), gaps.mean() - margin, gaps.mean() + margin, 0
     assert difference.estimate == pytest.approx(expected, abs=1e-9)
@@ -86,8 +94,8 @@ def test_one_target_matches_the_quadratic_definition(rng, decimals):
 def test_equal_ranks_do_not_differ(rng, targets):
     scores, members = draw(rng, targets)
     scores = {"a": scores["a"], "b": 2 * scores["a"] - 7}
-    (difference,) = paired_differences(scores, members, [("a", "b")])
-    assert difference == Difference("a", "b", Estimate(0, 0, 0), 1, 1)
+    (difference,) = compared(scores, members, [("a", "b")])
+    assert difference[:5] == ("a", "b", Estimate(0, 0, 0), 1, 1)
 
 
 @pytest.mark.parametrize("targets", [1, 3])
@@ -97,7 +105,7 @@ def test_no_variance_claims_no_certainty(targets):
     scores = {"right": members.float(), "wrong": 1 - members.float()}
     scores["perfect"] = members + torch.linspace(0, 0.5, 40)
     pairs = [("right", "wrong"), ("right", "perfect")]
-    wrong, perfect = paired_differences(scores, members, pairs)
+    wrong, perfect = compared(scores, members, pairs)
     other = 1 - 0.025 ** (1 / 20)
     assert wrong.estimate == pytest.approx((1, 1 - 2 * other, 1, 0))
     assert wrong.p == pytest.approx(2 * 0.5**20)
@@ -107,9 +115,10 @@ def test_no_variance_claims_no_certainty(targets):
 
 def test_targets_with_equal_differences_fall_back_on_examples(rng):
     scores, members = draw(rng, 1)
-    (single,) = paired_differences(scores, members, [("a", "b")])
+    (single,) = compared(scores, members, [("a", "b")])
     twice = {name: rows.repeat(2, 1) for name, rows in scores.items()}
-    assert paired_differences(twice, members.repeat(2, 1), [("a", "b")]) == [single]
+    (both,) = compared(twice, members.repeat(2, 1), [("a", "b")])
+    assert both[:5] == single[:5]
 
 
 def test_holm_by_hand():
@@ -123,18 +132,41 @@ def test_all_comparisons_of_a_call_are_corrected(rng):
     scores, members = draw(rng, 4)
     scores["c"] = scores["b"] + torch.randn(4, 80, generator=rng)
     pairs = [("a", "b"), ("b", "c"), ("a", "c")]
-    differences = paired_differences(scores, members, pairs)
+    differences = compared(scores, members, pairs)
     assert [(d.first, d.second) for d in differences] == pairs
     assert [d.p_holm for d in differences] == holm([d.p for d in differences])
-    assert differences[1].p == paired_differences(scores, members, pairs[1:2])[0].p_holm
+    assert differences[1].p == compared(scores, members, pairs[1:2])[0].p_holm
 
 
-def test_what_cannot_be_compared_is_refused(rng):
-    scores, members = draw(rng, 1, examples=20)
-    with pytest.raises(ValueError, match="2 members and 2 non-members, got 1 and 19"):
-        paired_differences(scores, torch.arange(20)[None] == 3, [("a", "b")])
-    with pytest.raises(ValueError, match="20 NaN of 20"):
-        paired_differences({**scores, "b": scores["b"] * torch.nan}, members, [("a", "b")])
+def test_shadows_add_what_all_targets_share():
+    """By hand: targets 1, 2 and 3 have variance 1 over targets, a third of it for their mean.
+
+    Two ways to halve the shadows: all targets move by 1, or by -2. Their mean square is 2.5, in
+    which no target moves by itself; the freedom is (17/6)^2 / ((1/3)^2 / 2 + 2.5^2 / 2).
+    """
+    measured = Measured(torch.tensor([1.0, 2.0, 3.0]).double(), torch.zeros(3, 4).double())
+    halves = torch.tensor([[1.0], [-2.0]]).double().expand(2, 3)
+    variance, shadows, freedom = variance_of_mean(Outcome(measured, halves))
+    assert variance == pytest.approx(1 / 3 + 2.5)
+    assert shadows == pytest.approx(2.5 / variance)
+    assert freedom == pytest.approx(variance**2 / ((1 / 9) / 2 + 2.5**2 / 2))
+    # moves of single targets are in the spread over targets already
+    alone = torch.tensor([[3.0, -3.0, 0.0]]).double()
+    assert variance_of_mean(Outcome(measured, alone)) == pytest.approx((1 / 3, 0, 2))
+    alone_unknown = variance_of_mean(Outcome(measured))
+    assert alone_unknown[::2] == pytest.approx((1 / 3, 2))
+    assert np.isnan(alone_unknown[1])
+
+
+def test_shadows_that_attack_each_other_are_seen_as_models():
+    """By hand: halves differ by 2 x 0.9 and 2 x 0.3, mean square 0.45 above a third; else twice."""
+    measured = Measured(torch.tensor([1.0, 2.0, 3.0]).double(), torch.zeros(3, 4).double())
+    halves = torch.tensor([[1.9, 1.0, -0.2], [0.3, 0.3, 0.3]]).double()
+    variance, shadows, freedom = variance_of_mean(Outcome(measured, halves, round_robin=True))
+    assert (variance, freedom) == pytest.approx((0.45, 2))
+    assert shadows == pytest.approx(1 - (1 / 3) / 0.45)
+    unknown = variance_of_mean(Outcome(measured, None, round_robin=True))
+    assert unknown[::2] == pytest.approx((2 / 3, 2))
 
 
 def test_a_mean_difference_matches_scipy(rng):
