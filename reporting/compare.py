@@ -163,11 +163,14 @@ def make_differences(results: Mapping[str, Results]) -> Table:
 
 def make_comparison(entries: Sequence[Entry], differences: Sequence[Difference | None]) -> Table:
     """The table of leakage and accuracy: one line per variant and experiment."""
-    first = entries[0].experiment
+    first, kinds = entries[0].experiment, ["matched", "unquantized"]
+    if any(entry.recalibrated for entry in entries):
+        kinds.append("recalibrated")
+    headings = {"unquantized": "full-precision"}
     columns = (
-        *("variant", "experiment", "test accuracy", "AUC, matched shadows"),
-        *("AUC, full-precision shadows", "AUC, recalibrated shadows", "TPR at 1% FPR"),
-        *(f"AUC beyond {first}'s", "p"),
+        *("variant", "experiment", "test accuracy"),
+        *(f"AUC, {headings.get(kind, kind)} shadows" for kind in kinds),
+        *("TPR at 1% FPR", f"AUC beyond {first}'s", "p"),
     )
     lines = []
     for entry, difference in zip(entries, differences, strict=True):
@@ -177,10 +180,7 @@ def make_comparison(entries: Sequence[Entry], differences: Sequence[Difference |
                 Cell(entry.variant),
                 Cell(entry.experiment),
                 estimate_cell(entry.facts.accuracy, percent=True),
-                *(
-                    _auc_cell(row, entry.best)
-                    for row in (entry.matched, entry.unquantized, entry.recalibrated)
-                ),
+                *(_auc_cell(getattr(entry, kind), entry.best) for kind in kinds),
                 estimate_cell(entry.best.summary.tpr_1pct, percent=True, mark=mark),
                 *_difference_cells(difference),
             )
