@@ -27,8 +27,8 @@ class Kept(NamedTuple):
         matched: name of the strongest attack with matched shadows; None if there is none.
         tested: scores of all targets by the attack that is strongest on the first half of them.
         gap: scores of the gap attack, if it was run.
-        paper: scores of online LiRA with full-precision shadows, if it was run.
         alike: scores of the attack that is strongest on the first variant, with matched shadows.
+        paper: scores of online LiRA with full-precision shadows, if it was run.
     """
 
     row: Row
@@ -37,8 +37,8 @@ class Kept(NamedTuple):
     matched: str | None
     tested: Scores
     gap: Scores | None
-    paper: Scores | None
     alike: Scores
+    paper: Scores | None = None
 
 
 class Strongest:
