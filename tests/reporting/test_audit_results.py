@@ -23,6 +23,7 @@ from reporting.findings import FINDINGS
 from storage.run_folder import RunFolder
 
 ALONE, SHADOWED = 2, 7  # default attacks on a run without images
+KINDS = 3  # of shadows against a quantized variant
 ESTIMATES = ("accuracy", "auc", "balanced_accuracy", "tpr_1pct", "tpr_01pct")
 
 
