@@ -190,7 +190,7 @@ def test_an_audit_with_images_has_every_attack_and_a_gallery(
     assert "Note: " not in output
     lines = read_csv(run)
     shadowed = sum(attack.shadows for attack in ATTACKS.values())
-    assert len(lines) == 4 * (len(ATTACKS) - shadowed) + (4 + 3) * shadowed
+    assert len(lines) == 4 * (len(ATTACKS) - shadowed) + (4 + 2 * 3) * shadowed
     full, _ = read_signals(run, "full")
     members = torch.stack(list(run.membership().values()))
     game = Game({FULL: full}, members, make_cases(4, 1))
