@@ -27,7 +27,8 @@ from attacks.slices import Sliced, slices_of
 # With 100 examples in a bin an offset is known to s / 10, where s is the spread of the shadows'
 # phi, and a ratio of spreads to 1 / sqrt(200) = 7%; members that leak are about s from the others.
 FEWEST = 100
-# @@
+# AUC of online LiRA on the demo, mean over its 16 variants: 0.617 with 50 in a bin, 0.620 with 100,
+# 0.621 with 200 to 600, 0.619 with all 1,197 in one bin.
 PER_BIN = 200
 MOST_BINS = 20  # offset and ratio are smooth in the difficulty: more examples are better pooled
 

@@ -23,6 +23,7 @@ from reporting.findings import FINDINGS
 from storage.run_folder import RunFolder
 
 ALONE, SHADOWED = 2, 7  # default attacks on a run without images
+KINDS = 3  # of shadows against a quantized variant
 ESTIMATES = ("accuracy", "auc", "balanced_accuracy", "tpr_1pct", "tpr_01pct")
 
 
@@ -49,13 +50,16 @@ def test_the_csv_equals_attacks_computed_from_the_files(audited_run, read_csv, w
         correct[variant] = torch.stack([file["test_correct"] for file in files])[12:]
     lines = read_csv(run)
     # every default attack but quantile regression, which needs the images
-    assert len(lines) == ALONE + SHADOWED + 2 * (ALONE + 2 * SHADOWED)
+    assert len(lines) == ALONE + SHADOWED + 2 * (ALONE + KINDS * SHADOWED)
     for line in lines:
-        variant = line["variant"]
-        with_shadows = seen["full" if line["knowledge"] == "unquantized" else variant]
+        variant, kind = line["variant"], line["knowledge"]
+        with_shadows = seen["full" if kind in ("unquantized", "recalibrated") else variant]
         attack, against = ATTACKS[line["attack"]], with_shadows.of(range(12))
         shadows = Shadows(against, members[:12])
-        scores = torch.cat([attack.run(seen[variant].of([t]).read(), shadows) for t in (12, 13)])
+        targets = [seen[variant].of([t]).read() for t in (12, 13)]
+        if kind == "recalibrated":
+            targets = [shadows.recalibrate(target) for target in targets]
+        scores = torch.cat([attack.run(target, shadows) for target in targets])
         expected = {"auc": [], "balanced_accuracy": [], "tpr_1pct": [], "tpr_01pct": []}
         for inside, row in zip(members[12:], scores, strict=True):
             fpr, tpr, _ = roc_curve(inside, row, drop_intermediate=False)
@@ -197,7 +201,7 @@ def test_an_audit_with_images_has_every_attack_and_a_gallery(
     assert "Note: " not in output
     lines = read_csv(run)
     shadowed = sum(attack.shadows for attack in ATTACKS.values())
-    assert len(lines) == 4 * (len(ATTACKS) - shadowed) + (4 + 3) * shadowed
+    assert len(lines) == 4 * (len(ATTACKS) - shadowed) + (4 + 2 * 3) * shadowed
     full, _ = read_signals(run, "full")
     members = torch.stack(list(run.membership().values()))
     game = Game({FULL: full}, members, make_cases(4, 1))
