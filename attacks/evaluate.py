@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attacks import ATTACKS, DEFAULT_ATTACKS
+from attacks import ATTACKS
 from attacks.game import Game, Knowledge, Shadows, by_shadows
 from attacks.metrics.intervals import Summary, curve_metrics, summarise
 from attacks.metrics.roc import roc
@@ -21,6 +21,9 @@ WORDS = {  # fields of `ModelSignals` to users
     "population": "signals on a population",
     "population_hinge": "logits on a population",
     "features": "the images",
+    "labels": "the classes",
+    "embeddings": "embeddings, which `train.py --record_embeddings true` adds",
+    "population_embeddings": "embeddings of a population",
 }
 _CHUNK = 1 << 22  # signals of targets scored at once; float64 and its temporaries take 0.2 GB
 
@@ -70,7 +73,7 @@ def choose_attacks(asked: Sequence[str] | None, game: Game) -> tuple[list[str], 
             near = get_close_matches(name, ATTACKS, n=1)
             hint = f"Did you mean `{near[0]}`?" if near else f"Take one of {', '.join(ATTACKS)}."
             raise ValueError(f"`--attacks` must name attacks, got `{name}`. {hint}")
-    wanted = list(dict.fromkeys(asked or DEFAULT_ATTACKS))
+    wanted = list(dict.fromkeys(asked or default_attacks(game)))
     needs = {name: " and ".join(lacking(name, game)) for name in wanted}
     excluded = {name: need for name, need in needs.items() if need}
     if asked and excluded:
@@ -80,6 +83,15 @@ def choose_attacks(asked: Sequence[str] | None, game: Game) -> tuple[list[str], 
         )
     notes = [f"Note: {name} is excluded: it needs {need}." for name, need in excluded.items()]
     return [name for name in wanted if name not in excluded], notes
+
+
+def default_attacks(game: Game) -> list[str]:
+    """Attacks to run unasked: the default ones, and optional ones of which all needs are known."""
+    return [
+        name
+        for name, attack in ATTACKS.items()
+        if attack.default or (attack.optional and not lacking(name, game))
+    ]
 
 
 def lacking(attack: str, game: Game) -> list[str]:

@@ -241,3 +241,17 @@ def test_default_attacks_without_their_signals_are_excluded_with_a_note(syntheti
     assert names == [name for name in DEFAULT_ATTACKS if name not in needing]
     assert [note.split()[1] for note in notes] == needing
     assert "Note: gap is excluded: it needs logits." in notes
+
+
+def test_an_optional_attack_runs_unasked_only_where_its_signals_are_known(synthetic_fleet, observe):
+    phi, members = synthetic_fleet(shadows=4, examples=40)
+    known, cases = observe(phi), make_cases(4, 2)
+    bare = known._replace(embeddings=None, population_embeddings=None)
+    names, notes = choose_attacks(None, Game({"full": known, W2: known}, members, cases))
+    assert names == [n for n in ATTACKS if n in (*DEFAULT_ATTACKS, "quantile_embeddings")]
+    assert notes == []
+    game = Game({"full": known, W2: bare}, members, cases)
+    assert choose_attacks(None, game) == (list(DEFAULT_ATTACKS), [])
+    message = "`quantile_embeddings` needs embeddings, which `train.py --record_embeddings true` ad"
+    with pytest.raises(ValueError, match=message):
+        choose_attacks(["quantile_embeddings"], game)

@@ -83,6 +83,7 @@ def config():
         fleet=Namespace(shadows=4, targets=1, workers=3),
         calibration=Namespace(images=8, rounds=0),
         layer_bits={},
+        record_embeddings=False,
         threads=2,
     )
 
@@ -100,6 +101,7 @@ def test_a_description_holds_what_changes_a_number(config, data):
         "calibration": {"images": 8, "rounds": 0},
         "layer_bits": {},
         "quantize": ["nearest-w2", "nearest-w4"],
+        "record_embeddings": False,
     }
     assert experiment.input == {"num_classes": 10, "channels": 1, "height": 8, "width": 8}
     assert experiment.fingerprints.keys() == {"data", "network"}
