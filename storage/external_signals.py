@@ -12,7 +12,7 @@ is read one model at a time: use a folder if the logits are large.
     population_labels                  [population] integers from 0; needed with logits
     VARIANT/shadow_population_logits   as above, with `population` in place of `examples`
     VARIANT/target_population_logits
-  optional, of every variant, all of which then need the logits above:
+  optional, for every variant or none, with all of the logits above:
     VARIANT/target_embeddings              [targets, examples, inputs], of the last layer
     VARIANT/target_population_embeddings   [targets, population, inputs]
 

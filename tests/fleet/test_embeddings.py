@@ -113,7 +113,7 @@ def test_an_audit_attacks_embeddings_unasked(embedded, audit, results_of, tmp_pa
             data.test.labels,
         )
         expected = roc_auc_score(members, scores[0])
-        assert row["summary"]["auc"]["value"] == pytest.approx(expected, abs=1e-12)
+        assert row["auc"] == pytest.approx(expected, abs=1e-12)
 
 
 def test_an_unfinished_recording_stops_an_audit(embedded, audit, tmp_path):
