@@ -77,9 +77,8 @@ class Experiment(NamedTuple):
     @property
     def embedded(self) -> list[ModelName]:
         """Models whose embeddings are recorded: those that are audited, if it was asked for."""
-        if not self.config.get("record_embeddings", False):
-            return []
-        return self.names[self.shadows if self.targets else 0 :]
+        audited = self.names[self.shadows if self.targets else 0 :]
+        return audited if self.config.get("record_embeddings", False) else []
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as stored in experiment.yaml and results.json."""
@@ -183,9 +182,9 @@ def _fingerprint(
 
 def grow(stored: Experiment, asked: Experiment) -> Experiment:
     """Add to the stored experiment the models, variants and embeddings of `asked`, its places."""
-    variants = dict.fromkeys([*stored.config["quantize"], *asked.config["quantize"]])
+    variants = list(dict.fromkeys([*stored.config["quantize"], *asked.config["quantize"]]))
     embedded = any(e.config.get("record_embeddings", False) for e in (stored, asked))
-    config = asked.config | {"quantize": list(variants), "record_embeddings": embedded}
+    config = asked.config | {"quantize": variants, "record_embeddings": embedded}
     return stored._replace(config=config, places=asked.places)
 
 
@@ -213,8 +212,8 @@ def check_same(path: Path, stored: Experiment, asked: Experiment) -> None:
 def differing(experiments: Mapping[str, Experiment | None]) -> dict[str, list[str]]:
     """Options that differ between experiments: option -> values, in the order of the experiments.
 
-    Options that only add files do not count, nor does the folder's id. "-" marks an option that an
-    experiment does not record, "unknown" every option of models that were trained elsewhere.
+    Neither options in `ADDING` nor the folder's id count. "-" marks an option that an experiment does
+    not record, "unknown" every option of models that were trained elsewhere.
     """
     asked = [
         experiment and _compared(experiment) | _flatten({"versions": experiment.versions})

@@ -105,7 +105,7 @@ def find_layer(network: nn.Module, images: Float[Tensor, "batch channels height 
 def _embeddings(
     network: nn.Module, layer: str, batches: Iterable[Batch]
 ) -> Iterator[Float[Tensor, "batch inputs"]]:
-    """Inputs of a layer, averaged over places or tokens; of several calls, those of the last."""
+    """Float64 inputs of a layer, averaged over places or tokens, by its last call on each batch."""
     latest: list[Tensor] = []
     module = network.get_submodule(layer)
     hook = module.register_forward_pre_hook(lambda _, inputs: latest.append(inputs[0]))
