@@ -212,8 +212,8 @@ def check_same(path: Path, stored: Experiment, asked: Experiment) -> None:
 def differing(experiments: Mapping[str, Experiment | None]) -> dict[str, list[str]]:
     """Options that differ between experiments: option -> values, in the order of the experiments.
 
-    Neither options in `ADDING` nor the folder's id count. "-" marks an option that an experiment does
-    not record, "unknown" every option of models that were trained elsewhere.
+    Neither `ADDING` nor the folder's id counts. "-" marks an option that an experiment does not
+    record, "unknown" every option of models that were trained elsewhere.
     """
     asked = [
         experiment and _compared(experiment) | _flatten({"versions": experiment.versions})
