@@ -89,9 +89,11 @@ def train_fleet(job: Job, console: Console) -> int:
     Returns:
         The exit code: 0 if all is well, `FAILED` if models failed, 1 if nothing can go on.
     """
-    run, todo, variants = job.run, job.todo, job.experiment.variants
+    run, todo, experiment = job.run, job.todo, job.experiment
+    variants, embedded = experiment.variants, experiment.embedded
     started, outcomes = time.monotonic(), list[Outcome]()
-    work = partial(complete, Task(run, variants, job.processes, job.retry), partial(fit, job))
+    task = Task(run, variants, job.processes, job.retry, embedded)
+    work = partial(complete, task, partial(fit, job))
     with FleetProgress(run, len(todo), job.config.trainer.max_epochs, console) as progress:
         if job.fleet.by_ray and todo:
             ends = in_workers(todo, work, progress.begin, job.fleet, job.config.threads)
@@ -108,7 +110,7 @@ def train_fleet(job: Job, console: Console) -> int:
     if not is_first():  # the others do not wait for the files
         return 0
     failed, seconds = find_failed(run, job.members, variants), time.monotonic() - started
-    call = Call(run, list(job.members), variants, job.chosen, outcomes, seconds)
+    call = Call(run, list(job.members), variants, job.chosen, outcomes, seconds, embedded)
     for line in summarise(call, failed.reasons):
         console.print(line, soft_wrap=True)
     failures = {outcome.name for outcome in outcomes if outcome.state == "failed"}

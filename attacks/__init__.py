@@ -14,7 +14,7 @@ from torch import Tensor
 from attacks.game import Shadows, Target
 from attacks.lira import Spread, lira_fitted, lira_offline_fitted
 from attacks.lira_carlini import lira_carlini
-from attacks.quantile import quantile_regression
+from attacks.quantile import quantile_embeddings, quantile_regression
 from attacks.reference import attack_p, attack_r
 from attacks.rmia import base, log_ratio, rmia, rmia_in_pool
 from attacks.threshold import gap, global_threshold
@@ -28,6 +28,8 @@ class Attack(NamedTuple):
         needs: fields of `ModelSignals` that it needs beside phi.
         shadows: whether it uses any; without, its scores are the same whatever they are.
         default: whether `audit.py` runs it unasked.
+        optional: whether a fleet records what it needs only if asked to; `audit.py` then runs it
+            unasked where that is known, and does not miss it elsewhere.
         sides: how many shadows with and without each example it needs at least.
     """
 
@@ -36,6 +38,7 @@ class Attack(NamedTuple):
     shadows: bool = True
     default: bool = True
     sides: tuple[int, int] = (0, 0)
+    optional: bool = False
 
 
 def _rmia(target: Target, shadows: Shadows, online: bool) -> Tensor:
@@ -72,6 +75,15 @@ ATTACKS: dict[str, Attack] = {
         lambda t, _: quantile_regression(t.hinge, t.population_hinge, *t.features),
         ("hinge", "population_hinge", "features"),
         shadows=False,
+    ),
+    "quantile_embeddings": Attack(
+        lambda t, _: quantile_embeddings(
+            t.hinge, t.population_hinge, t.embeddings, t.population_embeddings, *t.labels
+        ),
+        ("hinge", "population_hinge", "embeddings", "population_embeddings", "labels"),
+        shadows=False,
+        default=False,
+        optional=True,
     ),
     "attack_r": Attack(lambda t, s: attack_r(t.phi, s.phi, s.included), sides=(0, 1)),
     "base": Attack(lambda t, s: base(t.phi, s.phi), default=False),  # and this as rmia_online

@@ -19,6 +19,9 @@ WORDS = {  # fields of `ModelSignals` to users
     "population": "signals on a population",
     "population_hinge": "logits on a population",
     "features": "the images",
+    "labels": "the classes",
+    "embeddings": "embeddings, which `train.py --record_embeddings true` adds",
+    "population_embeddings": "embeddings of a population",
 }
 FINDINGS: dict[str, Sides] = {"z_scores": (0, 2), "joint_lira": (2, 2)}  # shadows that they need
 # Attacks may cost an audit a fifth of its examples together. Precision falls with the square root
@@ -78,7 +81,7 @@ def choose_attacks(asked: Sequence[str] | None, game: Game) -> Choice:
             near = get_close_matches(name, ATTACKS, n=1)
             hint = f"Did you mean `{near[0]}`?" if near else f"Take one of {', '.join(ATTACKS)}."
             raise ValueError(f"`--attacks` must name attacks, got `{name}`. {hint}")
-    wanted = list(dict.fromkeys(asked or DEFAULT_ATTACKS))
+    wanted = list(dict.fromkeys(asked or default_attacks(game)))
     needs = {name: ATTACKS[name].sides for name in wanted} | FINDINGS
     known = {sides: scorable(game, sides) for sides in set(needs.values())}
     lacks = {}
@@ -98,6 +101,15 @@ def choose_attacks(asked: Sequence[str] | None, game: Game) -> Choice:
     sides = max(needs[name][0] for name in kept), max(needs[name][1] for name in kept)
     left_out = {name: lack for name, lack in lacks.items() if name not in kept}
     return Choice([name for name in wanted if name in kept], usable, sides, left_out)
+
+
+def default_attacks(game: Game) -> list[str]:
+    """Attacks to run unasked: the default ones, and optional ones of which all needs are known."""
+    return [
+        name
+        for name, attack in ATTACKS.items()
+        if attack.default or (attack.optional and not unknown(name, game))
+    ]
 
 
 def unknown(name: str, game: Game) -> list[str]:

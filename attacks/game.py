@@ -26,6 +26,10 @@ class ModelSignals(NamedTuple):
         population: phi of examples that no model trained on.
         population_hinge: hinge of these examples.
         features: representations of the audited examples and of the population, for regression.
+        labels: classes of the audited examples and of the population.
+        embeddings: what each model computes of the audited examples before its last layer, in a few
+            numbers; it need not be known of models that are not audited.
+        population_embeddings: the same of the population.
     """
 
     phi: Float[Sliced, "models queries examples"]
@@ -33,6 +37,9 @@ class ModelSignals(NamedTuple):
     population: Float[Sliced, "models queries population"] | None = None
     population_hinge: Float[Sliced, "models queries population"] | None = None
     features: tuple[Tensor, Tensor] | None = None
+    labels: tuple[Tensor, Tensor] | None = None
+    embeddings: Float[Sliced, "models components examples"] | None = None
+    population_embeddings: Float[Sliced, "models components population"] | None = None
 
     def of(self, models: Sequence[int]) -> "ModelSignals":
         """Select models by position."""
@@ -41,16 +48,21 @@ class ModelSignals(NamedTuple):
 
     def on(self, examples: Int64[Tensor, " chosen"]) -> "ModelSignals":
         """Select audited examples by ascending position; features stay, and nothing is read."""
-        hinge = None if self.hinge is None else Chosen(self.hinge, examples)
-        return self._replace(phi=Chosen(self.phi, examples), hinge=hinge)
+        signals = {key: getattr(self, key) for key in ("phi", "hinge", "embeddings")}
+        chosen = {
+            key: None if signal is None else Chosen(signal, examples)
+            for key, signal in signals.items()
+        }
+        labels = self.labels and (self.labels[0][examples], self.labels[1])
+        return self._replace(**chosen, labels=labels)
 
     def read(self) -> "Target":
         """Read the signals into memory."""
         known: dict[str, Any] = {name: signal[..., :] for name, signal in self._known().items()}
-        return Target(**known, features=self.features)
+        return Target(**known, features=self.features, labels=self.labels)
 
     def _known(self) -> dict[str, Sliced]:
-        signals = self._replace(features=None)._asdict()
+        signals = self._replace(features=None, labels=None)._asdict()  # the same for all models
         return {name: signal for name, signal in signals.items() if signal is not None}
 
 
@@ -63,6 +75,9 @@ class Target(NamedTuple):
     population: Any = None
     population_hinge: Any = None
     features: Any = None
+    labels: Any = None
+    embeddings: Any = None
+    population_embeddings: Any = None
 
 
 class Shadows:

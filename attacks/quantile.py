@@ -2,7 +2,8 @@
 
 Source: Bertran et al. 2023, "Scalable Membership Inference Attacks via Quantile Regression",
 arXiv:2307.03694, in its Gaussian form; code in amazon-science/quantile-mia. Theirs is a
-network on the pixels, ours a ridge regression on a few dozen features.
+network on the pixels, ours a ridge regression on a few dozen features: of the pixels, or of what
+the audited network itself computes.
 """
 
 import numpy as np
@@ -73,6 +74,46 @@ def quantile_regression(
     flat = target.reshape(-1, examples).double()
     z = (flat - mu.to(flat.device)) / sigma.to(flat.device)
     return z.reshape(target.shape).mean(-2)
+
+
+def quantile_embeddings(
+    target: Float[Tensor, "targets queries examples"],
+    population: Float[Tensor, "targets queries population"],
+    embeddings: Float[Tensor, "targets features examples"],
+    population_embeddings: Float[Tensor, "targets features population"],
+    labels: Int64[Tensor, " examples"],
+    population_labels: Int64[Tensor, " population"],
+) -> Float[Tensor, "targets examples"]:
+    """Score as `quantile_regression`, with each target's own embeddings as features.
+
+    The class is a feature as well, but not its products with the embeddings: they determine the
+    logits, so a regression on them predicts a member's margin and hides the leak (AUC 0.60 instead
+    of 0.74 on a ResNet-8 that overfits CIFAR-10).
+
+    Args:
+        target: hinge of the audited models, in units of the logits.
+        population: the same on examples that none of them trained on.
+        embeddings: what each audited model computes of the examples before its last layer.
+        population_embeddings: the same of the population.
+        labels: classes of the examples, from 0.
+        population_labels: classes of the population.
+
+    Returns:
+        Mean over queries of (hinge - mu) / sigma, float64. The same to the last bit whatever other
+        examples and targets are scored with it, given their embeddings. NaN for a model with a
+        non-finite embedding, or a non-finite hinge in its population.
+
+    Raises:
+        ValueError: fewer than 20 examples in the population.
+    """
+    classes = 1 + int(torch.cat([labels, population_labels]).max())
+    own, others = (one_hot(y.cpu(), classes).double() for y in (labels, population_labels))
+    scores = target.new_full((len(target), target.shape[-1]), torch.nan, dtype=torch.float64)
+    for row, (x, z) in enumerate(zip(embeddings, population_embeddings, strict=True)):
+        if x.isfinite().all() and z.isfinite().all():
+            features, known = torch.cat([own, x.T.cpu()], 1), torch.cat([others, z.T.cpu()], 1)
+            scores[row] = quantile_regression(target[row], population[row], features, known)
+    return scores
 
 
 def _fit(

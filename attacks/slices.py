@@ -1,6 +1,6 @@
 """Signals of many models, in memory or on disk, read one slice of examples at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -72,3 +72,25 @@ class Chosen:
             return self.signal[..., :0]
         first, last = int(positions[0]), int(positions[-1])
         return self.signal[..., first : last + 1][..., positions - first]
+
+
+class OfSome:
+    """A signal that is known of some models only, by their position; only those can be read.
+
+    Args:
+        by_model: position -> signal, each of one shape.
+        models: number of models.
+    """
+
+    def __init__(self, by_model: Mapping[int, Tensor], models: int) -> None:
+        self.by_model, self.models = by_model, models
+        signal = next(iter(by_model.values()), torch.empty(0, 0))
+        self.shape, self.dtype = (models, *signal.shape), signal.dtype
+
+    def __getitem__(self, index: Any) -> Any:  # noqa: ANN401
+        if isinstance(index, list):
+            known = {
+                new: self.by_model[old] for new, old in enumerate(index) if old in self.by_model
+            }
+            return OfSome(known, len(index))
+        return torch.stack([self.by_model[model][index] for model in range(self.models)])

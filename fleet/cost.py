@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from attacks.embeddings import COMPONENTS
 from attacks.game import FULL
 from fleet.engine import is_first
 from fleet.fit import environment
@@ -65,6 +66,7 @@ class Counts(NamedTuple):
         variants: all variants, `full` among them.
         workers: models that are trained at once.
         retry: unfinished models that are trained again from another start.
+        embedded: models whose embeddings are recorded.
     """
 
     run: RunFolder
@@ -80,6 +82,7 @@ class Counts(NamedTuple):
     variants: Sequence[str]
     workers: int
     retry: Collection[ModelName] = ()
+    embedded: Collection[ModelName] = ()
 
     @property
     def passes(self) -> int:
@@ -90,6 +93,18 @@ class Counts(NamedTuple):
         """Bytes of a variant's signals, at `image_bytes` per image and query of the pool."""
         population = 8 * len(self.queries) + 1  # phi and hinge, and correct or not
         return HEADER + self.pool * len(self.queries) * image_bytes + self.test * population
+
+    def unembedded(self) -> int:
+        """Number of embeddings files to be made."""
+        names = [name for name in self.todo if name in self.embedded]
+        again = sum(name in self.retry for name in names)
+        lacking = (
+            not self.run.embeddings(name, variant).exists()
+            for name in names
+            for variant in self.variants
+            if name not in self.retry
+        )
+        return again * len(self.variants) + sum(lacking)
 
 
 def print_cost(job: Job, console: Console) -> None:
@@ -132,6 +147,7 @@ def count_work(job: Job) -> Counts:
         variants=job.experiment.variants,
         workers=job.fleet.workers,
         retry=job.retry,
+        embedded=job.experiment.embedded,
     )
 
 
@@ -154,6 +170,9 @@ def show_cost(counts: Counts, costs: Costs) -> list[Table | str]:
         (f"training, {counts.epochs} epochs", _training_seconds(counts, costs), untrained, "trial"),
         ("signals of a variant", counts.passes * costs.signals.image, unrecorded, "trial"),
     ]
+    if counts.embedded:
+        passed = (counts.pool + counts.test) * costs.signals.image
+        rows.append(("embeddings of a variant", passed, counts.unembedded(), "trial"))
     for variant, (seconds, source, *_) in costs.quantizations.items():
         missing = again + sum(not run.weights(name, variant).exists() for name in kept)
         rows.append((variant, seconds, missing, source))
@@ -177,7 +196,10 @@ def _lines(counts: Counts, costs: Costs, total: float) -> list[str]:
     models, variants = len(counts.todo), len(counts.variants)
     stored = full + sum(cost.stored for cost in quantizations.values())
     kept = variants * counts.kept(signals.kept)
-    disk = stored + kept + training.checkpoint
+    disk = models * (stored + kept + training.checkpoint)
+    # 4 bytes per number; a network whose last layer has fewer inputs keeps fewer
+    embedded = HEADER + 4 * COMPONENTS * (counts.pool + counts.test)
+    disk += counts.unembedded() * embedded
     trained = flops.training * counts.members * counts.epochs
     passed = flops.forward * counts.passes * variants
     looped = flops.training * sum(cost.loop_images for cost in quantizations.values())
@@ -190,8 +212,9 @@ def _lines(counts: Counts, costs: Costs, total: float) -> list[str]:
         f"slow each other down. A step takes {training.step:.4f} s; an epoch takes "
         f"{training.epoch:.3f} s apart from its steps. Training peaked at "
         f"{training.memory / 1e9:.2f} GB of memory.",
-        f"Disk: {models * disk / 1e9:.3g} GB. Bytes per model: {stored:,} of weights, {full:,} of "
-        f"them full; {kept:,} of signals; {training.checkpoint:,} of its checkpoint.",
+        f"Disk: {disk / 1e9:.3g} GB. Bytes per model: {stored:,} of weights, {full:,} of "
+        f"them full; {kept:,} of signals; {training.checkpoint:,} of its checkpoint."
+        + (f" {variants * embedded:,} of embeddings per audited model." if counts.embedded else ""),
         f"PFLOP per model: {trained / 1e15:.3g} training, {passed / 1e15:.3g} signals, at most "
         f"{looped / 1e15:.3g} published loops; other solvers are not counted. At {SHARE:.0%} of an "
         f"{GPU}'s {PEAK / 1e12:g} TFLOP/s, assumed and not measured, {models} models take "

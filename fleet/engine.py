@@ -3,7 +3,7 @@
 import errno
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -43,12 +43,18 @@ class Task(NamedTuple):
         processes: number of processes that train a model together, this one included.
         retry: models to train from another start -> number of their failed trainings when that was
             decided.
+        embedded: models whose embeddings are recorded.
     """
 
     run: RunFolder
     variants: list[str]
     processes: int
     retry: dict[ModelName, int]
+    embedded: Collection[ModelName] = ()
+
+    def missing(self, name: ModelName) -> list[str]:
+        """Variants of which a model still lacks a file."""
+        return self.run.missing(name, self.variants, self.embedded)
 
 
 def complete(task: Task, fit: Callable[[ModelName], None], name: ModelName) -> Outcome:
@@ -75,11 +81,11 @@ def complete(task: Task, fit: Callable[[ModelName], None], name: ModelName) -> O
                 _clear(run, name)
                 break_seals(run.model(name))
             # another process may have finished it in the meantime
-            if task.processes > 1 or run.missing(name, task.variants):
+            if task.processes > 1 or task.missing(name):
                 fit(name)
             if is_first():
                 seal(run.model(name))
-                if missing := run.missing(name, task.variants):
+                if missing := task.missing(name):
                     raise RuntimeError(f"it was left without {', '.join(missing)}.")
     except Timeout:
         if task.processes > 1:  # only the first of them knows of the lock
@@ -179,7 +185,7 @@ def _clear(run: RunFolder, name: ModelName) -> None:
     if run.weights(name, FULL).exists() or run.checkpoint(name).exists():
         return
     folder = run.model(name)
-    for path in [*folder.glob("*-w*"), *folder.glob("signals/*")]:
+    for path in [*folder.glob("*-w*"), *folder.glob("signals/*"), *folder.glob("embeddings/*")]:
         path.unlink()
 
 

@@ -16,6 +16,7 @@ from lightning_modules.callbacks.checkpoints import SaveCheckpoint, SaveWeights,
 from lightning_modules.callbacks.guards import SameModel, StopDiverged
 from lightning_modules.callbacks.progress import SaveProgress
 from lightning_modules.callbacks.quantize import Quantize
+from lightning_modules.callbacks.record_embeddings import RecordEmbeddings
 from lightning_modules.callbacks.record_signals import RecordSignals
 from lightning_modules.classifier import Classifier
 from lightning_modules.wandb_logger import FleetLogger
@@ -77,6 +78,9 @@ def make_trainer(
         *ours,
         RecordSignals(run.model(name), experiment.variants, experiment.queries),
     ]
+    if name in experiment.embedded:
+        query = experiment.queries[0]
+        callbacks.append(RecordEmbeddings(run.model(name), experiment.variants, query))
     logger: FleetLogger | Literal[False] = False
     if job.config.wandb != "disabled":
         logger = FleetLogger(run.path, name, attempt, experiment, job.config.wandb)

@@ -112,6 +112,13 @@ def make_parser(data: type | None = None) -> CommandLine:
         "each model draws for itself (default: the views of training)",
     )
     parser.add_argument(
+        "--record_embeddings",
+        type=bool,
+        default=False,
+        help="record 32 numbers of what each audited model computes of an image before its last "
+        "layer, for the attack `quantile_embeddings`; a finished fleet gets them too",
+    )
+    parser.add_argument(
         "--wandb", type=WandbMode, default="disabled", help="Weights & Biases, one run per model"
     )
     parser.add_class_arguments(CalibrationOptions, "calibration")

@@ -1,5 +1,6 @@
 """Checks of everything that a user can get wrong, before any training."""
 
+import copy
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from fleet.checks import check_options, choose_queries, choose_threads, note_pre
 from fleet.engine import check_files
 from fleet.failed import find_failed
 from fleet.options import FleetOptions
+from lightning_modules.callbacks.record_embeddings import find_layer
 from lightning_modules.classifier import Classifier
 from lightning_modules.options import CalibrationOptions, ModelOptions
 from quantization.quantize import check_network
@@ -59,11 +61,11 @@ class Job(NamedTuple):
     @property
     def todo(self) -> list[ModelName]:
         """Chosen models that are unfinished, or that failed and are to be trained again."""
-        variants = self.experiment.variants
+        variants, embedded = self.experiment.variants, self.experiment.embedded
         return [
             name
             for name in self.chosen
-            if name in self.retry or not self.run.is_finished(name, variants)
+            if name in self.retry or not self.run.is_finished(name, variants, embedded)
         ]
 
 
@@ -134,6 +136,8 @@ def try_network(
     images = next(data.test_batches()).images[:2]
     classifier.check(images)
     network, notes = classifier.get_submodule("network"), []
+    if config.record_embeddings:
+        find_layer(copy.deepcopy(network).eval(), images)
     for variant in map(Variant.parse, config.quantize):
         check_network(network, variant, images, config.layer_bits)
     for name in config.quantize[:1]:

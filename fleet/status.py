@@ -1,7 +1,7 @@
 """Status of a fleet: finished, running, failed and waiting models, and the time left."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Literal, NamedTuple
 
@@ -47,7 +47,7 @@ def find_status(run: RunFolder, diverged: Mapping[ModelName, str]) -> list[Model
             state = "running"
         elif name in diverged:
             state, reason = "failed", diverged[name]
-        elif not run.missing(name, experiment.variants):
+        elif not run.missing(name, experiment.variants, experiment.embedded):
             state = "finished"
         elif error.exists():
             lines = error.read_text().strip().splitlines() or ["unknown"]  # a full disk
@@ -140,6 +140,7 @@ class Call(NamedTuple):
         chosen: models of this call, some of which may have been finished before it.
         outcomes: how the work on the others ended.
         seconds: how long the call took.
+        embedded: models whose embeddings are recorded.
     """
 
     run: RunFolder
@@ -148,6 +149,7 @@ class Call(NamedTuple):
     chosen: Sequence[ModelName]
     outcomes: Sequence[Outcome]
     seconds: float
+    embedded: Collection[ModelName] = ()
 
 
 def summarise(call: Call, diverged: Mapping[ModelName, str]) -> Iterator[str]:
@@ -157,7 +159,7 @@ def summarise(call: Call, diverged: Mapping[ModelName, str]) -> Iterator[str]:
         call: the call.
         diverged: finished models that failed -> reason.
     """
-    run, names, variants, chosen, outcomes, seconds = call
+    run, names, variants, chosen, outcomes, seconds, embedded = call
     before, where = len(chosen) - len(outcomes), escape(str(run.path))
     ended = Counter(outcome.state for outcome in outcomes)
     if outcomes:
@@ -180,7 +182,7 @@ def summarise(call: Call, diverged: Mapping[ModelName, str]) -> Iterator[str]:
         )
     if sizes := [f"{variant} {size:,}" for variant, size in _sizes(run, chosen, variants).items()]:
         yield f"Bytes of a model on disk: {', '.join(sizes)}."
-    if left := sum(bool(run.missing(name, variants)) for name in names):
+    if left := sum(bool(run.missing(name, variants, embedded)) for name in names):
         yield f"{left} of the fleet's {len(names)} models are still to be finished."
     else:
         yield f"Next: python audit.py --run_dir {where}"

@@ -50,7 +50,8 @@ def digest_inputs(
         facts += [str(Path(place).exists()) for place in run.read().places.values()]
         models = run.path / "models"
         files = [run.experiment_file, run.membership_file]
-        files += sorted([*models.glob("*/signals/*"), *models.glob("*/*.json")])
+        patterns = ("*/signals/*", "*/embeddings/*", "*/*.json")
+        files += sorted(path for pattern in patterns for path in models.glob(pattern))
         files = [path for path in files if path.name != "progress.json"]
     digest = hashlib.sha256(repr(facts).encode())
     for path in [*code, *files]:

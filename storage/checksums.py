@@ -16,7 +16,8 @@ from storage.files import write_whole
 
 SUMS = "SHA256SUMS"  # in a model's folder, in the format of `sha256sum --check`
 LINE = re.compile(r"[0-9a-f]{64}  [^/\s][^\n]*")  # of that file
-SEALED = ("*.safetensors", "*-w*.json", "signals/*.safetensors")  # files that get a checksum
+# files that get a checksum
+SEALED = ("*.safetensors", "*-w*.json", "signals/*.safetensors", "embeddings/*.safetensors")
 # What zipfile, torch and safetensors raise for damaged content.
 UNREADABLE = (
     zipfile.BadZipFile, SafetensorError, UnpicklingError, EOFError, ValueError, LookupError,

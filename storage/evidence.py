@@ -29,6 +29,7 @@ from storage.run_folder import RunFolder
 from storage.saved_signals import SavedSignal, load_signals
 
 FIELDS = ("phi", "hinge", "population", "population_hinge")  # in a signals file
+EMBEDDINGS = {"embeddings": "embeddings", "population_embeddings": "population"}  # in theirs
 
 
 class Evidence(NamedTuple):
@@ -77,7 +78,7 @@ def gather(run: RunFolder, allow_partial: bool) -> Evidence:
     sound = [name for name in finished if name not in excluded]
     calibrated = {v: read_calibrated(run, v, members, sound) for v in variants}
     game = Game(
-        signals=_read_signals(run, variants, list(members), data),
+        signals=_read_signals(run, experiment, data),
         members=_matrix(members),
         cases=cases,
         calibrated={variant: mask for variant, mask in calibrated.items() if mask is not None},
@@ -127,8 +128,9 @@ def _read_finished(
     run: RunFolder, variants: Sequence[str], allow_partial: bool
 ) -> tuple[list[ModelName], dict[ModelName, str]]:
     """Models whose files are all present and whole, and the unfinished models."""
-    names = run.read().names
-    unfinished = {name: UNFINISHED for name in names if run.missing(name, variants)}
+    experiment = run.read()
+    names, embedded = experiment.names, experiment.embedded
+    unfinished = {name: UNFINISHED for name in names if run.missing(name, variants, embedded)}
     if unfinished and not allow_partial:
         raise ValueError(
             f"{len(unfinished)} of {len(names)} models are unfinished: "
@@ -139,7 +141,8 @@ def _read_finished(
     if not finished:
         raise ValueError(f"No model in {run.path} is finished. Run train.py again.")
     for name in finished:
-        files = [file(name, v) for file in (run.signals, run.record) for v in variants]
+        kinds = run.signals, run.embeddings, run.record
+        files = [file(name, v) for file in kinds for v in variants]
         if damaged := changed(run.model(name), files):
             raise ValueError(
                 f"{damaged[0]} is not what was written. Run train.py again with `--repair`."
@@ -169,18 +172,21 @@ def _matrix(rows: Mapping[ModelName, Tensor]) -> Bool[Tensor, "models examples"]
 
 
 def _read_signals(
-    run: RunFolder,
-    variants: Sequence[str],
-    names: Sequence[ModelName],
-    data: ImageDataModule | None,
+    run: RunFolder, experiment: Experiment, data: ImageDataModule | None
 ) -> dict[str, ModelSignals]:
     """Signals of all models in every variant; audits never read those of unfinished models."""
-    features = None if data is None else make_features(*data.pool, *data.test)
+    shared: dict[str, Any] = {}
+    if data is not None:
+        shared["features"] = make_features(*data.pool, *data.test)
+        shared["labels"] = data.pool.labels, data.test.labels
     signals = {}
-    for variant in variants:
-        paths = [run.signals(name, variant) for name in names]
+    for variant in experiment.variants:
+        paths = [run.signals(name, variant) for name in experiment.names]
         stored: dict[str, Any] = {key: SavedSignal(paths, key) for key in FIELDS}
-        signals[variant] = ModelSignals(**stored, features=features)
+        if experiment.embedded:  # audits read only those of the audited models
+            paths = [run.embeddings(name, variant) for name in experiment.names]
+            stored |= {field: SavedSignal(paths, key) for field, key in EMBEDDINGS.items()}
+        signals[variant] = ModelSignals(**stored, **shared)
     return signals
 
 

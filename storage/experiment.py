@@ -19,6 +19,8 @@ from storage.names import ModelName, fleet_names
 FORMAT = 1  # of experiment.yaml and of the folder that it describes
 # Options that may be raised, because new models leave the present ones as they are.
 GROWING = ("fleet.shadows", "fleet.targets")
+# Options that only add files of their own: what one call asked for stays asked for.
+ADDING = ("quantize", "record_embeddings")
 # Options without which a folder cannot be read.
 REQUIRED = ("fleet", "queries", "quantize")
 # Options that may differ between two calls on one run folder: places of files, and hardware.
@@ -71,6 +73,12 @@ class Experiment(NamedTuple):
         """Views of an example that the attacker asks for."""
         queries: list[str] = self.config["queries"]
         return queries
+
+    @property
+    def embedded(self) -> list[ModelName]:
+        """Models whose embeddings are recorded: those that are audited, if it was asked for."""
+        audited = self.names[self.shadows if self.targets else 0 :]
+        return audited if self.config.get("record_embeddings", False) else []
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as stored in experiment.yaml and results.json."""
@@ -139,6 +147,7 @@ def describe(
         "calibration": config.calibration.as_dict(),
         "layer_bits": config.layer_bits,
         "quantize": list(dict.fromkeys(variants)),
+        "record_embeddings": config.record_embeddings,
     }
     _, channels, height, width = data.pool.images.shape
     return Experiment(
@@ -172,9 +181,10 @@ def _fingerprint(
 
 
 def grow(stored: Experiment, asked: Experiment) -> Experiment:
-    """Add to the stored experiment the models and variants of `asked`, and its places."""
-    variants = dict.fromkeys([*stored.config["quantize"], *asked.config["quantize"]])
-    config = asked.config | {"quantize": list(variants)}
+    """Add to the stored experiment the models, variants and embeddings of `asked`, its places."""
+    variants = list(dict.fromkeys([*stored.config["quantize"], *asked.config["quantize"]]))
+    embedded = any(e.config.get("record_embeddings", False) for e in (stored, asked))
+    config = asked.config | {"quantize": variants, "record_embeddings": embedded}
     return stored._replace(config=config, places=asked.places)
 
 
@@ -202,7 +212,7 @@ def check_same(path: Path, stored: Experiment, asked: Experiment) -> None:
 def differing(experiments: Mapping[str, Experiment | None]) -> dict[str, list[str]]:
     """Options that differ between experiments: option -> values, in the order of the experiments.
 
-    Variants and the folder's id do not count. "-" marks an option that an experiment does not
+    Neither `ADDING` nor the folder's id counts. "-" marks an option that an experiment does not
     record, "unknown" every option of models that were trained elsewhere.
     """
     asked = [
@@ -221,8 +231,8 @@ def differing(experiments: Mapping[str, Experiment | None]) -> dict[str, list[st
 
 
 def _compared(experiment: Experiment) -> dict[str, Any]:
-    """The values that two equal experiments share; variants do not count, their files add up."""
-    config = {key: value for key, value in experiment.config.items() if key != "quantize"}
+    """The values that two equal experiments share."""
+    config = {key: value for key, value in experiment.config.items() if key not in ADDING}
     facts = {f"{key}'s fingerprint": value for key, value in experiment.fingerprints.items()}
     return _flatten(config) | facts
 

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from attacks.game import FULL
 
@@ -27,6 +29,7 @@ AXES = {  # of every array; `*` is the variant, and `queries` may be left out
         for end, classes in {"logits": ["classes"], "phi": []}.items()
         for role in ROLES
     },
+    **{f"*/target_{part}embeddings": ("targets", axis, "inputs") for part, axis in PARTS.items()},
 }
 LEAST = {"shadows": 4, "examples": 2, "classes": 2}  # 1 of the other axes
 TYPES = {  # by the end of a name: NumPy's kinds of dtype, in words, and the way out
@@ -115,6 +118,20 @@ def pair_roles(path: Path, names: Collection[str]) -> dict[tuple[str, str], list
         if name not in names:
             raise wrong(name, "be there", present, "Save it beside them.")
     return pairs
+
+
+def as_floats(array: NDArray[Any]) -> Tensor:
+    """Convert an array of floats, bfloat16 included, to float64."""
+    if array.dtype == BFLOAT16:
+        array = (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return torch.from_numpy(array.astype(np.float64))
+
+
+def check_finite(name: str, broken: Mapping[int, int]) -> None:
+    """Raise ValueError if any row of an array (row -> number of its values) is not finite."""
+    if rows := [row for row, count in broken.items() if count]:
+        given = f"{sum(broken.values())} NaN or infinite, the first in row {min(rows)}"
+        raise wrong(name, "be finite", given, "Compute them again, or leave that model out.")
 
 
 def check_arrays(path: Path, axes: Mapping[str, Sequence[str]]) -> None:

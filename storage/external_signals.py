@@ -12,6 +12,9 @@ is read one model at a time: use a folder if the logits are large.
     population_labels                  [population] integers from 0; needed with logits
     VARIANT/shadow_population_logits   as above, with `population` in place of `examples`
     VARIANT/target_population_logits
+  optional, for every variant or none, with all of the logits above:
+    VARIANT/target_embeddings              [targets, examples, inputs], of the last layer
+    VARIANT/target_population_embeddings   [targets, population, inputs]
 
 VARIANT is a name of your choice (int8-engine, gptq-w4); full-precision shadows are taken from
 `full`. A query is one view of an example, the same for every model. Logits are floats, bfloat16
@@ -35,14 +38,16 @@ from attacks.metrics.intervals import Estimate, mean_accuracy
 from attacks.signals import signals
 from storage.evidence import Evidence, check_cases
 from storage.external_arrays import (
-    BFLOAT16,
     ROLES,
+    as_floats,
     check_arrays,
+    check_finite,
     find_arrays,
     pair_roles,
     read_array,
     wrong,
 )
+from storage.external_embeddings import add_embeddings
 from storage.left_out import leave_out_models
 from storage.names import ModelName, fleet_names
 from storage.records import VariantFacts
@@ -66,7 +71,7 @@ def gather_external(path: Path) -> Evidence:
     check_arrays(path, axes)
     shadows, targets = (torch.from_numpy(read_array(path, f"{r}_members").copy()) for r in ROLES)
     members, names = torch.cat([shadows, targets]), fleet_names(len(shadows), len(targets))
-    by_variant = _read_signals(path, pairs)
+    by_variant = add_embeddings(path, axes, _read_signals(path, pairs))
     _check_targets(by_variant, members, len(shadows))
     excluded = _find_failures(next(iter(by_variant.values())), members, names)
     left = [position for position, name in enumerate(names) if name not in excluded]
@@ -127,7 +132,7 @@ def _convert(path: Path, names: Sequence[str], part: str) -> dict[str, Tensor]:
     """Reduce logits to signals, one model at a time: the shadows, then the targets."""
     records: list[dict[str, Tensor]] = []
     for name in names:
-        array, broken = read_array(path, name), {}
+        array, broken = read_array(path, name), dict[int, int]()
         if is_logits := name.endswith("logits"):
             labels = torch.from_numpy(read_array(path, f"{part}labels").astype(np.int64))
             if not 0 <= labels.min() <= labels.max() < array.shape[-1]:
@@ -135,18 +140,13 @@ def _convert(path: Path, names: Sequence[str], part: str) -> dict[str, Tensor]:
                 expected = f"be 0 to {array.shape[-1] - 1}, the last axis of `{name}`"
                 raise wrong(f"{part}labels", expected, given, "Number the classes from 0.")
         for row, model in enumerate(array):
-            if model.dtype == BFLOAT16:
-                model = (model.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-            values = torch.from_numpy(model.astype(np.float64))
-            if count := int((~values.isfinite()).sum()):
-                broken[row] = count
+            values = as_floats(model)
+            broken[row] = int((~values.isfinite()).sum())
             record = {"phi": values.float().reshape(-1, values.shape[-1])}
             if is_logits:
                 record = signals(values.reshape(-1, *values.shape[-2:]), labels)._asdict()
             records.append({key: record[key] for key in FIELDS[part] if key in record})
-        if broken:
-            given = f"{sum(broken.values())} NaN or infinite, the first in row {min(broken)}"
-            raise wrong(name, "be finite", given, "Compute them again, or leave that model out.")
+        check_finite(name, broken)
     kept = [key for key in records[0] if all(key in record for record in records)]
     return {key: torch.stack([record.pop(key) for record in records]) for key in kept}
 

@@ -16,6 +16,9 @@ WAYS_OUT = {  # what to do about unknown signals, by the words for them
     "signals on a population": "Pass population arrays of shadows and targets.",
     "logits on a population": "Pass population arrays of shadows and targets, as logits.",
     "a population of 20": "Hold 20 examples or more out of all models.",
+    "the classes": "Put the data back in its place, and audit again.",
+    "embeddings, which `train.py --record_embeddings true` adds": "Record them, and audit again.",
+    "embeddings of a population": "Pass those of the population too.",
     IMAGES: "Put the data back in its place, and audit again.",
 }
 

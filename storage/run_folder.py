@@ -3,7 +3,7 @@
 import errno
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -81,20 +81,35 @@ class RunFolder:
         """The signals of one variant."""
         return self.model(name) / "signals" / f"{variant}.safetensors"
 
-    def missing(self, name: ModelName, variants: Iterable[str]) -> list[str]:
-        """Variants whose weights or signals a model still lacks."""
-        return [
-            variant
-            for variant in variants
-            if not (self.weights(name, variant).exists() and self.signals(name, variant).exists())
-        ]
+    def embeddings(self, name: ModelName, variant: str) -> Path:
+        """The embeddings of one variant, where they were asked for."""
+        return self.model(name) / "embeddings" / f"{variant}.safetensors"
 
-    def is_finished(self, name: ModelName, variants: Sequence[str]) -> bool:
+    def missing(
+        self, name: ModelName, variants: Iterable[str], embedded: Collection[ModelName] = ()
+    ) -> list[str]:
+        """Variants of which a model still lacks a file.
+
+        Args:
+            name: the model.
+            variants: variants that it must have.
+            embedded: models whose embeddings are recorded.
+        """
+        kinds = self._kinds(name, embedded)
+        return [v for v in variants if not all(file(name, v).exists() for file in kinds)]
+
+    def is_finished(
+        self, name: ModelName, variants: Sequence[str], embedded: Collection[ModelName] = ()
+    ) -> bool:
         """Whether a model has all its files and their checksums."""
-        files = [
-            file(name, variant) for file in (self.weights, self.signals) for variant in variants
-        ]
+        files = [file(name, v) for file in self._kinds(name, embedded) for v in variants]
         return all(file.exists() for file in files) and is_sealed(self.model(name), files)
+
+    def _kinds(
+        self, name: ModelName, embedded: Collection[ModelName]
+    ) -> list[Callable[[ModelName, str], Path]]:
+        """The files of each variant."""
+        return [self.weights, self.signals, *([self.embeddings] if name in embedded else [])]
 
     def read(self) -> Experiment:
         """The experiment as it was last asked for.

@@ -67,7 +67,8 @@ def synthetic_fleet():
 def observe(synthetic_fleet):
     """All that an attacker may see of a synthetic fleet whose signals `quantize` changes.
 
-    The hinge is phi. No model trained on the population, and the features carry no information.
+    The hinge is phi. No model trained on the population; features, classes and embeddings carry no
+    information.
     """
 
     def make(phi, quantize=lambda signals: signals):
@@ -76,7 +77,9 @@ def observe(synthetic_fleet):
         rng = torch.Generator().manual_seed(9)
         features = torch.randn(examples, 3, generator=rng), torch.randn(100, 3, generator=rng)
         own, others = quantize(phi), quantize(population)
-        return ModelSignals(own, own, others, others, features)
+        labels = torch.arange(examples) % 3, torch.arange(100) % 3
+        embeddings = (torch.randn(models, 4, count, generator=rng) for count in (examples, 100))
+        return ModelSignals(own, own, others, others, features, labels, *embeddings)
 
     return make
 
@@ -315,8 +318,9 @@ def make_run(synthetic_fleet, observe, fabricate, tmp_path, empty_figures):
 
 
 @pytest.fixture(scope="session")
-def toy_audit(toy_run, audit, tmp_path_factory):
+def toy_audit(toy, toy_run, audit, tmp_path_factory):
     """The toy run audited by every attack there is, and what was printed; not to be changed."""
     run = RunFolder(tmp_path_factory.mktemp("audits") / "toy")
     shutil.copytree(toy_run, run.path)
+    train.main(toy(run.path, "--record_embeddings true"))
     return run, audit(run, "--attacks", *ATTACKS)

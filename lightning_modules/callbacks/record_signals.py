@@ -46,18 +46,14 @@ class RecordSignals(Callback):
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         # Lightning has already moved the module back to the CPU.
         trained, device = pl_module.get_submodule("network"), trainer.strategy.root_device
-        networks = [self._load(trained, variant).to(device) for variant in missing]
+        weights = [self.folder / f"{variant}.safetensors" for variant in missing]
+        networks = [load_network(trained, path).to(device) for path in weights]
         records = self._record(networks, data)
         for (variant, path), record in zip(missing.items(), records, strict=True):
             save_whole(path, record)
             accuracy = record["test_correct"].double().mean().item()
             for logger in trainer.loggers:
                 logger.log_metrics({accuracy_key(variant): accuracy})
-
-    def _load(self, trained: nn.Module, variant: str) -> nn.Module:
-        network = copy.deepcopy(trained).float().eval()
-        network.load_state_dict(load_weights(self.folder / f"{variant}.safetensors"))
-        return network
 
     def _record(self, networks: Sequence[nn.Module], data: ImageDataModule) -> Iterator[Tensors]:
         count = len(self.queries)
@@ -71,6 +67,13 @@ class RecordSignals(Callback):
                 "population_hinge": population["hinge"][:count],
                 "test_correct": population["correct"][views.index("identity")],
             }
+
+
+def load_network(trained: nn.Module, weights: Path) -> nn.Module:
+    """Copy a network with the weights of a file, in float32 and for evaluation."""
+    network = copy.deepcopy(trained).float().eval()
+    network.load_state_dict(load_weights(weights))
+    return network
 
 
 def _measure(

@@ -243,3 +243,18 @@ def test_numbers_of_shadows_in_words():
     assert more_shadows((1, 3)).endswith("6 suffice")
     assert FINDINGS["joint_lira"] == ATTACKS["lira_online"].sides
     assert FINDINGS["z_scores"] == ATTACKS["lira_offline"].sides
+
+
+def test_an_optional_attack_runs_unasked_only_where_its_signals_are_known(synthetic_fleet, observe):
+    phi, members = synthetic_fleet(shadows=4, examples=40)
+    known, cases = observe(phi), make_cases(4, 2)
+    bare = known._replace(embeddings=None, population_embeddings=None)
+    choice = choose_attacks(None, Game({"full": known, W2: known}, members, cases))
+    assert choice.attacks == [n for n in ATTACKS if n in (*DEFAULT_ATTACKS, "quantile_embeddings")]
+    assert not choice.left_out
+    choice = choose_attacks(None, Game({"full": known, W2: bare}, members, cases))
+    assert choice.attacks == list(DEFAULT_ATTACKS)
+    assert "quantile_embeddings" not in choice.left_out
+    message = "`quantile_embeddings` needs embeddings, which `train.py --record_embeddings true` ad"
+    with pytest.raises(ValueError, match=message):
+        choose_attacks(["quantile_embeddings"], Game({"full": known, W2: bare}, members, cases))

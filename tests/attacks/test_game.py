@@ -31,7 +31,9 @@ class OnDisk:
         return self.tensor[..., examples]
 
 
-SIGNALS = ("phi", "hinge", "population", "population_hinge")
+SIGNALS = (
+    "phi", "hinge", "population", "population_hinge", "embeddings", "population_embeddings"
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("disk", [False, True])
@@ -44,7 +46,8 @@ def test_selected_models_are_read_into_memory(rng, disk, models, unknown):
     }
     features, read = (torch.randn(9, 3, generator=rng), torch.randn(11, 3, generator=rng)), []
     wrapped = {n: x if x is None or not disk else OnDisk(x, read) for n, x in plain.items()}
-    selected = ModelSignals(**wrapped, features=features).of(models)
+    labels = torch.arange(9), torch.arange(11)
+    selected = ModelSignals(**wrapped, features=features, labels=labels).of(models)
     assert read == []  # selecting models reads nothing
     target = selected.read()
     for name, whole in plain.items():
@@ -54,11 +57,12 @@ def test_selected_models_are_read_into_memory(rng, disk, models, unknown):
             assert isinstance(getattr(target, name), torch.Tensor)
             assert torch.equal(getattr(target, name), whole[list(models)])
     assert target.features is selected.features is features
+    assert target.labels is selected.labels is labels
 
 
 def test_unknown_signals_stay_unknown(rng):
     phi = torch.randn(2, 1, 4, generator=rng)
-    assert ModelSignals(phi).of([1]).read()[1:] == (None,) * 4
+    assert ModelSignals(phi).of([1]).read()[1:] == (None,) * 7
 
 
 def test_shadows_are_fitted_once_and_as_lira_fits_them(rng):

@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from attacks.metrics.roc import auc, roc
-from attacks.quantile import make_features, quantile_regression
+from attacks.quantile import make_features, quantile_embeddings, quantile_regression
 
 
 def hinges(seed=0, leak=1.5, queries=1, population=2000, examples=3000):
@@ -181,3 +181,92 @@ def test_large_images_give_the_same_features_again(rng):
     first, second = make_features(*parts), make_features(*parts)
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[1], second[1])
+
+
+def embedded(seed=0, targets=2, queries=1, population=1500, examples=2000, leak=1.5):
+    """Draw hinges whose mean follows each target's own embeddings and the class; no image does.
+
+    Returns:
+        Arguments of `quantile_embeddings`, pixel features of examples and population, and members.
+    """
+    rng = np.random.default_rng(seed)
+    total = examples + population
+    labels = rng.integers(4, size=total)
+    own = rng.normal(size=(targets, 6, total)).astype(np.float32)
+    noise = rng.normal(size=(targets, queries, total))
+    members = rng.random((targets, examples)) < 0.5
+    noise[:, :, :examples] += leak * members[:, None]
+    mu = 2 * own[:, 0] - 3 * own[:, 1] + np.array([0, 2, 4, 6])[labels]
+    sigma = np.exp(0.5 * own[:, 2])
+    hinge = torch.from_numpy(mu[:, None] + sigma[:, None] * noise)
+    x, y, pixels = (torch.from_numpy(a) for a in (own, labels, rng.normal(size=(total, 20))))
+    cut = [examples, population]
+    (h, p), (e, q), (k, c) = (tensor.split(cut, -1) for tensor in (hinge, x, y))
+    return (h, p, e, q, k, c), pixels.split(cut), torch.from_numpy(members)
+
+
+def test_quantile_embeddings_match_scikit_learn():
+    """One regression per target, on its own embeddings and the one-hot classes."""
+    arguments, _, _ = embedded(queries=2, population=101, examples=50)
+    target, population, own, others, labels, classes = (a.numpy() for a in arguments)
+    expected = np.zeros((2, 50))
+    for row in range(2):
+        new, x = (
+            np.concatenate([np.eye(4)[y], e[row].T], 1)
+            for y, e in ((labels, own), (classes, others))
+        )
+        for t, y in zip(target[row], population[row], strict=True):
+            residual = np.zeros(len(y))
+            for rest, fold in KFold(5, shuffle=True, random_state=0).split(x):
+                residual[fold] = np.abs(y[fold] - scikit_learn(x[rest], y[rest], x[fold]))
+            log = np.log(np.maximum(residual, 1e-3 * residual.mean()))
+            sigma = np.exp(scikit_learn(x, log + (np.euler_gamma + np.log(2)) / 2, new))
+            expected[row] += (t - scikit_learn(x, y, new)) / sigma / 2
+    # the bound of the other regression: eigenvalues from 10 to at most 101 x 10, so fewer digits
+    # are lost than there
+    np.testing.assert_allclose(quantile_embeddings(*arguments), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_quantile_embeddings_see_a_difficulty_that_pixels_do_not_show():
+    arguments, pixels, members = embedded()
+    best = norm.cdf(1.5 / np.sqrt(2))
+    blind = quantile_regression(*arguments[:2], *pixels)
+    for row, scores in enumerate(quantile_embeddings(*arguments)):
+        area = auc(roc(scores, members[row])).item()
+        assert area == pytest.approx(best, abs=0.035)  # four standard errors of 1,000 a side
+        assert area > auc(roc(blind[row], members[row])).item() + 0.15
+
+
+def test_quantile_embeddings_of_non_members_are_standard_normal():
+    arguments, _, members = embedded(leak=0.0)
+    scores = quantile_embeddings(*arguments)
+    assert scores.mean().item() == pytest.approx(0, abs=0.06)
+    assert scores.std().item() == pytest.approx(1, abs=0.06)
+    assert auc(roc(scores[0], members[0])).item() == pytest.approx(0.5, abs=0.04)
+
+
+def test_quantile_embeddings_score_a_target_as_if_alone_to_the_last_bit():
+    arguments, _, _ = embedded(targets=3, queries=2, population=300, examples=100)
+    together = quantile_embeddings(*arguments)
+    for row in range(3):
+        alone = quantile_embeddings(*(a[[row]] for a in arguments[:4]), *arguments[4:])
+        assert torch.equal(alone[0], together[row])
+    order = torch.randperm(100)
+    shuffled = [a[..., order] if i in (0, 2, 4) else a for i, a in enumerate(arguments)]
+    assert torch.equal(quantile_embeddings(*shuffled), together[:, order])
+
+
+@pytest.mark.parametrize("part", [2, 3], ids=["examples", "population"])
+def test_a_target_with_broken_embeddings_gets_no_score(part):
+    arguments, _, _ = embedded(targets=3, population=300, examples=100)
+    whole = quantile_embeddings(*arguments)
+    arguments[part][1, 2, 7] = torch.inf
+    scores = quantile_embeddings(*arguments)
+    assert scores[1].isnan().all()
+    assert torch.equal(scores[[0, 2]], whole[[0, 2]])
+
+
+def test_quantile_embeddings_need_a_population_of_20():
+    arguments, _, _ = embedded(population=19, examples=30)
+    with pytest.raises(ValueError, match=r"population of 20 or more, got 19\. Hold out"):
+        quantile_embeddings(*arguments)

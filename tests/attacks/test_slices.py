@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attacks.slices import Chosen, Sliced, Stacked, slices_of
+from attacks.slices import Chosen, OfSome, Sliced, Stacked, slices_of
 
 
 class OnDisk:
@@ -105,3 +105,20 @@ def test_chosen_and_stacked_nest(rng, wrap):
         for part in SLICES:
             assert torch.equal(signal[..., part], expected[..., part])
             assert torch.equal(signal[[2, 0]][..., part], expected[[2, 0]][..., part])
+
+
+def test_a_signal_of_some_models_indexes_as_their_stack(rng):
+    """Other models may be selected, but not read."""
+    (whole,) = make(rng, 1)
+    signal = OfSome({1: whole[1], 3: whole[3], 4: whole[4]}, 5)
+    assert isinstance(signal, Sliced)
+    assert (tuple(signal.shape), signal.dtype) == (tuple(whole.shape), whole.dtype)
+    for rows in ([3, 1, 3], [4]):
+        fewer = signal[rows]
+        assert tuple(fewer.shape) == tuple(whole[rows].shape)
+        for part in SLICES:
+            assert torch.equal(fewer[..., part], whole[rows][..., part])
+    assert torch.equal(signal[[0, 4, 2]][[1]][..., :], whole[[4]])
+    assert signal[[0, 2]].shape[0] == 2  # nothing is known of these
+    with pytest.raises(KeyError):
+        signal[[0, 1]][..., :]

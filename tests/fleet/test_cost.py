@@ -2,6 +2,7 @@ import pytest
 
 from fleet.cost import Costs, Counts, duration, show_cost
 from fleet.trials import Flops, QuantizationCost, SignalCost, Training
+from storage.files import save_whole
 from storage.names import fleet_names
 from storage.run_folder import RunFolder
 
@@ -53,6 +54,21 @@ def test_the_plan_worked_by_hand(costs, counts):
     assert "0.015 training, 0.0069 signals, at most 0.003 published loops" in text
     hours = 3 * (15e12 + 6.9e12 + 3e12) / 31.2e12 / 3600
     assert f"3 models take {hours:.3g} GPU hours" in text
+
+
+def test_embeddings_worked_by_hand(costs, counts):
+    """Of the first model two of three variants lack them, of the last all."""
+    first, _, last = counts.todo
+    save_whole(counts.run.embeddings(first, "nearest-w2"), {})
+    embedded = counts._replace(embedded=[first, last])
+    table, *lines = show_cost(embedded, costs)
+    cells = [column.cells for column in table.columns]
+    label, each, count, total, _ = next(row for row in zip(*cells, strict=True) if "emb" in row[0])
+    assert (label, each, count, total) == ("embeddings of a variant", "1.10 s", "5", "5.50 s")
+    size = 512 + 4 * 32 * 1100
+    assert f"{3 * size:,} of embeddings per audited model" in " ".join(lines)
+    assert embedded._replace(retry={first: 0}).unembedded() == 6
+    assert "embeddings" not in " ".join(show_cost(counts, costs)[1:])
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,11 @@ def read_signals(run, variant):
     data = Digits(pool_size=64)
     data.setup("fit")
     signals = (torch.stack([file[key] for file in files]) for key in keys)
-    return ModelSignals(*signals, make_features(*data.pool, *data.test)), data.pool
+    features, labels = make_features(*data.pool, *data.test), (data.pool.labels, data.test.labels)
+    (target,) = (run.embeddings(name, variant) for name in run.read().names[4:])
+    own = (load_file(target)[key] for key in ("embeddings", "population"))  # no shadow has any
+    embedded = (torch.stack([*torch.full((4, *rows.shape), torch.nan), rows]) for rows in own)
+    return ModelSignals(*signals, features, labels, *embedded), data.pool
 
 
 def test_the_csv_equals_attacks_computed_from_the_files(audited_run, read_csv, weight_bytes):

@@ -66,6 +66,16 @@ def test_the_content_of_the_run_folder_counts(code, run, file):
     assert digest(run) == before
 
 
+def test_embeddings_count(code, run):
+    without, path = digest(run), run / "models/target-000/embeddings/full.safetensors"
+    path.parent.mkdir()
+    path.write_bytes(b"00")
+    before = digest(run)
+    assert before != without
+    flip(path)
+    assert digest(run) not in (before, without)
+
+
 def test_the_options_of_the_experiment_count(code, run):
     before, path = digest(run), run / "experiment.yaml"
     path.write_text(path.read_text().replace("seed: 0", "seed: 1"))

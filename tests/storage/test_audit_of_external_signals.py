@@ -31,7 +31,7 @@ def test_the_signals_of_a_run_give_its_own_results(
     external = RunFolder(tmp_path / "out")
     attacks = [name for name, attack in ATTACKS.items() if set(attack.needs) <= {"population"}]
     output = audit(external, "--signals", str(tmp_path / "theirs.npz"), "--attacks", *attacks)
-    assert len(attacks) == len(ATTACKS) - 2
+    assert len(attacks) == len(ATTACKS) - 3
     expected = [line for line in read_csv(run) if line["attack"] in attacks]
     of_models = ("strongest", "bytes", "seconds")  # with fewer attacks another may be the strongest
     kept = [key for key in expected[0] if not key.startswith((*of_models, "accuracy"))]

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import yaml
 from jsonargparse import Namespace
@@ -83,6 +85,7 @@ def config():
         fleet=Namespace(shadows=4, targets=1, workers=3),
         calibration=Namespace(images=8, rounds=0),
         layer_bits={},
+        record_embeddings=False,
         threads=2,
     )
 
@@ -100,6 +103,7 @@ def test_a_description_holds_what_changes_a_number(config, data):
         "calibration": {"images": 8, "rounds": 0},
         "layer_bits": {},
         "quantize": ["nearest-w2", "nearest-w4"],
+        "record_embeddings": False,
     }
     assert experiment.input == {"num_classes": 10, "channels": 1, "height": 8, "width": 8}
     assert experiment.fingerprints.keys() == {"data", "network"}
@@ -138,6 +142,28 @@ def test_growth_adds_models_and_variants_and_moves_places(asked):
     assert (grown.shadows, grown.places) == (8, {"root": "/new"})
     assert grown.variants == ["full", "nearest-w4", "obc-w2", "nearest-w2"]
     assert (grown.versions, grown.id) == (stored.versions, stored.id)
+
+
+def test_embeddings_that_were_asked_for_stay_asked_for(asked):
+    """A folder from before the option has none."""
+    on, off, before = (
+        asked(config__record_embeddings=True),
+        asked(config__record_embeddings=False),
+        asked(),
+    )
+    for stored, later in ((before, on), (off, on), (on, off), (on, on)):
+        assert grow(stored, later).config["record_embeddings"] is True
+        check_same(Path("x"), stored, later)
+    assert grow(before, off).config["record_embeddings"] is False
+    assert grow(before, off).embedded == []
+    assert differing({"a": on, "b": off}) == {}
+
+
+def test_the_audited_models_are_embedded(asked):
+    on = {"config__record_embeddings": True}
+    assert asked(**on).embedded == fleet_names(4, 1)[4:]
+    assert asked(config__fleet__targets=0, **on).embedded == fleet_names(4, 0)
+    assert asked().embedded == []
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,22 @@ def test_a_variant_is_missing_until_it_has_weights_and_signals(run):
     }
 
 
+def test_embeddings_are_missing_only_of_models_that_are_embedded(run):
+    for file in (run.weights, run.signals):
+        save_whole(file(SHADOW, "full"), {})
+    seal(run.model(SHADOW))
+    assert run.missing(SHADOW, ["full"], [ModelName("target", 0)]) == []
+    assert run.missing(SHADOW, ["full"], [SHADOW]) == ["full"]
+    assert not run.is_finished(SHADOW, ["full"], [SHADOW])
+    save_whole(run.embeddings(SHADOW, "full"), {})
+    assert run.missing(SHADOW, ["full"], [SHADOW]) == []
+    assert not run.is_finished(SHADOW, ["full"], [SHADOW])
+    seal(run.model(SHADOW))
+    assert run.is_finished(SHADOW, ["full"], [SHADOW])
+    path = run.model(SHADOW) / "embeddings" / "full.safetensors"
+    assert run.embeddings(SHADOW, "full") == path
+
+
 def test_a_model_is_finished_once_its_files_have_checksums(run):
     for file in (run.weights(SHADOW, "full"), run.signals(SHADOW, "full")):
         assert not run.is_finished(SHADOW, ["full"])
