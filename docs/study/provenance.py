@@ -55,9 +55,8 @@ def data(study: Study) -> str:
 
 def compare_data(control: Study, study: Study) -> str:
     """What a control's images were read by, beside those of the study."""
-    if control.config["data"] == study.config["data"] and _fingerprint(control) == _fingerprint(
-        study
-    ):
+    options = control.config["data"] == study.config["data"]
+    if options and _fingerprint(control) == _fingerprint(study):
         return "the same images by the same options"
     return f"images by {data(control)}"
 

@@ -17,12 +17,15 @@ def test_the_page_is_what_the_command_writes():
     assert (HERE.parent / "study.md").read_text() == render(make(KEPT, CONTROL))
 
 
-def test_the_readme_repeats_the_finding_of_the_study():
+def test_the_readme_repeats_the_finding_of_the_study(study):
     """Its first screen has the finding, word for word."""
     (finding,) = re.findall(r"^\*\*(.+?)\*\*$", (HERE.parent / "study.md").read_text(), re.M | re.S)
     first = " ".join((ROOT / "README.md").read_text().split("```")[0].split())
     assert " ".join(finding.split()) in first
     assert "(docs/study.md)" in first
+    networks = study.config["fleet"]["shadows"] + study.config["fleet"]["targets"]
+    assert f"{networks} networks" in first
+    assert f"{len(study.variants)} variants" in first
 
 
 def test_links_of_the_page_lead_somewhere():
