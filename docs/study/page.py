@@ -9,6 +9,7 @@ audit of the same variants with recalibrated shadows; without one the page has n
 """
 
 import json
+import re
 import textwrap
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
@@ -121,7 +122,7 @@ def render(comparisons: Comparisons) -> str:
         provenance=provenance,
         controls=controls,
     )
-    return "\n\n".join(wrap(block) for block in text.strip().split("\n\n")) + "\n"
+    return "\n\n".join(wrap(block) for block in re.split(r"\n{2,}", text.strip())) + "\n"
 
 
 def wrap(block: str) -> str:

@@ -90,15 +90,12 @@ def _range(values: Sequence[float], form: str) -> str:
 
 
 def judged(comparisons: Comparisons, claim: Claim) -> str:
-    """The verdicts on a claim, with counts, one line per attacker."""
+    """The verdicts on a claim by each measure, with counts, one line per attacker."""
     lines = []
     for attacker in ATTACKERS:
-        counts = [
-            f"{NAMES[measure]} {verdict.text}"
-            for measure, verdict in comparisons.judge(claim, attacker).items()
-        ]
-        word = comparisons.overall(claim, attacker)
-        lines.append(f"- By {attacker}: **{word}.** {'; '.join(counts)}.")
+        verdicts = comparisons.judge(claim, attacker).items()
+        words = [f"{NAMES[m]} **{verdict.status}** ({verdict.counts})" for m, verdict in verdicts]
+        lines.append(f"- By {attacker}: {'; '.join(words)}.")
     return "\n".join(lines)
 
 
@@ -137,10 +134,10 @@ def largest_loss(comparisons: Comparisons, claim: Claim, measure: str) -> str:
             losses.append((-compared.estimate.value / level, compared, level, first, name))
     part, compared, level, variant, name = max(losses, key=lambda loss: loss[0])
     low, high = (-100 * bound / level for bound in (compared.estimate.high, compared.estimate.low))
-    sign = "shown" if compared.shown else "not shown"  # of the difference itself
+    sign = "shown" if compared.shown else "not shown"
     return (
         f"{variant} by {name}: {100 * part:.0f}% ({low:z.0f} to {high:z.0f}) of what full "
-        f"precision leaks in {NAMES[measure]} ({sign})"
+        f"precision leaks in {NAMES[measure]}; this loss is {sign}"
     )
 
 

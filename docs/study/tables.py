@@ -125,16 +125,15 @@ def joint_table(comparisons: Comparisons) -> str:
 
 
 def levels(study: Study) -> str:
-    """All variants, as a table of levels."""
+    """The variants of the paper's figure, as a table of levels."""
     rows = []
-    for variant in study.variants:
-        papers = PAPERS_TPR.get(variant)
+    for variant, papers in PAPERS_TPR.items():
         cells = [variant, show(study.results.variants[variant].accuracy, percent=True)]
         for attacker in ATTACKERS.values():
             for measure in MEASURES:
                 row = study.best(variant, attacker, measure)
                 percent = measure != "auc"
                 cells.append(show(getattr(row.summary, measure), percent=percent))
-        rows.append((*cells, "unknown" if papers is None else f"{100 * papers:.1f}%"))
+        rows.append((*cells, f"{100 * papers:.1f}%"))
     columns = [f"{NAMES[m]}, {attacker}" for attacker in ATTACKERS for m in MEASURES]
     return table(("variant", "test accuracy", *columns, "TPR at 0.1% FPR in the paper"), rows)

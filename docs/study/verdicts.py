@@ -78,10 +78,10 @@ class Verdict(NamedTuple):
         return "held" if self.supporting == self.total else "held in part"
 
     @property
-    def text(self) -> str:
-        """The verdict's word with its counts."""
-        counts = f"{self.supporting} of {self.total}"
-        return f"{self.status} ({counts}{f', opposite {self.opposing}' if self.opposing else ''})"
+    def counts(self) -> str:
+        """What the word rests on: "3 of 3", or "1 of 3, opposite 2"."""
+        opposite = f", opposite {self.opposing}" if self.opposing else ""
+        return f"{self.supporting} of {self.total}{opposite}"
 
 
 def correct(tests: Mapping[Key, Uncorrected]) -> dict[Key, Compared]:

@@ -145,7 +145,7 @@ def test_four_bits_leak_alike_in_auc_and_not_in_the_tail(comparisons):
     assert obc.shown == "less"
     loss = sentences.largest_loss(comparisons, claim, "tpr_1pct")
     assert loss.startswith("obc-w4 by the paper's attacker: 7% (4 to 9)")
-    assert loss.endswith("(shown)")
+    assert loss.endswith("this loss is shown")
     half, _, double, _ = sentences.other_margins(comparisons, claim).splitlines()
     assert half.startswith("- With a margin of 2.5%, by the paper's attacker: held in AUC; refuted")
     assert double.startswith("- With a margin of 10%, by the paper's attacker: held in AUC and TPR")
@@ -199,3 +199,14 @@ def test_a_small_mismatch_is_called_small(comparisons):
 
 def test_a_study_has_no_config_without_an_experiment(study):
     assert Study(study.results._replace(experiment=None)).config == {}
+
+
+def test_a_claim_is_judged_by_each_attacker_and_measure(comparisons):
+    first, second = sentences.judged(comparisons, CLAIMS["four"]).splitlines()
+    assert first == (
+        "- By the paper's attacker: AUC **held** (3 of 3); TPR at 1% FPR **not shown** (0 of 3); "
+        "TPR at 0.1% FPR **not shown** (0 of 3)."
+    )
+    assert second.startswith("- By the strongest attack: AUC **held** (3 of 3)")
+    last = sentences.judged(comparisons, CLAIMS["last"])
+    assert "test accuracy **held in part** (8 of 12)" in last

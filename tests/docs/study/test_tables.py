@@ -1,8 +1,8 @@
 """The page's tables and the text of their cells."""
 
 from attacks.metrics.intervals import Estimate
-from docs.study.claims import CLAIMS
-from docs.study.tables import cell, points, share, shares, table, verdicts
+from docs.study.claims import CLAIMS, PAPERS_TPR
+from docs.study.tables import cell, levels, points, share, shares, table, verdicts
 from docs.study.verdicts import Compared
 
 
@@ -38,3 +38,10 @@ def test_verdicts_are_those_of_both_attackers(comparisons):
     _, _, *rows = verdicts(comparisons, CLAIMS).splitlines()
     assert rows[1] == "| 2 and 1.58 bits leak less | held | held |"
     assert len(rows) == len(CLAIMS)
+
+
+def test_levels_stand_beside_those_of_the_paper(study):
+    _, _, full, *rows = levels(study).splitlines()
+    assert full.startswith("| full | 51.5% (50.7-52.5) | 0.941 (0.934-0.949) |")
+    assert full.endswith("| 36.8% |")
+    assert [row.split(" | ")[0] for row in rows] == [f"| {v}" for v in PAPERS_TPR if v != "full"]

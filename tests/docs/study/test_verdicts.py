@@ -75,7 +75,8 @@ BETWEEN = compared(-0.03, -0.002)  # shown, and perhaps small
     ],
 )
 def test_verdicts_on_claims(pairs, expected, text):
-    assert judge(pairs, expected).text == text
+    verdict = judge(pairs, expected)
+    assert f"{verdict.status} ({verdict.counts})" == text
 
 
 def test_a_verdict_names_the_measures_to_which_it_applies():
@@ -95,7 +96,8 @@ def test_a_verdict_names_the_measures_to_which_it_applies():
 
 def test_a_status_is_that_of_its_counts():
     assert Verdict(3, 0, 3).status == "held"
-    assert Verdict(0, 0, 3).text == "not shown (0 of 3)"
+    assert Verdict(0, 0, 3).status == "not shown"
+    assert Verdict(1, 2, 3).counts == "1 of 3, opposite 2"
 
 
 @pytest.mark.parametrize(
