@@ -36,6 +36,7 @@ def finding(comparisons: Comparisons) -> str:
         pairs = [comparisons[missed(variant, None, measure)] for variant in TERNARY]
         statuses[measure] = judge(pairs, "more").status
     answer = overall(statuses).replace("held", "shown")
+    answer = answer.replace("the tail", "the tail (TPR at 1% and 0.1% FPR)")
     tail = len(_shown(comparisons, LIRA, "tpr_01pct"))
     tests = [comparisons[missed(variant, LIRA, "tpr_01pct")] for variant in TERNARY]
     early = sum(test.estimate.low > 0 for test in tests)
@@ -142,9 +143,9 @@ def largest_loss(comparisons: Comparisons, claim: Claim, measure: str) -> str:
 
 
 def trades(comparisons: Comparisons, claims: Sequence[Claim]) -> str:
-    """For each pair of methods, which leaks more to the strongest attack, and is it less accurate.
+    """Which of two methods leaks more to the strongest attack, and which is more accurate.
 
-    The direction of accuracy is told only where it is shown.
+    Both are told only where they are shown.
     """
     lines = []
     for first, second in (pair for claim in claims for pair in claim.pairs):
