@@ -4,6 +4,7 @@ import shlex
 
 from docs.study import provenance
 from docs.study.numbers import Study
+from fleet.options import parse
 
 
 def changed(study, **sections):
@@ -68,3 +69,22 @@ def test_options_that_differ_from_the_recipe_are_named(study):
 
 def test_models_from_elsewhere_have_unknown_versions(study):
     assert provenance.versions(Study(study.results._replace(experiment=None))) == "unknown"
+
+
+def test_the_commands_give_the_options_of_the_results(study):
+    """The parser of train.py, from the words of the page to the config that the results hold."""
+    words = shlex.split(
+        provenance.commands(study).split("\n    python audit.py")[0].replace("\\\n", " ")
+    )
+    _, config = parse([*words[2:3], str(provenance.RECIPE), *words[4:]])
+    kept = study.config
+    arguments = config.data.init_args.as_dict()
+    assert {key: arguments[key] for key in kept["data"]["init_args"]} == kept["data"]["init_args"]
+    assert config.data.class_path.endswith(".ImageFolder")
+    assert config.model.as_dict() == kept["model"]
+    trainer = config.trainer.as_dict()
+    assert {key: trainer[key] for key in kept["trainer"]} == kept["trainer"]
+    assert config.quantize == kept["quantize"]
+    assert (config.fleet.shadows, config.fleet.targets) == (32, 10)
+    assert config.calibration.as_dict() == kept["calibration"]
+    assert config.seed == kept["seed"]
