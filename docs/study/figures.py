@@ -5,14 +5,17 @@ from typing import Any
 
 from attacks.metrics.intervals import Estimate
 from attacks.metrics.measures import Metric
-from docs.study.numbers import MATCHED_LIRA, UNQUANTIZED_LIRA, Attacker, Study
+from docs.study.claims import METHODS, TERNARY
+from docs.study.numbers import MATCHED_LIRA, PAPERS, Attacker, Study
 from reporting.charts import Axis, Chart, Guide, Panel, Series
-from reporting.text import TITLES
 
-METHODS = ("adaround", "brecq", "obc")
 WIDTHS = ("w4", "w2", "w1.58")
-STANDING = ("full", *(f"{method}-w1.58" for method in METHODS))
+STANDING = ("full", *TERNARY)
 LAST = {"ternary": "", "2": "-last2", "4": "-last4", "8": "-last8", "32": "-last32"}
+SHADOWS = {
+    "matched": "shadows quantized like the target",
+    "unquantized": "full-precision shadows",
+}
 COLOURS = {"adaround": "tab:blue", "brecq": "tab:orange", "obc": "tab:green"}
 MARKERS = {"adaround": "o", "brecq": "s", "obc": "D"}
 
@@ -30,7 +33,7 @@ def all_of(study: Study) -> dict[str, Chart]:
 def plane(study: Study) -> Chart:
     """Fig. 1 of arXiv:2512.15335 by both attackers: accuracy against TPR at 0.1% FPR."""
     panels = []
-    for attacker in (UNQUANTIZED_LIRA, MATCHED_LIRA):
+    for attacker in (PAPERS, MATCHED_LIRA):
         series = []
         for method in METHODS:
             variants = ["full", *(f"{method}-{width}" for width in WIDTHS)]
@@ -39,7 +42,7 @@ def plane(study: Study) -> Chart:
             line = _series(method, [accuracy.value for accuracy in utility], leak, method)
             series.append(line._replace(x_interval=_interval(utility)))
         axes = Axis("test accuracy"), Axis("TPR at 0.1% FPR, LiRA online †")
-        panels.append(Panel(series, *axes, TITLES[attacker.knowledge], legend="upper left"))
+        panels.append(Panel(series, *axes, SHADOWS[attacker.kinds[0]], legend="upper left"))
     title = "from right to left: full precision, 4, 2 and 1.58 bits"
     return Chart([panels], (10, 4.4), title, share_x="all", share_y="all")
 
@@ -113,9 +116,9 @@ def last_layer(study: Study) -> Chart:
 def _both(study: Study, variants: Sequence[str], metric: Metric, method: str) -> list[Series]:
     """LiRA online with both kinds of shadows: full-precision hollow, matched filled."""
     lines = []
-    for attacker, dashes in ((UNQUANTIZED_LIRA, (4.0, 2.0)), (MATCHED_LIRA, ())):
+    for attacker, dashes in ((PAPERS, (4.0, 2.0)), (MATCHED_LIRA, ())):
         estimates = _numbers(study, variants, attacker, metric)
-        line = _series(TITLES[attacker.knowledge], range(len(variants)), estimates, method)
+        line = _series(SHADOWS[attacker.kinds[0]], range(len(variants)), estimates, method)
         lines.append(line._replace(dashes=dashes, filled=attacker is MATCHED_LIRA))
     return lines
 

@@ -1,56 +1,74 @@
-"""Numbers of the study: what two variants differ by, for one attacker, on the same targets."""
+"""Numbers of the study: what an attacker finds on each target, and the differences of these."""
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from attacks.evaluate import Row
-from attacks.game import FULL, Knowledge
-from attacks.metrics.differences import holm, mean_difference, ratio_of_means
+from attacks.game import FULL
+from attacks.metrics.differences import mean_difference, ratio_of_means
 from attacks.metrics.intervals import Estimate
 from attacks.metrics.measures import Metric
-from attacks.strongest import cross_choose
+from docs.study.verdicts import Uncorrected
 from reporting.results import Results
 
-Verdict = Literal["alike", "less", "more", "unclear"]
-PAPERS = "lira_online"  # the attack of the paper's Fig. 1
-MARGIN = 0.01  # AUC below which a difference is none that matters here
+MEASURES: tuple[Metric, ...] = ("auc", "tpr_1pct", "tpr_01pct")
+GUESSES = {"auc": 0.5, "tpr_1pct": 0.01, "tpr_01pct": 0.001}
+LIRA = "lira_online"  # the attack of the paper's Fig. 1
+SMALL = 0.05  # of what is found at full precision: a smaller difference is called small
 
 
 class Attacker(NamedTuple):
-    """Who attacks: what the shadows went through, and one attack, or the strongest."""
+    """Who attacks.
 
-    knowledge: Knowledge
+    Attributes:
+        kinds: what the shadows went through; several kinds are one attacker who has all of them.
+        attack: name of the attack; None is the strongest, among those without shadows too.
+    """
+
+    kinds: tuple[str, ...]
     attack: str | None = None
 
 
-UNQUANTIZED_LIRA, MATCHED_LIRA = Attacker("unquantized", PAPERS), Attacker("matched", PAPERS)
-UNQUANTIZED_BEST, MATCHED_BEST = Attacker("unquantized"), Attacker("matched")
-ATTACKERS = {
-    "LiRA online, full-precision shadows": UNQUANTIZED_LIRA,
-    "LiRA online, matched shadows": MATCHED_LIRA,
-    "strongest attack, full-precision shadows": UNQUANTIZED_BEST,
-    "strongest attack, matched shadows": MATCHED_BEST,
-}
+NOBODY = Attacker(())  # for the test accuracy
+PAPERS = Attacker(("unquantized",), LIRA)
+MATCHED_LIRA = Attacker(("matched",), LIRA)
+STRONGEST = Attacker(("matched", "unquantized", "recalibrated"))  # whichever were run
+ATTACKERS = {"the paper's attacker": PAPERS, "the strongest attack": STRONGEST}
 
 
-class Compared(NamedTuple):
-    """A mean difference over targets, its p, and that corrected for the others beside it."""
+class Contrast(NamedTuple):
+    """A difference, first - second, of two attacked variants in one measure."""
 
-    estimate: Estimate
-    p: float
-    p_holm: float
+    first: tuple[str, Attacker]
+    second: tuple[str, Attacker]
+    measure: str
 
-    def verdict(self, margin: float = MARGIN) -> Verdict:
-        """What is shown; whatever is within the margin is alike, even if it is not 0."""
-        if self.estimate.low > -margin and self.estimate.high < margin:
-            return "alike"
-        if self.p_holm >= 0.05:
-            return "unclear"
-        return "less" if self.estimate.value < 0 else "more"
+
+def leak(first: str, second: str, attacker: Attacker, measure: str) -> Contrast:
+    """How much more the first variant leaks than the second, to one attacker."""
+    return Contrast((first, attacker), (second, attacker), measure)
+
+
+def accuracy(first: str, second: str) -> Contrast:
+    """How much more accurate the first variant is than the second."""
+    return leak(first, second, NOBODY, "accuracy")
+
+
+def missed(variant: str, attack: str | None, measure: str) -> Contrast:
+    """How much more matched shadows find than full-precision ones."""
+    matched, unquantized = Attacker(("matched",), attack), Attacker(("unquantized",), attack)
+    return Contrast((variant, matched), (variant, unquantized), measure)
+
+
+def by_halves(values: Float[Tensor, "attacks targets"]) -> Float[Tensor, " targets"]:
+    """Take each half of the targets from the attack with the largest mean on the other half."""
+    half = values.shape[1] // 2
+    first, second = values[:, half:].mean(1).argmax(), values[:, :half].mean(1).argmax()
+    return torch.cat([values[first, :half], values[second, half:]])
 
 
 class Study:
@@ -67,68 +85,65 @@ class Study:
             self.rows.setdefault((row.variant, row.knowledge), []).append(row)
         self.variants = list(results.variants)
 
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The options of the experiment; none for models that were trained elsewhere."""
+        return self.results.experiment.config if self.results.experiment else {}
+
     def rows_of(self, variant: str, attacker: Attacker) -> list[Row]:
-        """What an attacker can do; at full precision both kinds of shadows are the same."""
-        kind = "matched" if variant == FULL else attacker.knowledge
-        rows = self.rows[variant, kind]
+        """What an attacker can do; at full precision all kinds of shadows are the same."""
+        kinds = ("matched",) if variant == FULL else attacker.kinds
+        rows = [row for kind in kinds for row in self.rows.get((variant, kind), [])]
         if attacker.attack is None:
-            return [*rows, *self.rows.get((variant, "none"), [])]
-        return [row for row in rows if row.attack == attacker.attack]
+            rows += self.rows.get((variant, "none"), [])
+        return [row for row in rows if attacker.attack in (None, row.attack)]
 
-    def best(self, variant: str, attacker: Attacker, metric: Metric = "auc") -> Row:
-        """The row that is highest by one metric."""
+    def best(self, variant: str, attacker: Attacker, measure: Metric = "auc") -> Row:
+        """The row that is highest by one measure."""
         rows = self.rows_of(variant, attacker)
-        return max(rows, key=lambda row: getattr(row.summary, metric).value)
+        return max(rows, key=lambda row: getattr(row.summary, measure).value)
 
-    def each(self, variant: str, attacker: Attacker, metric: Metric) -> Float[Tensor, " targets"]:
+    def each(self, variant: str, attacker: Attacker, measure: str) -> Float[Tensor, " targets"]:
         """One number per target, by the attack that is strongest on the other half of them."""
-        rows = self.rows_of(variant, attacker)
-        values = torch.tensor([row.by_target[metric] for row in rows], dtype=torch.float64)
-        return cross_choose(list(values), values)
+        if measure == "accuracy":
+            facts = self.results.variants[variant]
+            return torch.tensor(facts.accuracy_by_target, dtype=torch.float64)
+        rows: list[dict[str, list[float]]] = [
+            dict(row.by_target.items()) for row in self.rows_of(variant, attacker)
+        ]
+        values = torch.tensor([row[measure] for row in rows], dtype=torch.float64)
+        return by_halves(values)
 
-    def accuracies(self, variant: str) -> Float[Tensor, " targets"]:
-        """Test accuracy of each target."""
-        accuracies = self.results.variants[variant].accuracy_by_target
-        return torch.tensor(accuracies, dtype=torch.float64)
+    def difference(self, contrast: Contrast) -> Float[Tensor, " targets"]:
+        """The difference on each target."""
+        first, second, measure = contrast
+        return self.each(*first, measure) - self.each(*second, measure)
 
-    def leaks(
-        self, pairs: Sequence[tuple[str, str]], attacker: Attacker, metric: Metric = "auc"
-    ) -> list[Compared]:
-        """How much more the first leaks than the second, to one attacker."""
-        return compare(
-            [
-                self.each(first, attacker, metric) - self.each(second, attacker, metric)
-                for first, second in pairs
-            ]
-        )
+    def margin(self, attacker: Attacker, measure: str) -> float:
+        """The size up to which a difference is small: a share of what full precision leaks."""
+        if measure == "accuracy":
+            return 0.0
+        found = self.each(FULL, attacker, measure).mean().item()
+        return SMALL * max(0.0, found - GUESSES[measure])
 
-    def shadows(
-        self, variants: Sequence[str], attack: str | None, metric: Metric = "auc"
-    ) -> list[Compared]:
-        """How much more matched shadows find than full-precision ones."""
-        unquantized, matched = Attacker("unquantized", attack), Attacker("matched", attack)
-        return compare(
-            [self.each(v, matched, metric) - self.each(v, unquantized, metric) for v in variants]
-        )
+    def compare(self, contrast: Contrast) -> Uncorrected:
+        """Compare two sides of a contrast by Student's t over targets."""
+        differences = self.difference(contrast)
+        margin = self.margin(contrast.first[1], contrast.measure)
+        if not differences.any():  # the same attack on both sides
+            return Uncorrected(Estimate(0.0, 0.0, 0.0), 1.0, margin)
+        return Uncorrected(*mean_difference(differences), margin)
 
-    def mismatch(self, variant: str, attack: str | None, metric: Metric = "auc") -> Estimate | None:
-        """Share of the privacy that full-precision shadows see gained and matched ones do not.
+    def mismatch(self, variant: str, attack: str | None, measure: str = "auc") -> Estimate | None:
+        """Share of the gain that full-precision shadows see and matched ones do not.
 
         Returns:
-            1 - gain seen by matched shadows / gain seen by full-precision ones, with Fieller's
-            interval; None where the latter is not shown.
+            What matched shadows find beyond full-precision ones, over the gain in privacy that
+            full-precision ones see, with Fieller's interval; None where no gain is shown.
         """
-        unquantized, matched = Attacker("unquantized", attack), Attacker("matched", attack)
-        leak = self.each(variant, unquantized, metric)
-        gained = self.each(FULL, unquantized, metric) - leak
-        return ratio_of_means(self.each(variant, matched, metric) - leak, gained)
-
-
-def compare(differences: Sequence[Float[Tensor, " _"]]) -> list[Compared]:
-    """Student's t over targets of each, with p corrected for their number."""
-    means = [mean_difference(difference) for difference in differences]
-    corrected = holm([p for _, p in means])
-    return [
-        Compared(estimate, p, p_holm)
-        for (estimate, p), p_holm in zip(means, corrected, strict=True)
-    ]
+        contrast = missed(variant, attack, measure)
+        unquantized = contrast.second[1]
+        gained = self.difference(leak(FULL, variant, unquantized, measure))
+        if gained.mean() <= 0:
+            return None
+        return ratio_of_means(self.difference(contrast), gained)

@@ -1,4 +1,4 @@
-"""Comparisons of the study, against SciPy and by hand."""
+"""Numbers of the study, against SciPy and by hand."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,16 @@ from scipy.stats import ttest_rel
 
 from attacks.evaluate import Row
 from attacks.metrics.intervals import Estimate, Summary
-from docs.study.numbers import Attacker, Compared, Study
-from reporting.results import Results
+from docs.study.numbers import (
+    MATCHED_LIRA,
+    PAPERS,
+    STRONGEST,
+    Attacker,
+    Study,
+    accuracy,
+    leak,
+    missed,
+)
 from storage.records import VariantFacts
 
 
@@ -32,59 +40,59 @@ VARIANTS = {
     variant: VariantFacts(Estimate(0.7, 0.6, 0.8), 1, None, by_target)
     for variant, by_target in ACCURACY.items()
 }
-STUDY = Study(Results("study", "", None, {}, VARIANTS, ROWS, {}, [], []))
-LIRA = Attacker("unquantized", "lira_online")
 
 
-def test_each_attacker_has_its_own_rows():
-    assert STUDY.variants == ["full", "w2"]
-    assert STUDY.each("w2", LIRA, "auc").tolist() == FOOLED
-    assert STUDY.each("w2", Attacker("matched", "lira_online"), "auc").tolist() == MATCHED
-    assert STUDY.each("full", LIRA, "auc").tolist() == FULL  # both kinds of shadows are the same
-    assert STUDY.accuracies("w2").tolist() == ACCURACY["w2"]
+@pytest.fixture(scope="module")
+def small(study):
+    return Study(study.results._replace(variants=VARIANTS, rows=ROWS))
 
 
-def test_the_strongest_is_chosen_on_the_other_half():
+def test_each_attacker_has_its_own_rows(small):
+    assert small.variants == ["full", "w2"]
+    assert small.each("w2", PAPERS, "auc").tolist() == FOOLED
+    assert small.each("w2", MATCHED_LIRA, "auc").tolist() == MATCHED
+    assert small.each("full", PAPERS, "auc").tolist() == FULL  # all kinds of shadows are the same
+    assert small.each("w2", PAPERS, "accuracy").tolist() == ACCURACY["w2"]
+
+
+def test_the_strongest_is_chosen_on_the_other_half(small):
     """LiRA is better on the last two targets, the gap attack on the first two."""
-    areas = STUDY.each("w2", Attacker("unquantized"), "auc")
-    assert areas.tolist() == [*FOOLED[:2], *GAP[2:]]
-    assert STUDY.best("w2", Attacker("unquantized")).attack == "lira_online"
+    unquantized = Attacker(("unquantized",))
+    assert small.each("w2", unquantized, "auc").tolist() == [*FOOLED[:2], *GAP[2:]]
+    assert small.best("w2", unquantized).attack == "lira_online"
+    assert small.each("w2", STRONGEST, "auc").tolist() == MATCHED  # of every kind of shadows
 
 
-def test_leaks_match_scipy():
-    (found,) = STUDY.leaks([("w2", "full")], LIRA)
+def test_a_contrast_matches_scipy(small):
+    found = small.compare(leak("w2", "full", PAPERS, "auc"))
     expected = ttest_rel(FOOLED, FULL)
     assert found.estimate.value == pytest.approx(np.mean(FOOLED) - np.mean(FULL))
     assert found.estimate[1:3] == pytest.approx(expected.confidence_interval(0.95))
-    assert found.p == found.p_holm == pytest.approx(expected.pvalue)
-    (found,) = STUDY.shadows(["w2"], "lira_online")
-    assert found.p == pytest.approx(ttest_rel(MATCHED, FOOLED).pvalue)
-    two = STUDY.leaks([("w2", "full"), ("full", "w2")], LIRA)
-    assert [compared.p_holm for compared in two] == pytest.approx([2 * expected.pvalue] * 2)
+    assert found.p == pytest.approx(expected.pvalue)
+    assert small.compare(missed("w2", "lira_online", "auc")).p == pytest.approx(
+        ttest_rel(MATCHED, FOOLED).pvalue
+    )
+    accurate = small.compare(accuracy("w2", "full"))
+    assert accurate.p == pytest.approx(ttest_rel(ACCURACY["w2"], ACCURACY["full"]).pvalue)
 
 
-def test_the_share_of_a_gain_that_was_mismatch():
+def test_the_same_attack_on_both_sides_shows_nothing(small):
+    assert small.compare(leak("full", "full", PAPERS, "auc")) == (
+        Estimate(0.0, 0.0, 0.0),
+        1.0,
+        pytest.approx(0.05 * 0.4),
+    )
+
+
+def test_the_margin_is_a_share_of_what_full_precision_leaks(small):
+    """A twentieth of 0.9 - 0.5 AUC; accuracy has none."""
+    assert small.margin(PAPERS, "auc") == pytest.approx(0.02)
+    assert small.margin(PAPERS, "accuracy") == 0
+
+
+def test_the_share_of_a_gain_that_was_mismatch(small):
     """Full-precision shadows see a gain of 0.175, matched ones of 0.09: the rest was mismatch."""
-    found = STUDY.mismatch("w2", "lira_online")
+    found = small.mismatch("w2", "lira_online")
     assert found.value == pytest.approx(1 - 0.09 / 0.175)
     assert found.low < found.value < found.high
-    assert STUDY.mismatch("full", "lira_online") is None  # nothing is gained
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "p", "verdict"),
-    [
-        (-0.009, 0.002, 0.5, "alike"),
-        (-0.009, -0.002, 0.001, "alike"),  # shown to be less, but only just
-        (-0.03, -0.002, 0.01, "less"),
-        (0.002, 0.03, 0.01, "more"),
-        (-0.03, -0.002, 0.06, "unclear"),  # after correction
-        (-0.03, 0.02, 0.5, "unclear"),
-    ],
-)
-def test_verdicts(low, high, p, verdict):
-    assert Compared(Estimate((low + high) / 2, low, high), p, p).verdict() == verdict
-
-
-def test_a_margin_of_0_calls_nothing_alike():
-    assert Compared(Estimate(0.001, 0.0005, 0.0015), 0.01, 0.01).verdict(0) == "more"
+    assert small.mismatch("full", "lira_online") is None  # nothing is gained

@@ -1,0 +1,97 @@
+"""The data and commands behind kept results: read from the results, not from the recipe."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from docs.study.numbers import Study
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "study" / "cifar10_small.yaml"
+SECTIONS = "model", "trainer", "fleet"  # of the options that a recipe names, beside the data
+
+
+def commands(study: Study, keep: str = "") -> str:
+    """The commands that make these results, with every option that the recipe has otherwise.
+
+    Args:
+        study: results with their experiment.
+        keep: what `python -m docs.study` is told before the run folder.
+    """
+    recipe, made = _recipe(), study.config
+    changes = (
+        [f"--data {_name(made)}", "--data.root path/to/images"] if _other(recipe, made) else []
+    )
+    named = recipe["data"]["init_args"]
+    options = made["data"]["init_args"].items()
+    changes += [f"--data.{k} {v}" for k, v in options if _differs(named, k, v, changes)]
+    for section in SECTIONS:
+        present = made[section]
+        for key, value in recipe[section].items():
+            if key in present and present[key] != value:
+                changes.append(f"--{section}.{key} {present[key]}")
+    if made["quantize"] != recipe["quantize"]:
+        changes.append(f"--quantize {' '.join(made['quantize'])}")
+    run_dir = f"runs/study/{study.results.name}"
+    changes += [f"--run_dir {run_dir}"] if run_dir != recipe["run_dir"] else []
+    lines = [f"python train.py --config recipes/study/{RECIPE.name}", *changes]
+    return (
+        " \\\n      ".join(lines)
+        + f"\n    python audit.py --run_dir {run_dir}\n    python -m docs.study {keep}{run_dir}"
+    )
+
+
+def data(study: Study) -> str:
+    """What the images were read by, and whether the recipe reads them by the same."""
+    recipe, made = _recipe(), study.config
+    options = ", ".join(f"{k} {_plain(v)}" for k, v in made["data"]["init_args"].items())
+    told = f"`{made['data']['class_path']}` ({options})"
+    named = recipe["data"]["class_path"]
+    if _other(recipe, made):
+        return f"{told}, and not by the recipe's `{named}`, with which it has not been run"
+    return f"{told}, as in the recipe"
+
+
+def compare_data(control: Study, study: Study) -> str:
+    """What a control's images were read by, beside those of the study."""
+    options = control.config["data"] == study.config["data"]
+    if options and _fingerprint(control) == _fingerprint(study):
+        return "the same images by the same options"
+    return f"images by {data(control)}"
+
+
+def versions(study: Study) -> str:
+    """Packages, threads and the fingerprint of the data."""
+    experiment = study.results.experiment
+    if experiment is None:
+        return "unknown"
+    parts = [f"{name} {version}" for name, version in experiment.versions.items()]
+    return f"{', '.join(parts)}; fingerprint of the data {_fingerprint(study)}"
+
+
+def _fingerprint(study: Study) -> str:
+    experiment = study.results.experiment
+    return experiment.fingerprints["data"] if experiment else "unknown"
+
+
+def _recipe() -> dict[str, Any]:
+    recipe: dict[str, Any] = yaml.safe_load(RECIPE.read_text())
+    return recipe
+
+
+def _name(made: Mapping[str, Any]) -> str:
+    return str(made["data"]["class_path"]).rpartition(".")[2]
+
+
+def _other(recipe: Mapping[str, Any], made: Mapping[str, Any]) -> bool:
+    return _name(recipe) != _name(made)
+
+
+def _differs(named: Mapping[str, Any], key: str, value: object, changes: list[str]) -> bool:
+    """Whether an option must be given: the recipe has another value, or names another data set."""
+    return named[key] != value if key in named else bool(changes)
+
+
+def _plain(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
