@@ -110,3 +110,11 @@ def test_a_variant_of_unknown_accuracy_is_drawn_by_name_only():
     figure = draw(comparison_chart([unknown]))
     figure.draw_without_rendering()
     assert [place[1] for place, *_ in points(figure.axes[2])] == [0.7]
+
+
+def test_an_outlier_does_not_squeeze_the_others():
+    accuracies = {"full": 0.95, "nearest-w4": 0.94, "nearest-w2": 0.93, "nearest-w1.58": 0.4}
+    entries = [entry(name, "a", accuracy, 0.7, 0.69) for name, accuracy in accuracies.items()]
+    for axes in draw(comparison_chart(entries)).axes[:2]:
+        assert axes.get_xlim() == pytest.approx((0.9165, 0.9935))  # 0.92 to 0.99
+        assert [text.get_text() for text in axes.texts] == ["← nearest-w1.58: 40.0%", "←"]
