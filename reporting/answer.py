@@ -197,7 +197,8 @@ def _shadows(splits: Mapping[str, ShadowSplit]) -> str:
             "It is unclear whether an attacker must quantize its shadows: no difference between "
             f"matched and {SHADOWS[kind]} is shown on {where} (AUC)."
         )
-    if len(shown) < number:
-        clauses.append(f"on the other {number - len(shown)} no difference is shown")
+    if rest := number - len(shown):
+        others = "the other" if rest == 1 else f"the other {rest}"
+        clauses.append(f"no difference is shown on {others}")
     sentence = "; ".join(clauses)
     return f"{sentence[0].upper()}{sentence[1:]}."

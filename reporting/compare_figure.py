@@ -7,11 +7,12 @@ from matplotlib import colormaps
 
 from attacks.game import FULL
 from attacks.metrics.intervals import Estimate
+from reporting.axis_limits import at_edge, bulk_limits
 from reporting.charts import GUIDE, Axis, Chart, Guide, Panel, Series
 from reporting.compare import Entry
 from reporting.plane import fill, knowledge_legend
 from reporting.styles import MARKERS
-from reporting.text import GUESSING, NAMES
+from reporting.text import GUESSING, NAMES, show_metric
 
 MANY = [*MARKERS, *(f"${letter}$" for letter in ascii_uppercase)]
 FIRST, LAST = -0.3, 0.3  # positions of a variant's points, from its tick
@@ -29,10 +30,12 @@ def comparison_chart(entries: Sequence[Entry]) -> Chart:
     markers = {FULL: "*"} | {v: MANY[i % len(MANY)] for i, v in enumerate(rest)}
     colours = {name: colormaps["tab10"](i % 10) for i, name in enumerate(experiments)}
     step = (LAST - FIRST) / max(1, len(kinds) * len(experiments) - 1)
+    accuracy = Axis("test accuracy", limits=bulk_limits([e.facts.accuracy for e in entries]))
     ticks = Axis(ticks=list(enumerate(variants)), upright=len(variants) > 6)
     planes, by_variant = [], []
     for end in entries[0].risk:
         plane, names = [], []
+        leakage, guessing = Axis(NAMES[end]), [Guide(y=GUESSING[end])]
         for entry in entries:
             place = variants.index(entry.variant) + FIRST
             place += len(kinds) * step * experiments.index(entry.experiment)
@@ -45,10 +48,12 @@ def comparison_chart(entries: Sequence[Entry]) -> Chart:
                 )
                 across = entry.facts.accuracy
                 sides = [across.low], [across.high]
-                plane.append(point._replace(x=[across.value], x_interval=sides))
+                placed = point._replace(x=[across.value], x_interval=sides)
+                name = entry.variant if kind == next(iter(entry.by_kind[end])) else ""
+                values = f"{100 * across.value:.1f}%", show_metric(row.summary, end)
+                plane.append(at_edge(placed, accuracy, leakage, name, values))
                 names.append(point._replace(x=[place + step * kinds.index(kind)]))
-        leakage, guessing = Axis(NAMES[end]), [Guide(y=GUESSING[end])]
-        planes.append(Panel(plane, Axis("test accuracy"), leakage, guides=guessing))
+        planes.append(Panel(plane, accuracy, leakage, guides=guessing))
         by_variant.append(Panel(names, ticks, leakage, guides=guessing))
     legend = [Series(_plain(name), colour=colour, marker="s") for name, colour in colours.items()]
     legend += [Series(_plain(v), colour=GUIDE, marker=markers[v]) for v in variants]

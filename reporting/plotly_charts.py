@@ -95,7 +95,7 @@ def to_plotly(panel: Panel) -> dict[str, Any]:
     line = {"color": to_hex(GUIDE), "dash": "dot", "width": 1}
     shapes: list[dict[str, Any]] = []
     for x, y, _ in panel.guides:
-        shape: dict[str, Any] = {"type": "line", "layer": "between", "line": line}
+        shape: dict[str, Any] = {"type": "line", "layer": "above", "line": line}
         if x is not None:
             shape |= {"x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper"}
         elif y is not None:

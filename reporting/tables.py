@@ -65,11 +65,9 @@ def number(value: float, text: str) -> Cell:
     return Cell(text, None if isnan(value) else value)
 
 
-def estimate_cell(
-    estimate: Estimate, percent: bool = False, spread: bool = False, mark: str = ""
-) -> Cell:
+def estimate_cell(estimate: Estimate, percent: bool = False, spread: bool = False) -> Cell:
     """An estimate with its interval."""
-    return number(estimate.value, show(estimate, percent, spread) + mark)
+    return number(estimate.value, show(estimate, percent, spread))
 
 
 def metric_cell(summary: Summary, metric: Metric) -> Cell:

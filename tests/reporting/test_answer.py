@@ -234,7 +234,7 @@ def test_an_unknown_accuracy_is_not_the_best():
         (
             {"w4": MORE, "w2": (0.05, 0.06), "w1": NOTHING},
             "Full-precision shadows find less than matched shadows on 2 of 3 variants, by estimate "
-            "most on w2 (AUC 0.05 to 0.06 less); on the other 1 no difference is shown.",
+            "most on w2 (AUC 0.05 to 0.06 less); no difference is shown on the other.",
         ),
         (
             {"w4": (-0.04, -0.02), "w2": MORE},

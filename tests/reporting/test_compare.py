@@ -13,6 +13,7 @@ from attacks.metrics.intervals import Estimate, Summary
 from reporting.compare import (
     against_first,
     comparison_lines,
+    ends_of,
     enter,
     make_comparison,
     make_differences,
@@ -28,16 +29,15 @@ def near(value, spread=0.0):
     return Estimate(value, value - 0.02, value + 0.03, spread)
 
 
-def row(variant, knowledge, attack, auc, spread=0.01, targets=4, false_positives=12):
-    rates = near(auc, spread), near(0.5), near(auc / 10), near(0.01)
-    summary = Summary(*rates, targets, 100, false_positives, 1)
-    return Row(variant, knowledge, attack, summary, 8, [], {})
+def row(variant, knowledge, attack, auc, tpr=0.06, spread=0.01, targets=4, counts=(12, 1)):
+    rates = near(auc, spread), near(0.5), near(tpr, spread / 2), near(tpr / 5, spread / 4)
+    return Row(variant, knowledge, attack, Summary(*rates, targets, 100, *counts), 8, [], {})
 
 
 def make_results(rows, basis=(), experiment=None, accuracy=0.9):
     variants = dict.fromkeys(row.variant for row in rows)
     facts = {variant: VariantFacts(near(accuracy), 1) for variant in variants}
-    return Results("name", "", experiment, dict(basis), facts, rows, {}, [], [])
+    return Results("name", "", experiment, dict(basis), facts, rows, {}, [], [], [])
 
 
 ROWS = {
@@ -45,15 +45,14 @@ ROWS = {
         row("full", "none", "gap", 0.55),
         row("full", "matched", "lira", 0.7),
         row("w2", "none", "gap", 0.5),
-        row("w2", "matched", "lira", 0.6, false_positives=9),
-        row("w2", "unquantized", "rmia", 0.58),
-        row("w2", "recalibrated", "rmia", 0.59),
+        row("w2", "matched", "lira", 0.6, 0.02, counts=(9, 1)),
+        row("w2", "unquantized", "rmia", 0.58, 0.05, counts=(9, 1)),
         row("w4", "matched", "lira", 0.65),
     ],
     "b": [
         row("full", "matched", "lira", 0.64, spread=0.03),
-        row("w2", "matched", "lira", 0.55, targets=3),
-        row("w2", "unquantized", "lira", 0.56, targets=3),
+        row("w2", "matched", "lira", 0.55, 0.09, targets=3),
+        row("w2", "unquantized", "lira", 0.56, 0.08, targets=3),
         row("w8", "none", "gap", 0.53),
     ],
     "c": [row("full", "matched", "lira", 0.66, targets=1)],
@@ -98,45 +97,85 @@ def test_only_variants_of_both_experiments_are_compared():
         *(("full", "a"), ("full", "b"), ("full", "c"), ("w2", "a"), ("w2", "b")),
         *(("w4", "a"), ("w8", "b")),
     ]
-    assert [d is not None for d in differences] == [0, 1, 1, 0, 1, 0, 0]
-    root = (4 / 3) ** 0.5  # population's standard deviation from that of four values
-    full = ttest_ind_from_stats(0.64, 0.03 * root, 4, 0.7, 0.01 * root, 4, equal_var=False).pvalue
-    w2 = ttest_ind_from_stats(0.56, 0.01 * 1.5**0.5, 3, 0.6, 0.01 * root, 4, equal_var=False).pvalue
-    assert w2 < full
-    assert (differences[1].p, differences[4].p) == pytest.approx((full, w2))
-    # Holm over the two that are known: the smaller p twice, the larger as it is
-    assert differences[4].p_holm == pytest.approx(2 * w2)
-    assert differences[1].p_holm == pytest.approx(max(full, 2 * w2))
-    assert isnan(differences[2].p_holm)
-    assert (differences[1].first, differences[1].second) == ("b", "a")
+    compared = [0, 1, 1, 0, 1, 0, 0]
+    assert [d["auc"] is not None for d in differences] == compared
+    assert [d["tpr_1pct"] is not None for d in differences] == compared
+    root, root_of_three = (4 / 3) ** 0.5, 1.5**0.5  # sample's deviation from the population's
+
+    def welch_of(mean, spread, targets, other, other_spread):
+        scale = root if targets == 4 else root_of_three
+        samples = (mean, spread * scale, targets, other, other_spread * root, 4)
+        return ttest_ind_from_stats(*samples, equal_var=False).pvalue
+
+    by_hand = {
+        (1, "auc"): welch_of(0.64, 0.03, 4, 0.7, 0.01),
+        (1, "tpr_1pct"): welch_of(0.06, 0.015, 4, 0.06, 0.005),
+        (4, "auc"): welch_of(0.56, 0.01, 3, 0.6, 0.01),
+        # by the attack that is strongest there: gap in a, with matched shadows in b
+        (4, "tpr_1pct"): welch_of(0.09, 0.005, 3, 0.06, 0.005),
+    }
+    assert {key: differences[key[0]][key[1]].p for key in by_hand} == pytest.approx(by_hand)
+    # Holm over all four that are known, in both columns
+    order = sorted(by_hand, key=by_hand.__getitem__)
+    assert order == [(4, "tpr_1pct"), (4, "auc"), (1, "auc"), (1, "tpr_1pct")]
+    floor = 0.0
+    for rank, key in enumerate(order):
+        floor = max(floor, (4 - rank) * by_hand[key])
+        assert differences[key[0]][key[1]].p_holm == pytest.approx(min(1, floor))
+    for end in ("auc", "tpr_1pct"):
+        assert isnan(differences[2][end].p_holm)
+        assert (differences[1][end].first, differences[1][end].second) == ("b", "a")
+
+
+@pytest.mark.parametrize(
+    ("counts", "tail"),
+    [(((99, 10), (99, 10)), "tpr_01pct"), (((99, 10), (99, 9)), "tpr_1pct")],
+)
+def test_audits_are_compared_at_the_coarser_of_their_tails(counts, tail):
+    results = {
+        name: make_results([row("full", "matched", "lira", 0.6, counts=pair)])
+        for name, pair in zip("ab", counts, strict=True)
+    }
+    assert ends_of(results) == ("auc", tail)
+    assert all(list(entry.risk) == ["auc", tail] for entry in enter(results))
 
 
 def test_the_table_by_hand():
     entries = enter(RESULTS)
     table = make_comparison(entries, against_first(entries))
-    assert table.columns[-2:] == ("AUC beyond a's", "p")
+    assert table.columns == (
+        *("variant", "experiment", "test accuracy", "AUC", "TPR at 1% FPR"),
+        *("AUC beyond a's", "p", "TPR at 1% FPR beyond a's", "p"),
+    )
     texts = [[cell.text for cell in line] for line in table.rows]
     values = [[cell.value for cell in line] for line in table.rows]
     assert texts[0][:3] == ["full", "a", "90.0% (88.0-93.0)"]
-    assert texts[0][3:7] == ["0.700 (0.680-0.730) ★", "-", "-", "7.0% (5.0-10.0)"]
-    assert values[0][:7] == [None, None, 0.9, 0.7, None, None, pytest.approx(0.07)]
-    areas = ["0.600 (0.580-0.630) ★", "0.580 (0.560-0.610)", "0.590 (0.570-0.620)"]
-    assert texts[3][3:7] == [*areas, "6.0% (4.0-9.0)†"]
-    assert texts[4][3:7] == ["0.550 (0.530-0.580)", "0.560 (0.540-0.590) ★", "-", "5.6% (3.6-8.6)"]
-    assert values[4][3:6] == [0.55, 0.56, None]
-    assert texts[6][3:6] == ["0.530 (0.510-0.560) ★", "-", "-"]  # the gap attack needs no shadows
-    assert texts[0][7:] == texts[5][7:] == ["-", "-"]
-    assert texts[2][7:] == ["-0.040 (unknown)", "unknown"]
-    assert values[2][7:] == [pytest.approx(-0.04), None]
-    assert texts[4][7].startswith("-0.040 (-0.0")
-    assert values[4][7] == pytest.approx(-0.04)
+    assert texts[0][3:5] == ["0.700 (0.680-0.730)", "6.0% (4.0-9.0)"]
+    assert values[0][:5] == [None, None, 0.9, 0.7, 0.06]
+    assert texts[3][3:5] == ["0.600 (0.580-0.630)", "6.0% (4.0-9.0)"]  # the gap attack's
+    assert texts[4][3:5] == ["0.560 (0.540-0.590)", "9.0% (7.0-12.0)"]
+    assert texts[6][3:5] == ["0.530 (0.510-0.560)", "6.0% (4.0-9.0)"]
+    assert texts[0][5:] == texts[5][5:] == ["-"] * 4
+    assert texts[2][5:] == ["-0.040 (unknown)", "unknown", "+0.0 (unknown)", "unknown"]
+    assert values[2][5:] == [pytest.approx(-0.04), None, 0, None]
+    assert texts[4][5].startswith("-0.040 (-0.0")
+    assert texts[4][7].startswith("+3.0 (+")  # points
+    assert (values[4][5], values[4][7]) == pytest.approx((-0.04, 0.03))
     assert "The targets are different models" in table.note
+    assert "AUC and TPR at 1% FPR are those of the attack that is strongest by each" in table.note
+
+
+def test_few_false_positives_are_marked():
+    few = {"a": make_results([row("w2", "none", "gap", 0.5, counts=(9, 0))])}
+    entries = enter(few)
+    assert make_comparison(entries, against_first(entries)).rows[0][4].text == "6.0% (4.0-9.0)†"
 
 
 def test_unknown_accuracy_is_unknown_in_both_views():
     (entry,) = enter({"a": make_results([row("w2", "none", "gap", 0.5)], accuracy=nan)})
-    assert make_comparison([entry], [None]).rows[0][2] == ("unknown", None)
-    assert comparison_lines([entry], [None])[0]["accuracy"] is None
+    none = [{"auc": None, "tpr_1pct": None}]
+    assert make_comparison([entry], none).rows[0][2] == ("unknown", None)
+    assert comparison_lines([entry], none)[0]["accuracy"] is None
 
 
 def test_lines_of_the_csv_hold_numbers_and_none_for_unknown_ones():
@@ -145,17 +184,20 @@ def test_lines_of_the_csv_hold_numbers_and_none_for_unknown_ones():
     lines = comparison_lines(entries, differences)
     assert len({tuple(line) for line in lines}) == 1  # the same fields in all
     w2 = lines[4]
-    assert (w2["matched_auc"], w2["unquantized_auc"]) == (0.55, 0.56)
-    assert w2["unquantized_auc_high"] == 0.56 + 0.03
-    assert (w2["strongest"], w2["knowledge"], w2["targets"]) == ("lira", "unquantized", 3)
-    assert w2["beyond_low"] == differences[4].estimate.low
-    assert (w2["p"], w2["p_holm"]) == differences[4][3:]
-    assert lines[2]["beyond"] == pytest.approx(-0.04)
+    assert (w2["auc_matched"], w2["auc_unquantized"]) == (0.55, 0.56)
+    assert (w2["tpr_1pct_matched"], w2["tpr_1pct_unquantized"]) == (0.09, 0.08)
+    assert w2["auc_unquantized_high"] == 0.56 + 0.03
+    assert (w2["auc"], w2["auc_attack"], w2["auc_knowledge"]) == (0.56, "lira", "unquantized")
+    assert (w2["tpr_1pct"], w2["tpr_1pct_attack"]) == (0.09, "lira")
+    assert (w2["tpr_1pct_knowledge"], w2["targets"]) == ("matched", 3)
+    assert (w2["tpr_1pct_false_positives"], lines[3]["tpr_1pct_false_positives"]) == (12, 12)
+    for end in ("auc", "tpr_1pct"):
+        assert w2[f"{end}_beyond_low"] == differences[4][end].estimate.low
+        assert (w2[f"{end}_p"], w2[f"{end}_p_holm"]) == differences[4][end][3:]
+    assert lines[2]["auc_beyond"] == pytest.approx(-0.04)
     for line, key in ((lines[2], "p"), (lines[2], "beyond_low"), (lines[0], "beyond")):
-        assert line[key] is None
-    assert (lines[3]["recalibrated_attack"], lines[3]["recalibrated_auc"]) == ("rmia", 0.59)
-    assert lines[0]["recalibrated_auc"] is w2["recalibrated_attack"] is None
-    assert lines[0]["unquantized_auc"] is lines[0]["unquantized_attack"] is None
+        assert line[f"auc_{key}"] is line[f"tpr_1pct_{key}"] is None
+    assert lines[0]["auc_unquantized"] is lines[0]["auc_unquantized_attack"] is None
 
 
 def experiment(**options):

@@ -27,7 +27,8 @@ def row(variant, auc):
     estimate = Estimate(auc, auc - 0.02, auc + 0.03, 0.01)
     summary = Summary(estimate, estimate, estimate, estimate, 4, 300, 3, 0)
     by_target = {metric: [auc] * 4 for metric in METRICS}
-    return Row(variant, "matched", "lira_online", summary, 8, [], by_target, strongest=True)
+    ends = "auc", "tpr_1pct"
+    return Row(variant, "matched", "lira_online", summary, 8, [], by_target, ends)
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def write(tmp_path):
         rows = [row(variant, auc) for variant in variants]
         accuracy = Estimate(auc, auc - 0.02, auc + 0.03)
         facts = dict.fromkeys(variants, VariantFacts(accuracy, 0, accuracy_by_target=[auc] * 4))
-        results = Results(name, "", options, basis, facts, rows, {}, [], [])
+        results = Results(name, "", options, basis, facts, rows, {}, [], [], [])
         (folder / "results.json").write_text(as_json(results))
         return folder.parent
 
@@ -59,7 +60,7 @@ def read_csv(folder):
         return list(csv.DictReader(file))
 
 
-def test_two_experiments_in_one_table(write, tmp_path, snapshot):
+def test_two_experiments_in_one_table(write, tmp_path, snapshot, unwrap):
     first, second = write("a"), write("b", auc=0.7, options=experiment(seed=1, layer_bits=[8]))
     before = snapshot(first), snapshot(second)
     said = compare(first, second)
@@ -68,9 +69,10 @@ def test_two_experiments_in_one_table(write, tmp_path, snapshot):
     assert re.search(r"\n +seed +0 +1 *\n", said)
     assert re.search(r"\n +layer_bits +- +8 *\n", said)
     assert "max_epochs" not in said
-    assert re.search(r"nearest-w2 +b +70\.0% .*0\.700 \(0\.680-0\.730\) ★.*†", said)
+    assert re.search(r"nearest-w2 +b +70\.0% .*0\.700 .*70\.0% .*\(68\.0-73\.0\)†", unwrap(said))
     # by hand: 0.1 and 1.96 -> t(0.975, 6) = 2.447 times sqrt(2) * 0.01 / sqrt(3) = 0.02
     assert "+0.100 (+0.080 to +0.120)" in said
+    assert "+10.0 (+8.0 to +12.0)" in said  # in points of TPR
     assert [(line["variant"], line["experiment"]) for line in read_csv(folder)] == [
         (variant, name) for variant in ("full", "nearest-w2") for name in "ab"
     ]
@@ -92,7 +94,7 @@ def test_options_of_external_models_are_unknown(write):
 def test_experiments_without_a_common_variant_are_named(write, tmp_path, unwrap):
     said = compare(write("a", ["full"]), write("b", ["engine"]), write("c", ["engine"]))
     assert "No variant of another experiment is also in a" in unwrap(said)
-    assert [line["p"] for line in read_csv(tmp_path / "compared-a-b-c")] == [""] * 3
+    assert [line["auc_p"] for line in read_csv(tmp_path / "compared-a-b-c")] == [""] * 3
 
 
 def test_markup_in_names_is_printed_as_it_is(write):

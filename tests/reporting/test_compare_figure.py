@@ -15,28 +15,36 @@ from storage.records import VariantFacts
 
 
 def row(variant, knowledge, auc):
-    estimates = [Estimate(auc, auc - 0.02, auc + 0.03)] * 4
+    estimates = [Estimate(value, value - 0.02, value + 0.03) for value in (auc, auc, auc / 10, 0)]
     return Row(variant, knowledge, "lira", Summary(*estimates, 4, 100, 12, 1), 8, [], {})
 
 
-def entry(variant, experiment, accuracy, matched, unquantized=None):
+def entry(variant, experiment, accuracy, *areas):
+    """An entry with matched, full-precision and recalibrated shadows, as many as areas."""
     utility = Estimate(accuracy, accuracy - 0.01, accuracy + 0.04)
-    rows = (
-        row(variant, "matched", matched),
-        unquantized and row(variant, "unquantized", unquantized),
-    )
-    return Entry(variant, experiment, VariantFacts(utility, 1), *rows, rows[0])
+    by_kind = {kind: row(variant, kind, area) for kind, area in zip(FILLS, areas, strict=False)}
+    best = max(by_kind.values(), key=lambda row: row.summary.auc.value)
+    ends = ("auc", "tpr_1pct")
+    risk, all_kinds = dict.fromkeys(ends, best), dict.fromkeys(ends, by_kind)
+    return Entry(variant, experiment, VariantFacts(utility, 1), risk, all_kinds)
 
 
-def areas(entries):
-    """The entry and the row behind each point, in order."""
-    return [(e, row) for e in entries for row in (e.matched, e.unquantized) if row]
+FILLS = {"matched": "full", "unquantized": "none", "recalibrated": "bottom"}
+
+
+def shown(entries, end):
+    """The entry, kind and number behind each point, in order."""
+    return [
+        (e, kind, getattr(row.summary, end))
+        for e in entries
+        for kind, row in e.by_kind[end].items()
+    ]
 
 
 ENTRIES = [
     entry("full", "a", 0.9, 0.7),
     entry("full", "$b_1$", 0.8, 0.65),
-    entry("nearest-w2", "a", 0.85, 0.6, 0.62),
+    entry("nearest-w2", "a", 0.85, 0.6, 0.62, 0.61),
     entry("nearest-w2", "$b_1$", 0.75, 0.55, 0.56),
 ]
 
@@ -51,32 +59,40 @@ def points(axes):
         yield place, tuple(up[:, 1]), look
 
 
-def test_every_number_is_drawn_in_both_panels():
-    plane, by_variant = draw(comparison_chart(ENTRIES)).axes
-    wanted = areas(ENTRIES)
-    for axes in (plane, by_variant):
+@pytest.mark.parametrize(("column", "end"), [(0, "auc"), (1, "tpr_1pct")])
+def test_every_number_is_drawn_at_both_ends(column, end):
+    figure = draw(comparison_chart(ENTRIES))
+    wanted = shown(ENTRIES, end)
+    panels = figure.axes[column::2]
+    for axes in panels:
         drawn = list(points(axes))
-        assert [place[1] for place, *_ in drawn] == [row.summary.auc.value for _, row in wanted]
+        assert [place[1] for place, *_ in drawn] == [leak.value for *_, leak in wanted]
         assert [up for _, up, _ in drawn] == [
-            pytest.approx((row.summary.auc.low, row.summary.auc.high)) for _, row in wanted
+            pytest.approx((leak.low, leak.high)) for *_, leak in wanted
         ]
-        fills = ["full" if row is e.matched else "none" for e, row in wanted]
-        assert [look[0] for *_, look in drawn] == fills
-        looks = [(entry, style) for (entry, _), (*_, style) in zip(wanted, drawn, strict=True)]
+        assert [look[0] for *_, look in drawn] == [FILLS[kind] for _, kind, _ in wanted]
+        looks = [(entry, style) for (entry, *_), (*_, style) in zip(wanted, drawn, strict=True)]
         for (first, left), (second, right) in product(looks, repeat=2):
             assert (left[1] == right[1]) == (first.experiment == second.experiment)
             assert (left[2] == right[2]) == (first.variant == second.variant)
-    assert [place[0] for place, *_ in points(plane)] == [e.facts.accuracy.value for e, _ in wanted]
+        assert axes.get_ylabel() == {"auc": "AUC", "tpr_1pct": "TPR at 1% FPR"}[end]
+        guessing = axes.get_lines()[-1].get_ydata()[0]
+        assert guessing == {"auc": 0.5, "tpr_1pct": 0.01}[end]
+    plane = panels[0]
+    places = [place[0] for place, *_ in points(plane)]
+    assert places == [e.facts.accuracy.value for e, *_ in wanted]
     (across, _) = plane.containers[0].lines[2]
     assert across.get_segments()[0][:, 0] == pytest.approx((0.89, 0.94))
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts[-3:] == ["matched shadows", "full-precision shadows", "recalibrated shadows"]
 
 
 def test_points_stand_over_their_variant_side_by_side():
-    _, by_variant = draw(comparison_chart(ENTRIES)).axes
-    names = [text.get_text() for text in by_variant.get_xticklabels()]
-    places = [place[0] for place, *_ in points(by_variant)]
-    assert [names[round(place)] for place in places] == ["full"] * 2 + ["nearest-w2"] * 4
-    assert places == sorted(set(places))
+    for by_variant in draw(comparison_chart(ENTRIES)).axes[2:]:
+        names = [text.get_text() for text in by_variant.get_xticklabels()]
+        places = [place[0] for place, *_ in points(by_variant)]
+        assert [names[round(place)] for place in places] == ["full"] * 2 + ["nearest-w2"] * 5
+        assert places == sorted(set(places))
 
 
 def test_no_two_of_many_variants_look_alike_and_names_are_no_formulas():
@@ -93,4 +109,12 @@ def test_a_variant_of_unknown_accuracy_is_drawn_by_name_only():
     unknown = ENTRIES[0]._replace(facts=VariantFacts(Estimate(nan, nan, nan), 1))
     figure = draw(comparison_chart([unknown]))
     figure.draw_without_rendering()
-    assert [place[1] for place, *_ in points(figure.axes[1])] == [0.7]
+    assert [place[1] for place, *_ in points(figure.axes[2])] == [0.7]
+
+
+def test_an_outlier_does_not_squeeze_the_others():
+    accuracies = {"full": 0.95, "nearest-w4": 0.94, "nearest-w2": 0.93, "nearest-w1.58": 0.4}
+    entries = [entry(name, "a", accuracy, 0.7, 0.69) for name, accuracy in accuracies.items()]
+    for axes in draw(comparison_chart(entries)).axes[:2]:
+        assert axes.get_xlim() == pytest.approx((0.9165, 0.9935))  # 0.92 to 0.99
+        assert [text.get_text() for text in axes.texts] == ["← nearest-w1.58: 40.0%", "←"]

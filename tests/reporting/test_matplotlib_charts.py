@@ -120,3 +120,17 @@ def test_the_legend_of_the_figure_stands_beside_it():
     figure = draw(Chart([[Panel([])]], (4, 3), "Title", entries))
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["4 bits", "obc"]
     assert figure.get_suptitle() == "Title"
+
+
+def test_a_note_stands_beside_its_point_towards_the_middle():
+    series = [
+        Series("a", [0.81], [0.5], marker="o", half=True, note="← $a$: 60%"),
+        Series("b", [0.99], [0.5], marker="o", filled=False, note="→ b"),
+    ]
+    (axes,) = drawn(Panel(series, Axis(limits=(0.8, 1.0))))
+    left, right = axes.texts
+    assert (left.get_text(), right.get_text()) == ("← $a$: 60%", "→ b")
+    assert (left.get_ha(), right.get_ha()) == ("left", "right")
+    assert (left.xy, right.xy) == ((0.81, 0.5), (0.99, 0.5))
+    assert not left.get_parse_math()
+    assert [line.get_fillstyle() for line in axes.get_lines()] == ["bottom", "none"]

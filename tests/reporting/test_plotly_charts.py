@@ -86,3 +86,16 @@ def test_every_marker_has_a_symbol_and_an_outline():
     assert paths.keys() == set(SYMBOLS.values())
     assert all(path.startswith("M") and path.endswith("Z") for path in paths.values())
     assert len(set(paths.values())) == len(paths)
+
+
+def test_a_point_at_the_edge_has_its_name_beside_it_and_its_values_under_the_mouse():
+    panel = Panel([], Axis(limits=(0.8, 1.0)))
+    series = Series("w2", [0.81], [0.6], marker="o", half=True, names=["a: 60%"], note="← w<2>")
+    (trace,) = to_plotly(panel._replace(series=[series]))["data"]
+    assert (trace["mode"], trace["texttemplate"]) == ("markers+text", "← w&lt;2&gt;")
+    assert (trace["text"], trace["textposition"]) == (["a: 60%"], "middle right")
+    assert trace["marker"]["symbol"] == "circle-open-dot"  # plotly has no halves
+    assert trace["hovertemplate"] == "<b>%{fullData.name}</b><br>%{text}<extra></extra>"
+    (right,) = to_plotly(panel._replace(series=[series._replace(x=[0.99])]))["data"]
+    assert right["textposition"] == "middle left"
+    go.Figure(to_plotly(panel._replace(series=[series])))  # refuses what plotly.js does not know

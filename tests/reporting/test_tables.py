@@ -46,7 +46,7 @@ VARIANTS = {
 def test_cells_sort_by_their_value_and_unknown_ones_have_none():
     estimate = Estimate(0.69249, 0.6706, 0.7131, 0.0109)
     assert estimate_cell(estimate) == ("0.692 (0.671-0.713)", 0.69249)
-    assert estimate_cell(estimate, percent=True, mark="†") == ("69.2% (67.1-71.3)†", 0.69249)
+    assert estimate_cell(estimate, percent=True) == ("69.2% (67.1-71.3)", 0.69249)
     assert estimate_cell(Estimate(nan, nan, nan)) == ("unknown", None)
     assert number(nan, "unknown") == ("unknown", None)
     assert number(-0.5, "-0.5") == ("-0.5", -0.5)

@@ -4,9 +4,22 @@ from math import inf, nan
 
 import pytest
 
+from attacks.evaluate import Row
 from attacks.metrics.differences import Difference
-from attacks.metrics.intervals import Estimate
-from reporting.text import compare, dagger, show, show_difference, show_p
+from attacks.metrics.intervals import Estimate, Summary
+from reporting.text import (
+    compare,
+    dagger,
+    extent,
+    kinds_of,
+    name_attack,
+    shadows_note,
+    show,
+    show_change,
+    show_difference,
+    show_metric,
+    show_p,
+)
 
 
 def test_an_estimate():
@@ -95,3 +108,52 @@ def test_a_difference_that_only_correction_hides_says_so():
     assert compare(difference).endswith(
         "(AUC 0.01 to 0.04 before correction for the number of comparisons)."
     )
+
+
+HALF, RARE = Estimate(0.5, 0.4, 0.6), Estimate(0.012, 0.004, 0.02)
+SUMMARY = Summary(HALF, HALF, RARE, RARE, 8, 300, 24, 9)
+
+
+@pytest.mark.parametrize(
+    ("metric", "text"),
+    [
+        ("auc", "0.500 (0.400-0.600)"),
+        ("balanced_accuracy", "0.500 (0.400-0.600)"),
+        ("tpr_1pct", "1.2% (0.4-2.0)"),
+        ("tpr_01pct", "1.2% (0.4-2.0)†"),
+    ],
+)
+def test_a_metric_is_shown_in_its_unit_and_marked(metric, text):
+    assert show_metric(SUMMARY, metric) == text
+
+
+@pytest.mark.parametrize(
+    ("metric", "low", "high", "text"),
+    [
+        ("auc", -0.091, -0.084, "AUC 0.08 to 0.09 less"),
+        ("auc", 0.011, 0.012, "AUC 0.011 to 0.012 more"),
+        ("tpr_1pct", 0.012, 0.029, "TPR at 1% FPR 1.2 to 2.9 points more"),
+        ("tpr_01pct", -0.0012, -0.0003, "TPR at 0.1% FPR 0.03 to 0.12 points less"),
+    ],
+)
+def test_the_extent_of_a_difference_in_words(metric, low, high, text):
+    assert extent(metric, Estimate((low + high) / 2, low, high)) == text
+
+
+def test_a_change_of_a_share_is_in_points():
+    change = Estimate(-0.0121, -0.02, 0.0004)
+    assert show_change(change, "auc") == "-0.012 (-0.020 to +0.000)"
+    assert show_change(change, "tpr_1pct") == "-1.2 (-2.0 to +0.0)"
+
+
+def test_attacks_and_their_shadows_are_named():
+    kinds = ("recalibrated", "none", "unquantized", "matched")
+    rows = [Row("w2", kind, "lira", SUMMARY, 8, [], {}) for kind in kinds]
+    assert [name_attack(row) for row in rows] == [
+        *("lira with recalibrated shadows", "lira"),
+        *("lira with full-precision shadows", "lira with matched shadows"),
+    ]
+    assert kinds_of(rows) == ["matched", "unquantized", "recalibrated"]
+    assert kinds_of(rows[1:2]) == []
+    assert "Recalibrated" in shadows_note(rows)
+    assert "Recalibrated" not in shadows_note(rows[1:])
