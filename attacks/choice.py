@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from attacks import ATTACKS, DEFAULT_ATTACKS, RMIA
+from attacks import ATTACKS, RMIA
 from attacks.game import Game, by_shadows
 from attacks.quantile import FEWEST
 

@@ -48,13 +48,12 @@ class ModelSignals(NamedTuple):
 
     def on(self, examples: Int64[Tensor, " chosen"]) -> "ModelSignals":
         """Select audited examples by ascending position; features stay, and nothing is read."""
-        signals = {key: getattr(self, key) for key in ("phi", "hinge", "embeddings")}
-        chosen = {
-            key: None if signal is None else Chosen(signal, examples)
-            for key, signal in signals.items()
-        }
+        hinge = None if self.hinge is None else Chosen(self.hinge, examples)
+        embeddings = None if self.embeddings is None else Chosen(self.embeddings, examples)
         labels = self.labels and (self.labels[0][examples], self.labels[1])
-        return self._replace(**chosen, labels=labels)
+        return self._replace(
+            phi=Chosen(self.phi, examples), hinge=hinge, labels=labels, embeddings=embeddings
+        )
 
     def read(self) -> "Target":
         """Read the signals into memory."""

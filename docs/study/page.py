@@ -68,7 +68,13 @@ def _as_kept(results: Results, findings: dict[str, Any]) -> str:
     variants = {v: facts._replace(quantization=None) for v, facts in results.variants.items()}
     rows = [row._replace(tpr=[]) for row in results.rows]
     kept = results._replace(
-        variants=variants, rows=rows, findings=findings, tables=[], sentences=[], answer=[], figures=()
+        variants=variants,
+        rows=rows,
+        findings=findings,
+        tables=[],
+        sentences=[],
+        answer=[],
+        figures=(),
     )
     text = json.dumps(_rounded(json.loads(as_json(kept))), separators=(",", ":"))
     return text.replace('{"variant"', '\n{"variant"')  # one line per row, to compare versions by
