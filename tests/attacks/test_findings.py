@@ -38,7 +38,7 @@ def observe(synthetic_fleet, shadows, targets, leaks, examples=160):
 def conclude(signals, members, cases, attacks=ATTACKS, calibrated=None):
     """All findings by key, and the strongest attacks."""
     game = Game(signals, members, cases, calibrated or {})
-    best = Strongest(game.audited)
+    best = Strongest(game)
     for variant in game.variants:
         best.add(evaluate(game, variant, attacks))
     return find(game, best), best

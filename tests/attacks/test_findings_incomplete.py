@@ -31,7 +31,7 @@ def observe(synthetic_fleet, shadows, targets, leaks, examples=160):
 def conclude(signals, members, cases, attacks=ATTACKS, calibrated=None):
     """All findings by key, and the strongest attacks."""
     game = Game(signals, members, cases, calibrated or {})
-    best = Strongest(game.audited)
+    best = Strongest(game)
     for variant in game.variants:
         best.add(evaluate(game, variant, attacks))
     return find(game, best), best
@@ -108,7 +108,7 @@ def test_convergence_leaves_out_the_examples_without_enough_of_the_first_shadows
     cases = [Case(16, list(range(16)))]
     game = Game({"full": ModelSignals(phi)}, members, cases)
     game = keep_examples(game, scorable(game, (2, 2)))
-    best = Strongest(game.audited)
+    best = Strongest(game)
     best.add(evaluate(game, "full", ["lira_online_fixed"]))
     points = find(game, best)["convergence"]["full"].points
     assert list(points) == [8, 16]

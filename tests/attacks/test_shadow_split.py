@@ -34,7 +34,7 @@ def split(attacks, population=400, variants=(W4, W2), queries=1):
         own, aside = moved[..., :400], moved[..., 400:] if population else None
         signals[variant] = ModelSignals(own, own, aside)
     game = Game(signals, members, make_cases(32, 4))
-    best = Strongest(game.audited)
+    best = Strongest(game)
     for variant in game.variants:
         best.add(evaluate(game, variant, attacks))
     return find_shadow_differences(game, best), best, game

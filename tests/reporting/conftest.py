@@ -33,7 +33,7 @@ def game(synthetic_fleet, observe):
 @pytest.fixture(scope="session")
 def strongest(game):
     """Every default attack on every variant."""
-    best = Strongest(game.audited)
+    best = Strongest(game)
     for variant in game.variants:
         best.add(evaluate(game, variant, DEFAULT_ATTACKS))
     return best

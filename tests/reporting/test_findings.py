@@ -217,7 +217,7 @@ def test_full_precision_alone_is_compared_with_the_gap_attack():
 
 
 def conclude(game, attacks):
-    best = Strongest(game.audited)
+    best = Strongest(game)
     for variant in game.variants:
         best.add(evaluate(game, variant, attacks))
     return find(game, best)
