@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from scipy.optimize import brentq
-from scipy.stats import beta, binom, binomtest
+from scipy.special import betainc
+from scipy.stats import binom, binomtest
 from scipy.stats import t as student
 from torch import Tensor
 
@@ -172,7 +173,7 @@ def tail_interval(
     simulations; this one in 95 to 98%, and in up to 100% where fewer than 10 non-members are
     expected above the threshold.
     """
-    first, last = binom.ppf((1e-6, 1 - 1e-6), len(outside), fpr).astype(int)
+    first, last = binom.ppf((1e-5, 1 - 1e-5), len(outside), fpr).astype(int)
     counts = np.arange(first, last + 1)
     chances = binom.pmf(counts, len(outside), fpr)
     # in descending order, ties at random as in the test that splits them
@@ -184,14 +185,20 @@ def tail_interval(
     few, many = above[counts], above[counts + 1]
 
     def excess(share: float, level: float) -> float:
-        low = np.where(few > 0, beta.cdf(share, np.maximum(few, 1), len(inside) - few + 1), 1.0)
+        low = np.where(few > 0, betainc(np.maximum(few, 1), len(inside) - few + 1, share), 1.0)
         rest = len(inside) - many
-        high = np.where(rest > 0, beta.cdf(share, many + 1, np.maximum(rest, 1)), share >= 1)
+        high = np.where(rest > 0, betainc(many + 1, np.maximum(rest, 1), share), share >= 1)
         return float(chances @ (low + high) / 2 / chances.sum() - level)
 
     def quantile(level: float) -> float:
         ends = excess(0.0, level), excess(1.0, level)
-        return 0.0 if ends[0] >= 0 else 1.0 if ends[1] <= 0 else float(brentq(excess, 0, 1, level))
+        return (
+            0.0
+            if ends[0] >= 0
+            else 1.0
+            if ends[1] <= 0
+            else float(brentq(excess, 0, 1, level, 1e-6))
+        )
 
     return quantile((1 - confidence) / 2), quantile((1 + confidence) / 2)
 
