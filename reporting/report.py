@@ -46,8 +46,8 @@ NOTES = (
     f"{INTERVAL_NOTE} After ±: the standard deviation over targets. {BEST} is a variant's risk: "
     "the attack that is strongest by the column. "
     f"{RISK_NOTE} {MARK_NOTE}",
-    "Balanced accuracy is the best over all thresholds, so guessing exceeds 0.5 by "
-    "0.43 sqrt(1 / members + 1 / non-members).",
+    "Balanced accuracy: the mean of TPR and 1 - FPR at the threshold that is best on the other "
+    "half of the targets, or of a single target's examples; 0.5 is guessing.",
 )
 
 

@@ -1,7 +1,7 @@
 """The results of an audit, which every view shows and results.json holds."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import isfinite, isnan, nan
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from attacks.metrics.intervals import Estimate, Summary
 from attacks.metrics.measures import Metric
 from attacks.strongest import Strongest
 from reporting.answer import answer
-from reporting.choices import describe_rmia
+from reporting.basis import describe_basis
 from reporting.findings import make_tables
 from reporting.tables import Cell, Table
 from reporting.text import compare
@@ -81,47 +81,22 @@ def make_results(
     """
     differences = findings["differences"]
     against = differences.against_reference
-    reply = answer(best.rows, evidence.variants, differences, findings["shadows"])
     return Results(
         name=evidence.name,
         inputs=inputs,
         experiment=evidence.experiment,
-        basis=_basis(evidence.facts | describe_rmia(evidence, best.rows), best.rows),
+        basis=describe_basis(evidence, best.rows),
         variants=evidence.variants,
         rows=best.rows,
         findings=plain(findings),
         tables=make_tables(findings),
-        answer=reply,
+        answer=answer(best.rows, evidence.variants, differences, findings["shadows"]),
         sentences=[
             compare({metric: group[variant] for metric, group in against.items()})
             for variant in against["auc"]
         ],
         left_out=tuple(evidence.left_out),
     )
-
-
-def _basis(facts: Mapping[str, str], rows: Sequence[Row]) -> dict[str, str]:
-    """What the numbers rest on."""
-    summary = rows[0].summary
-    several = summary.targets > 1
-    thresholds = (
-        "chosen on the other half of the targets, whose scores are pooled, and corrected along the "
-        "ROC for the false positives that it makes"
-        if several
-        else "set by the same target's non-members"
-    )
-    return {
-        **facts,
-        "non-members": f"{summary.non_members} per target; over all targets a TPR at 1% FPR rests "
-        f"on {summary.false_positives_1pct} false positives and one at 0.1% on "
-        f"{summary.false_positives_01pct}",
-        "thresholds": f"of a TPR: {thresholds}, so that the FPR is exact on average; of balanced "
-        f"accuracy: chosen on the other half of the {'targets' if several else 'examples'}",
-        "intervals": "95%, over targets (Student's t) and examples, for these shadows"
-        if several
-        else "95%, over the examples of the single target, for these shadows; that of its "
-        "strongest attack holds whichever attack was chosen",
-    }
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401

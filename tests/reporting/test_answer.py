@@ -8,6 +8,7 @@ from attacks.evaluate import Row
 from attacks.findings import Differences
 from attacks.metrics.differences import Difference
 from attacks.metrics.intervals import Estimate, Summary
+from attacks.shadow_split import ShadowSplit
 from reporting.answer import QUESTIONS, answer
 from storage.records import VariantFacts
 
@@ -45,12 +46,22 @@ MORE, MORE_TAIL = (0.02, 0.04), (0.012, 0.029)
 ACCURACY = {"full": 0.95, "w4": 0.94, "w2": 0.9, "w1": 0.6}
 
 
+def split_shadows(recalibrated=False, **quantizing):
+    """What quantizing the shadows adds in AUC; in the tail it adds much, which is not asked."""
+    step, much = difference(0.2, 0.3, 0.001) if recalibrated else None, difference(0.4, 0.5, 0.001)
+    auc, tail = (
+        {v: ShadowSplit(None, None, step, found, UNKNOWN) for v, found in by_variant.items()}
+        for by_variant in (quantizing, dict.fromkeys(quantizing, much))
+    )
+    return {"auc": auc, "tpr_1pct": tail}
+
+
 def state(rows=(LIRA,), differences=None, shadows=None, accuracy=ACCURACY):
     variants = {
         name: VariantFacts(Estimate(value, value - 0.01, value + 0.02), 1)
         for name, value in accuracy.items()
     }
-    return answer(rows, variants, differences or compared(), shadows or {})
+    return answer(rows, variants, differences or compared(), shadows or split_shadows())
 
 
 def test_there_is_a_question_for_each_statement():
@@ -247,4 +258,8 @@ def test_an_unknown_accuracy_is_not_the_best():
 )
 def test_what_the_attacker_knows_matters_where_it_is_shown(shadows, statement):
     found = {variant: difference(*interval) for variant, interval in shadows.items()}
-    assert state(shadows=found)[2] == statement
+    assert state(shadows=split_shadows(**found))[2] == statement
+    recalibrated = statement.replace("full-precision", "recalibrated")
+    recalibrated = recalibrated.replace("Full-precision", "Recalibrated")
+    expected = recalibrated if found else statement  # without a variant nothing was recalibrated
+    assert state(shadows=split_shadows(recalibrated=True, **found))[2] == expected

@@ -23,14 +23,13 @@ from reporting.tables import Cell
 W2, W4 = "nearest-w2", "gptq-w4, group 64"  # models trained elsewhere have free names
 
 
-def differ(first, second, value, p):
-    return Difference(first, second, Estimate(value, value - 0.01, value + 0.01, 0.02), p / 2, p)
+def differ(first, second, value, p, shadows=nan):
+    estimate = Estimate(value, value - 0.01, value + 0.01, 0.02)
+    return Difference(first, second, estimate, p / 2, p, shadows)
 
 
 def held(names, value):
-    summary = summarise(
-        torch.tensor([[0.0, 1.0, 2.0, 3.0]]), torch.tensor([[0, 1, 0, 1]]).bool(), 2
-    )
+    summary = summarise(torch.tensor([[0.0, 1.0, 2.0, 3.0]]), torch.tensor([[0, 1, 0, 1]]).bool())
     estimate = Estimate(value, value - 0.01, value + 0.01)
     summary = summary._replace(auc=estimate, tpr_1pct=Estimate(0.1, 0.05, 0.2))
     return JointAttack(names, summary, names[0], differ("joint", names[0], 0.03, 0.02))
@@ -48,8 +47,14 @@ VALUES = {
     "differences": Differences(
         reference="full",
         against_reference={
-            W4: differ(W4, "full", -0.01, 0.0001),
-            W2: differ(W2, "full", -0.05, 0.0456),
+            "auc": {
+                W4: differ(W4, "full", -0.01, 0.0001, 0.126),
+                W2: differ(W2, "full", -0.05, 0.0456, 0.5),
+            },
+            "tpr_1pct": {
+                W4: differ(W4, "full", 0.021, 0.0123, 0.2),
+                W2: differ(W2, "full", -0.0304, 0.06),
+            },
         },
         beyond_gap={
             "full": differ("full", "the gap attack on full", 0.1, 0.0004),
@@ -57,16 +62,27 @@ VALUES = {
         },
     ),
     "shadows": {
-        W4: ShadowSplit(
-            Estimate(0.55, 0.5, 0.6),
-            differ(f"{W4}, attack", f"{W4}, paper", 0.02, 0.0004),
-            differ(f"{W4}, recalibration", f"{W4}, attack", -0.01, 1.0),
-            differ(f"{W4}, quantizing", f"{W4}, recalibration", 0.04, 0.3),
-            Estimate(0.6, 0.58, 0.63),
-        ),
-        W2: ShadowSplit(
-            None, None, None, differ(f"{W2}, quantizing", f"{W2}, attack", 0.5, 0.01), SURE
-        ),
+        "auc": {
+            W4: ShadowSplit(
+                Estimate(0.55, 0.5, 0.6),
+                differ(f"{W4}, attack", f"{W4}, paper", 0.02, 0.0004),
+                differ(f"{W4}, recalibration", f"{W4}, attack", -0.01, 1.0),
+                differ(f"{W4}, quantizing", f"{W4}, recalibration", 0.04, 0.3),
+                Estimate(0.6, 0.58, 0.63),
+            ),
+            W2: ShadowSplit(
+                None, None, None, differ(f"{W2}, quantizing", f"{W2}, attack", 0.5, 0.01), SURE
+            ),
+        },
+        "tpr_1pct": {
+            W4: ShadowSplit(
+                Estimate(0.02, 0.01, 0.035),
+                differ(f"{W4}, attack", f"{W4}, paper", 0.031, 0.002),
+                None,
+                differ(f"{W4}, quantizing", f"{W4}, attack", -0.005, 0.9),
+                Estimate(0.046, 0.03, 0.07),
+            ),
+        },
     },
     "z_scores": {
         "full": {"matched": measured(1.5, 0.0)},
@@ -98,7 +114,7 @@ VALUES = {
     ),
 }
 NOTHING = {
-    "differences": Differences("full", {}, {}),
+    "differences": Differences("full", {"auc": {}, "tpr_1pct": {}}, {}),
     **{key: {} for key in ("shadows", "z_scores", "calibration", "epsilon")},
     "joint_lira": [],
     "exposure": Exposures("full", "gap", {}, ["full"], torch.zeros(1, 2), torch.ones(2) > 0),
@@ -118,25 +134,38 @@ def test_every_table_by_hand():
     dash = ("-", None)
     assert [[list(row) for row in table.rows] for table in tables] == [
         [
-            [("full", None), dash, dash, ("+0.100 (+0.090 to +0.110)", 0.1), ("< 0.001", 0.0004)],
-            [(W4, None), ("-0.010 (-0.020 to +0.000)", -0.01), ("< 0.001", 0.0001), dash, dash],
+            [
+                *(("full", None), dash, dash, dash, dash),
+                *(("+0.100 (+0.090 to +0.110)", 0.1), ("< 0.001", 0.0004)),
+            ],
+            [
+                *((W4, None), ("-0.010 (-0.020 to +0.000)", -0.01), ("< 0.001", 0.0001)),
+                *(("+2.1 (+1.1 to +3.1)", 0.021), ("0.012", 0.0123), dash, dash),
+            ],
             [
                 *((W2, None), ("-0.050 (-0.060 to -0.040)", -0.05), ("0.046", 0.0456)),
+                *(("-3.0 (-4.0 to -2.0)", -0.0304), ("0.060", 0.06)),
                 *(("+0.000 (-0.010 to +0.010)", 0), ("1.000", 1)),
             ],
         ],
         [
             [
-                *((W4, None), ("0.550 (0.500-0.600)", 0.55)),
+                *((W4, None), ("AUC", None), ("0.550 (0.500-0.600)", 0.55)),
                 *(("+0.020 (+0.010 to +0.030)", 0.02), ("< 0.001", 0.0004)),
                 *(("-0.010 (-0.020 to +0.000)", -0.01), ("1.000", 1)),
                 *(("+0.040 (+0.030 to +0.050)", 0.04), ("0.300", 0.3)),
                 ("0.600 (0.580-0.630)", 0.6),
             ],
             [
-                *((W2, None), *[dash] * 5),
+                *((W2, None), ("AUC", None), *[dash] * 5),
                 *(("+0.500 (+0.490 to +0.510)", 0.5), ("0.010", 0.01)),
                 ("1.000 (0.900-1.000)", 1),
+            ],
+            [
+                *((W4, None), ("TPR at 1% FPR", None), ("2.0% (1.0-3.5)", 0.02)),
+                *(("+3.1 (+2.1 to +4.1)", 0.031), ("0.002", 0.002), dash, dash),
+                *(("-0.5 (-1.5 to +0.5)", -0.005), ("0.900", 0.9)),
+                ("4.6% (3.0-7.0)", 0.046),
             ],
         ],
         [
@@ -166,11 +195,19 @@ def test_every_table_by_hand():
         assert {len(row) for row in table.rows} == {len(table.columns)}
         assert table.note.endswith(".")
     by_key = {table.key: table for table in tables}
-    assert by_key["differences"].columns[1] == "AUC beyond full's"
+    assert by_key["differences"].columns == (
+        *("variant", "AUC beyond full's", "p", "TPR at 1% FPR beyond full's, points", "p"),
+        *("AUC beyond the gap attack's", "p"),
+    )
+    # 0.126, 0.5 and 0.2; the fourth is unknown
+    assert "(here 13 to 50% of it, median 20%)" in by_key["differences"].note
+    assert "comparisons by AUC and TPR at 1% FPR together" in by_key["differences"].note
+    assert by_key["shadows"].columns[:3] == (
+        *("variant", "metric", "online LiRA, full-precision shadows"),
+    )
     assert by_key["z_scores"].columns[3:] == (
         *("members, full-precision shadows", "non-members, full-precision shadows"),
-        "members, recalibrated full-precision shadows",
-        "non-members, recalibrated full-precision shadows",
+        *("members, recalibrated shadows", "non-members, recalibrated shadows"),
     )
     assert "correct ones of 16 guesses" in by_key["epsilon"].note
     assert by_key["exposure"].note.startswith("Against full.")
@@ -203,6 +240,22 @@ def test_either_difference_suffices_for_a_table(field):
     assert table.key == "differences"
 
 
+def test_a_tail_at_a_tenth_of_a_percent_is_named():
+    auc, rate = VALUES["differences"].against_reference.values()
+    value = Differences("full", {"auc": auc, "tpr_01pct": rate}, {})
+    (table,) = make_tables({"differences": value})
+    assert table.columns[3] == "TPR at 0.1% FPR beyond full's, points"
+    assert "comparisons by AUC and TPR at 0.1% FPR together" in table.note
+
+
+def test_an_unknown_part_of_the_shadows_is_called_unknown():
+    auc = {W2: differ(W2, "full", -0.05, 0.0456)}
+    (table,) = make_tables({"differences": Differences("full", {"auc": auc, "tpr_1pct": auc}, {})})
+    assert (
+        "(here it is unknown: half of the shadows do not suffice for these attacks)" in table.note
+    )
+
+
 def test_convergence_is_for_its_figure_alone():
     assert FINDINGS["convergence"].table is None
     assert make_tables({"convergence": {"full": None}}) == []
@@ -210,9 +263,10 @@ def test_convergence_is_for_its_figure_alone():
 
 def test_full_precision_alone_is_compared_with_the_gap_attack():
     gap = {"full": VALUES["differences"].beyond_gap["full"]}
-    (table,) = make_tables({"differences": Differences("full", {}, gap)})
+    value = NOTHING["differences"]._replace(beyond_gap=gap)
+    (table,) = make_tables({"differences": value})
     assert [[cell.text for cell in row] for row in table.rows] == [
-        ["full", "-", "-", "+0.100 (+0.090 to +0.110)", "< 0.001"]
+        ["full", "-", "-", "-", "-", "+0.100 (+0.090 to +0.110)", "< 0.001"]
     ]
 
 
@@ -239,8 +293,9 @@ def test_tables_of_real_findings_hold_numbers(synthetic_fleet, rng, leak, target
         assert list(read) == list(FINDINGS)
         differences = read["differences"]
         assert differences["reference"] == "full"
-        p = values["differences"].against_reference[W2].p
-        assert differences["against_reference"][W2]["p"] == pytest.approx(p)
+        for metric, found in values["differences"].against_reference.items():
+            read_back = differences["against_reference"][metric][W2]
+            assert read_back["p"] == pytest.approx(found[W2].p)
         for table in make_tables(values):
             assert table.rows
             for row in table.rows:
@@ -253,7 +308,7 @@ def test_a_registered_finding_is_computed_and_has_a_table(game, strongest, monke
     """One registry entry suffices."""
 
     def compute(game, best):
-        return {variant: len(best.variants[variant].scores) for variant in game.variants}
+        return {variant: len(best.variants[variant].alike) for variant in game.variants}
 
     def tabulate(value):
         rows = [(Cell(variant), Cell(str(count), count)) for variant, count in value.items()]

@@ -12,7 +12,6 @@ from attacks.metrics.exposure import Change
 from attacks.metrics.intervals import Estimate
 from reporting.results import (
     FORMAT,
-    _basis,
     as_json,
     flatten,
     parse_results,
@@ -161,21 +160,6 @@ def test_sentences_are_the_differences_from_the_reference(results, findings):
     for sentence, variant in zip(results.sentences, ("nearest-w4", "nearest-w2"), strict=True):
         assert sentence.startswith(f"{variant} ")
         assert "full" in sentence
-
-
-def test_the_basis_names_the_most_false_positives_that_any_rate_rests_on(rows):
-    """Where many scores tie, as the gap attack's, there may be none at all."""
-    summary = rows[0].summary._replace(
-        non_members=1200, false_positives_1pct=12, false_positives_01pct=1
-    )
-    tied = summary._replace(false_positives_1pct=0, false_positives_01pct=0)
-    basis = _basis({"data": "digits"}, [rows[0]._replace(summary=s) for s in (tied, summary)])
-    assert list(basis) == ["data", "non-members", "intervals"]
-    assert basis["data"] == "digits"
-    assert basis["non-members"] == (
-        "1200 per target, so that a TPR at 1% FPR rests on at most 12 false positives and one at "
-        "0.1% on 1"
-    )
 
 
 def test_plain_values_by_hand():

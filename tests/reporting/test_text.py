@@ -62,52 +62,113 @@ def test_few_or_unknown_false_positives_are_marked(false_positives, mark):
     assert dagger(false_positives) == mark
 
 
+def differ(low, high, p_holm, p=0.01):
+    """A difference whose interval is given."""
+    return Difference("w2", "full", Estimate((low + high) / 2, low, high), p, p_holm)
+
+
+LESS, MORE = differ(-0.09, -0.08, 0.02), differ(0.1, 0.234, 0.002)
+LESS_TAIL, MORE_TAIL = differ(-0.031, -0.012, 0.0499), differ(0.012, 0.029, 0.01)
+NONE, NONE_TAIL = differ(-0.006, 0.014, 0.5), differ(-0.004, 0.013, 0.7)
+HIDDEN, HIDDEN_TAIL = differ(0.011, 0.042, 0.05), differ(-0.04, -0.003, 0.12)
+CORRECTED = "before correction for the number of comparisons"
+
+
 @pytest.mark.parametrize(
-    ("interval", "p", "p_holm", "sentence"),
+    ("auc", "tail", "sentence"),
     [
-        ((-0.06, -0.04), 0.02, 0.0456, "w2 leaks 0.04 to 0.06 less AUC than full."),
-        ((0.1, 0.234), 0.001, 0.002, "w2 leaks 0.10 to 0.23 more AUC than full."),
-        ((0.0012, 0.0014), 0.01, 0.01, "w2 leaks 0.0012 to 0.0014 more AUC than full."),
-        ((-0.006, 0.014), 0.5, 0.5, "w2 and full: no difference shown (AUC -0.01 to 0.01)."),
         (
-            (-0.06, -0.01),
-            0.03,
-            0.06,
-            "w2 and full: no difference shown (AUC -0.06 to -0.01 before correction for the "
-            "number of comparisons).",
+            *(LESS, LESS_TAIL),
+            "w2 leaks less than full: AUC 0.08 to 0.09 less and TPR at 1% FPR 1.2 to 3.1 points "
+            "less.",
         ),
-        ((0.0, 0.0), 1.0, 1.0, "w2 and full: no difference shown (AUC 0.00 to 0.00)."),
-        ((-inf, inf), 1.0, 1.0, "w2 and full: no difference shown (AUC -inf to inf)."),
+        (
+            *(MORE, MORE_TAIL),
+            "w2 leaks more than full: AUC 0.10 to 0.23 more and TPR at 1% FPR 1.2 to 2.9 points "
+            "more.",
+        ),
+        (
+            *(LESS, MORE_TAIL),
+            "w2 leaks less than full on average (AUC 0.08 to 0.09 less) and more in the tail (TPR "
+            "at 1% FPR 1.2 to 2.9 points more).",
+        ),
+        (
+            *(MORE, LESS_TAIL),
+            "w2 leaks more than full on average (AUC 0.10 to 0.23 more) and less in the tail (TPR "
+            "at 1% FPR 1.2 to 3.1 points less).",
+        ),
+        (
+            *(LESS, NONE_TAIL),
+            "w2 leaks less than full on average (AUC 0.08 to 0.09 less); in the tail no difference "
+            "is shown (TPR at 1% FPR -0.4 to 1.3 points).",
+        ),
+        (
+            *(MORE, HIDDEN_TAIL),
+            "w2 leaks more than full on average (AUC 0.10 to 0.23 more); in the tail no difference "
+            f"is shown (TPR at 1% FPR -4.0 to -0.3 points {CORRECTED}).",
+        ),
+        (
+            *(NONE, MORE_TAIL),
+            "w2 leaks more than full in the tail (TPR at 1% FPR 1.2 to 2.9 points more); on "
+            "average no difference is shown (AUC -0.01 to 0.01).",
+        ),
+        (
+            *(HIDDEN, LESS_TAIL),
+            "w2 leaks less than full in the tail (TPR at 1% FPR 1.2 to 3.1 points less); on "
+            f"average no difference is shown (AUC 0.01 to 0.04 {CORRECTED}).",
+        ),
+        (
+            *(NONE, NONE_TAIL),
+            "w2 and full: no difference shown (AUC -0.01 to 0.01; TPR at 1% FPR -0.4 to 1.3 "
+            "points).",
+        ),
+        (
+            *(HIDDEN, HIDDEN_TAIL),
+            f"w2 and full: no difference shown (AUC 0.01 to 0.04 {CORRECTED}; TPR at 1% FPR -4.0 "
+            f"to -0.3 points {CORRECTED}).",
+        ),
+    ],
+    ids=[
+        *("less", "more", "less, more", "more, less", "average", "average, tail hidden"),
+        *("tail", "tail, average hidden", "none", "hidden"),
     ],
 )
-def test_a_difference_is_claimed_only_after_correction(interval, p, p_holm, sentence):
-    low, high = interval
-    estimate = Estimate((low + high) / 2, low, high)
-    assert compare(Difference("w2", "full", estimate, p, p_holm)) == sentence
+def test_both_ends_are_compared_and_claimed_only_after_correction(auc, tail, sentence):
+    """Each branch by hand; p of exactly 5% shows nothing."""
+    assert compare({"auc": auc, "tpr_1pct": tail}) == sentence
+    rarer = {"auc": auc, "tpr_01pct": tail}
+    assert compare(rarer) == sentence.replace("at 1% FPR", "at 0.1% FPR")
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "p", "sentence"),
+    ("low", "high", "p", "average"),
     [
-        (-0.091, -0.038, 0.01, "w2 leaks 0.04 to 0.09 less AUC than full"),
-        (0.038, 0.091, 0.01, "w2 leaks 0.04 to 0.09 more AUC than full"),
-        (0.0012, 0.061, 0.04, "w2 leaks 0.001 to 0.061 more AUC than full"),
-        (0.0212, 0.0241, 0.01, "w2 leaks 0.021 to 0.024 more AUC than full"),
-        (-0.012, 0.021, 0.4, "w2 and full: no difference shown (AUC -0.01 to 0.02)"),
-        (-0.0004, 0.0003, 0.8, "w2 and full: no difference shown (AUC -0.0004 to 0.0003)"),
-        (0.0, 0.0, 1.0, "w2 and full: no difference shown (AUC 0.00 to 0.00)"),
+        (-0.091, -0.038, 0.01, "w2 leaks less than full on average (AUC 0.04 to 0.09 less);"),
+        (0.038, 0.091, 0.01, "w2 leaks more than full on average (AUC 0.04 to 0.09 more);"),
+        (0.0012, 0.061, 0.04, "w2 leaks more than full on average (AUC 0.001 to 0.061 more);"),
+        (0.0012, 0.0014, 0.01, "w2 leaks more than full on average (AUC 0.0012 to 0.0014 more);"),
+        (0.0212, 0.0241, 0.01, "w2 leaks more than full on average (AUC 0.021 to 0.024 more);"),
+        (-0.012, 0.021, 0.4, "w2 and full: no difference shown (AUC -0.01 to 0.02;"),
+        (-0.0004, 0.0003, 0.8, "w2 and full: no difference shown (AUC -0.0004 to 0.0003;"),
+        (0.0, 0.0, 1.0, "w2 and full: no difference shown (AUC 0.00 to 0.00;"),
+        (-inf, inf, 1.0, "w2 and full: no difference shown (AUC -inf to inf;"),
     ],
 )
-def test_a_sentence_has_as_many_decimals_as_it_needs(low, high, p, sentence):
-    difference = Difference("w2", "full", Estimate((low + high) / 2, low, high), p, p)
-    assert compare(difference) == f"{sentence}."
+def test_a_sentence_has_as_many_decimals_as_it_needs(low, high, p, average):
+    assert compare({"auc": differ(low, high, p), "tpr_1pct": NONE_TAIL}).startswith(f"{average} ")
 
 
-def test_a_difference_that_only_correction_hides_says_so():
-    difference = Difference("w2", "full", Estimate(0.026, 0.011, 0.042), 0.04, 0.12)
-    assert compare(difference).endswith(
-        "(AUC 0.01 to 0.04 before correction for the number of comparisons)."
-    )
+@pytest.mark.parametrize(
+    ("low", "high", "p", "tail"),
+    [
+        (0.0002, 0.0061, 0.04, "in the tail (TPR at 1% FPR 0.02 to 0.61 points more);"),
+        (-0.0204, -0.0201, 0.04, "in the tail (TPR at 1% FPR 2.01 to 2.04 points less);"),
+        (-0.0002, 0.0061, 0.4, "; TPR at 1% FPR -0.02 to 0.61 points)."),
+        (0.0, 0.0, 1.0, "; TPR at 1% FPR 0.0 to 0.0 points)."),
+    ],
+)
+def test_points_have_as_many_decimals_as_they_need(low, high, p, tail):
+    assert tail in compare({"auc": NONE, "tpr_1pct": differ(low, high, p)})
 
 
 HALF, RARE = Estimate(0.5, 0.4, 0.6), Estimate(0.012, 0.004, 0.02)
