@@ -154,8 +154,8 @@ def _accuse(
 
 
 def _exceed(
-    scores: Float[Tensor, "targets examples"], known: Float[Tensor, " non_members"], fpr: float
-) -> Float[Tensor, "targets examples"]:
+    scores: Float[Tensor, "*shape"], known: Float[Tensor, " non_members"], fpr: float
+) -> Float[Tensor, "*shape"]:
     """Probability with which each score is above the threshold that known non-members set."""
     known, scores = known.sort().values, scores.contiguous()
     at_most = torch.searchsorted(known, scores, right=True)
