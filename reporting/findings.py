@@ -93,11 +93,11 @@ def _differences(value: Differences) -> Body:
         "differences, with the part of the variance that all targets share through their shadows "
         f"added ({_shadow_parts([*auc[1].values(), *tail[1].values()])}). A single target is "
         "compared over its examples alone. For each half of the targets, the strongest attack is "
-        "chosen on the other half (except for a single target). p is corrected for all "
-        f"comparisons by AUC and {name} together, and for those with the gap attack apart (Holm). "
+        "chosen on the other half; for a single target on the same examples. p is corrected for "
+        f"all comparisons by AUC and {name} together, and for those with the gap attack apart (Holm). "
         "The gap attack accuses every example that is classified correctly: where no attack "
-        "exceeds it, a smaller leak is no more than a smaller difference in accuracy between "
-        "members and non-members.",
+        "is shown to exceed it, a smaller leak may be no more than a smaller difference in "
+        "accuracy between members and non-members.",
     )
 
 
@@ -105,7 +105,10 @@ def _shadow_parts(differences: Sequence[Difference]) -> str:
     """How much of the variance is due to the shadows, in words."""
     shares = [100 * d.shadows for d in differences if not isnan(d.shadows)]
     if not shares:
-        return "here it is unknown: half of the shadows do not suffice for these attacks"
+        return (
+            "here it is unknown and missing, because half of the shadows do not suffice for these "
+            "attacks: intervals and p hold for these shadows alone"
+        )
     return f"here {min(shares):.0f} to {max(shares):.0f}% of it, median {median(shares):.0f}%"
 
 
@@ -130,9 +133,9 @@ def _shadow_differences(value: dict[Metric, dict[str, ShadowSplit]]) -> Body:
         "shadows, then chooses the strongest attack with these shadows, then recalibrates the "
         "target's signals to them, and at last quantizes the shadows like the target. Each step is "
         "a gain, in AUC or in points of TPR, and they add up. Only the last needs the quantizer: "
-        "what the steps before it gain was never protection, but a weaker attacker. Below 0, a "
-        f"step does not help. {RECALIBRATED_NOTE} Attacks are chosen as above; p is corrected for "
-        "all steps in this table (Holm).",
+        "what the steps before it are shown to gain was no protection, but a weaker attacker. "
+        f"Below 0, a step did not help. {RECALIBRATED_NOTE} Attacks are chosen as above; p is "
+        "corrected for all steps in this table (Holm).",
     )
 
 
@@ -155,8 +158,8 @@ def _z_scores(value: dict[str, dict[Knowledge, ZScores]]) -> Body:
         rows,
         "Mean and standard deviation of (phi - mean of the shadows without the example) / their "
         "pooled standard deviation, first query. Full-precision shadows expect 0±1 of non-members: "
-        "the distance from that is how far quantization moved the signals, which does not mislead "
-        "an attacker whose shadows are quantized too, and which recalibration takes back.",
+        "the distance from that is how far quantization moved the signals. The other columns show "
+        "how much of it remains for attackers with other shadows.",
     )
 
 
@@ -164,7 +167,7 @@ def _joint_attacks(value: list[JointAttack]) -> Body:
     rows = []
     for attack in value:
         names, auc = attack.variants, attack.summary.auc
-        held = " + ".join(names) if len(names) < 4 else f"all {len(names)} variants"
+        held = " + ".join(names) if len(names) < 4 else f"all {len(names)} variants{_bits(names)}"
         tpr = estimate_cell(attack.summary.tpr_1pct, percent=True)
         gain = difference_cells(attack.gain)
         rows.append((Cell(held), estimate_cell(auc), tpr, Cell(attack.best), *gain))
@@ -172,16 +175,24 @@ def _joint_attacks(value: list[JointAttack]) -> Body:
         ("variants", "AUC", "TPR at 1% FPR", "leaks most by itself", "AUC beyond it", "p"),
         rows,
         "LiRA with a joint Gaussian over the variants' signals, compared with the strongest attack "
-        "on the variant that leaks most by itself. Above 0, publishing these variants together "
-        "leaks more than publishing any single one. p is corrected for the number of rows (Holm).",
+        "on the variant that leaks most by itself. Where this is shown to be above 0, p below "
+        "0.05, publishing these variants together leaks more than publishing any single one. p is corrected for the number of rows "
+        "(Holm).",
     )
+
+
+def _bits(variants: Sequence[str]) -> str:
+    """` of w2` where all of some variants end in `-w2`, as those of equal bits do."""
+    ends = {variant.partition("-w")[2] for variant in variants}
+    return f" of w{ends.pop()}" if len(ends) == 1 else ""
 
 
 def _calibration(value: dict[str, Estimate]) -> Body:
     return Body(
         ("variant", "AUC"),
         [(Cell(variant), estimate_cell(estimate)) for variant, estimate in value.items()],
-        "Online LiRA among a target's own training examples; 0.5 is guessing. Its shadows all "
+        "Online LiRA among a target's own training examples; 0.5 is guessing. Intervals are over "
+        "targets alone (of a single target, over its examples). Its shadows all "
         "trained on the example; some of them were calibrated on it, the others not.",
     )
 

@@ -41,7 +41,8 @@ AUC_NOTE = (
 RISK_NOTE = (
     "A variant's risk has two ends: the AUC says how much it leaks on average, and the TPR at a "
     "low FPR whether some of its members are exposed more than that. Each is that of the attack "
-    "which is strongest by it. As the maximum of several estimates it is biased slightly upward."
+    "which is strongest by it. As the maximum of several estimates it is biased slightly upward, "
+    "more so for a variant that is attacked with several kinds of shadows."
 )
 TPR_NOTE = (
     "TPR at 1% (0.1%) FPR: the share of members found when 1% (0.1%) of the non-members are "

@@ -251,9 +251,16 @@ def test_a_tail_at_a_tenth_of_a_percent_is_named():
 def test_an_unknown_part_of_the_shadows_is_called_unknown():
     auc = {W2: differ(W2, "full", -0.05, 0.0456)}
     (table,) = make_tables({"differences": Differences("full", {"auc": auc, "tpr_1pct": auc}, {})})
-    assert (
-        "(here it is unknown: half of the shadows do not suffice for these attacks)" in table.note
-    )
+    assert "(here it is unknown and missing, because half of the shadows do not" in table.note
+    assert "intervals and p hold for these shadows alone)" in table.note
+
+
+def test_variants_of_equal_bits_are_told_from_all_variants():
+    (joint, *_), quantizers = VALUES["joint_lira"], ("nearest", "adaround", "obc", "gptq")
+    alike = joint._replace(variants=tuple(f"{name}-w1.58" for name in quantizers))
+    every = joint._replace(variants=("full", *alike.variants))
+    (table,) = make_tables({"joint_lira": [alike, every]})
+    assert [row[0].text for row in table.rows] == ["all 4 variants of w1.58", "all 5 variants"]
 
 
 def test_convergence_is_for_its_figure_alone():
