@@ -94,7 +94,8 @@ def _differences(value: Differences) -> Body:
         f"added ({_shadow_parts([*auc[1].values(), *tail[1].values()])}). A single target is "
         "compared over its examples alone. For each half of the targets, the strongest attack is "
         "chosen on the other half; for a single target on the same examples. p is corrected for "
-        f"all comparisons by AUC and {name} together, and for those with the gap attack apart (Holm). "
+        f"all comparisons by AUC and {name} together, and for those with the gap attack apart "
+        "(Holm). "
         "The gap attack accuses every example that is classified correctly: where no attack "
         "is shown to exceed it, a smaller leak may be no more than a smaller difference in "
         "accuracy between members and non-members.",
@@ -176,8 +177,8 @@ def _joint_attacks(value: list[JointAttack]) -> Body:
         rows,
         "LiRA with a joint Gaussian over the variants' signals, compared with the strongest attack "
         "on the variant that leaks most by itself. Where this is shown to be above 0, p below "
-        "0.05, publishing these variants together leaks more than publishing any single one. p is corrected for the number of rows "
-        "(Holm).",
+        "0.05, publishing these variants together leaks more than publishing any single one. "
+        "p is corrected for the number of rows (Holm).",
     )
 
 

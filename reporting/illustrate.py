@@ -18,9 +18,9 @@ from reporting.results import Results
 CAPTIONS = {
     "plane": "Test accuracy against risk at both ends, each by the attack that is strongest there, "
     "with 95% intervals. Dotted: guessing. An arrow names a point that lies beyond the edge.",
-    "roc": "ROC curves of the strongest attack on each variant by AUC, mean over targets. Each target "
-    "has its own thresholds; with several targets those of the tables' TPRs are common to half of "
-    "them.",
+    "roc": "ROC curves of the strongest attack on each variant by AUC, mean over targets. Each "
+    "target has its own thresholds; with several targets those of the tables' TPRs are common to "
+    "half of them.",
     "convergence": "AUC of the strongest attack with matched shadows against the number of its "
     "shadows, from the same fleet, with 95% intervals over the targets. Where a curve still rises, "
     "more shadows would find more.",
