@@ -67,8 +67,8 @@ def tail_rate(
     The test has exactly the level `fpr` for a non-member that is exchangeable with the n known
     ones, whatever n and however many scores tie: an example with `above` of them above it and
     `tied` beside it is accused with probability (fpr (n + 1) - above) / (tied + 1), clipped to 0 to
-    1, which is a smoothed conformal p-value of at most `fpr`. The curve's own point at the largest FPR
-    below `fpr` overstates instead: with 250 non-members and 0.1% it accuses all above the last.
+    1, which is a smoothed conformal p-value of at most `fpr`. The curve's own point at the largest
+    FPR below `fpr` overstates instead: with 250 non-members and 0.1% it accuses all above the last.
 
     Targets differ in how many of their non-members a common threshold accuses. A target's value is
     its TPR less what its surplus of false positives is worth at the slope of the joint ROC. A ROC
