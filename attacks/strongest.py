@@ -147,10 +147,10 @@ class Strongest:
             row = rows[best]
             rows[best] = row._replace(strongest=(*row.strongest, metric))
             if len(self.members) == 1:
-                wider = summarise(
-                    attacks[best].scores, self.members, self._confidence(attacks, metric)
-                )
-                summary = row.summary._replace(**{metric: getattr(wider, metric)})
+                confidence = self._confidence(attacks, metric)
+                wider = summarise(attacks[best].scores, self.members, confidence)
+                widened = (metric, "balanced_accuracy") if metric == "auc" else (metric,)
+                summary = row.summary._replace(**{name: getattr(wider, name) for name in widened})
                 rows[best] = rows[best]._replace(summary=summary)
         return rows
 
