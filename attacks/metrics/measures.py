@@ -161,7 +161,7 @@ def _exceed(
     at_most = torch.searchsorted(known, scores, right=True)
     tied = at_most - torch.searchsorted(known, scores)
     above = len(known) - at_most
-    return ((fpr * (len(known) + 1) - above).double() / (tied + 1)).clamp(0, 1)
+    return ((fpr * (len(known) + 1) - above.double()) / (tied + 1)).clamp(0, 1)
 
 
 def _slope(

@@ -117,7 +117,7 @@ def test_a_registered_finding_is_in_every_view(game, strongest, evidence, monkey
     """One registry entry suffices for its table, results.json, the page and W&B."""
 
     def compute(game, best):
-        return {variant: len(kept.scores) for variant, kept in best.variants.items()}
+        return {variant: len(kept.alike) for variant, kept in best.variants.items()}
 
     def tabulate(value):
         rows = [(Cell(variant), Cell(str(count), count)) for variant, count in value.items()]
