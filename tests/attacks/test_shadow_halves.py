@@ -144,7 +144,8 @@ def test_one_pair_cannot_be_halved(shadows, targets, enough):
         *((4, 2, (1, 1), True), (4, 2, (0, 2), False), (8, 2, (2, 2), True)),
         (6, 2, (2, 2), False),  # 3 pairs are 2 and 1
         *((4, 0, (0, 1), False), (8, 0, (1, 1), True), (8, 0, (2, 2), False)),
-        (12, 0, (2, 2), True),  # halves of 6 models, of which 4 attack
+        (12, 0, (2, 2), False),  # 6 pairs make 4 blocks, and a way divides them into 4 and 2
+        (16, 0, (2, 2), True),
     ],
 )
 def test_unknown_where_half_of_the_shadows_do_not_suffice(shadows, targets, sides, enough):
