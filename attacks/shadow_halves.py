@@ -76,7 +76,7 @@ def _half(game: Game, pairs: set[int]) -> Game:
 
 
 def _difference(
-    game: Game, halves: list[Game], values: list[Float[Tensor, "kinds targets"]]
+    game: Game, halves: list[Game], values: list[Float[Tensor, "kinds _"]]
 ) -> Float[Tensor, "kinds targets"]:
     first, second = values
     if not is_round_robin(game):

@@ -170,13 +170,19 @@ def _compare(first: Outcome, second: Outcome) -> tuple[Estimate, float, float]:
     error = float(influence.square().sum(1).max()) ** 0.5
     if error > _ROUNDING:
         return *_interval(value, error, inf, spread), nan  # t is then normal
-    if abs(value) <= _ROUNDING and first.measured.influence.any():
+    if abs(value) <= _ROUNDING and not _saturated(first.measured):
         return Estimate(0.0, 0.0, 0.0), 1.0, nan  # every example counts the same for both
     # all disjoint pairs differ by `value`; at most this share of all pairs does not (exact, 97.5%)
     trials = influence.shape[1] // 2
     other = 1 - 0.025 ** (1 / trials)
     low, high = (1 - other) * value - other, (1 - other) * value + other
     return Estimate(value, low, high, spread), min(1.0, 2 * (1 + abs(value)) ** -trials), nan
+
+
+def _saturated(measured: Measured) -> bool:
+    """Whether all examples count alike at 0 or 1; in between, all of their scores tie."""
+    ends = measured.values * (1 - measured.values) == 0
+    return not measured.influence.any() and bool(ends.any())
 
 
 def _interval(

@@ -72,7 +72,7 @@ def delong(
         return clopper_pearson(round(value * pairs), pairs, confidence)
     variance = by_member.var() / len(inside) + by_non_member.var() / len(outside)
     margin = _quantile(confidence, inf) * variance.sqrt().item()
-    return Estimate(value, max(value - margin, 0), min(value + margin, 1))
+    return Estimate(value, max(value - margin, 0.0), min(value + margin, 1.0))
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float = CONFIDENCE) -> Estimate:

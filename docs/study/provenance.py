@@ -12,6 +12,16 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "study" / "cifar10_small.yaml"
 SECTIONS = "model", "trainer", "fleet"  # of the options that a recipe names, beside the data
 
 
+def finished(study: Study) -> str:
+    """How many shadows and targets were audited, and of how many, if some were left out."""
+    planned, rows = study.config["fleet"], study.results.rows
+    counts = {"shadows": max(row.shadows for row in rows), "targets": rows[0].summary.targets}
+    return " and ".join(
+        f"{count} {role}" if count == planned[role] else f"{count} of {planned[role]} {role}"
+        for role, count in counts.items()
+    )
+
+
 def commands(study: Study, keep: str = "") -> str:
     """The commands that make these results, with every option that the recipe has otherwise.
 
@@ -36,9 +46,11 @@ def commands(study: Study, keep: str = "") -> str:
     run_dir = f"runs/study/{study.results.name}"
     changes += [f"--run_dir {run_dir}"] if run_dir != recipe["run_dir"] else []
     lines = [f"python train.py --config recipes/study/{RECIPE.name}", *changes]
+    partial = " --partial" if " of " in finished(study) else ""
     return (
         " \\\n      ".join(lines)
-        + f"\n    python audit.py --run_dir {run_dir}\n    python -m docs.study {keep}{run_dir}"
+        + f"\n    python audit.py --run_dir {run_dir}{partial}"
+        + f"\n    python -m docs.study {keep}{run_dir}"
     )
 
 

@@ -14,6 +14,7 @@ from attacks.strongest import Strongest
 from reporting.findings import find
 
 W2, W4 = "nearest-w2", "nearest-w4"
+NOTHING = {"auc": {}, "tpr_1pct": {}}
 ATTACKS = ("gap", "global_threshold", "lira_online_fixed", "lira_offline_fixed")
 
 
@@ -40,7 +41,7 @@ def conclude(signals, members, cases, attacks=ATTACKS, calibrated=None):
 def test_one_variant_has_nothing_to_be_compared_with(synthetic_fleet):
     signals, members = observe(synthetic_fleet, 6, 2, {"full": 2}, examples=60)
     findings, _ = conclude(signals, members, make_cases(6, 2), ["gap", "attack_r"])
-    assert findings["differences"].against_reference == findings["shadows"] == {}
+    assert findings["differences"].against_reference == findings["shadows"] == NOTHING
     assert findings["joint_lira"] == []
     assert (findings["exposure"].changes, findings["calibration"]) == ({}, {})
     assert list(findings["differences"].beyond_gap) == ["full"]
@@ -51,10 +52,12 @@ def test_without_full_precision_the_first_variant_is_the_reference(synthetic_fle
     signals, members = observe(synthetic_fleet, 8, 3, {W4: 2, W2: 0.5}, examples=80)
     findings, best = conclude(signals, members, make_cases(8, 3))
     assert findings["differences"].reference == findings["exposure"].reference == W4
-    (difference,) = findings["differences"].against_reference.values()
-    assert (difference.first, difference.second) == (W2, W4)
-    assert difference.estimate.value < 0
-    assert findings["shadows"] == {}  # no attacker has any
+    against = findings["differences"].against_reference
+    for by_variant in against.values():
+        (difference,) = by_variant.values()
+        assert (difference.first, difference.second) == (W2, W4)
+    assert against["auc"][W2].estimate.value < 0  # a TPR rests on 1 false positive
+    assert findings["shadows"] == NOTHING  # no attacker has any
     assert {kind for k in best.variants.values() for kind in k.by_knowledge} == {"matched", "none"}
     assert [held.variants for held in findings["joint_lira"]] == [(W4, W2)]
     assert list(findings["exposure"].changes) == [W2]
@@ -63,10 +66,11 @@ def test_without_full_precision_the_first_variant_is_the_reference(synthetic_fle
 def test_a_single_target(synthetic_fleet):
     signals, members = observe(synthetic_fleet, 8, 1, {"full": 3, W4: 3, W2: 0}, examples=200)
     findings, _ = conclude(signals, members, make_cases(8, 1))
-    same, less = findings["differences"].against_reference.values()
-    assert (same.estimate, same.p) == (Estimate(0, 0, 0), 1)
-    assert less.estimate.high < 0  # by DeLong
-    assert less.p_holm < 0.05
+    for by_variant in findings["differences"].against_reference.values():
+        same, less = by_variant.values()
+        assert (same.estimate, same.p) == (Estimate(0, 0, 0), 1)
+        assert less.estimate.high < 0  # by DeLong, and by the variance over examples
+        assert less.p_holm < 0.05
     full = findings["epsilon"]["full"]  # chosen on 100 examples, tested on 100
     assert (full.tested.members, full.tested.non_members, full.guesses) == (50, 50, 10)
     assert full.one_run > 0
@@ -78,9 +82,10 @@ def test_a_single_target(synthetic_fleet):
 def test_attacks_without_shadows_only(synthetic_fleet):
     signals, members = observe(synthetic_fleet, 8, 3, {"full": 2, W2: 0.5}, examples=80)
     findings, _ = conclude(signals, members, make_cases(8, 3), ["gap", "global_threshold"])
-    assert findings["shadows"] == {}
+    assert findings["shadows"] == NOTHING
     assert findings["convergence"] == {}
-    assert list(findings["differences"].against_reference) == [W2]
+    for by_variant in findings["differences"].against_reference.values():
+        assert list(by_variant) == [W2]
     assert list(findings["differences"].beyond_gap) == ["full", W2]
     assert len(findings["joint_lira"]) == 1  # the joint attack has shadows of its own
 
@@ -93,7 +98,7 @@ def test_too_few_shadows_for_joint_lira_cost_no_other_finding(synthetic_fleet):
     asked = ["lira_offline_fixed", "gap"]
     findings, _ = conclude(signals, members, make_cases(8, 3), asked)
     assert findings["joint_lira"] == []
-    assert len(findings["differences"].against_reference) == 1
+    assert [list(by) for by in findings["differences"].against_reference.values()] == [[W2], [W2]]
     assert list(findings["convergence"]) == ["full", W2]
     members[1, 5] = True
     findings, _ = conclude(signals, members, make_cases(8, 3), asked)
@@ -128,8 +133,9 @@ def test_the_gap_attack_alone(synthetic_fleet):
     signals = {v: known._replace(hinge=torch.ones_like(known.phi)) for v, known in signals.items()}
     findings, _ = conclude(signals, members, make_cases(8, 3), ["gap"])
     differences = findings["differences"]
-    for difference in (differences.beyond_gap | differences.against_reference).values():
-        assert (difference.estimate, difference.p) == (Estimate(0, 0, 0), 1)
+    for group in (differences.beyond_gap, *differences.against_reference.values()):
+        for difference in group.values():
+            assert (difference.estimate, difference.p) == (Estimate(0, 0, 0), 1)
     assert np.isnan(findings["exposure"].changes[W2].correlation)
     assert findings["epsilon"][W2].tested.epsilon == 0
 
@@ -140,7 +146,7 @@ def test_without_the_gap_attack(synthetic_fleet):
     findings, best = conclude(signals, members, make_cases(8, 3), ["attack_r", "global_threshold"])
     assert findings["differences"].beyond_gap == {}
     assert best.variants[W2].gap is None
-    assert len(findings["shadows"]) == 1
+    assert [list(by_variant) for by_variant in findings["shadows"].values()] == [[W2], [W2]]
 
 
 def test_no_leak_is_no_finding(synthetic_fleet):
@@ -148,8 +154,10 @@ def test_no_leak_is_no_finding(synthetic_fleet):
     noise = torch.randn(12, 2, 200, generator=torch.Generator().manual_seed(3))
     signals[W2] = signals[W2]._replace(phi=signals[W2].phi + noise)
     findings, _ = conclude(signals, members, make_cases(8, 4), ["lira_offline_fixed"])
-    (difference,) = findings["differences"].against_reference.values()
-    assert difference.estimate.low <= 0 <= difference.estimate.high
+    against = findings["differences"].against_reference
+    estimate = against["auc"][W2].estimate
+    assert estimate.low <= 0 <= estimate.high
+    assert min(by_variant[W2].p_holm for by_variant in against.values()) > 0.05
     assert findings["epsilon"]["full"].tested.epsilon == 0
     assert (
         findings["joint_lira"][0].summary.auc.low

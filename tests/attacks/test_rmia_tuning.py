@@ -6,7 +6,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from attacks import ATTACKS
-from attacks.evaluate import choose_attacks, lacking, score
+from attacks.choice import choose_attacks, unknown
+from attacks.evaluate import score
 from attacks.game import Game, ModelSignals, make_cases
 from attacks.rmia import RmiaOptions, log_ratio, make_options, rmia_in_pool
 from attacks.rmia_tuning import GRID, POSING, best_a, tune
@@ -72,11 +73,11 @@ def test_an_example_of_the_pool_never_exceeds_itself():
 def test_the_pool_needs_no_population(synthetic_fleet):
     phi, members = synthetic_fleet(shadows=6, examples=24)
     game = Game({"full": ModelSignals(phi)}, members, make_cases(6, 2))
-    assert lacking("rmia_online", game) == ["signals on a population"]
+    assert unknown("rmia_online", game) == ["signals on a population"]
     pool = game._replace(rmia=RmiaOptions("pool"))
-    assert lacking("rmia_online", pool) == lacking("rmia_offline", pool) == []
-    assert lacking("attack_p", pool) == ["signals on a population"]
-    assert "rmia_offline" in choose_attacks(None, pool)[0]
+    assert unknown("rmia_online", pool) == unknown("rmia_offline", pool) == []
+    assert unknown("attack_p", pool) == ["signals on a population"]
+    assert "rmia_offline" in choose_attacks(None, pool).attacks
     assert score(["rmia_online"], pool, "full")["rmia_online"].isfinite().all()
 
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from attacks.metrics.roc import auc, balanced_accuracy, roc
+from attacks.metrics.measures import balanced_accuracy
+from attacks.metrics.roc import auc, roc
 from attacks.threshold import gap, global_threshold
 
 
@@ -21,11 +22,15 @@ def test_gap_is_the_share_of_right_answers():
 
 
 def test_gap_wins_half_the_difference_of_the_accuracies():
-    """Right on 9 of 10 members and 6 of 10 non-members."""
+    """Right on 9 of 10 members and 6 of 10 non-members.
+
+    Either of two such targets is accused at the other's best threshold, a right answer.
+    """
     members = torch.arange(20) < 10
     correct = (torch.arange(20) < 9) | (torch.arange(20) >= 14)
     curve = roc(gap(correct[None]), members)
-    assert balanced_accuracy(curve).item() == pytest.approx(0.5 + (0.9 - 0.6) / 2)
+    alike = balanced_accuracy(gap(correct[None]).expand(2, -1), members.expand(2, -1))
+    assert alike.values.tolist() == pytest.approx([0.5 + (0.9 - 0.6) / 2] * 2)
     assert auc(curve).item() == pytest.approx(0.5 + (0.9 - 0.6) / 2)  # one threshold, two lines
 
 

@@ -193,7 +193,7 @@ def test_lines_of_the_csv_hold_numbers_and_none_for_unknown_ones():
     assert (w2["tpr_1pct_false_positives"], lines[3]["tpr_1pct_false_positives"]) == (12, 12)
     for end in ("auc", "tpr_1pct"):
         assert w2[f"{end}_beyond_low"] == differences[4][end].estimate.low
-        assert (w2[f"{end}_p"], w2[f"{end}_p_holm"]) == differences[4][end][3:]
+        assert (w2[f"{end}_p"], w2[f"{end}_p_holm"]) == differences[4][end][3:5]
     assert lines[2]["auc_beyond"] == pytest.approx(-0.04)
     for line, key in ((lines[2], "p"), (lines[2], "beyond_low"), (lines[0], "beyond")):
         assert line[f"auc_{key}"] is line[f"tpr_1pct_{key}"] is None

@@ -6,7 +6,8 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from attacks.evaluate import choose_attacks, score
+from attacks.choice import choose_attacks
+from attacks.evaluate import score
 from attacks.quantile import quantile_embeddings
 from storage.external_signals import gather_external
 
@@ -66,22 +67,22 @@ def test_embeddings_are_reduced_to_components_of_the_population(read, arrays, dt
 
 def test_they_are_attacked_unasked(read, arrays):
     game = read(arrays).game
-    names, notes = choose_attacks(None, game)
-    assert "quantile_embeddings" in names
-    assert not any("quantile_embeddings" in note for note in notes)
+    choice = choose_attacks(None, game)
+    assert "quantile_embeddings" in choice.attacks
+    assert "quantile_embeddings" not in choice.left_out
     target = game.signals["int8"].of([6, 7, 8]).read()
     expected = quantile_embeddings(
         target.hinge, target.population_hinge, target.embeddings, target.population_embeddings,
         *target.labels,
     )  # fmt: skip
-    scores = score(["quantile_embeddings", "base"], game, "int8", "full")
+    scores = score(["quantile_embeddings", "base"], game, "int8", "unquantized")
     assert torch.equal(scores["quantile_embeddings"], expected)
 
 
 def test_without_embeddings_the_attack_is_not_missed(read, layout):
-    names, notes = choose_attacks(None, read(layout()).game)
-    assert "quantile_embeddings" not in names
-    assert not any("quantile_embeddings" in note for note in notes)
+    choice = choose_attacks(None, read(layout()).game)
+    assert "quantile_embeddings" not in choice.attacks
+    assert "quantile_embeddings" not in choice.left_out
 
 
 def drop(*names):

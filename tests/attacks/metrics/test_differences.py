@@ -1,5 +1,7 @@
 """AUC differences against slow loops, corrections by hand, and coverage of the truth."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from attacks.metrics.differences import (
     variance_of_mean,
 )
 from attacks.metrics.intervals import Estimate
-from attacks.metrics.measures import Measured, area
+from attacks.metrics.measures import Measured, area, tail_rate
 
 
 def draw(rng, targets, examples=80, shared=0.8, shifts=(1.0, 0.6), difficulty=0.0):
@@ -111,6 +113,17 @@ def test_no_variance_claims_no_certainty(targets):
     assert wrong.p == pytest.approx(2 * 0.5**20)
     assert perfect.estimate == pytest.approx((0, -other, other, 0))
     assert perfect.p == 1
+
+
+@pytest.mark.parametrize("targets", [1, 3])
+def test_scores_that_all_tie_do_not_differ(targets):
+    """An attack that is always right, or always wrong, tells nothing in either variant."""
+    members = (torch.arange(40) % 2 == 0).expand(targets, -1)
+    scores = {"a": torch.zeros(targets, 40), "b": torch.ones(targets, 40)}
+    for measured in (area, partial(tail_rate, fpr=0.01)):
+        outcomes = {name: Outcome(measured(rows, members)) for name, rows in scores.items()}
+        (difference,) = paired_differences(outcomes, [("a", "b")])
+        assert difference[:5] == ("a", "b", Estimate(0, 0, 0), 1, 1)
 
 
 def test_targets_with_equal_differences_fall_back_on_examples(rng):

@@ -67,6 +67,18 @@ def test_options_that_differ_from_the_recipe_are_named(study):
     assert provenance.compare_data(study, study) == "the same images by the same options"
 
 
+def test_unfinished_models_are_counted_and_the_audit_is_partial(study):
+    """The study's rows have 32 shadows and 10 targets, whatever was planned."""
+    assert provenance.finished(study) == "32 shadows and 10 targets"
+    experiment = study.results.experiment
+    config = experiment.config | {"fleet": {"shadows": 64, "targets": 10}}
+    fewer = Study(study.results._replace(experiment=experiment._replace(config=config)))
+    assert provenance.finished(fewer) == "32 of 64 shadows and 10 targets"
+    assert "python audit.py --run_dir runs/study/cifar10_small --partial" in (
+        provenance.commands(fewer)
+    )
+
+
 def test_models_from_elsewhere_have_unknown_versions(study):
     assert provenance.versions(Study(study.results._replace(experiment=None))) == "unknown"
 
