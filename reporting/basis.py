@@ -22,6 +22,7 @@ def describe_measures(summary: Summary) -> dict[str, str]:
     """How rates and intervals were computed, by label; the same for every attack of an audit."""
     several = summary.targets > 1
     thresholds = (
+        "set by the target's own non-members where they leave 2 false positives or more, otherwise "
         "chosen on the other half of the targets, whose scores are pooled, and corrected along the "
         "ROC for the false positives that it makes"
         if several

@@ -19,8 +19,8 @@ CAPTIONS = {
     "plane": "Test accuracy against risk at both ends, each by the attack that is strongest there, "
     "with 95% intervals. Dotted: guessing. An arrow names a point that lies beyond the edge.",
     "roc": "ROC curves of the strongest attack on each variant by AUC, mean over targets. Each "
-    "target has its own thresholds; with several targets those of the tables' TPRs are common to "
-    "half of them.",
+    "target has its own thresholds; in the tables, targets with fewer than 2 false positives share "
+    "them.",
     "convergence": "AUC of the strongest attack with matched shadows against the number of its "
     "shadows, from the same fleet, with 95% intervals over the targets. Where a curve still rises, "
     "more shadows would find more.",
