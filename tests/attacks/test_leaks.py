@@ -9,7 +9,7 @@ from scipy.stats import norm
 from attacks import ATTACKS, DEFAULT_ATTACKS
 from attacks.evaluate import evaluate, score
 from attacks.game import Game, ModelSignals, make_cases
-from attacks.metrics.intervals import delong
+from attacks.metrics.intervals import delong, summarise
 
 W2 = "nearest-w2"
 LIRA = [name for name in DEFAULT_ATTACKS if name.startswith("lira")]
@@ -82,11 +82,16 @@ def test_known_gaussians_give_the_best_possible_auc():
 
 @pytest.mark.parametrize("targets", [0, 1, 3])
 def test_no_leak_gives_half(synthetic_fleet, observe, targets):
+    """58 rows, of which many rise and fall together: at 99.9%, one misses in 6% of draws at most."""
     phi, members = synthetic_fleet(shadows=8, targets=targets, examples=300, leak=0)
     variants = {"full": observe(phi), W2: observe(phi, lambda x: x + 1)}
-    for row, _ in attack_all(variants, members, make_cases(8, targets), list(ATTACKS)):
-        assert row.summary.auc.low <= 0.5 <= row.summary.auc.high, row[:3]
-        assert row.summary.auc.high - row.summary.auc.low < 0.25  # narrow enough to mean something
+    cases = make_cases(8, targets)
+    audited = members[[case.target for case in cases]]
+    for row, scores in attack_all(variants, members, cases, list(ATTACKS)):
+        area = summarise(scores, audited, confidence=0.999).auc
+        assert area.low <= 0.5 <= area.high, row[:3]
+        area = row.summary.auc
+        assert area.high - area.low < 0.25  # narrow enough to mean something
 
 
 def shuffle(members, shadows, seed):

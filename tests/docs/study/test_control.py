@@ -17,7 +17,8 @@ def make(study, repaired):
     for row in study.results.rows:
         if row.variant in ("full", *TERNARY):
             values = {measure: found[:TARGETS] for measure, found in row.by_target.items()}
-            rows[row[:3]] = row._replace(by_target=values)
+            fewer = row.summary._replace(targets=TARGETS)
+            rows[row[:3]] = row._replace(by_target=values, summary=fewer)
     for (variant, knowledge, attack), row in list(rows.items()):
         if knowledge == "unquantized":
             matched = rows[variant, "matched", attack].by_target
@@ -36,7 +37,7 @@ def make(study, repaired):
         if name in ("full", *TERNARY)
     }
     experiment = study.results.experiment
-    config = experiment.config | {"fleet": {"shadows": 16, "targets": TARGETS}}
+    config = experiment.config | {"fleet": {"shadows": 32, "targets": TARGETS}}
     config |= {"trainer": config["trainer"] | {"precision": "32-true"}, "quantize": TERNARY}
     return study.results._replace(
         name="control",
@@ -92,7 +93,7 @@ def test_the_page_has_the_section_only_with_a_control(study, half, comparisons):
     assert "recalibrat" not in without
     assert len(both) == len(comparisons) + len(set(control.contrasts(half)))
     assert f"over all {len(both)} comparisons" in " ".join(text.split())
-    assert "16 shadows and 6 targets in 32-true" in " ".join(text.split())
+    assert "32 shadows and 6 targets, in 32-true" in " ".join(text.split())
     assert "--control runs/study/control" in text
     more, less = control.chain("lira_online")["recalibrating"]
     pairs = [both["control", Contrast((v, more), (v, less), "auc")] for v in TERNARY]
