@@ -30,7 +30,7 @@ def attack(game, variant):
     return Outcome(areas(variant, game), halves[0], is_round_robin(game))
 
 
-@pytest.mark.parametrize("targets", [4, 0])
+@pytest.mark.parametrize("targets", [4, pytest.param(0, marks=pytest.mark.slow)])
 def test_equal_variants_are_told_apart_in_5_percent(targets):
     """If 5% are, more than 15 of 100 are with a probability of 4e-5."""
     rng, found, naive = np.random.default_rng(0), 0, 0

@@ -198,6 +198,7 @@ def test_the_interval_of_a_single_target_is_as_wide_as_its_choice_was_free(
     assert row.summary.balanced_accuracy == before.row.summary.balanced_accuracy
 
 
+@pytest.mark.slow
 def test_the_strongest_attack_on_a_single_target_shows_no_leak_where_there_is_none():
     """8 attacks with half of their noise in common.
 
