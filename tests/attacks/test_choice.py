@@ -80,7 +80,7 @@ def test_no_example_is_scorable_exactly_where_an_attack_cannot_run(
     usable = scorable(game, ATTACKS[attack].sides)
     assert usable.all() or not usable.any()
     try:
-        score([attack], game, W2, W2)
+        score([attack], game, W2)
     except ValueError:
         assert not usable.any()
     else:
