@@ -160,8 +160,8 @@ def _exceed(
     known, scores = known.sort().values, scores.contiguous()
     at_most = torch.searchsorted(known, scores, right=True)
     tied = at_most - torch.searchsorted(known, scores)
-    above = len(known) - at_most
-    return ((fpr * (len(known) + 1) - above).double() / (tied + 1)).clamp(0, 1)
+    above = (len(known) - at_most).double()
+    return ((fpr * (len(known) + 1) - above) / (tied + 1)).clamp(0, 1)
 
 
 def _slope(
