@@ -54,7 +54,7 @@ QUANTIZED = [
     made(W2, "none", "gap", [0.75, 0.75, 0.5, 0.5]),
     made(W2, "matched", "rmia_online", [0.5, 0.55, 0.55, 0.5]),
     made(W2, "matched", "lira_online", [0.6, 0.6, 0.6, 0.6]),
-    made(W2, "unquantized", "rmia_online", [0.9, 0.5, 0.5, 0.6]),
+    made(W2, "unquantized", "rmia_online", [0.9, 0.5, 0.5, 0.55]),
     made(W2, "unquantized", "lira_online", [0.5, 0.5, 0.5, 0.5]),
 ]
 TAIL = [
