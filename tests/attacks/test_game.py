@@ -139,13 +139,10 @@ def test_knowledge_names_the_variant_of_the_shadows(rng):
 
 @pytest.mark.parametrize("unknown", [(), ("hinge", "population_hinge"), SIGNALS[1:]], ids=len)
 def test_kept_examples_are_read_lazily_and_the_population_stays_whole(rng, unknown):
-
-    def size(name):
-        return 12 if name.startswith("population") else 9
-
     plain = {
-        name: None if name in unknown else torch.randn(5, 2, size(name), generator=rng)
+        name: None if name in unknown else torch.randn(5, 2, size, generator=rng)
         for name in SIGNALS
+        for size in [12 if name.startswith("population") else 9]
     }
     features, read = (torch.randn(9, 3, generator=rng), torch.randn(12, 3, generator=rng)), []
     wrapped = {name: x if x is None else OnDisk(x, read) for name, x in plain.items()}

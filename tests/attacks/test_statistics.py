@@ -30,7 +30,7 @@ def attack(game, variant):
     return Outcome(areas(variant, game), halves[0], is_round_robin(game))
 
 
-@pytest.mark.parametrize("targets", [4, 0])
+@pytest.mark.parametrize("targets", [4, pytest.param(0, marks=pytest.mark.slow)])
 def test_equal_variants_are_told_apart_in_5_percent(targets):
     """If 5% are, more than 15 of 100 are with a probability of 4e-5."""
     rng, found, naive = np.random.default_rng(0), 0, 0
@@ -48,21 +48,25 @@ def test_equal_variants_are_told_apart_in_5_percent(targets):
 
 
 def test_a_leak_of_one_example_in_a_hundred_is_found_in_the_tail_and_not_by_auc():
-    """The leak adds at most half of 1% to the AUC; at 1% FPR it doubles the TPR of no leak."""
-    rng, found = np.random.default_rng(0), []
-    for _ in range(2):
-        game = draw_fleet(rng, 16, 8, 0.0, examples=1000)
-        leaky = torch.from_numpy(rng.random(1000) < 0.01) & game.members
+    """10 targets have 10 false positives at 0.1% FPR, where the leak adds 1% to a TPR of 0.1%.
+
+    It adds at most half of 1% to the AUC, of which the standard error is as large: AUC alone finds
+    it in about 4 of 10 audits, and in all of 8 with a probability of 7e-4. The TPR is 5 standard
+    errors or more above the other variant's.
+    """
+    rng, by_auc = np.random.default_rng(0), []
+    for _ in range(8):
+        game = draw_fleet(rng, 16, 10, 0.0, examples=2000)
+        leaky = torch.from_numpy(rng.random(2000) < 0.01) & game.members
         second = game.signals["variant-1"]
         leaking = second._replace(phi=second.phi[..., :] + 12.0 * leaky[:, None])
         game = game._replace(signals=game.signals | {"variant-1": leaking})
         best = Strongest(game)
         for variant in game.variants:
             best.add(evaluate(game, variant, ["global_threshold", LIRA]))
-        found.append(find_differences(game, best).against_reference)
-    tail = best.risks[1]
-    print("TAIL", found)
-    for against in found:
-        assert against[tail]["variant-1"].p_holm < 0.05
-        assert against[tail]["variant-1"].estimate.value > 0
-        assert against["auc"]["variant-1"].p_holm > 0.05
+        against = find_differences(game, best).against_reference
+        assert list(against) == ["auc", "tpr_01pct"]
+        assert against["tpr_01pct"]["variant-1"].p_holm < 0.05
+        assert against["tpr_01pct"]["variant-1"].estimate.low > 0
+        by_auc.append(against["auc"]["variant-1"].p_holm < 0.05)
+    assert not all(by_auc)

@@ -54,7 +54,7 @@ QUANTIZED = [
     made(W2, "none", "gap", [0.75, 0.75, 0.5, 0.5]),
     made(W2, "matched", "rmia_online", [0.5, 0.55, 0.55, 0.5]),
     made(W2, "matched", "lira_online", [0.6, 0.6, 0.6, 0.6]),
-    made(W2, "unquantized", "rmia_online", [0.9, 0.5, 0.5, 0.6]),
+    made(W2, "unquantized", "rmia_online", [0.9, 0.5, 0.5, 0.55]),
     made(W2, "unquantized", "lira_online", [0.5, 0.5, 0.5, 0.5]),
 ]
 TAIL = [
@@ -198,6 +198,7 @@ def test_the_interval_of_a_single_target_is_as_wide_as_its_choice_was_free(
     assert row.summary.balanced_accuracy == before.row.summary.balanced_accuracy
 
 
+@pytest.mark.slow
 def test_the_strongest_attack_on_a_single_target_shows_no_leak_where_there_is_none():
     """8 attacks with half of their noise in common.
 
