@@ -82,7 +82,7 @@ def test_known_gaussians_give_the_best_possible_auc():
 
 @pytest.mark.parametrize("targets", [0, 1, 3])
 def test_no_leak_gives_half(synthetic_fleet, observe, targets):
-    """58 rows, of which many rise and fall together: at 99.9%, one misses in 6% of draws at most."""
+    """58 rows, of which many rise and fall together: at 99.9% one misses in 6% of draws at most."""
     phi, members = synthetic_fleet(shadows=8, targets=targets, examples=300, leak=0)
     variants = {"full": observe(phi), W2: observe(phi, lambda x: x + 1)}
     cases = make_cases(8, targets)

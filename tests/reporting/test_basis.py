@@ -60,8 +60,8 @@ def test_several_targets_set_each_others_thresholds(summary):
         "positives and one at 0.1% on 3",
         "thresholds": "of a TPR: set by the target's own non-members where they leave 2 false "
         "positives or more, otherwise chosen on the other half of the targets, whose scores are "
-        "pooled, and corrected along the ROC for the false positives that it makes, so that the FPR "
-        "is exact on average; of balanced accuracy: chosen on the other half of the targets",
+        "pooled, and corrected along the ROC for the false positives that it makes, so that the "
+        "FPR is exact on average; of balanced accuracy: chosen on the other half of the targets",
         "intervals": "95%, over targets (Student's t) and examples, for these shadows",
     }
 
