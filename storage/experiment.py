@@ -184,7 +184,9 @@ def grow(stored: Experiment, asked: Experiment) -> Experiment:
     """Add to the stored experiment the models, variants and embeddings of `asked`, its places."""
     variants = list(dict.fromkeys([*stored.config["quantize"], *asked.config["quantize"]]))
     embedded = any(e.config.get("record_embeddings", False) for e in (stored, asked))
-    config = asked.config | {"quantize": variants, "record_embeddings": embedded}
+    config = asked.config | {"quantize": variants}
+    if embedded:  # a folder from before the option stays as it is
+        config |= {"record_embeddings": True}
     return stored._replace(config=config, places=asked.places)
 
 
