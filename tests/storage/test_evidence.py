@@ -22,7 +22,7 @@ def test_an_audit_reads_no_checkpoint(demo_run, empty_figures, monkeypatch, read
 
     monkeypatch.setattr("torch.load", fail)
     quick_audit(demo_run)
-    assert len(read_csv(demo_run)) == 2 + 3 + 3
+    assert len(read_csv(demo_run)) == 2 + 4 + 4  # one without shadows, one with up to three kinds
 
 
 def test_signals_without_a_population_get_the_attacks_that_need_none(

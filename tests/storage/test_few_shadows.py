@@ -91,8 +91,8 @@ def test_an_audit_is_that_of_the_usable_examples(
     assert "Nothing has changed" in again
     for sentence in lost:
         assert escape(sentence) in page
-        for text in (table, output, again):
-            assert f"{sentence}\n" in text
+        for text in (table, output, again):  # table.txt is wrapped
+            assert sentence in " ".join(text.split())
 
 
 def test_exposures_stay_at_their_place_in_the_pool(draw, tmp_path, audit, empty_figures):
