@@ -13,12 +13,13 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
+from rich.markup import escape
 
+from fleet.cluster import limit_threads
 from fleet.cost import print_cost
 from fleet.display import FleetProgress, quieten
 from fleet.engine import (
@@ -26,15 +27,15 @@ from fleet.engine import (
     Task,
     complete,
     is_first,
-    is_hopeless,
     note_error,
     one_by_one,
 )
+from fleet.errors import explain, is_hopeless
 from fleet.failed import find_failed
 from fleet.fit import fit
 from fleet.interrupt import interruptible
 from fleet.prepare import Job, prepare
-from fleet.status import Call, print_status, stopped_line, summarise
+from fleet.status import Call, print_status, summarise
 from fleet.workers import connect, in_workers
 from storage.run_folder import RunFolder
 
@@ -51,11 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             code = run_command(parser, config, console)
         except BaseException as error:
             if is_hopeless(error):
-                console.print(stopped_line(str(error)), soft_wrap=True)
+                console.print(f"Stopped: {escape(explain(error))}", soft_wrap=True)
                 code = 1
             # Lightning turns Ctrl-C into an exit, and other libraries into errors of their own
             elif interrupted.is_set() or isinstance(error, KeyboardInterrupt | SIGTERMException):
-                console.print("Stopped. The same command goes on from the last finished epoch.")
+                console.print("Stopped. The same command goes on from the last checkpoint.")
                 code = 130
             else:
                 raise
@@ -71,15 +72,14 @@ def run_command(parser: CommandLine, config: Namespace, console: Console) -> int
             return 0
         made = parser.instantiate(config)
         job = prepare(config, made.fleet, made.data, console)
+        limit_threads(config.threads, job.devices.processes)
         if job.fleet.dry_run:
-            torch.set_num_threads(config.threads)
             print_cost(job, console)
             return 0
         if job.fleet.by_ray and job.todo:
             connect(job.fleet, config.threads)
     except (ValueError, OSError, MisconfigurationException) as error:
         sys.exit(f"train.py: {error}")  # no work was begun, so the message says it all
-    torch.set_num_threads(config.threads)
     return train_fleet(job, console)
 
 
@@ -92,7 +92,7 @@ def train_fleet(job: Job, console: Console) -> int:
     run, todo, experiment = job.run, job.todo, job.experiment
     variants, embedded = experiment.variants, experiment.embedded
     started, outcomes = time.monotonic(), list[Outcome]()
-    task = Task(run, variants, job.processes, job.retry, embedded)
+    task = Task(run, variants, job.devices.processes, job.retry, embedded)
     work = partial(complete, task, partial(fit, job))
     with FleetProgress(run, len(todo), job.config.trainer.max_epochs, console) as progress:
         if job.fleet.by_ray and todo:
@@ -103,7 +103,7 @@ def train_fleet(job: Job, console: Console) -> int:
             progress.end(outcome)
             outcomes.append(outcome)
             if outcome.state == "stopped":
-                console.print(stopped_line(outcome.reason), soft_wrap=True)
+                console.print(f"Stopped: {escape(outcome.reason)}", soft_wrap=True)
                 return 1
             if outcome.state == "failed" and not run.error(outcome.name).exists():
                 note_error(run, outcome.name, outcome.reason)  # its process could not

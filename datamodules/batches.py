@@ -9,17 +9,28 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """The input of a network; `indices` are positions in the pool or in the test split."""
+    """The input of a network.
+
+    Attributes:
+        images: normalised images.
+        labels: their classes.
+        indices: their positions in the pool or in the test split.
+        weight: factor on the mean loss of these images that makes the mean over all processes the
+            mean over the whole batch; 1 unless the processes' shares differ in size.
+    """
 
     images: Float[Tensor, "batch channels height width"]
     labels: Int64[Tensor, " batch"]
     indices: Int64[Tensor, " batch"]
+    weight: float = 1.0
 
     def share(self, process: int, processes: int) -> "Batch":
         """Return one process's share, in nearly equal parts."""
         if processes == 1:
             return self
-        return Batch(*(tensor.tensor_split(processes)[process] for tensor in self))
+        images, labels, indices = (part.tensor_split(processes)[process] for part in self[:3])
+        weight = processes * len(labels) / len(self.labels)
+        return Batch(images, labels, indices, weight)
 
 
 class Loader:

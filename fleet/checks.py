@@ -3,72 +3,142 @@
 import os
 import re
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
-from lightning.pytorch.accelerators import CUDAAccelerator
+from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 
 from datamodules.images import ImageDataModule
 from datamodules.views import check_queries, default_queries, is_random, view
+from fleet.cluster import check_tasks, environment
 from fleet.options import FleetOptions
 
 CPUINFO = Path("/proc/cpuinfo")
 
 
-def check_options(config: Namespace, fleet: FleetOptions) -> int:
+class Devices(NamedTuple):
+    """The devices that train one model.
+
+    Attributes:
+        kind: `CPU` or `GPU`.
+        local: processes that train a model together on this machine.
+        processes: on all machines.
+    """
+
+    kind: Literal["CPU", "GPU"]
+    local: int = 1
+    processes: int = 1
+
+    def describe(self, fleet: FleetOptions) -> str:
+        """Say how many devices a model takes and, where GPUs idle, which command uses them."""
+        if fleet.by_ray:
+            share = f"{fleet.gpus_per_model:g} GPU" if fleet.gpus_per_model else "no GPU"
+            return f"Each of {fleet.workers} models at once trains on {share}."
+        several = self.processes > 1
+        count = f"{self.processes} {self.kind}s together" if several else f"one {self.kind}"
+        line = f"Each model trains on {count}, one model after another."
+        present = torch.cuda.device_count() if self.kind == "GPU" else 0
+        if present > self.local:
+            line += (
+                f" This machine has {present} GPUs: `--fleet.workers {present} "
+                "--fleet.gpus_per_model 1` trains a model on each."
+            )
+        return line
+
+
+def check_options(config: Namespace, fleet: FleetOptions) -> Devices:
     """Refuse options that Lightning would accept and a fleet cannot use.
 
-    Returns:
-        Number of processes that train a model together.
+    `trainer.devices` becomes 1 where it was `auto`, which to Lightning means all GPUs: one model on
+    one device is faster for a fleet, and leaves BatchNorm the whole batch.
 
     Raises:
         ValueError: a count below 1, no length of training, weights spread over devices, workers
-            whose models span several devices, or a dry run that repairs.
+            whose models span several devices, a dry run that repairs, a device without float64, or
+            SLURM's variables contradict the options.
     """
-    if config.trainer.max_epochs is None:
-        raise ValueError(
-            "`--trainer.max_epochs` is missing; pass for example 30. To go on with a run folder, "
-            "repeat the command that began it."
-        )
+    if config.trainer.devices == "auto":
+        config.trainer.devices = 1
+    _avoid_mps(config.trainer)
+    _check_counts(config)
     if fleet.dry_run and config.repair:
         raise ValueError(
             "`--repair` deletes damaged files, but `--fleet.dry_run true` changes nothing. Leave "
             "out one of them."
         )
-    counts = {"threads": config.threads, **config.trainer.as_dict()}
-    for name in ("threads", "max_epochs", "check_val_every_n_epoch", "accumulate_grad_batches"):
-        if counts[name] is not None and counts[name] < 1:
-            raise ValueError(f"`{name}` must be 1 or more, got {counts[name]}.")
     if config.trainer.strategy.startswith(("fsdp", "deepspeed")):
         raise ValueError(
             f"`trainer.strategy` must keep a whole model on each device, as ddp does, got "
             f"{config.trainer.strategy}: one process saves a model's weights."
         )
     devices, nodes = config.trainer.devices, config.trainer.num_nodes
-    if fleet.by_ray and (devices not in ("auto", 1, "1") or nodes != 1):
+    if fleet.by_ray and (devices not in (1, "1") or nodes != 1):
         raise ValueError(
             "`trainer.devices` and `trainer.num_nodes` must be 1 with `--fleet.workers`, got "
             f"{devices} and {nodes}: train several models at once, or one on several devices."
         )
-    trainer = Trainer(**config.trainer.as_dict(), logger=False, enable_progress_bar=False)
-    if not fleet.by_ray:
-        return trainer.num_devices * trainer.num_nodes
-    if isinstance(trainer.accelerator, CUDAAccelerator) and not fleet.gpus_per_model:
+    if fleet.address and config.trainer.accelerator in ("gpu", "cuda"):
+        kind: Literal["CPU", "GPU"] = "GPU"  # of the cluster; this machine need not have one
+    else:
+        options = config.trainer.as_dict()  # checked by the trainer of a fit
+        trainer = Trainer(**options, plugins=[*environment(fleet)], logger=False)
+        kind = "GPU" if isinstance(trainer.accelerator, CUDAAccelerator) else "CPU"
+    if fleet.by_ray and kind == "GPU" and not fleet.gpus_per_model:
         raise ValueError(
             "`--fleet.gpus_per_model` must say how much of a GPU each of several workers takes, "
             "got 0. Pass 1, or 0.25 to pack four models on one; or `--trainer.accelerator cpu`."
         )
-    return 1
+    if fleet.by_ray:
+        return Devices(kind)
+    processes = trainer.num_devices * trainer.num_nodes
+    check_tasks(fleet, processes)
+    return Devices(kind, trainer.num_devices, processes)
 
 
-def choose_threads(config: Namespace, fleet: FleetOptions) -> int:
-    """CPU threads per model: as asked for, or a fair share of this machine's cores."""
+def _check_counts(config: Namespace) -> None:
+    if config.trainer.max_epochs is None:
+        raise ValueError(
+            "`--trainer.max_epochs` is missing; pass for example 30. To go on with a run folder, "
+            "repeat the command that began it."
+        )
+    counts = {"threads": config.threads, **config.trainer.as_dict()}
+    for name in ("threads", "max_epochs", "check_val_every_n_epoch", "accumulate_grad_batches"):
+        if counts[name] is not None and counts[name] < 1:
+            raise ValueError(f"`{name}` must be 1 or more, got {counts[name]}.")
+    if config.checkpoint_every < 0:
+        raise ValueError(
+            f"`--checkpoint_every` must be 0 (after every epoch) or more seconds, got "
+            f"{config.checkpoint_every:g}."
+        )
+
+
+def _avoid_mps(trainer: Namespace) -> None:
+    """Take a Mac's CPU by default, and refuse its GPU."""
+    if not MPSAccelerator.is_available() and trainer.accelerator != "mps":
+        return
+    if trainer.accelerator in ("mps", "gpu"):
+        raise ValueError(
+            f"`--trainer.accelerator` must be cpu on a Mac, got {trainer.accelerator}: "
+            "quantization computes in float64, which its GPU lacks."
+        )
+    trainer.accelerator = "cpu"
+
+
+def choose_threads(config: Namespace, fleet: FleetOptions, local: int = 1) -> int:
+    """CPU threads per process: as asked for, or a fair share of this machine's cores.
+
+    Args:
+        config: options of the command line.
+        fleet: number of workers.
+        local: processes that train a model together on this machine.
+    """
     if config.threads is not None:
         return int(config.threads)
     if fleet.by_ray:
         return 1 if fleet.address else max(1, _cores() // fleet.workers)
-    return torch.get_num_threads()
+    return torch.get_num_threads() if local == 1 else max(1, _cores() // local)
 
 
 def choose_queries(config: Namespace, data: ImageDataModule) -> tuple[list[str], list[str]]:
@@ -92,12 +162,25 @@ def choose_queries(config: Namespace, data: ImageDataModule) -> tuple[list[str],
     return queries, notes
 
 
-def note_precision(config: Namespace) -> list[str]:
-    """A note if bf16 is asked for and this CPU emulates it."""
-    on_cpu = config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
-    if on_cpu and str(config.trainer.precision).startswith("bf16") and emulates_bfloat16():
-        return ["Note: this CPU emulates bf16; `--trainer.precision 32-true` is faster."]
-    return []
+def note_arithmetic(config: Namespace, devices: Devices) -> list[str]:
+    """Notes on arithmetic that is slower, or repeats itself less well, than it may seem."""
+    notes = []
+    if str(config.trainer.precision).startswith("bf16"):
+        if devices.kind == "CPU" and emulates_bfloat16():
+            notes += ["Note: this CPU emulates bf16; `--trainer.precision 32-true` is faster."]
+        # before Ampere
+        if devices.kind == "GPU" and torch.cuda.is_available() and not _computes_bfloat16():
+            notes += ["Note: this GPU emulates bf16; `--trainer.precision 16-mixed` is faster."]
+    if devices.kind == "GPU" and config.trainer.benchmark:
+        notes += [
+            "Note: `--trainer.benchmark true` chooses kernels by their timing, so that a model "
+            "trained again may differ in its last bits."
+        ]
+    return notes
+
+
+def _computes_bfloat16() -> bool:
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def emulates_bfloat16(cpuinfo: Path = CPUINFO) -> bool:

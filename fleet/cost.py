@@ -16,8 +16,8 @@ from rich.table import Table
 
 from attacks.embeddings import COMPONENTS
 from attacks.game import FULL
+from fleet.cluster import environment
 from fleet.engine import is_first
-from fleet.fit import environment
 from fleet.prepare import Job
 from fleet.trials import (
     Flops,

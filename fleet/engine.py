@@ -1,6 +1,5 @@
 """Work on models under their locks; a model that fails does not stop the others."""
 
-import errno
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -13,19 +12,20 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from attacks.game import FULL
 from fleet import interrupt
+from fleet.errors import explain, fills_disk, is_hopeless
 from storage.checksums import break_seals, damaged, remove, seal
 from storage.names import ModelName
 from storage.run_folder import RunFolder
 
-HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 PATIENCE = 1.0  # seconds; `--status` holds a lock for less
+LAG = 60.0  # seconds until a network file system shows the files of another machine
 
 
 class Outcome(NamedTuple):
     """How the work on a model ended."""
 
     name: ModelName
-    # busy: another process works on it; stopped: no model can be written
+    # busy: another process works on it; stopped: this process can make no model any more
     state: Literal["finished", "failed", "busy", "stopped"]
     seconds: float
     reason: str = ""
@@ -84,8 +84,9 @@ def complete(task: Task, fit: Callable[[ModelName], None], name: ModelName) -> O
             if task.processes > 1 or task.missing(name):
                 fit(name)
             if is_first():
+                missing = _lacking(task, name)
                 seal(run.model(name))
-                if missing := task.missing(name):
+                if missing:
                     raise RuntimeError(f"it was left without {', '.join(missing)}.")
     except Timeout:
         if task.processes > 1:  # only the first of them knows of the lock
@@ -98,11 +99,10 @@ def complete(task: Task, fit: Callable[[ModelName], None], name: ModelName) -> O
         # processes of one model must end together: the others would wait forever
         if task.processes > 1 or interrupt.asked.is_set():
             raise
-        seconds, reason = time.monotonic() - began, f"{type(error).__name__}: {error}"
-        if is_hopeless(error):
-            return Outcome(name, "stopped", seconds, str(error))
-        note_error(run, name, traceback.format_exc())
-        return Outcome(name, "failed", seconds, reason)
+        if not fills_disk(error):
+            note_error(run, name, traceback.format_exc())
+        state: Literal["stopped", "failed"] = "stopped" if is_hopeless(error) else "failed"
+        return Outcome(name, state, time.monotonic() - began, explain(error))
     return Outcome(name, "finished", time.monotonic() - began)
 
 
@@ -130,11 +130,6 @@ def check_files(run: RunFolder, names: Iterable[ModelName], repair: bool) -> lis
             remove(run.model(name), paths)
             removed += paths
     return removed
-
-
-def is_hopeless(error: BaseException) -> bool:
-    """Whether no more files can be written, so that the next model would be trained in vain."""
-    return getattr(error, "errno", None) in HOPELESS
 
 
 def note_error(run: RunFolder, name: ModelName, text: str) -> None:
@@ -178,6 +173,14 @@ def _set_aside(task: Task, name: ModelName) -> None:
         attempt = task.run.attempt(name)
         if attempt == task.retry[name]:
             task.run.model(name).rename(task.run.set_aside(name, attempt))
+
+
+def _lacking(task: Task, name: ModelName) -> list[str]:
+    """Variants of which a model lacks a file, once its processes have ended."""
+    deadline = time.monotonic() + (LAG if task.processes > 1 else 0.0)
+    while (missing := task.missing(name)) and time.monotonic() < deadline:
+        time.sleep(1.0)
+    return missing
 
 
 def _clear(run: RunFolder, name: ModelName) -> None:

@@ -2,25 +2,23 @@
 
 from typing import Any, Literal
 
-from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 
 from attacks.game import FULL
 from datamodules.seeds import derive_seed
-from fleet.options import FleetOptions
+from fleet.cluster import ending_together, environment
 from fleet.prepare import Job
 from lightning_modules.callbacks.checkpoints import SaveCheckpoint, SaveWeights, WholeCheckpointIO
-from lightning_modules.callbacks.guards import SameModel, StopDiverged
+from lightning_modules.callbacks.guards import StopDiverged
+from lightning_modules.callbacks.peers import Peers
 from lightning_modules.callbacks.progress import SaveProgress
 from lightning_modules.callbacks.quantize import Quantize
 from lightning_modules.callbacks.record_embeddings import RecordEmbeddings
 from lightning_modules.callbacks.record_signals import RecordSignals
 from lightning_modules.classifier import Classifier
+from lightning_modules.float32 import tf32
 from lightning_modules.wandb_logger import FleetLogger
-from quantization.variant import Variant
 from storage.names import ModelName
 from storage.weights import load_weights
 
@@ -35,29 +33,36 @@ def fit(job: Job, name: ModelName) -> None:
     options, progress = job.config.trainer.as_dict(), SaveProgress(run.progress(name))
     if job.fleet.by_ray:
         options["devices"] = 1  # among the devices that Ray shows this process
-    resume = None
+    resume, start = None, "its first epoch"
     if (weights := run.weights(name, FULL)).exists():
         # already trained: a fit without epochs only runs the callbacks
         classifier.network.load_state_dict(load_weights(weights))
-        options["max_epochs"] = 0
+        options["max_epochs"], start = 0, "its trained weights"
     elif run.checkpoint(name).exists():
-        resume = run.checkpoint(name)
+        resume, start = run.checkpoint(name), "its checkpoint"
     quantize = Quantize(
         run.model(name),
-        [Variant.parse(variant) for variant in job.experiment.variants if variant != FULL],
+        job.experiment.variants,
         job.calibration,
         members,
         seed,
         job.config.layer_bits,
         progress.note,
     )
-    trainer = make_trainer(job, name, attempt, [progress, quantize], options)
-    trainer.fit(classifier, datamodule=data, ckpt_path=resume, weights_only=True)
+    peers = Peers(f"{name}, attempt {attempt}, from {start}")
+    trainer = make_trainer(job, name, attempt, [progress, quantize], peers, options)
+    with tf32(job.model.tf32), ending_together(trainer):
+        trainer.fit(classifier, datamodule=data, ckpt_path=resume, weights_only=True)
     progress.note("finished")
 
 
 def make_trainer(
-    job: Job, name: ModelName, attempt: int, ours: list[Callback], options: dict[str, Any]
+    job: Job,
+    name: ModelName,
+    attempt: int,
+    ours: list[Callback],
+    peers: Peers,
+    options: dict[str, Any],
 ) -> Trainer:
     """Make a trainer whose callbacks write all files of a model.
 
@@ -67,20 +72,21 @@ def make_trainer(
         attempt: number of its earlier trainings that failed.
         ours: callbacks that note progress and quantize; they run after the guards and the weights,
             and before the signals.
+        peers: the processes that train the model.
         options: options of the trainer.
     """
     run, experiment = job.run, job.experiment
     callbacks = [
-        SameModel(f"{name}, attempt {attempt}"),
         StopDiverged(),
-        SaveCheckpoint(run.checkpoint(name)),
+        SaveCheckpoint(run.checkpoint(name), job.config.checkpoint_every),
         SaveWeights(run.weights(name, FULL)),
         *ours,
-        RecordSignals(run.model(name), experiment.variants, experiment.queries),
+        RecordSignals(run.model(name), experiment.variants, experiment.queries, peers),
     ]
     if name in experiment.embedded:
         query = experiment.queries[0]
         callbacks.append(RecordEmbeddings(run.model(name), experiment.variants, query))
+    callbacks.append(peers)
     logger: FleetLogger | Literal[False] = False
     if job.config.wandb != "disabled":
         logger = FleetLogger(run.path, name, attempt, experiment, job.config.wandb)
@@ -96,14 +102,3 @@ def make_trainer(
         num_sanity_val_steps=0,
         default_root_dir=run.model(name),
     )
-
-
-def environment(fleet: FleetOptions) -> list[ClusterEnvironment]:
-    """Plugins that tell Lightning about a model's other processes; empty if its guess is right."""
-    if fleet.by_ray:  # one process per model, whatever job Ray runs in
-        return [LightningEnvironment()]
-    if SLURMEnvironment.detect():
-        # Lightning's requeueing resumes in the middle of an epoch. Ours resumes after the last
-        # finished epoch, and so ends bit for bit like an uninterrupted run.
-        return [SLURMEnvironment(auto_requeue=False)]
-    return []

@@ -119,6 +119,13 @@ def make_parser(data: type | None = None) -> CommandLine:
         "layer, for the attack `quantile_embeddings`; a finished fleet gets them too",
     )
     parser.add_argument(
+        "--checkpoint_every",
+        type=float,
+        default=60.0,
+        help="seconds of training that a kill may cost beside the epoch in work; 0 writes a "
+        "checkpoint after every epoch (default: 60)",
+    )
+    parser.add_argument(
         "--wandb", type=WandbMode, default="disabled", help="Weights & Biases, one run per model"
     )
     parser.add_class_arguments(CalibrationOptions, "calibration")

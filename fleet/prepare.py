@@ -13,7 +13,13 @@ from torch import Tensor, nn
 
 from datamodules.images import ImageDataModule
 from datamodules.membership import membership
-from fleet.checks import check_options, choose_queries, choose_threads, note_precision
+from fleet.checks import (
+    Devices,
+    check_options,
+    choose_queries,
+    choose_threads,
+    note_arithmetic,
+)
 from fleet.engine import check_files
 from fleet.failed import find_failed
 from fleet.options import FleetOptions
@@ -42,7 +48,7 @@ class Job(NamedTuple):
         experiment: the stored experiment, with what this call adds.
         members: the examples that each model trains on, in the order of the fleet.
         chosen: the models of this call.
-        processes: number of processes that train a model together.
+        devices: the devices that train one model.
         retry: failed models to train from another start -> number of their failed trainings.
     """
 
@@ -55,7 +61,7 @@ class Job(NamedTuple):
     experiment: Experiment
     members: dict[ModelName, Bool[Tensor, " examples"]]
     chosen: list[ModelName]
-    processes: int
+    devices: Devices
     retry: dict[ModelName, int]
 
     @property
@@ -77,10 +83,10 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
         FileNotFoundError: the data set is missing.
         OSError: the run folder cannot be written to.
     """
-    processes = check_options(config, fleet)
-    config.threads = choose_threads(config, fleet)
+    devices = check_options(config, fleet)
+    config.threads = choose_threads(config, fleet, devices.local)
     check_key(config.wandb)
-    _print(note_precision(config), console)
+    _print([devices.describe(fleet), *note_arithmetic(config, devices)], console)
     with console.status("Reading images"):
         data.prepare_data()
         data.setup("fit")
@@ -92,9 +98,8 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
     for name in config.quantize:
         check_calibration(calibration, data, Variant.parse(name))
     _print(notes, console)
-    asked = describe(
-        config, data, network, queries, [str(Variant.parse(v)) for v in config.quantize]
-    )
+    variants = [str(Variant.parse(name)) for name in config.quantize]
+    asked = describe(config, data, network, queries, variants, devices.processes)
     matrix = membership(config.seed, fleet.shadows, fleet.targets, len(data.pool.labels))
     # Not read from the folder: a process that grows the fleet moves the rows of the targets.
     members = dict(zip(fleet_names(fleet.shadows, fleet.targets), matrix, strict=True))
@@ -116,7 +121,7 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
     for path in removed:
         console.print(escape(f"{path} was damaged: deleted, to be made again."), soft_wrap=True)
     job = Job(
-        config, fleet, model, calibration, data, run, experiment, members, chosen, processes, {}
+        config, fleet, model, calibration, data, run, experiment, members, chosen, devices, {}
     )
     return job._replace(retry=_find_retries(job, console))
 

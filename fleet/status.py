@@ -122,14 +122,6 @@ def _times(finished: Sequence[ModelStatus]) -> list[str]:
     return [f"{min(seconds):.0f} to {max(seconds):.0f} s each, {sum(seconds):.0f} s in all"]
 
 
-def stopped_line(reason: str) -> str:
-    """Why no model can be written, and the way out."""
-    return escape(
-        f"Stopped: {reason}. Free some space, or make the folder writable; then the same command "
-        "goes on."
-    )
-
-
 class Call(NamedTuple):
     """One call of train.py, after it has worked on its models.
 

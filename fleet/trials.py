@@ -97,7 +97,7 @@ def try_training(
             **{**options, "max_epochs": TRIAL_EPOCHS},
             limit_train_batches=TRIAL_STEPS,
             limit_val_batches=0,
-            callbacks=[timer, SaveCheckpoint(checkpoint)],
+            callbacks=[timer, SaveCheckpoint(checkpoint, 0.0)],
             plugins=[*plugins],
             logger=False,
             log_every_n_steps=1,

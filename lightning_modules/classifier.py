@@ -98,7 +98,7 @@ class Classifier(LightningModule):
                 accuracy = (logits.argmax(1) == batch.labels).float().mean()
                 means = torch.stack([loss, accuracy, torch.ones_like(loss)])
                 self.sums += len(batch.labels) * means
-        return loss
+        return loss if batch.weight == 1 else batch.weight * loss
 
     def on_train_epoch_end(self) -> None:
         if self.trainer.loggers:
@@ -109,8 +109,9 @@ class Classifier(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits = self(batch.images)
         self.val_accuracy(logits, batch.labels)
-        self.log("val/loss", cross_entropy(logits, batch.labels), sync_dist=True)
-        self.log("val/accuracy", self.val_accuracy)
+        loss, size = cross_entropy(logits, batch.labels), len(batch.labels)
+        self.log("val/loss", loss, sync_dist=True, batch_size=size)
+        self.log("val/accuracy", self.val_accuracy, batch_size=size)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         # One kernel for all weights. Lightning refuses to clip gradients before it, and CPUs gain

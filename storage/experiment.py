@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import yaml
 from jsonargparse import Namespace
 from torch import nn
@@ -36,7 +37,7 @@ class Experiment(NamedTuple):
         input: sizes of the network's input and output: `num_classes`, `channels`, `height`,
             `width`.
         fingerprints: hashes of the data and of the network's shapes, and the order of `layer_bits`.
-        versions: versions of the packages, and the number of threads.
+        versions: versions of the packages, the number of threads, and the GPU if one trains.
         places: where the data lies on this machine.
         id: drawn once per folder; W&B runs are named by it.
     """
@@ -127,9 +128,12 @@ def describe(
     network: nn.Module,
     queries: list[str],
     variants: Sequence[str],
+    processes: int = 1,
 ) -> Experiment:
-    """The experiment that a command asks for."""
-    options = config.data.init_args.as_dict()
+    """The experiment that a command asks for; `processes` train a model together."""
+    options, trainer = config.data.init_args.as_dict(), config.trainer.as_dict()
+    if processes > 1 and not trainer["sync_batchnorm"]:  # each normalises its share of a batch
+        trainer["images_per_batchnorm"] = options["batch_size"] / processes
     kept = {
         "seed": config.seed,
         "data": {
@@ -141,7 +145,7 @@ def describe(
             },
         },
         "model": config.model.as_dict(),
-        "trainer": {k: v for k, v in config.trainer.as_dict().items() if k not in HARDWARE},
+        "trainer": {k: v for k, v in trainer.items() if k not in HARDWARE},
         "fleet": {"shadows": config.fleet.shadows, "targets": config.fleet.targets},
         "queries": queries,
         "calibration": config.calibration.as_dict(),
@@ -160,10 +164,22 @@ def describe(
         },
         fingerprints=_fingerprint(config.layer_bits, data, network),
         versions={package: version(package) for package in ("torch", "lightning", "bitleak")}
-        | {"threads": config.threads},
+        | {"threads": config.threads}
+        | _describe_gpu(config.trainer.accelerator),
         places={key: str(Path(value).resolve()) for key, value in options.items() if key == "root"},
         id=uuid.uuid4().hex[:8],
     )
+
+
+def _describe_gpu(accelerator: str) -> dict[str, str]:
+    """The GPU that trains and the libraries that compute on it; empty if a CPU trains."""
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        return {}
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "cuda": str(torch.version.cuda),
+        "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
+    }
 
 
 def _fingerprint(
@@ -236,7 +252,10 @@ def _compared(experiment: Experiment) -> dict[str, Any]:
     """The values that two equal experiments share."""
     config = {key: value for key, value in experiment.config.items() if key not in ADDING}
     facts = {f"{key}'s fingerprint": value for key, value in experiment.fingerprints.items()}
-    return _flatten(config) | facts
+    options = _flatten(config)
+    if batch_size := options.get("data.init_args.batch_size"):
+        options.setdefault("trainer.images_per_batchnorm", batch_size)
+    return {"model.tf32": False} | options | facts  # older folders do not record it
 
 
 def _flatten(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Callbacks that stop a fit which would go wrong in silence."""
+"""The callback that stops a fit which would go wrong in silence."""
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -20,23 +20,3 @@ class StopDiverged(Callback):
     def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not all(weights.isfinite().all() for weights in pl_module.parameters()):
             trainer.should_stop = True
-
-
-class SameModel(Callback):
-    """Raise if the processes of one fit were given different models.
-
-    Args:
-        name: the model of this process.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        first = trainer.strategy.broadcast(self.name)
-        if first != self.name:
-            raise RuntimeError(
-                f"All processes must train the same model, got {first} in the first and "
-                f"{self.name} in process {trainer.global_rank}. Did another call finish models "
-                "meanwhile? Start the same command again."
-            )

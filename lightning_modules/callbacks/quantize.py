@@ -7,11 +7,13 @@ from pathlib import Path
 
 from jaxtyping import Bool
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
+from attacks.game import FULL
 from datamodules.images import ImageDataModule
 from datamodules.seeds import derive_seed
+from lightning_modules.callbacks.peers import share
+from lightning_modules.float32 import tf32
 from lightning_modules.options import CalibrationOptions
 from quantization.calibration import Calibration, DivergedError
 from quantization.quantize import quantize_network
@@ -86,10 +88,11 @@ class Quantize(Callback):
     """Save those quantized variants of `pl_module.network` that have no file yet, after a fit.
 
     In `on_fit_end`, and never in place: a weight changed in `on_train_end` can reach `last.ckpt`.
+    Each process of a fit saves its share of them.
 
     Args:
         model_dir: folder for the files, `<variant>.safetensors` and `<variant>.json`.
-        variants: the variants to save.
+        variants: names of all variants, `full` among them, so that shares are those of the signals.
         options: images that a quantizer looks at.
         members: the examples that the model trained on.
         seed: the model's seed.
@@ -100,7 +103,7 @@ class Quantize(Callback):
     def __init__(
         self,
         model_dir: Path,
-        variants: Sequence[Variant],
+        variants: Sequence[str],
         options: CalibrationOptions,
         members: Bool[Tensor, " examples"],
         seed: int,
@@ -110,16 +113,16 @@ class Quantize(Callback):
         self.model_dir, self.variants, self.note = model_dir, variants, note
         self.options, self.members, self.seed, self.patterns = options, members, seed, patterns
 
-    @rank_zero_only
+    @tf32(False)
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         draw = partial(calibrate, data, self.options, self.members, self.seed)
         network = pl_module.get_submodule("network")
         home = next(network.parameters()).device
         network.to(trainer.strategy.root_device)  # Lightning has already moved it back to the CPU
-        for variant in self.variants:
-            path = self.model_dir / f"{variant}.safetensors"
-            if not path.exists():
-                self.note(str(variant))
-                save_variant(network, path, variant, draw, self.patterns)
+        for name in share(trainer, self.variants):
+            path = self.model_dir / f"{name}.safetensors"
+            if name != FULL and not path.exists():
+                self.note(name)
+                save_variant(network, path, Variant.parse(name), draw, self.patterns)
         network.to(home)

@@ -7,12 +7,13 @@ import torch
 from jaxtyping import Float
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from attacks.embeddings import fit_projection
 from datamodules.images import Batch, ImageDataModule
+from lightning_modules.callbacks.peers import share
 from lightning_modules.callbacks.record_signals import load_network
+from lightning_modules.float32 import tf32
 from storage.files import save_whole
 
 KINDS = (nn.Linear, nn.Conv2d)  # of the layer whose input is the embedding; the first is preferred
@@ -23,8 +24,9 @@ class RecordEmbeddings(Callback):
 
     They hold the principal components of the input of the last layer, in float32: `embeddings`
     `[components, examples]` of the pool and `population` `[components, population]` of the test
-    split, whose embeddings by the same network define the components. One process goes over all
-    images in order, one network after another: the signals' files stay as they are.
+    split, whose embeddings by the same network define the components. Each process of a fit goes
+    over all images in order, with its share of the networks, one after another: the signals' files
+    stay as they are.
 
     Args:
         folder: the model's folder, with a weights file for each variant.
@@ -35,12 +37,12 @@ class RecordEmbeddings(Callback):
     def __init__(self, folder: Path, variants: Sequence[str], query: str) -> None:
         self.folder, self.variants, self.query = folder, variants, query
 
-    @rank_zero_only
+    @tf32(False)
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         # Lightning has already moved the module back to the CPU.
         trained, device = pl_module.get_submodule("network"), trainer.strategy.root_device
-        for variant in self.variants:
+        for variant in share(trainer, self.variants):
             path = self.folder / "embeddings" / f"{variant}.safetensors"
             if not path.exists():
                 network = load_network(trained, self.folder / f"{variant}.safetensors")

@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from attacks.signals import signals
 from datamodules.images import Batch, ImageDataModule
+from lightning_modules.callbacks.peers import Peers, share
+from lightning_modules.float32 import tf32
 from storage.files import save_whole
 from storage.wandb_project import accuracy_key
 from storage.weights import load_weights
@@ -23,37 +24,42 @@ class RecordSignals(Callback):
     """Write `signals/<variant>.safetensors` for every variant of a model, after a fit.
 
     The weights are read back from their files, so the audited network is the deployed one. It
-    computes in float32 on purpose, as do the networks that `fleet/export.py` deploys. One process
-    goes over the whole pool in order, because a distributed sampler would repeat examples. Each
-    batch goes through the networks of all variants that lack signals, in one pass over the data.
+    computes in true float32, as do the networks that `fleet/export.py` deploys. Each process of a
+    fit records its share of the variants, over the whole pool in order, because a distributed
+    sampler would repeat examples. Each batch goes through the networks of all variants that lack
+    signals, in one pass over the data.
 
     Args:
         folder: the model's folder, with a weights file for each variant.
         variants: names of the variants, `full` among them.
         queries: views of an example that the attacker asks for, the same for every model unless
             they are random.
+        peers: the processes of the fit.
     """
 
-    def __init__(self, folder: Path, variants: Sequence[str], queries: Sequence[str]) -> None:
-        self.folder, self.variants, self.queries = folder, variants, queries
+    def __init__(
+        self, folder: Path, variants: Sequence[str], queries: Sequence[str], peers: Peers
+    ) -> None:
+        self.folder, self.variants, self.queries, self.peers = folder, variants, queries, peers
 
-    @rank_zero_only
+    @tf32(False)
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        paths = {name: self.folder / "signals" / f"{name}.safetensors" for name in self.variants}
+        own = share(trainer, self.variants)
+        paths = {name: self.folder / "signals" / f"{name}.safetensors" for name in own}
         missing = {name: path for name, path in paths.items() if not path.exists()}
-        if not missing:
-            return
-        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        # Lightning has already moved the module back to the CPU.
-        trained, device = pl_module.get_submodule("network"), trainer.strategy.root_device
-        weights = [self.folder / f"{variant}.safetensors" for variant in missing]
-        networks = [load_network(trained, path).to(device) for path in weights]
-        records = self._record(networks, data)
-        for (variant, path), record in zip(missing.items(), records, strict=True):
-            save_whole(path, record)
-            accuracy = record["test_correct"].double().mean().item()
-            for logger in trainer.loggers:
-                logger.log_metrics({accuracy_key(variant): accuracy})
+        accuracies = {}
+        if missing:
+            # Lightning has already moved the module back to the CPU.
+            trained, device = pl_module.get_submodule("network"), trainer.strategy.root_device
+            weights = [self.folder / f"{variant}.safetensors" for variant in missing]
+            networks = [load_network(trained, path).to(device) for path in weights]
+            records = self._record(networks, trainer.datamodule)  # type: ignore[attr-defined]
+            for (variant, path), record in zip(missing.items(), records, strict=True):
+                save_whole(path, record)
+                accuracies[accuracy_key(variant)] = record["test_correct"].double().mean().item()
+        for measured in self.peers.gather(accuracies):  # only the first process logs
+            for logger in trainer.loggers if measured else ():
+                logger.log_metrics(measured)
 
     def _record(self, networks: Sequence[nn.Module], data: ImageDataModule) -> Iterator[Tensors]:
         count = len(self.queries)
@@ -90,8 +96,8 @@ def _measure(
 def _measure_view(networks: Sequence[nn.Module], batches: Iterable[Batch]) -> list[Tensors]:
     """Signals `[examples]` of each network; logits of only one batch are kept."""
     parts = [
-        [signals(network(images).cpu(), labels.cpu())._asdict() for network in networks]
-        for images, labels, _ in batches
+        [signals(network(batch.images).cpu(), batch.labels.cpu())._asdict() for network in networks]
+        for batch in batches
     ]
     return [_join(torch.cat, part) for part in zip(*parts, strict=True)]
 

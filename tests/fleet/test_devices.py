@@ -1,8 +1,11 @@
 """Several processes that train one model together (DDP)."""
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +22,46 @@ NAMES = fleet_names(4, 1)
 PATIENCE = 1200  # seconds; only what hangs takes so long
 
 
+# train.py, with a slow or broken variant, or a late file, in one of two processes.
+SCRIPT = r"""
+import os
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import lightning.pytorch.strategies.ddp as ddp
+
+import lightning_modules.callbacks.quantize as quantize
+import train
+from storage.run_folder import RunFolder
+
+if __name__ == "__main__":
+    real, init, event = quantize.save_variant, ddp.DDPStrategy.__init__, os.environ["EVENT"]
+    rank = os.environ.get("LOCAL_RANK", "0")
+
+    def impatient(self, *arguments, **options):
+        options["timeout"] = timedelta(seconds=30)  # as half an hour is to a variant of an hour
+        init(self, *arguments, **options)
+
+    def save_variant(network, path, *arguments):
+        if event == f"slow in {rank}" and not path.exists():
+            time.sleep(50)
+        if event == f"broken in {rank}":
+            raise ValueError("no grid fits")
+        real(network, path, *arguments)
+
+    class Late:
+        def exists(self):
+            return False
+
+    if event == f"late in {rank}":
+        RunFolder.checkpoint = lambda self, name: Late()
+    ddp.DDPStrategy.__init__ = impatient
+    quantize.save_variant = save_variant
+    train.main()
+"""
+
+
 class Trained(NamedTuple):
     """What the processes that trained two models together left."""
 
@@ -31,7 +74,8 @@ class Trained(NamedTuple):
 def trained(toy, own_networks, tmp_path_factory):
     """The same two models trained by one process and by two that share every batch."""
     network = "--model.network own_networks.Perceptron --model.network_args.dropout 0 "
-    options = network + "--fleet.shadows 2 --fleet.targets 0"
+    # the network has no BatchNorm; the option lets one device go on where two began
+    options = network + "--trainer.sync_batchnorm true --fleet.shadows 2 --fleet.targets 0"
     folders = [tmp_path_factory.mktemp("run") for _ in range(2)]
     notes = [tmp_path_factory.mktemp("seen") for _ in range(2)]
 
@@ -87,6 +131,85 @@ def test_two_processes_train_the_models_of_one(trained, tensors):
             torch.testing.assert_close(weights[0][key], weights[1][key], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(signals[0]["phi"], signals[1]["phi"], rtol=1e-3, atol=1e-3)
         assert signals[1]["test_correct"].shape == (1797 - 64,)
+
+
+@pytest.mark.fleet
+def test_two_processes_share_the_variants_and_leave_the_bytes_of_one(
+    trained, toy, tmp_path, monkeypatch, own_networks, tensors, no_training, records
+):
+    copy = Path(shutil.copytree(trained[1].run.path, tmp_path / "copy"))
+    for path in [*copy.glob("models/*/*-w*"), *copy.glob("models/*/signals/*")]:
+        path.unlink()
+    options = "--model.network own_networks.Perceptron --model.network_args.dropout 0 "
+    options += "--trainer.sync_batchnorm true --fleet.shadows 2 --fleet.targets 0"
+    train.main(toy(copy, options))
+    assert tensors(copy) == tensors(trained[1].run.path)
+    assert records(copy) == records(trained[1].run.path)
+
+
+@pytest.fixture
+def start_two(toy, tmp_path):
+    """Start two processes that train one model, in one of which something happens."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    options = "--fleet.models 0 --trainer.devices 2 --trainer.strategy ddp"
+
+    def start(event):
+        command = [sys.executable, str(tmp_path / "script.py"), *toy(tmp_path / "run", options)]
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | {"EVENT": event, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # so that what is left of it can be found
+        )
+
+    return start
+
+
+@pytest.mark.fleet
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_waits_for_a_variant_that_takes_longer_than_any_timeout(start_two, unwrap, rank):
+    process = start_two(f"slow in {rank}")
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, output
+    assert "Finished 1 models" in unwrap(output)
+
+
+@pytest.mark.fleet
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_no_process_is_left_where_one_fails(start_two, wait_for, rank):
+    process = start_two(f"broken in {rank}")
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode not in (0, None)
+    assert "ValueError: no grid fits" in output
+
+    def gone():
+        listed = subprocess.run(["ps", "-eo", "sid"], capture_output=True, text=True).stdout
+        return str(process.pid) not in listed.split()
+
+    wait_for(gone)
+
+
+@pytest.mark.fleet
+@pytest.mark.slow
+def test_processes_that_see_different_files_stop_instead_of_waiting(start_two, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    process = start_two("slow in 0")
+    while not run.checkpoint(NAMES[0]).exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    run.weights(NAMES[0], "full").unlink(missing_ok=True)
+    process = start_two("late in 1")
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode not in (0, None)
+    assert "from its checkpoint in the first and" in output
+    assert "does a network file system show files late?" in output
 
 
 def test_only_the_first_process_of_a_model_prints_the_summary(toy, tmp_path, monkeypatch, capsys):

@@ -69,8 +69,34 @@ def test_a_full_or_read_only_disk_stops_the_fleet(run, number):
         raise OSError(number, "is full")
 
     outcome = complete(task(run), fit, NAMES[0])
-    assert (outcome.state, outcome.reason) == ("stopped", f"[Errno {number}] is full")
+    assert outcome.state == "stopped"
+    assert outcome.reason.startswith(f"[Errno {number}] is full. Free some space, or make the fold")
     assert not run.error(NAMES[0]).exists()
+
+
+def test_a_lost_gpu_stops_the_fleet_and_leaves_the_traceback(run):
+    def fit(name):
+        raise RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors might be")
+
+    outcome = complete(task(run), fit, NAMES[0])
+    assert outcome.state == "stopped"
+    assert outcome.reason.startswith("CUDA error: device-side assert triggered. This process can")
+    assert "in fit\n    raise RuntimeError" in run.error(NAMES[0]).read_text()
+
+
+def test_files_of_another_machine_are_waited_for(run, monkeypatch):
+    """A network file system shows them late."""
+    waits = []
+
+    def sleep(seconds):
+        waits.append(seconds)
+        if len(waits) == 3:
+            make_fit(run)(NAMES[0])
+
+    monkeypatch.setattr("fleet.engine.time.sleep", sleep)
+    assert complete(task(run, 2), lambda name: None, NAMES[0]).state == "finished"
+    assert len(waits) == 3
+    assert run.is_finished(NAMES[0], ["full"])
 
 
 def test_one_of_several_processes_never_goes_on_alone(run):

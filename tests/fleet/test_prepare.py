@@ -73,7 +73,7 @@ ROOT = Path(train.__file__).parent
         ("--fleet.gpus_per_model 2", "`fleet.gpus_per_model` must be 0 to 1, got 2"),
         (
             "--fleet.workers 2 --trainer.num_nodes 2 --trainer.strategy ddp",
-            "must be 1 with `--fleet.workers`, got auto and 2",
+            "must be 1 with `--fleet.workers`, got 1 and 2",
         ),
         ("--fleet.gpus_per_model 0.5", "`fleet.gpus_per_model` needs `--fleet.workers` of 2"),
         (

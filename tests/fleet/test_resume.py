@@ -66,7 +66,7 @@ def test_ctrl_c_says_how_to_resume(toy, toy_run, tmp_path, tensors, unwrap):
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=PATIENCE)[0].decode()
     assert process.returncode == 130
-    assert "Stopped. The same command goes on from the last finished epoch." in unwrap(output)
+    assert "Stopped. The same command goes on from the last checkpoint." in unwrap(output)
     assert "Traceback" not in output
     assert "Warning" not in output
     assert not list(folder.rglob("*.partial"))

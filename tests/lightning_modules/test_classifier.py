@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
 from datamodules import Digits
+from datamodules.batches import Batch
 from lightning_modules.classifier import Classifier
 from lightning_modules.networks import build_network
 from lightning_modules.options import ModelOptions
@@ -95,7 +96,7 @@ def test_sgd_steps_are_those_worked_by_hand(digits, tmp_path):
     digits.batch_size = 20
     fit(model, digits, tmp_path, max_epochs=1)
     velocity = {key: torch.zeros_like(value) for key, value in weights.items()}
-    for step, (images, labels, _) in enumerate(model.batches):
+    for step, (images, labels, *_) in enumerate(model.batches):
         leaves = {key: value.detach().requires_grad_() for key, value in weights.items()}
         logits = torch.func.functional_call(model.network, leaves, (images.mean((1, 2)),))
         chosen = logits.log_softmax(1)[torch.arange(len(labels)), labels]
@@ -233,3 +234,14 @@ def test_a_check_changes_nothing():
     model.check(torch.ones(2, 1, 8, 8))
     assert model.network.training
     assert all(torch.equal(model.state_dict()[key], before[key]) for key in before)
+
+
+def test_a_smaller_share_of_a_batch_counts_for_less():
+    model = Classifier(10, 1, 0, ModelOptions("convnet"))
+    model.trainer = Trainer(logger=False, accelerator="cpu")
+    images, labels = torch.randn(3, 1, 8, 8), torch.tensor([1, 2, 3])
+    whole, part = (
+        model.training_step(Batch(images, labels, torch.arange(3), weight), 0)
+        for weight in (1.0, 0.75)
+    )
+    assert torch.equal(part, 0.75 * whole)

@@ -9,11 +9,14 @@ from lightning_modules.options import CalibrationOptions, ModelOptions, TrainerO
 
 
 @pytest.mark.parametrize("option", fields(TrainerOptions), ids=lambda option: option.name)
-def test_defaults_of_the_trainer_are_lightnings(option):
-    assert option.default == inspect.signature(Trainer).parameters[option.name].default
+def test_defaults_of_the_trainer_are_lightnings_but_for_one_device(option):
+    default = inspect.signature(Trainer).parameters[option.name].default
+    assert option.default == (1 if option.name == "devices" else default)
 
 
-def test_every_option_of_a_model_is_read_by_the_classifier():
+def test_every_option_of_a_model_but_tf32_is_read_by_the_classifier():
+    """A flag of the whole process, TF32 is set around the fit."""
+
     class Spy:
         """Options that remember which of them were read."""
 
@@ -26,7 +29,7 @@ def test_every_option_of_a_model_is_read_by_the_classifier():
 
     spy = Spy()
     inspect.unwrap(Classifier.__init__)(Classifier.__new__(Classifier), 10, 1, 0, spy)
-    assert spy.read == {option.name for option in fields(ModelOptions)}
+    assert spy.read == {option.name for option in fields(ModelOptions)} - {"tf32"}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from jsonargparse import Namespace
 from torch import nn
@@ -112,6 +113,28 @@ def test_a_description_holds_what_changes_a_number(config, data):
     assert experiment.places["root"].endswith("/images")
 
 
+@pytest.mark.parametrize(
+    ("processes", "together", "share"), [(1, False, None), (4, False, 8.0), (4, True, None)]
+)
+def test_images_per_batchnorm_are_part_of_an_experiment(config, data, processes, together, share):
+    config.data.init_args.batch_size = 32
+    config.trainer.sync_batchnorm = together
+    experiment = describe(config, data, nn.Linear(64, 10), [], [], processes)
+    assert experiment.config["trainer"].get("images_per_batchnorm") == share
+
+
+def test_the_gpu_that_trains_is_recorded(config, data, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91500)
+    for accelerator, kept in (("cpu", {}), ("auto", {"gpu": "NVIDIA H200", "cuda": "13.0"})):
+        config.trainer.accelerator = accelerator
+        versions = describe(config, data, nn.Linear(64, 10), [], []).versions
+        assert {key: versions[key] for key in ("gpu", "cuda") if key in versions} == kept
+    assert versions["cudnn"] == "91500"
+
+
 def test_each_description_draws_an_id(config, data):
     first, second = (describe(config, data, nn.Linear(64, 10), [], []) for _ in range(2))
     assert first.id != second.id
@@ -201,6 +224,24 @@ def test_another_experiment_is_refused(tmp_path, asked, change, message):
     with pytest.raises(ValueError, match="(?s)holds another experiment.*" + message) as error:
         check_same(tmp_path, asked(), asked(**change))
     assert "train into a new one with `--run_dir`" in str(error.value)
+
+
+def test_a_fleet_begun_on_one_device_does_not_go_on_over_four(tmp_path, asked):
+    alone = asked(config__data={"init_args": {"batch_size": 32}})
+    four = asked(config__data=alone.config["data"], config__trainer={"images_per_batchnorm": 8.0})
+    for before, after, named in (
+        (alone, four, r"trainer.images_per_batchnorm: 32 in the folder, 8\.0 asked"),
+        (four, alone, r"trainer.images_per_batchnorm: 8\.0 in the folder, 32 asked"),
+    ):
+        check_same(tmp_path, before, before)
+        with pytest.raises(ValueError, match=named):
+            check_same(tmp_path, before, after)
+
+
+def test_a_folder_from_before_tf32_was_an_option_goes_on_without_it(tmp_path, asked):
+    check_same(tmp_path, asked(), asked(config__model__tf32=False))
+    with pytest.raises(ValueError, match=r"model.tf32: False in the folder, True asked"):
+        check_same(tmp_path, asked(), asked(config__model__tf32=True))
 
 
 def test_every_difference_is_named(tmp_path, asked):

@@ -1,4 +1,5 @@
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ class Witness(Callback):
         self.weights.append({key: value.clone() for key, value in pl_module.state_dict().items()})
 
 
-def fit(folder, epochs, *callbacks, resume=None):
+def fit(folder, epochs, *callbacks, resume=None, every=0.0):
     data = Digits(pool_size=60, batch_size=16)
     data.setup("fit")
     data.assign(torch.arange(60) < 30, seed=1)
@@ -34,7 +35,7 @@ def fit(folder, epochs, *callbacks, resume=None):
         max_epochs=epochs,
         accelerator="cpu",
         logger=False,
-        callbacks=[SaveCheckpoint(folder / "last.ckpt"), *callbacks],
+        callbacks=[SaveCheckpoint(folder / "last.ckpt", every), *callbacks],
         plugins=[WholeCheckpointIO()],
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -93,11 +94,48 @@ def test_a_fit_that_had_ended_writes_its_weights_without_a_step(tmp_path, monkey
     assert all(torch.equal(saved[key], expected[key]) for key in expected)
 
 
-def test_only_rank_zero_writes_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr("lightning.fabric.utilities.rank_zero.rank_zero_only.rank", 1)
-    model = Classifier(10, 1, 1, ModelOptions("convnet"))
-    SaveWeights(tmp_path / "x").on_fit_end(Trainer(logger=False, accelerator="cpu"), model)
+@pytest.mark.parametrize(
+    ("every", "kept"),
+    [(0.0, [0, 1, 2, 3]), (60.0, [None, 1, 1, 3]), (100.0, [None, None, 2, 2]), (1e9, [None] * 4)],
+)
+def test_checkpoints_are_no_closer_than_asked_and_the_last_epoch_has_one(
+    tmp_path, monkeypatch, every, kept
+):
+    """Epochs of 40 s by a clock that only an epoch moves."""
+    seconds = [0.0]
+
+    class Clock(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            seconds[0] += 40.0
+
+    monkeypatch.setattr(
+        "lightning_modules.callbacks.checkpoints.time.monotonic", lambda: seconds[0]
+    )
+    witness = Witness(tmp_path / "last.ckpt")
+    fit(tmp_path, 5, Clock(), witness, every=every)
+    assert [c and c["epoch"] for c in witness.checkpoints[1:]] == kept
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == 4
+
+
+def test_a_fit_that_ends_early_has_a_checkpoint_of_its_last_epoch(tmp_path):
+    class Stop(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            trainer.should_stop = trainer.current_epoch == 1
+
+    fit(tmp_path, 5, Stop(), every=1e9)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == 1
+
+
+def test_only_the_first_process_writes_weights_and_the_others_are_given_them(tmp_path):
+    models = [Classifier(10, 1, seed, ModelOptions("convnet")) for seed in (1, 2)]
+    first, second = (model.network.state_dict() for model in models)
+    assert not torch.equal(first["fc.weight"], second["fc.weight"])
+    trainer = Mock(Trainer, is_global_zero=False, world_size=2)
+    trainer.strategy.broadcast.return_value = first
+    SaveWeights(tmp_path / "x").on_fit_end(trainer, models[1])
     assert list(tmp_path.iterdir()) == []
+    given = models[1].network.state_dict()
+    assert all(torch.equal(given[key], first[key]) for key in first)
 
 
 def test_a_checkpoint_that_could_run_code_is_refused(tmp_path):

@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
-from lightning_modules.callbacks.guards import SameModel, StopDiverged
+from lightning_modules.callbacks.guards import StopDiverged
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
@@ -19,11 +19,3 @@ def test_a_fit_ends_when_a_weight_is_not_finite(value, hook):
         module.network.bias[1] = value
     getattr(StopDiverged(), hook)(trainer, module)
     assert trainer.should_stop
-
-
-def test_processes_must_mean_the_same_model():
-    trainer = Mock(Trainer, global_rank=1)
-    trainer.strategy.broadcast.return_value = "shadow-003"  # of the first
-    SameModel("shadow-003").on_fit_start(trainer, LightningModule())
-    with pytest.raises(RuntimeError, match=r"got shadow-003 in the first and shadow-004 in proc"):
-        SameModel("shadow-004").on_fit_start(trainer, LightningModule())

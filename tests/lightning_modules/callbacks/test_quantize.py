@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from datamodules import Digits
 from lightning_modules.callbacks.quantize import Quantize, calibrate, save_variant
+from lightning_modules.float32 import tf32
 from lightning_modules.options import CalibrationOptions
 from quantization.calibration import Calibration
 from quantization.quantize import quantize_network
@@ -46,7 +47,8 @@ def trainer(data):
 
 
 def quantize(model_dir, variants, patterns=None, note=lambda stage: None):
-    return Quantize(model_dir, variants, OPTIONS, MEMBERS, SEED, patterns or {}, note)
+    names = ["full", *map(str, variants)]
+    return Quantize(model_dir, names, OPTIONS, MEMBERS, SEED, patterns or {}, note)
 
 
 class Module(LightningModule):
@@ -145,10 +147,32 @@ def test_existing_files_are_kept_and_missing_files_written(tmp_path, data, train
     )
 
 
-def test_only_rank_zero_writes(tmp_path, trainer, monkeypatch):
-    monkeypatch.setattr("lightning.fabric.utilities.rank_zero.rank_zero_only.rank", 1)
-    quantize(tmp_path, VARIANTS).on_fit_end(trainer, Module())
-    assert list(tmp_path.iterdir()) == []
+def test_processes_save_shares_that_are_the_files_of_one(tmp_path, trainer, monkeypatch):
+    module = Module()
+    quantize(tmp_path / "alone", VARIANTS).on_fit_end(trainer, module)
+    monkeypatch.setattr(Trainer, "world_size", 2)
+    for rank, own in ((1, VARIANTS[0]), (0, VARIANTS[1])):  # the first process has `full`
+        monkeypatch.setattr(Trainer, "global_rank", rank)
+        before = {*tmp_path.glob("together/*.safetensors")}
+        quantize(tmp_path / "together", VARIANTS).on_fit_end(trainer, module)
+        made = {*tmp_path.glob("together/*.safetensors")} - before
+        assert {path.name for path in made} == {f"{own}.safetensors"}
+    for path in tmp_path.glob("alone/*.safetensors"):
+        assert path.read_bytes() == (tmp_path / "together" / path.name).read_bytes()
+
+
+def test_quantization_is_true_float32_whatever_training_allowed(tmp_path, trainer, monkeypatch):
+    """TF32 changes nothing on a CPU, so the flags are read where a network is quantized."""
+    seen, real = [], quantize_network
+
+    def spy(*arguments):
+        seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+        return real(*arguments)
+
+    monkeypatch.setattr("lightning_modules.callbacks.quantize.quantize_network", spy)
+    with tf32(True):
+        quantize(tmp_path, VARIANTS).on_fit_end(trainer, Module())
+    assert seen == [(False, False)] * 2
 
 
 def test_a_module_without_a_network_is_an_error(tmp_path, trainer):

@@ -160,8 +160,13 @@ def test_each_variant_is_recorded_once_and_by_its_own_weights(data, tmp_path, sn
     }
 
 
-def test_only_rank_zero_records(tmp_path, monkeypatch):
-    monkeypatch.setattr("lightning.fabric.utilities.rank_zero.rank_zero_only.rank", 1)
-    record = RecordEmbeddings(tmp_path, ["full"], "identity")
-    record.on_fit_end(Trainer(logger=False, accelerator="cpu"), Classifier(10, 1, 0, CONVNET))
-    assert list(tmp_path.iterdir()) == []
+def test_a_process_records_its_share_of_the_variants(data, tmp_path, monkeypatch):
+    model = Classifier(10, 1, 0, CONVNET)
+    for variant in ("full", "nearest-w2"):
+        save_whole(tmp_path / f"{variant}.safetensors", model.network.state_dict())
+    trainer = Trainer(logger=False, accelerator="cpu")
+    trainer.datamodule = data
+    monkeypatch.setattr(Trainer, "global_rank", 1)
+    monkeypatch.setattr(Trainer, "world_size", 2)
+    RecordEmbeddings(tmp_path, ["full", "nearest-w2"], "identity").on_fit_end(trainer, model)
+    assert [path.name for path in (tmp_path / "embeddings").iterdir()] == ["nearest-w2.safetensors"]

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -6,8 +8,10 @@ from safetensors.torch import load_file
 
 from attacks.signals import signals
 from datamodules import Digits
+from lightning_modules.callbacks.peers import Peers
 from lightning_modules.callbacks.record_signals import RecordSignals
 from lightning_modules.classifier import Classifier
+from lightning_modules.float32 import tf32
 from lightning_modules.options import ModelOptions
 from storage.files import save_whole
 
@@ -54,7 +58,7 @@ def record(tmp_path, rng):
     def run(queries):
         shown.clear()
         logger = Logger()
-        ours = RecordSignals(tmp_path, list(networks), queries)
+        ours = RecordSignals(tmp_path, list(networks), queries, Peers(""))
         options = {"enable_progress_bar": False, "enable_model_summary": False}
         options |= {"enable_checkpointing": False, "default_root_dir": tmp_path}
         options |= {"log_every_n_steps": 1, "num_sanity_val_steps": 0}
@@ -128,9 +132,33 @@ def test_only_missing_signals_are_recorded(record, tmp_path, snapshot):
     assert run(["mirror"]) == ([], {})  # no image is shown, no weight read
 
 
-def test_only_rank_zero_records(tmp_path, monkeypatch):
-    monkeypatch.setattr("lightning.fabric.utilities.rank_zero.rank_zero_only.rank", 1)
-    record = RecordSignals(tmp_path, ["full"], ["identity"])
-    model = Classifier(10, 1, 0, CONVNET)
-    record.on_fit_end(Trainer(logger=False, accelerator="cpu"), model)
-    assert list(tmp_path.iterdir()) == []
+def test_a_process_records_its_share_of_the_variants(record, tmp_path, monkeypatch):
+    run, _, _ = record
+    run(["mirror"])
+    folder = tmp_path / "signals"
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    shutil.rmtree(folder)
+    for rank, own in ((1, {"b-w1.58"}), (0, {"a", "b-w1.58", "c"})):
+        monkeypatch.setattr(Trainer, "global_rank", rank)
+        monkeypatch.setattr(Trainer, "world_size", 2)
+        run(["mirror"])
+        made = {path.stem.removesuffix(".safetensors"): path for path in folder.iterdir()}
+        assert made.keys() == own
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+
+
+def test_signals_are_true_float32_whatever_training_allowed(record, tmp_path, monkeypatch):
+    """TF32 changes nothing on a CPU, so the flags are read while a network computes."""
+    run, networks, _ = record
+    seen, real = set(), Classifier(10, 1, 0, CONVNET).network.__class__.forward
+
+    def forward(self, images):
+        seen.add((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+        return real(self, images)
+
+    monkeypatch.setattr(next(iter(networks.values())).__class__, "forward", forward)
+    with tf32(True):
+        run(["identity"])
+        assert torch.backends.cudnn.allow_tf32
+        assert torch.backends.cuda.matmul.allow_tf32
+    assert seen == {(False, False)}
