@@ -1,5 +1,6 @@
 """BatchNorm before and after quantization: folded into convolutions, and re-estimated."""
 
+import copy
 import math
 
 import torch
@@ -11,6 +12,7 @@ from quantization.calibration import DivergedError, Images
 from quantization.trace import Trace
 
 BATCH = 128  # images per batch; the statistics of the batches are averaged
+TOLERANCE = 1e-6  # largest change of float64 logits by folding, relative to the largest logit
 
 
 @torch.no_grad()
@@ -18,6 +20,12 @@ def fold_batchnorm(network: nn.Module, images: Images) -> list[str]:
     """Multiply BatchNorm's slope into the layer right before it, in place.
 
     The network keeps its modules: BatchNorm stays as a shift, with unit slope.
+
+    Whether the right pairs were folded is decided in a copy in float64, where the logits before and
+    after differ by rounding alone: by 1e-16 times the terms of the network's longest sum and its
+    conditioning, the factor by which its layers amplify an error. `TOLERANCE` leaves 1e10 for both.
+    In float32 that product alone may reach 1e-3, and with TF32 or bf16 on a GPU it would do so in
+    any deep network; a wrong pair changes the logits by about their own size.
 
     Args:
         network: in evaluation mode.
@@ -27,15 +35,56 @@ def fold_batchnorm(network: nn.Module, images: Images) -> list[str]:
         The names of the changed layers.
 
     Raises:
-        ValueError: the logits changed, because a layer is used in a way that cannot be followed.
+        ValueError: the network does not compute in float64, or its logits changed, because a layer
+            is used in a way that cannot be followed.
         DivergedError: the logits are not finite.
     """
-    before = network(images[:BATCH].clone())  # a network may work in place
+    exact, images = copy.deepcopy(network).double(), images[:BATCH]
+    before = _logits(exact, images)
     if not before.isfinite().all():
         raise DivergedError(
             "The logits on the calibration images are not finite, so BatchNorm cannot be folded."
             " The training diverged: lower the learning rate, or train from another start."
         )
+    folded = _fold_pairs(exact, images.double())
+    change = (_logits(exact, images) - before).abs().max().item()
+    if not change <= TOLERANCE * max(1.0, before.abs().max().item()):
+        raise ValueError(
+            f"Folding BatchNorm into {', '.join(folded)} changed the logits by {change:.3g}:"
+            " a layer is used in a way that cannot be followed. Remove `-folded` from the variant."
+        )
+    return _fold_pairs(network, images)
+
+
+@torch.no_grad()
+def check_folding(network: nn.Module, images: Images) -> None:
+    """Raise unless BatchNorm can be folded, as far as an untrained network tells.
+
+    Raises:
+        ValueError: the network has no BatchNorm, or does not compute in float64.
+    """
+    batchnorms(network)
+    _logits(copy.deepcopy(network).double(), images)
+
+
+def _logits(exact: nn.Module, images: Images) -> Tensor:
+    try:
+        logits: Tensor = exact(images.to(torch.float64, copy=True))  # it may work in place
+    except RuntimeError as error:
+        raise ValueError(
+            f"{type(exact).__name__} must compute in float64 for `-folded`, which compares logits"
+            f" in it, got: {str(error).splitlines()[0]} Cast to the input's dtype in the network"
+            " instead of to float32, or remove `-folded` from the variant."
+        ) from error
+    if logits.dtype != torch.float64:
+        raise ValueError(
+            f"{type(exact).__name__} must return float64 logits for `-folded`, got {logits.dtype}."
+            " Cast to the input's dtype in the network, or remove `-folded` from the variant."
+        )
+    return logits
+
+
+def _fold_pairs(network: nn.Module, images: Images) -> list[str]:
     trace = Trace(network, images[:2])
     folded = []
     for name in trace.layers:
@@ -46,12 +95,6 @@ def fold_batchnorm(network: nn.Module, images: Images) -> list[str]:
         if isinstance(norm, _BatchNorm) and trace.count(operation.owner) == 1:
             _fold(trace.modules[name], norm)
             folded.append(name)
-    change = (network(images[:BATCH].clone()) - before).abs().max().item()
-    if not change <= 1e-3 * max(1.0, before.abs().max().item()):
-        raise ValueError(
-            f"Folding BatchNorm into {', '.join(folded)} changed the logits by {change:.3g}:"
-            " a layer is used in a way that cannot be followed. Remove `-folded` from the variant."
-        )
     return folded
 
 

@@ -142,7 +142,7 @@ def _collect_targets(
         for name, plan in unit.plans.items():
             places = outputs[name][0].numel() // len(plan.rows)
             chosen = places_per_image(images, places, plan.rows.shape[1])
-            at = draw_positions(len(end), places, chosen, generator)
+            at = draw_positions(len(end), places, chosen, generator, end.device)
             targets.places[name], targets.positions[name] = places, at
             targets.outputs[name] = outputs_at(plan.layer, outputs[name], at)
             if unit.scales[name] is not None:

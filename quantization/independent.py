@@ -12,7 +12,7 @@ from quantization.calibration import CHUNK, check_finite
 from quantization.rounding.gram import Quadratic, draw_positions, patches_at, places_per_image
 from quantization.rounding.grid import Grid, dequantize
 from quantization.rounding.nearest import nearest
-from quantization.rounding.obc import SPACE
+from quantization.rounding.obc import batch_space
 from quantization.task import Codes, Fitted, Gram, LayerPlan, Solution, Solve, Task, make_record
 
 
@@ -65,7 +65,8 @@ def _collect_grams(task: Task) -> dict[str, Gram]:
         check_finite(name, args)
         places = output[0].numel() // len(plan.rows)
         sampled = places_per_image(images, places, plan.rows.shape[1])
-        at = draw_positions(len(output), places, places if task.paper else sampled, generator)
+        chosen = places if task.paper else sampled
+        at = draw_positions(len(output), places, chosen, generator, output.device)
         patches = patches_at(plan.layer, args[0], at)
         gram = torch.bmm(patches.mT, patches).double()
         grams[name] = grams[name].add_(gram) if name in grams else gram
@@ -93,6 +94,7 @@ def _stacks(plans: Mapping[str, LayerPlan], grams: Mapping[str, Gram]) -> Iterat
         plan = plans[name]
         alike[len(plan.rows) // len(gram), gram.shape[1], plan.grid.levels].append(name)
     for (_, columns, _), names in alike.items():
-        together = max(1, SPACE // columns**2)  # with large matrices there is nothing to gain
+        space = batch_space(grams[names[0]].device)
+        together = max(1, space // columns**2)  # with large matrices there is nothing to gain
         for start in range(0, len(names), together):
             yield names[start : start + together]

@@ -10,7 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from quantization.batchnorm import batchnorms, estimate_batchnorm, fold_batchnorm
+from quantization.batchnorm import (
+    batchnorms,
+    check_folding,
+    estimate_batchnorm,
+    fold_batchnorm,
+)
 from quantization.calibration import CHUNK, Calibration, check_finite
 from quantization.methods import WithoutImages
 from quantization.quantized_network import (
@@ -85,7 +90,9 @@ def check_network(
         trace = _follow(work, bits, images)
         if variant.spec.fits_blocks:
             trace.blocks()
-    if variant.folds or variant.estimates_bn:
+    if variant.folds:
+        check_folding(work, images)
+    elif variant.estimates_bn:
         batchnorms(work)
 
 

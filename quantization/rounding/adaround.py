@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from quantization.rounding.grid import Grid
@@ -71,9 +71,8 @@ def learn_rounding(
     variables = {key: _start(w / grids[key].scale - floors[key]) for key, w in weights.items()}
     optimizer = torch.optim.Adam(variables.values(), settings.lr, fused=True)
     warm = int(settings.warmup * settings.iterations)
-    for iteration in range(settings.iterations):
-        chosen = torch.randperm(len(inputs), generator=generator)[: settings.batch]
-        chosen = chosen.to(inputs.device)
+    orders = _draw_orders(len(inputs), settings, generator).to(inputs.device)
+    for iteration, chosen in enumerate(orders):
         with torch.enable_grad():
             up = {key: _rectified(variable) for key, variable in variables.items()}
             rows = {key: _place(floors[key] + up[key], grids[key]) for key in up}
@@ -95,6 +94,16 @@ def learn_rounding(
         .byte()
         for key in variables
     }
+
+
+def _draw_orders(
+    images: int, settings: Settings, generator: torch.Generator
+) -> Int64[Tensor, "iterations batch"]:
+    """Draw the images of every step at once, so that no step waits for a copy to the device."""
+    orders = torch.empty(settings.iterations, min(settings.batch, images), dtype=torch.long)
+    for order in orders:
+        order.copy_(torch.randperm(images, generator=generator)[: settings.batch])
+    return orders
 
 
 def _start(fraction: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:

@@ -73,12 +73,21 @@ def places_per_image(images: int, places: int, columns: int) -> int:
 
 
 def draw_positions(
-    images: int, places: int, chosen: int, generator: torch.Generator
+    images: int,
+    places: int,
+    chosen: int,
+    generator: torch.Generator,
+    device: torch.device | None = None,
 ) -> Int64[Tensor, "images chosen"]:
-    """Draw `chosen` of the `places` of a layer's output in each image."""
+    """Draw `chosen` of the `places` of a layer's output in each image.
+
+    Numbers are drawn on the CPU, as everything random, and sorted on `device`: for a ResNet-18 a
+    CPU sorts longer than a GPU quantizes. The sort is stable, so that both agree on ties.
+    """
     if chosen == places:
-        return torch.arange(places).expand(images, places)
-    return torch.rand(images, places, generator=generator).argsort(1)[:, :chosen].sort(1).values
+        return torch.arange(places, device=device).expand(images, places)
+    draws = torch.rand(images, places, generator=generator).to(device)
+    return draws.argsort(dim=1, stable=True)[:, :chosen].sort(1).values
 
 
 def outputs_at(
@@ -86,7 +95,6 @@ def outputs_at(
 ) -> Float[Tensor, "chosen_images rows"]:
     """A layer's outputs at these flat positions of each image."""
     images = torch.arange(len(outputs), device=outputs.device)[:, None]
-    positions = positions.to(outputs.device)
     if isinstance(layer, nn.Linear):
         return outputs.reshape(len(outputs), -1, outputs.shape[-1])[images, positions].flatten(0, 1)
     return outputs.flatten(2)[images, :, positions].flatten(0, 1)
@@ -97,7 +105,6 @@ def patches_at(
 ) -> Float[Tensor, "groups chosen_images columns"]:
     """The patches that give a layer's outputs at these positions when its rows multiply them."""
     images = torch.arange(len(inputs), device=inputs.device)[:, None]
-    positions = positions.to(inputs.device)
     if isinstance(layer, nn.Linear):
         flat = inputs.reshape(len(inputs), -1, inputs.shape[-1])
         return flat[images, positions].flatten(0, 1)[None]

@@ -1,5 +1,7 @@
 """Optimal Brain Compression: the weights of each row are quantized one by one, cheapest first."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
@@ -8,7 +10,8 @@ from torch.nn.functional import threshold
 from quantization.rounding.grid import Grid
 
 BLOCK = 48  # columns between two updates of the inverses; 64 and 96 took 0-15% longer
-SPACE = 2**23  # numbers (64 MiB) in the inverses of one batch of rows
+SPACE = 2**23  # numbers (64 MiB) in the inverses of one batch of rows, on CPUs: their cache
+GPU_SPACE = 2**30  # the same on GPUs at most (8 GiB)
 SINGULAR = 1e-10  # smallest share of a column's square that no combination of others explains
 FIRST_RESCUE = 1e-8  # of the mean diagonal; ten times as much at every further attempt
 
@@ -30,7 +33,7 @@ def obc(
 
     In float64, because the plain loop in float32 chose 8 to 26 other codes in 5 of 18 random layers
     (`benchmarks/obc.py`); it would save a quarter of the time at 16x144 and 40% at 64x288. As many
-    rows go together as `SPACE` holds inverses; beyond 4,096 columns a single inverse exceeds it.
+    rows go together as `batch_space` allows.
 
     Args:
         weight: weights of one layer, one row per output channel.
@@ -56,19 +59,32 @@ def obc(
     codes = grid.zero.repeat(1, columns)
     points = (weight.double() / grid.scale + grid.zero).where(~zero, grid.zero.double())
     sparse = (zero & ~dead).any(1)
-    together = max(1, SPACE // columns**2)
-    for alike in (~sparse, sparse & ~zero.all(1)):
+    together = max(1, batch_space(weight.device) // columns**2)
+    for alike, have_own in ((~sparse, False), (sparse & ~zero.all(1), True)):
         positions = alike.nonzero()[:, 0]
         for start in range(0, len(positions), together):
             batch = positions[start : start + together]
             owner = group[batch]
-            if sparse[batch[0]]:
+            if have_own:
                 own = _without(damped[owner], zero[batch])
-                quantized = _quantize(points[batch], own, torch.arange(len(own)), grid.levels)
+                each = torch.arange(len(own), device=weight.device)
+                quantized = _quantize(points[batch], own, each, grid.levels)
             else:  # rows of one group share an inverse until their choices differ
                 quantized = _quantize(points[batch], inverses, owner, grid.levels)
             codes[batch] = quantized.byte()
     return codes
+
+
+def batch_space(device: torch.device) -> int:
+    """Numbers that the inverses of one batch of rows may take.
+
+    Beyond 4,096 columns a single inverse exceeds a CPU's. A GPU waits for the launches of a greedy
+    step, 18 for all rows together, so that more rows take hardly longer; a quarter of its free
+    memory is for the inverses.
+    """
+    if device.type != "cuda":
+        return SPACE
+    return min(GPU_SPACE, torch.cuda.mem_get_info(device)[0] // 32)
 
 
 def check_hessian(
@@ -148,6 +164,7 @@ def _quantize(
     # Allocated once: with fresh memory for each block a call at 16x144 had 600 page faults.
     work = points.new_empty((3 + min(BLOCK, remaining)) * points.numel())
     space = points.new_empty(rows * max(0, remaining - BLOCK) ** 2)
+    begins: Sequence[int] = owner.tolist()
     while True:
         size = min(BLOCK, remaining)
         state = work[: (3 + size) * rows * remaining].view(3 + size, rows, remaining)
@@ -160,8 +177,8 @@ def _quantize(
         keep = state[2].isinf().byte().argsort(dim=1, stable=True)[:, :remaining]
         diagonal, *_ = kept = state[2:].gather(2, keep.expand(1 + size, -1, -1))
         left, points = left.gather(1, keep), points.gather(1, keep)
-        inverse = _eliminate(inverse, owner, keep, kept[1:].transpose(0, 1), space)
-        owner = torch.arange(rows, device=points.device)
+        inverse = _eliminate(inverse, begins, keep, kept[1:].transpose(0, 1), space)
+        owner, begins = torch.arange(rows, device=points.device), range(rows)
 
 
 def _greedy_block(
@@ -179,7 +196,7 @@ def _greedy_block(
     rounded, error, diagonal, *factors = state.unbind(0)
     by_row = state[3:].transpose(0, 1)
     row = owner[:, None]
-    tiny = points.new_tensor(1e-60)  # an error of 0 comes first, but after outliers
+    tiny = points.new_full((), 1e-60)  # an error of 0 comes first, but after outliers
     order, values = [], []
     for k, factor in enumerate(factors):
         torch.round(points, out=rounded).clamp_(0, levels - 1)
@@ -201,12 +218,12 @@ def _greedy_block(
 
 def _eliminate(
     inverse: Float[Tensor, "inverses columns columns"],
-    owner: Int64[Tensor, " rows"],
+    begins: Sequence[int],
     keep: Int64[Tensor, "rows kept"],
     factors: Float[Tensor, "rows steps kept"],
     space: Float[Tensor, " numbers"],
 ) -> Float[Tensor, "rows kept kept"]:
-    """Each row's inverse after a block, on the columns to `keep`.
+    """Each row's inverse after a block, on the columns to `keep`; row r has inverse `begins[r]`.
 
     It moves forward in `space`, where `inverse` may lie: row r ends before old row r + 1 begins.
     Going row by row stays in the cache: at 64x576 gathering took 0.2 ms per row, against 3 ms for
@@ -214,7 +231,7 @@ def _eliminate(
     """
     rows, kept = keep.shape
     after = space[: rows * kept**2].view(rows, kept, kept)
-    for old, new, k, v in zip(owner, *(x.unbind(0) for x in (after, keep, factors)), strict=True):
+    for old, new, k, v in zip(begins, *(x.unbind(0) for x in (after, keep, factors)), strict=True):
         torch.gather(inverse[old].index_select(0, k), 1, k.expand(kept, -1), out=new)
         new.addmm_(v.mT, v, alpha=-1)
     return after

@@ -9,6 +9,8 @@ from lightning_modules.networks import convnet, resnet20, wide_resnet28_2
 from quantization import batchnorm as module
 from quantization.batchnorm import batchnorms, estimate_batchnorm, fold_batchnorm
 from quantization.calibration import DivergedError
+from quantization.quantize import check_network
+from quantization.variant import Variant
 
 
 @pytest.fixture
@@ -175,6 +177,42 @@ def test_a_use_that_cannot_be_followed_is_refused(name, randomise, images):
     network = randomise(Hidden(HIDDEN[name]))
     with pytest.raises(ValueError, match=r"into conv changed the logits by [\d.]+: .*`-folded`"):
         fold_batchnorm(network, images)
+
+
+def test_an_ill_conditioned_network_is_folded_although_float32_hides_it(images):
+    """A shift of 1e5 leaves float32 two digits of what follows it."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    with torch.no_grad():
+        network[0].bias.fill_(1e5)
+        network[1].running_mean.fill_(1e5)
+        network[1].running_var.copy_(torch.tensor([0.3, 0.5, 1.0, 2.0]))
+        exact = copy.deepcopy(network).double()
+        single, double = network.float()(images.float()), exact(images.double())
+        assert (single - double).abs().max() > 1e-3 * double.abs().max()
+    assert fold_batchnorm(network.float(), images.float()) == ["0"]
+    torch.testing.assert_close(network[0].weight[3], exact[0].weight[3].float() / 2**0.5)
+    assert torch.equal(network[1].weight, torch.ones(4))
+
+
+class Casting(nn.Module):
+    """Computes in float32, whatever it is given."""
+
+    def __init__(self, back):
+        super().__init__()
+        self.conv, self.norm, self.back = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), back
+
+    def forward(self, images):
+        features = self.norm(self.conv(images)) if self.back else self.conv(images.float())
+        return features.mean((2, 3)).float()
+
+
+@pytest.mark.parametrize(("back", "said"), [(False, "must compute in"), (True, "must return")])
+def test_a_network_that_is_not_for_float64_is_refused_before_training(images, back, said):
+    network = Casting(back).float().eval()
+    message = rf"Casting {said} float64 .*to the input's dtype .*remove `-folded`"
+    with pytest.raises(ValueError, match=message):
+        check_network(network, Variant.parse("adaround-w4-folded"), images.float(), {})
+    check_network(network, Variant.parse("adaround-w4"), images.float(), {})
 
 
 def test_a_diverged_network_is_reported_as_diverged(randomise, images):

@@ -3,7 +3,10 @@ import torch
 from torch import nn
 from torch.nn.functional import relu, unfold
 
+from lightning_modules.networks import resnet8
+from quantization.calibration import Calibration
 from quantization.fit import fit_descent, fit_loop, fit_quadratic
+from quantization.quantize import quantize_network
 from quantization.reconstruct import Unit
 from quantization.rounding.adaround import Settings, learn_rounding
 from quantization.rounding.descent import descend
@@ -12,6 +15,7 @@ from quantization.rounding.gram import Quadratic
 from quantization.rounding.grid import dequantize, find_grid
 from quantization.rounding.nearest import nearest
 from quantization.task import LayerPlan
+from quantization.variant import Variant
 
 
 class Block(nn.Module):
@@ -228,3 +232,25 @@ def test_a_sample_of_positions_estimates_the_error_over_all(rng):
     # relative to the output's power without its bias
     power = (layer(full) - layer.bias[:, None, None]).square().sum()
     assert fitted.error_after == pytest.approx((error.square().sum() / power).item(), rel=0.05)
+
+
+LAYOUTS = {"channels-last": torch.channels_last, "contiguous": torch.contiguous_format}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("variant", ["adaround-w2", "brecq-w2-paper", "gptq-w2"])
+def test_every_layer_computes_in_the_networks_layout(monkeypatch, variant, layout, rng):
+    """A layer is seen with the images and the weight of each of its calls."""
+    seen, real = [], nn.Conv2d._conv_forward
+
+    def watch(self, images, weight, bias):
+        seen.extend(part.is_contiguous(memory_format=LAYOUTS[layout]) for part in (images, weight))
+        return real(self, images, weight, bias)
+
+    network = resnet8(10, 3).to(memory_format=LAYOUTS[layout]).eval()
+    images = torch.randn(130, 3, 8, 8, generator=rng).to(memory_format=LAYOUTS[layout])
+    calibration = Calibration(images, lambda _: images, torch.arange(130), "members", 0)
+    monkeypatch.setattr(nn.Conv2d, "_conv_forward", watch)
+    quantize_network(network, Variant.parse(variant), calibration, None, Settings(iterations=2))
+    assert len(seen) > 40
+    assert all(seen)

@@ -52,7 +52,7 @@ def test_stacked_layers_get_the_same_codes_as_alone(network, calibration, monkey
     monkeypatch.setitem(METHODS, "obc", METHODS["obc"]._replace(solve=spy))
     together, record = quantize_network(network, variant, calibration)
     assert sorted(len(rows) for rows, _, _ in stacks) == [5, 8, 8, 16, 16]
-    monkeypatch.setattr(independent, "SPACE", 1)
+    monkeypatch.setattr(independent, "batch_space", lambda device: 1)
     alone, other = quantize_network(network, variant, calibration)
     assert len(stacks) == 5 + 7
     assert all(torch.equal(together.weights[k].codes, w.codes) for k, w in alone.weights.items())

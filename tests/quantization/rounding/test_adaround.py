@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import conv2d, linear, relu
 
-from quantization.rounding.adaround import Settings, learn_rounding
+from quantization.rounding.adaround import Settings, _draw_orders, learn_rounding
 from quantization.rounding.grid import Grid, dequantize, find_grid
 from quantization.rounding.nearest import nearest
 
@@ -183,3 +183,12 @@ def test_a_regulariser_that_outweighs_the_data_keeps_nearest_codes(rng):
     fraction = (weights["conv"] / grids["conv"].scale) % 1
     clear = (fraction - 0.5).abs() > 0.05
     assert torch.equal(codes[clear], nearest(weights["conv"], grids["conv"])[clear])
+
+
+@pytest.mark.parametrize(("images", "batch"), [(40, 32), (5, 32)])
+def test_orders_drawn_beforehand_are_those_drawn_at_each_step(images, batch):
+    orders = _draw_orders(images, Settings(4, batch=batch), torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(3)
+    for order in orders:
+        assert torch.equal(order, torch.randperm(images, generator=generator)[:batch])
+    assert len(orders) == 4

@@ -235,3 +235,14 @@ def test_hessian_that_does_not_fit_is_refused(shape, given):
     expected = rf"must be groups x 3 x 3 for 6 rows .* divisor of 6, got {given}.*Sum x x\^T"
     with pytest.raises(ValueError, match=expected):
         unwrap(module.check_hessian)(torch.ones(6, 3), torch.ones(shape))
+
+
+@pytest.mark.parametrize(
+    ("device", "free", "expected"),
+    [("cpu", 0, 2**23), ("cuda", 8 * 2**30, 2**28), ("cuda", 140 * 2**30, 2**30)],
+)
+def test_a_gpu_takes_as_many_rows_as_a_quarter_of_its_free_memory_holds(
+    monkeypatch, device, free, expected
+):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 141 * 2**30))
+    assert module.batch_space(torch.device(device)) == expected
