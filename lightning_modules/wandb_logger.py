@@ -12,7 +12,7 @@ from wandb.sdk.lib import RunDisabled
 
 from storage.experiment import Experiment
 from storage.names import ModelName, WandbMode
-from storage.wandb_project import PROJECT, SETTINGS, choose_cache, group_name
+from storage.wandb_project import PROJECT, SETTINGS, choose_folders, group_name
 
 
 class FleetLogger(WandbLogger):
@@ -34,7 +34,7 @@ class FleetLogger(WandbLogger):
         experiment: Experiment,
         mode: WandbMode,
     ) -> None:
-        choose_cache(run_dir)
+        choose_folders(run_dir)
         super().__init__(
             name=str(name),
             id=f"{experiment.id}-{name}" + (f"-{attempt}" if attempt else ""),

@@ -21,7 +21,7 @@ from reporting.wandb_keys import (
 )
 from reporting.workspace import save_view
 from storage.names import WandbMode
-from storage.wandb_project import PROJECT, SETTINGS, accuracy_key, choose_cache, group_name
+from storage.wandb_project import PROJECT, SETTINGS, accuracy_key, choose_folders, group_name
 
 
 def log_audit(
@@ -39,7 +39,7 @@ def log_audit(
         The entity that owns the run; empty offline.
     """
     experiment = results.experiment
-    choose_cache(run_dir)
+    choose_folders(run_dir)
     with wandb.init(
         project=PROJECT,
         name="audit",

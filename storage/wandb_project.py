@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import wandb
-from wandb.env import CACHE_DIR, get_cache_dir
+from wandb.env import CACHE_DIR, DATA_DIR, get_cache_dir, get_data_dir
 
 from storage.names import WandbMode
 
@@ -41,20 +41,20 @@ def group_name(run_dir: Path) -> str:
     return name[: LONGEST_GROUP - len(ending)] + ending
 
 
-def choose_cache(run_dir: Path) -> None:
-    """Let W&B cache below the run folder if its own folder, below HOME, cannot be written.
+def choose_folders(run_dir: Path) -> None:
+    """Let W&B keep its cache and data below the run folder if they cannot be below HOME.
 
     To be called before the first run, which starts W&B's server: a server that cannot create its
-    log file there writes its log on the screen.
+    log file in the cache writes its log on the screen.
     """
-    folder = Path(get_cache_dir())
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
-    except OSError:
-        writable = False
-    if not writable:
-        os.environ[CACHE_DIR] = str(run_dir.resolve() / "wandb" / "cache")
+    for variable, folder in ((CACHE_DIR, get_cache_dir()), (DATA_DIR, get_data_dir())):
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            writable = os.access(folder, os.W_OK)
+        except OSError:
+            writable = False
+        if not writable:
+            os.environ[variable] = str(run_dir.resolve() / "wandb" / "home")
 
 
 def check_key(mode: WandbMode) -> None:

@@ -164,6 +164,6 @@ def test_w_and_b_is_silent_where_home_cannot_be_written(toy, toy_run, tmp_path):
     assert "1 of 1: shadow-001 finished" in done.stdout
     assert "server" not in done.stdout
     assert "logger" not in done.stdout
-    assert list(folder.glob("wandb/cache/wandb/logs/*.log"))
+    assert list(folder.glob("wandb/home/wandb/logs/*.log"))
     assert list(folder.glob("wandb/offline-run-*"))
     check_weights(folder, toy_run, [ModelName("shadow", 1)])

@@ -1,8 +1,9 @@
 import os
+from pathlib import Path
 
 import pytest
 
-from storage.wandb_project import accuracy_key, check_key, choose_cache, group_name, sortable
+from storage.wandb_project import accuracy_key, check_key, choose_folders, group_name, sortable
 
 
 def test_names_of_variants_become_letters_digits_and_underscores():
@@ -43,13 +44,17 @@ def test_a_group_is_named_for_its_folder_in_at_most_128_characters(tmp_path):
     assert first != second
 
 
-def test_the_cache_is_below_the_run_folder_if_it_cannot_be_below_home(tmp_path, monkeypatch):
-    home, cache = tmp_path / "home", tmp_path / "home" / "wandb"
-    monkeypatch.setenv("WANDB_CACHE_DIR", str(cache))
-    choose_cache(tmp_path / "run")
-    assert os.environ["WANDB_CACHE_DIR"] == str(cache)
-    cache.rmdir()
-    home.rmdir()
+def test_cache_and_data_are_below_the_run_folder_if_they_cannot_be_below_home(
+    tmp_path, monkeypatch
+):
+    home = tmp_path / "home"
+    variables = {"WANDB_CACHE_DIR": home / "cache", "WANDB_DATA_DIR": home / "data"}
+    for variable, folder in variables.items():
+        monkeypatch.setenv(variable, str(folder))
+    choose_folders(tmp_path / "run")
+    assert {name: Path(os.environ[name]) for name in variables} == variables
+    for folder in (*variables.values(), home):
+        folder.rmdir()
     home.write_text("")  # not even root creates a folder in a file
-    choose_cache(tmp_path / "run")
-    assert os.environ["WANDB_CACHE_DIR"] == str(tmp_path / "run" / "wandb" / "cache")
+    choose_folders(tmp_path / "run")
+    assert {os.environ[name] for name in variables} == {str(tmp_path / "run" / "wandb" / "home")}
