@@ -234,6 +234,8 @@ def _to_bytes(tensor: Tensor) -> tuple[NDArray[np.uint8], torch.dtype, torch.Siz
 
 def _to_tensor(packed: tuple[NDArray[np.uint8], torch.dtype, torch.Size]) -> Tensor:
     content, dtype, shape = packed
+    if not content.size:  # has no strides to be viewed by
+        return torch.empty(shape, dtype=dtype)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*not writable.*")  # nothing writes to it
         return torch.from_numpy(content).view(dtype).view(shape)
