@@ -49,5 +49,14 @@ class Loader:
 
 
 def fits(images: Tensor, device: torch.device) -> bool:
-    """Whether `device` is a GPU and the images take less than half of its free memory."""
-    return device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2
+    """Whether `device` is a GPU, and the images take less than half of what this process may use.
+
+    That is the free memory, or the process's share of all memory if that is less: processes that
+    share the GPU may not have taken theirs yet.
+    """
+    if device.type != "cuda":
+        return False
+    free, total = torch.cuda.mem_get_info(device)
+    # torch 2.6 sets a share, and does not tell which
+    find_share = getattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)
+    return images.nbytes < min(free, find_share(device) * total) / 2

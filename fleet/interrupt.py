@@ -1,4 +1,4 @@
-"""Ctrl-C that no library can lose."""
+"""Ctrl-C, and SIGTERM beside Ray, that no library can lose."""
 
 import signal
 import sys
@@ -22,11 +22,9 @@ def interruptible() -> Iterator[Event]:
     """
     asked.clear()
     handler, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
-    ours = handler is signal.default_int_handler and current_thread() is main_thread()
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        asked.set()
-        raise KeyboardInterrupt
+    in_main = current_thread() is main_thread()
+    ours = in_main and handler is signal.default_int_handler
+    terminate = signal.getsignal(signal.SIGTERM)  # changed by `stop_at_sigterm`
 
     def raise_again(lost: Any) -> None:  # noqa: ANN401
         if not isinstance(lost.exc_value, KeyboardInterrupt):
@@ -35,7 +33,7 @@ def interruptible() -> Iterator[Event]:
             Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
 
     if ours:
-        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGINT, _interrupt)
         sys.unraisablehook = raise_again
     try:
         yield asked
@@ -43,3 +41,19 @@ def interruptible() -> Iterator[Event]:
         if ours:
             signal.signal(signal.SIGINT, handler)
             sys.unraisablehook = hook
+        if in_main and terminate is not None:  # None: a handler that Python cannot set again
+            signal.signal(signal.SIGTERM, terminate)
+
+
+def stop_at_sigterm() -> None:
+    """Make SIGTERM the same as Ctrl-C until `interruptible` ends.
+
+    To be called after `ray.init`, which sets a handler that prints a C++ stack and aborts.
+    """
+    if current_thread() is main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    asked.set()
+    raise KeyboardInterrupt

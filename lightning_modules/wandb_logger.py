@@ -12,7 +12,7 @@ from wandb.sdk.lib import RunDisabled
 
 from storage.experiment import Experiment
 from storage.names import ModelName, WandbMode
-from storage.wandb_project import PROJECT, SETTINGS
+from storage.wandb_project import PROJECT, SETTINGS, choose_folders, group_name
 
 
 class FleetLogger(WandbLogger):
@@ -34,12 +34,13 @@ class FleetLogger(WandbLogger):
         experiment: Experiment,
         mode: WandbMode,
     ) -> None:
+        choose_folders(run_dir)
         super().__init__(
             name=str(name),
             id=f"{experiment.id}-{name}" + (f"-{attempt}" if attempt else ""),
             project=PROJECT,
             save_dir=run_dir,
-            group=run_dir.resolve().name,
+            group=group_name(run_dir),
             job_type=name.role,
             config=experiment.as_dict(),
             mode=mode,

@@ -21,7 +21,7 @@ from reporting.wandb_keys import (
 )
 from reporting.workspace import save_view
 from storage.names import WandbMode
-from storage.wandb_project import PROJECT, SETTINGS, accuracy_key
+from storage.wandb_project import PROJECT, SETTINGS, accuracy_key, choose_folders, group_name
 
 
 def log_audit(
@@ -39,13 +39,14 @@ def log_audit(
         The entity that owns the run; empty offline.
     """
     experiment = results.experiment
+    choose_folders(run_dir)
     with wandb.init(
         project=PROJECT,
         name="audit",
         id=audit_id(results),
         resume="allow",
         dir=run_dir,
-        group=run_dir.resolve().name,
+        group=group_name(run_dir),
         job_type="audit",
         config=experiment.as_dict() if experiment else {},
         mode=mode,

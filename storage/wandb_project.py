@@ -1,14 +1,19 @@
 """Weights & Biases names that training and audits share: project, settings and keys."""
 
+import hashlib
+import os
 import re
+from pathlib import Path
 
 import wandb
+from wandb.env import CACHE_DIR, DATA_DIR, get_cache_dir, get_data_dir
 
 from storage.names import WandbMode
 
 PROJECT = "bitleak"
 # no global run: if a run cannot be closed, the next one must not log into it
 SETTINGS = wandb.Settings(silent=True, console="off", reinit="create_new")
+LONGEST_GROUP = 128  # characters; the service refuses more
 
 
 def sortable(variant: str) -> str:
@@ -22,6 +27,34 @@ def sortable(variant: str) -> str:
 def accuracy_key(variant: str) -> str:
     """Key of a variant's test accuracy: one model's in its run, the targets' mean in the audit."""
     return f"test_accuracy/{sortable(variant)}"
+
+
+def group_name(run_dir: Path) -> str:
+    """The name of the group of an experiment's runs: its folder's name.
+
+    A name that is too long is cut, and ends with a hash of the whole, so that it stays unique.
+    """
+    name = run_dir.resolve().name
+    if len(name) <= LONGEST_GROUP:
+        return name
+    ending = "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
+    return name[: LONGEST_GROUP - len(ending)] + ending
+
+
+def choose_folders(run_dir: Path) -> None:
+    """Let W&B keep its cache and data below the run folder if they cannot be below HOME.
+
+    To be called before the first run, which starts W&B's server: a server that cannot create its
+    log file in the cache writes its log on the screen.
+    """
+    for variable, folder in ((CACHE_DIR, get_cache_dir()), (DATA_DIR, get_data_dir())):
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            writable = os.access(folder, os.W_OK)
+        except OSError:
+            writable = False
+        if not writable:
+            os.environ[variable] = str(run_dir.resolve() / "wandb" / "home")
 
 
 def check_key(mode: WandbMode) -> None:

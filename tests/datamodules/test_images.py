@@ -108,12 +108,22 @@ def test_the_fingerprint_changes_with_everything_that_a_network_sees(noise):
     assert len(fingerprint()) == 16
 
 
-def test_a_pool_moves_to_a_gpu_only_if_it_takes_less_than_half_of_its_memory(monkeypatch):
-    images = torch.zeros(1000, 1, 8, 8, dtype=torch.uint8)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (128_001, 10**9))
-    assert fits(images, torch.device("cuda", 0))
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (128_000, 10**9))
-    assert not fits(images, torch.device("cuda", 0))
+@pytest.mark.parametrize(
+    ("free", "total", "share", "fit"),
+    [
+        (128_001, 10**9, 1.0, True),
+        (128_000, 10**9, 1.0, False),
+        (10**9, 512_004, 0.25, True),
+        (10**9, 512_000, 0.25, False),  # free now, until three other workers take their share
+    ],
+)
+def test_a_pool_moves_to_a_gpu_only_if_it_takes_less_than_half_of_its_memory(
+    monkeypatch, free, total, share, fit
+):
+    gpu, images = torch.device("cuda", 0), torch.zeros(1000, 1, 8, 8, dtype=torch.uint8)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", {gpu: (free, total)}.get)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", {gpu: share}.get)
+    assert fits(images, gpu) == fit
     assert not fits(images, torch.device("cpu"))
 
 

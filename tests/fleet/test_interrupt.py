@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from fleet.interrupt import interruptible
+from fleet.interrupt import interruptible, stop_at_sigterm
 
 
 class Loses:
@@ -57,3 +57,14 @@ def test_a_process_that_ignores_ctrl_c_still_ignores_it():
             assert not interrupted.is_set()
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_sigterm_is_like_ctrl_c_once_asked_for_and_until_the_end():
+    before = signal.getsignal(signal.SIGTERM)
+    with interruptible() as interrupted:
+        assert signal.getsignal(signal.SIGTERM) == before
+        stop_at_sigterm()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        assert interrupted.is_set()
+    assert signal.getsignal(signal.SIGTERM) == before

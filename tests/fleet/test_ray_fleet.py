@@ -17,16 +17,20 @@ TARGET = ModelName("target", 0)
 PATIENCE = 1200  # seconds; only a hang takes so long
 
 
-def workers(driver):
-    """Processes of Ray that train for `driver`, or could."""
+def workers(parent):
+    """Processes below a process, which train for Ray, or could."""
     listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
-    below, training = [str(driver.pid)], []
-    for parent in below:  # which grows
-        children = [row for row in rows if row[1] == parent]
+    below, training = [str(parent)], []
+    for pid in below:  # which grows
+        children = [row for row in rows if row[1] == pid]
         below += [pid for pid, _, _ in children]
         training += [int(pid) for pid, _, title in children if title.startswith("ray::_work")]
     return training
+
+
+def have_ended(pids):
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
 @pytest.mark.fleet
@@ -37,18 +41,18 @@ def test_a_fleet_survives_the_death_of_a_worker_and_of_the_driver(
     folder, run = tmp_path / "run", RunFolder(tmp_path / "run")
     driver = start_command(folder, "--fleet.workers 2 --fleet.models 0-2")
     wait_for(lambda: list(folder.glob("models/*/last.ckpt")), driver)
-    os.kill(workers(driver)[0], signal.SIGKILL)
+    os.kill(workers(driver.pid)[0], signal.SIGKILL)
     output, _ = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 0, output
     assert "Finished 3 models" in output
 
     driver = start_command(folder, "--fleet.workers 2")
     wait_for(run.checkpoint(TARGET).exists, driver)
-    orphans = workers(driver)
+    orphans = workers(driver.pid)
     assert orphans
     driver.kill()
     driver.communicate()
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in orphans))
+    wait_for(lambda: have_ended(orphans))
     train.main(toy(folder))
     assert tensors(folder) == tensors(toy_run)
     assert not list(folder.rglob("*.partial"))
@@ -56,6 +60,21 @@ def test_a_fleet_survives_the_death_of_a_worker_and_of_the_driver(
     for name in run.read().names:
         progress = json.loads(run.progress(name).read_text())
         assert (progress["stage"], progress["epoch"]) == ("finished", 3)
+
+
+@pytest.mark.fleet
+@pytest.mark.slow
+def test_sigterm_stops_the_driver_as_it_does_without_ray(tmp_path, start_command, wait_for):
+    folder = tmp_path / "run"
+    driver = start_command(folder, "--fleet.workers 2 --trainer.max_epochs 100000")
+    wait_for(lambda: len(list(folder.glob("models/*/last.ckpt"))) == 2, driver)
+    begun = workers(driver.pid)
+    assert len(begun) == 2
+    driver.terminate()
+    output, _ = driver.communicate(timeout=PATIENCE)
+    assert driver.returncode == 130, output
+    assert output == "Stopped. The same command goes on from the last finished epoch.\n"
+    wait_for(lambda: have_ended(begun))
 
 
 @pytest.mark.fleet
@@ -80,3 +99,35 @@ def test_a_cluster_of_two_nodes_trains_the_same_fleet(
     finally:
         cluster.shutdown()
     assert tensors(tmp_path / "run") == tensors(toy_run)
+
+
+@pytest.mark.fleet
+@pytest.mark.slow
+def test_a_fleet_survives_the_death_of_a_node(
+    toy, tmp_path, start_command, tensors, wait_for, monkeypatch
+):
+    """Two nodes of one CPU each; the driver is on neither, and trains nothing."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.chdir(tmp_path)
+    folder, epochs = tmp_path / "run", "--trainer.max_epochs 40"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        node = cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        options = f"{epochs} --fleet.workers 2 --fleet.address {cluster.address}"
+        driver = start_command(folder, options)
+        wait_for(lambda: len(list(folder.glob("models/*/last.ckpt"))) == 2, driver)
+        doomed = [node.all_processes["raylet"][0].process.pid]
+        doomed += workers(doomed[0])
+        assert len(doomed) == 2
+        for pid in doomed:  # as when the machine loses its power
+            os.kill(pid, signal.SIGKILL)
+        output, _ = driver.communicate(timeout=PATIENCE)
+    finally:
+        cluster.shutdown()
+    assert driver.returncode == 0, output
+    assert "Finished 5 models" in output
+    train.main(toy(tmp_path / "other", epochs))
+    assert tensors(folder) == tensors(tmp_path / "other")
+    assert not list(folder.rglob("error.txt"))

@@ -1,6 +1,10 @@
 """Training curves in an offline W&B run, against the losses that were computed."""
 
+import os
+import subprocess
+import sys
 from math import cos, pi
+from pathlib import Path
 
 import pytest
 import wandb
@@ -140,3 +144,26 @@ def test_online_without_a_key_stops_before_anything(toy, tmp_path):
 
 def test_disabled_leaves_no_trace(toy_run):
     assert not list(toy_run.rglob("*wandb*"))
+
+
+def test_w_and_b_is_silent_where_home_cannot_be_written(toy, toy_run, tmp_path):
+    (tmp_path / "file").write_text("")  # not even root creates a folder in a file
+    environment = {key: value for key, value in os.environ.items() if "WANDB" not in key}
+    environment |= {"HOME": str(tmp_path / "file"), "MPLCONFIGDIR": str(tmp_path)}
+    environment.pop("XDG_CACHE_HOME", None)
+    folder = tmp_path / "experiment"
+    done = subprocess.run(
+        [sys.executable, "train.py", *toy(folder, "--wandb offline --fleet.models 1")],
+        cwd=Path(train.__file__).parent,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "1 of 1: shadow-001 finished" in done.stdout
+    assert "server" not in done.stdout
+    assert "logger" not in done.stdout
+    assert list(folder.glob("wandb/home/wandb/logs/*.log"))
+    assert list(folder.glob("wandb/offline-run-*"))
+    check_weights(folder, toy_run, [ModelName("shadow", 1)])
