@@ -36,7 +36,7 @@ from fleet.fit import fit
 from fleet.interrupt import interruptible
 from fleet.prepare import Job, prepare
 from fleet.status import Call, print_status, summarise
-from fleet.workers import connect, in_workers
+from fleet.workers import connect, idle_gpus, in_workers
 from storage.run_folder import RunFolder
 
 FAILED = 3  # exit code: the fleet is trained, but for models that failed
@@ -78,6 +78,8 @@ def run_command(parser: CommandLine, config: Namespace, console: Console) -> int
             return 0
         if job.fleet.by_ray and job.todo:
             connect(job.fleet, config.threads)
+            if config.trainer.accelerator != "cpu" and (note := idle_gpus(job.fleet)):
+                console.print(note, soft_wrap=True)
     except (ValueError, OSError, MisconfigurationException) as error:
         sys.exit(f"train.py: {error}")  # no work was begun, so the message says it all
     return train_fleet(job, console)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -13,16 +14,31 @@ from datamodules.seeds import derive_seed
 
 
 class Windows(NamedTuple):
-    """Windows to cut out of framed images: where each begins, and whether it is mirrored."""
+    """Windows to cut out of framed images: where each begins, and whether it is mirrored.
+
+    They are on the CPU, where they are drawn, or already with the images.
+    """
 
     top: Int64[Tensor, " images"]
     left: Int64[Tensor, " images"]
     mirrored: Bool[Tensor, " images"] | None  # None if no image is
 
-    def take(self, indices: Int64[Tensor, " chosen"]) -> "Windows":
+    def take(self, indices: Int64[Tensor, " chosen"] | slice) -> "Windows":
         """Select the windows of the images at `indices`."""
         mirrored = None if self.mirrored is None else self.mirrored[indices]
         return Windows(self.top[indices], self.left[indices], mirrored)
+
+    def to(self, device: torch.device) -> "Windows":
+        """Copy them to a device."""
+        mirrored = None if self.mirrored is None else self.mirrored.to(device)
+        return Windows(self.top.to(device), self.left.to(device), mirrored)
+
+    @classmethod
+    def join(cls, parts: Sequence["Windows"]) -> "Windows":
+        """The windows of several batches, one after another."""
+        mirrored = [part.mirrored for part in parts if part.mirrored is not None]
+        top, left = torch.cat([p.top for p in parts]), torch.cat([p.left for p in parts])
+        return cls(top, left, torch.cat(mirrored) if mirrored else None)
 
 
 def draw_windows(count: int, flip: bool, crop: int, generator: torch.Generator) -> Windows:
@@ -143,11 +159,17 @@ def normalise(
     std: tuple[float, ...],
 ) -> Float[Tensor, "batch channels height width"]:
     """Scale pixels to 0..1, then to zero mean and unit std per channel over the data set."""
-    centre = torch.tensor(mean, device=images.device)[:, None, None]
-    scale = torch.tensor(std, device=images.device)[:, None, None]
+    centre, scale = _by_channel(mean, images.device), _by_channel(std, images.device)
     scaled = images.float().div_(255).sub_(centre).div_(scale)
     # convolutions are fastest with channels last, on GPUs and CPUs alike
     return scaled.contiguous(memory_format=torch.channels_last)
+
+
+@lru_cache
+def _by_channel(values: tuple[float, ...], device: torch.device) -> Float[Tensor, "channels 1 1"]:
+    """Values as a tensor, copied to the device once: a GPU waits for every copy."""
+    with torch.inference_mode(False):  # the first use may be in it, and training uses it as well
+        return torch.tensor(values, device=device)[:, None, None]
 
 
 def _trained(query: str, flip: bool, crop: int) -> bool:
