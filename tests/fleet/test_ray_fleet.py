@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import train
+from lightning_modules.callbacks.progress import read_progress
 from storage.names import ModelName
 from storage.run_folder import RunFolder
 
@@ -31,6 +32,12 @@ def workers(parent):
 
 def have_ended(pids):
     return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def in_training(folder):
+    """Number of models that have begun their third epoch."""
+    notes = [read_progress(path) for path in folder.glob("models/*/progress.json")]
+    return sum(note is not None and note.epoch > 1 for note in notes)
 
 
 @pytest.mark.fleet
@@ -67,7 +74,7 @@ def test_a_fleet_survives_the_death_of_a_worker_and_of_the_driver(
 def test_sigterm_stops_the_driver_as_it_does_without_ray(tmp_path, start_command, wait_for):
     folder = tmp_path / "run"
     driver = start_command(folder, "--fleet.workers 2 --trainer.max_epochs 100000")
-    wait_for(lambda: len(list(folder.glob("models/*/last.ckpt"))) == 2, driver)
+    wait_for(lambda: in_training(folder) == 2, driver)
     begun = workers(driver.pid)
     assert len(begun) == 2
     driver.terminate()
@@ -110,19 +117,20 @@ def test_a_fleet_survives_the_death_of_a_node(
     from ray.cluster_utils import Cluster
 
     monkeypatch.chdir(tmp_path)
-    folder, epochs = tmp_path / "run", "--trainer.max_epochs 40"
+    folder, epochs = tmp_path / "run", "--trainer.max_epochs 100"
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         node = cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
         options = f"{epochs} --fleet.workers 2 --fleet.address {cluster.address}"
         driver = start_command(folder, options)
-        wait_for(lambda: len(list(folder.glob("models/*/last.ckpt"))) == 2, driver)
+        wait_for(lambda: in_training(folder) == 2, driver)
         doomed = [node.all_processes["raylet"][0].process.pid]
         doomed += workers(doomed[0])
         assert len(doomed) == 2
         for pid in doomed:  # as when the machine loses its power
             os.kill(pid, signal.SIGKILL)
+        assert not list(folder.glob("models/*/full.safetensors"))  # both were in training
         output, _ = driver.communicate(timeout=PATIENCE)
     finally:
         cluster.shutdown()
