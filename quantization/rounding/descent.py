@@ -113,5 +113,6 @@ class _State(NamedTuple):
 
     def only(self, keep: Bool[Tensor, " rows"]) -> "_State":
         """The state of the rows to `keep`."""
-        rows, codes, slope, curvature, scale, group = (part[keep] for part in self[:-1])
+        kept = keep.nonzero()[:, 0]  # once: a GPU waits for the length, at each mask again
+        rows, codes, slope, curvature, scale, group = (part[kept] for part in self[:-1])
         return _State(rows, codes, slope, curvature, scale, group, self.gram)

@@ -79,12 +79,19 @@ def batch_space(device: torch.device) -> int:
     """Numbers that the inverses of one batch of rows may take.
 
     Beyond 4,096 columns a single inverse exceeds a CPU's. A GPU waits for the launches of a greedy
-    step, 18 for all rows together, so that more rows take hardly longer; a quarter of its free
-    memory is for the inverses.
+    step, 18 for all rows together, so that more rows take hardly longer. A batch gets an eighth of
+    its free memory, or of this process's share if that is less: rows with zeros of their own take
+    four copies in `_without`, which leaves half. A power of two, because the size of a batch may
+    decide which kernel adds up, and thus the last bits: a little more or less free memory must not.
     """
     if device.type != "cuda":
         return SPACE
-    return min(GPU_SPACE, torch.cuda.mem_get_info(device)[0] // 32)
+    free, total = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # kept unused
+    # torch 2.6 sets a share, and does not tell which
+    find_share = getattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)
+    numbers = int(min(free, find_share(device) * total)) // (8 * 8)  # 8 bytes each
+    return min(GPU_SPACE, 1 << max(0, numbers.bit_length() - 1))
 
 
 def check_hessian(

@@ -14,6 +14,8 @@ from lightning_modules.classifier import Classifier
 from quantization.methods import METHODS
 from quantization.rounding import obc as obc_module
 from quantization.rounding.adaround import Settings, learn_rounding
+from quantization.rounding.descent import _State, improve
+from quantization.rounding.gram import Quadratic
 from quantization.rounding.grid import find_grid
 from quantization.rounding.obc import obc
 from storage.names import ModelName
@@ -123,6 +125,22 @@ def test_a_step_of_a_published_loop_waits_for_nothing(emulated, rng):
     (waits, kernels), (more_waits, more_kernels) = count(10), count(30)
     assert more_waits == waits
     assert more_kernels - kernels <= 20 * MOST_KERNELS["loop"]
+
+
+def test_descent_waits_once_per_eight_moves(emulated, rng, monkeypatch):
+    weight, inputs = torch.randn(16, 40, generator=rng), torch.randn(60, 40, generator=rng)
+    grid, gram = find_grid(weight, 4, symmetric=False), (inputs.T @ inputs)[None]
+    start = torch.zeros(16, 40, dtype=torch.uint8)
+    parts = weight, gram, weight @ gram[0], torch.ones(16)
+    expected = improve(start, grid, Quadratic(*parts[1:]))
+    rounds, real = [], _State.only
+    monkeypatch.setattr(_State, "only", lambda *args: rounds.append(args) or real(*args))
+    weight, gram, cross, power = (part.to(emulated.device) for part in parts)
+    grid = type(grid)(*(part.to(emulated.device) for part in grid[:2]), grid.levels)
+    start, before = start.to(emulated.device), emulated.counts.waited()
+    codes = improve(start, grid, Quadratic(gram, cross, power))
+    assert emulated.counts.waited() - before == len(rounds) > 10
+    assert torch.equal(codes.cpu(), expected)
 
 
 def test_obc_waits_once_per_batch_of_rows_and_not_per_row_block_or_step(emulated, rng, monkeypatch):

@@ -237,12 +237,46 @@ def test_hessian_that_does_not_fit_is_refused(shape, given):
         unwrap(module.check_hessian)(torch.ones(6, 3), torch.ones(shape))
 
 
+GIB = 2**30
+
+
 @pytest.mark.parametrize(
-    ("device", "free", "expected"),
-    [("cpu", 0, 2**23), ("cuda", 8 * 2**30, 2**28), ("cuda", 140 * 2**30, 2**30)],
+    ("device", "free", "unused", "share", "expected"),
+    [
+        ("cpu", 0, 0, 1.0, 2**23),
+        ("cuda", 140 * GIB, 0, 1.0, 2**30),  # 8 GiB, four copies take 32
+        ("cuda", 64 * GIB, 0, 1.0, 2**30),
+        ("cuda", 63 * GIB, 0, 1.0, 2**29),
+        ("cuda", 40 * GIB, 24 * GIB, 1.0, 2**30),  # what an earlier layer left in PyTorch's cache
+        ("cuda", 33 * GIB, 0, 1.0, 2**29),
+        ("cuda", 140 * GIB, 0, 0.25, 2**29),  # a share of 36 GiB of 144
+        ("cuda", 20 * GIB, 0, 0.25, 2**28),
+        ("cuda", 0, 0, 1.0, 1),
+    ],
 )
-def test_a_gpu_takes_as_many_rows_as_a_quarter_of_its_free_memory_holds(
-    monkeypatch, device, free, expected
+def test_a_gpu_takes_as_many_rows_as_fit_four_times_in_half_of_what_it_may_use(
+    monkeypatch, device, free, unused, share, expected
 ):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 141 * 2**30))
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", {gpu: (free, 144 * GIB)}.get)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", {gpu: unused + GIB}.get)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", {gpu: GIB}.get)
+    # torch 2.6 does not have it
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", {gpu: share}.get, False)
     assert module.batch_space(torch.device(device)) == expected
+
+
+def test_rows_with_zeros_of_their_own_take_four_times_the_space_of_their_inverses(rng):
+    """The assumption of `batch_space`, by the memory that the operations are given."""
+    rows, columns = 32, 96
+    inputs = torch.randn(400, columns, generator=rng, dtype=torch.double)
+    hessian = (inputs.T @ inputs).expand(rows, -1, -1)
+    zero = torch.rand(rows, columns, generator=rng) < 0.1
+    with torch.profiler.profile(profile_memory=True) as profile:
+        module._without(hessian.contiguous(), zero)
+    changes = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(changes, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    assert 3.5 < peak / (8 * rows * columns**2) < 4.5
