@@ -1,11 +1,12 @@
 import copy
+from itertools import permutations
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from lightning_modules.networks import convnet, resnet20, wide_resnet28_2
+from lightning_modules.networks import convnet, resnet8, resnet20, wide_resnet28_2
 from quantization import batchnorm as module
 from quantization.batchnorm import batchnorms, estimate_batchnorm, fold_batchnorm
 from quantization.calibration import DivergedError
@@ -192,6 +193,59 @@ def test_an_ill_conditioned_network_is_folded_although_float32_hides_it(images):
     assert fold_batchnorm(network.float(), images.float()) == ["0"]
     torch.testing.assert_close(network[0].weight[3], exact[0].weight[3].float() / 2**0.5)
     assert torch.equal(network[1].weight, torch.ones(4))
+
+
+def test_a_deep_narrow_network_is_folded_although_float32_hides_it(randomise):
+    """120 layers amplify rounding until float32 is off by 5%, and float64 by 2.5e-10."""
+    rng = torch.Generator().manual_seed(0)
+    parts = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()]
+    for _ in range(120):
+        parts += [nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()]
+    network = nn.Sequential(*parts, nn.Flatten(), nn.Linear(144, 5)).eval()
+    for key, tensor in network.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.normal_(generator=rng).mul_(1.5 * tensor[0].numel() ** -0.5)
+        if key.endswith("running_var"):
+            tensor.abs_().add_(0.3)
+    images, before = torch.randn(6, 3, 8, 8, generator=rng), copy.deepcopy(network)
+    folded = fold_batchnorm(network, images)
+    assert folded == [str(at) for at in range(0, 363, 3)]
+    with torch.no_grad():
+        old, new = before(images), network(images)
+        assert (new - old).abs().max() > 1e-3 * old.abs().max()
+        for name in folded:
+            norm = before[int(name) + 1]
+            slope = norm.weight * (norm.running_var + norm.eps).rsqrt()
+            expected = before[int(name)].weight * slope[:, None, None, None]
+            torch.testing.assert_close(network[int(name)].weight, expected)
+
+
+ALIKE = (
+    ("conv1", "layer1.0.conv1", "layer1.0.conv2"),
+    ("layer2.0.conv1", "layer2.0.conv2", "layer2.0.downsample.0"),
+    ("layer3.0.conv1", "layer3.0.conv2", "layer3.0.downsample.0"),
+)  # convolutions of a resnet8, by channels
+
+
+@pytest.mark.parametrize(
+    ("layer", "other"), [pair for names in ALIKE for pair in permutations(names, 2)]
+)
+def test_every_wrong_pair_is_refused(layer, other, randomise, images, monkeypatch):
+    """A convolution is folded with the BatchNorm of another one that has as many channels."""
+
+    def fold_wrongly(network, images):
+        pairs = {name: name for names in ALIKE for name in names} | {layer: other}
+        for conv, name in pairs.items():
+            norm = name.replace("conv", "bn").replace("downsample.0", "downsample.1")
+            module._fold(network.get_submodule(conv), network.get_submodule(norm))
+        return [layer]
+
+    network = randomise(resnet8(10, 3)).float()
+    before = copy.deepcopy(network.state_dict())
+    monkeypatch.setattr(module, "_fold_pairs", fold_wrongly)
+    with pytest.raises(ValueError, match=rf"into {layer} changed the logits by"):
+        fold_batchnorm(network, images.float())
+    assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
 
 
 class Casting(nn.Module):
