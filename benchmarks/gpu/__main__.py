@@ -6,8 +6,10 @@
 Prints a Markdown table of the machine and of every step: what it must show, and what it measured.
 A step that needs more GPUs than there are is skipped by name. A step that misses its bound, or
 fails, is named in the last line, and the exit code is 1. Each step has a process of its own, which
-is ended after three times the step's seconds and a minute. No images are downloaded. It has not been
-run on a GPU yet, so its bounds are estimates. Multi-Process Service and SLURM are not tried.
+is ended after three times the step's seconds and a minute. No images are downloaded.
+
+Not run on a GPU yet, so the seconds and the bounds are estimates. The Multi-Process Service,
+several machines and SLURM are not tried.
 """
 
 import argparse

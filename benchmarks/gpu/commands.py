@@ -39,7 +39,8 @@ def folders() -> Iterator[Path]:
 
 def command(folder: Path, options: str) -> list[str]:
     """The command line of train.py with these options."""
-    return [sys.executable, *QUIET, "train.py", "--run_dir", str(folder), *options.split()]
+    # the folder last, because a recipe names one too
+    return [sys.executable, *QUIET, "train.py", *options.split(), "--run_dir", str(folder)]
 
 
 def call(line: list[str]) -> Call:

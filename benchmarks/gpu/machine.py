@@ -16,8 +16,9 @@ def describe() -> list[str]:
     except (OSError, subprocess.SubprocessError):
         cards = []
     gpus = cards or ["none that `nvidia-smi` shows"]
+    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
     return [
         *(f"- GPU (name, driver, memory): {gpu}" for gpu in gpus),
         f"- PyTorch {torch.__version__}, CUDA {torch.version.cuda or 'none'}, cuDNN "
-        f"{torch.backends.cudnn.version() or 'none'}, Python {platform.python_version()}",
+        f"{cudnn or 'none'}, Python {platform.python_version()}",
     ]

@@ -84,7 +84,7 @@ def precision() -> str:
     with tf32(False):
         quantize_network(network, Variant.parse("adaround-w4-folded"), calibration(data, 256))
     text = (
-        f"a convolution is off by {errors[0]:.1g} of its largest value in float32 and {errors[1]:.1g} "
+        f"a convolution is off by {errors[0]:.1g} of its largest value in float32, {errors[1]:.1g} "
         f"in TF32; phi differs by at most {apart:.2g} nats; `adaround-w4-folded` was made"
     )
     return require(errors[0] < 1e-5 and apart < 0.05, text)

@@ -14,11 +14,11 @@ START = 60  # seconds that a step may take beside its own: imports, CUDA's start
 PATIENCE = 3  # times its seconds after which a step is ended
 
 
-class Missed(Exception):  # noqa: N818
+class Missed(Exception):
     """A step did not show what it must; the message says what was measured."""
 
 
-class Skipped(Exception):  # noqa: N818
+class Skipped(Exception):
     """A step cannot run on this machine; the message says what it needs."""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from torch.autograd import DeviceType
+from torch._C._autograd import DeviceType
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 from torch.profiler import ProfilerActivity, profile
@@ -42,8 +42,8 @@ class Window(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        batch: Any,
-        batch_idx: int,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
     ) -> None:
         if batch_idx in self.calls:
             self.calls[batch_idx]()
@@ -128,8 +128,8 @@ def kernel_seconds(network: str, data: Noise, steps: int = 20) -> float:
         profiler.stop()
 
     ours(network, data, WARM + steps + 1, Window(WARM, WARM + steps, profiler.start, stop))
-    events = profiler.events() or []
-    busy = [
+    events = profiler.events() or []  # type: ignore[no-untyped-call]
+    busy: list[float] = [
         event.time_range.elapsed_us()
         for event in events
         if event.device_type == DeviceType.CUDA and not event.is_user_annotation
