@@ -20,16 +20,17 @@ from fleet.cluster import environment
 from fleet.engine import is_first
 from fleet.prepare import Job
 from fleet.trials import (
-    Flops,
+    Operations,
     QuantizationCost,
     SignalCost,
     Training,
-    count_flops,
+    count_operations,
     try_quantizations,
     try_signals,
     try_training,
 )
 from lightning_modules.classifier import Classifier
+from lightning_modules.float32 import tf32
 from storage.files import serialise
 from storage.names import ModelName
 from storage.run_folder import RunFolder
@@ -37,6 +38,8 @@ from storage.run_folder import RunFolder
 HEADER = 512  # bytes before the signals in their file; measured 504 in a smaller one
 # Assumed, not measured: small images seldom keep a large GPU busier than this share of its peak.
 GPU, PEAK, SHARE = "A100", 312e12, 0.1  # FLOP/s, bf16
+LAUNCH = 5e-6, 10e-6  # seconds until a kernel is launched from Python, assumed too
+GPU_BATCH = 512  # images per batch of signals on a GPU
 
 
 class Costs(NamedTuple):
@@ -44,7 +47,7 @@ class Costs(NamedTuple):
 
     training: Training
     signals: SignalCost
-    flops: Flops
+    operations: Operations
     full_bytes: int  # size of a full-precision weights file
     quantizations: Mapping[str, QuantizationCost]
 
@@ -113,18 +116,18 @@ def print_cost(job: Job, console: Console) -> None:
     classifier = Classifier(data.num_classes, len(data.mean), 0, job.model)
     network = copy.deepcopy(classifier.get_submodule("network"))
     batch = next(data.test_batches())
-    flops = count_flops(copy.deepcopy(network), batch.images[:2], batch.labels[:2])
+    operations = count_operations(copy.deepcopy(network), batch.images[:2], batch.labels[:2])
     data.assign(next(iter(job.members.values())), job.config.seed)
     options = job.config.trainer.as_dict() | ({"devices": 1} if job.fleet.by_ray else {})
-    with console.status("Trying some steps of training"):
+    with console.status("Trying some steps of training"), tf32(job.model.tf32):
         training = try_training(classifier, data, options, environment(job.fleet))
     if not is_first():
         return
-    signals = try_signals(network.to(data.device), data)
-    with console.status("Trying quantizations"):
+    with console.status("Trying quantizations"), tf32(False):
+        signals = try_signals(network.to(data.device), data)
         quantizations = try_quantizations(job, network)
     full_bytes = len(serialise(network.state_dict()))
-    costs = Costs(training, signals, flops, full_bytes, quantizations)
+    costs = Costs(training, signals, operations, full_bytes, quantizations)
     for line in show_cost(count_work(job), costs):
         console.print(line, soft_wrap=True)
 
@@ -192,7 +195,7 @@ def _training_seconds(counts: Counts, costs: Costs) -> float:
 
 
 def _lines(counts: Counts, costs: Costs, total: float) -> list[str]:
-    training, signals, flops, full, quantizations = costs
+    training, signals, _, full, quantizations = costs
     models, variants = len(counts.todo), len(counts.variants)
     stored = full + sum(cost.stored for cost in quantizations.values())
     kept = variants * counts.kept(signals.kept)
@@ -200,10 +203,6 @@ def _lines(counts: Counts, costs: Costs, total: float) -> list[str]:
     # 4 bytes per number; a network whose last layer has fewer inputs keeps fewer
     embedded = HEADER + 4 * COMPONENTS * (counts.pool + counts.test)
     disk += counts.unembedded() * embedded
-    trained = flops.training * counts.members * counts.epochs
-    passed = flops.forward * counts.passes * variants
-    looped = flops.training * sum(cost.loop_images for cost in quantizations.values())
-    hours = models * (trained + passed + looped) / (PEAK * SHARE) / 3600
     return [
         f"Models: {models} to be made, {counts.finished} finished. Per model: {counts.epochs} "
         f"epochs of {counts.steps} steps over {counts.members:,} images; {variants} variants; "
@@ -215,11 +214,43 @@ def _lines(counts: Counts, costs: Costs, total: float) -> list[str]:
         f"Disk: {disk / 1e9:.3g} GB. Bytes per model: {stored:,} of weights, {full:,} of "
         f"them full; {kept:,} of signals; {training.checkpoint:,} of its checkpoint."
         + (f" {variants * embedded:,} of embeddings per audited model." if counts.embedded else ""),
-        f"PFLOP per model: {trained / 1e15:.3g} training, {passed / 1e15:.3g} signals, at most "
-        f"{looped / 1e15:.3g} published loops; other solvers are not counted. At {SHARE:.0%} of an "
-        f"{GPU}'s {PEAK / 1e12:g} TFLOP/s, assumed and not measured, {models} models take "
-        f"{hours:.3g} GPU hours.",
+        _gpu_line(counts, costs),
     ]
+
+
+def _gpu_line(counts: Counts, costs: Costs) -> str:
+    """The work per model, and an estimate of the time that it takes on a GPU."""
+    operations, variants = costs.operations, len(counts.variants)
+    quantized = costs.quantizations.values()
+    looped = sum(cost.loop_images for cost in quantized)
+    flop = (
+        operations.training * counts.members * counts.epochs,
+        operations.forward * counts.passes * variants,
+        operations.training * looped,
+    )
+    launches = (
+        operations.training_launches * counts.steps * counts.epochs,
+        operations.forward_launches * ceil(counts.passes / GPU_BATCH) * variants,
+        sum(cost.launches for cost in quantized),
+    )
+    hours = [
+        len(counts.todo)
+        * sum(max(f / (PEAK * SHARE), n * seconds) for f, n in zip(flop, launches, strict=True))
+        / 3600
+        for seconds in LAUNCH
+    ]
+    parts = "training", "signals", "published loops and OBC's steps"
+    work = "; ".join(
+        f"{f / 1e15:.3g} PFLOP and {n / 1e6:.3g} million kernels of {part}"
+        for f, n, part in zip(flop, launches, parts, strict=True)
+    )
+    return (
+        f"On a GPU, an estimate that nobody measured: {work} per model; other solvers are not "
+        f"counted. A part takes the longer of its launches, at {LAUNCH[0] * 1e6:g} to "
+        f"{LAUNCH[1] * 1e6:g} microseconds each, and its operations, at {SHARE:.0%} of an {GPU}'s "
+        f"{PEAK / 1e12:g} TFLOP/s: {hours[0]:.3g} to {hours[1]:.3g} GPU hours for "
+        f"{len(counts.todo)} models."
+    )
 
 
 def duration(seconds: float) -> str:

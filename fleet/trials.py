@@ -23,6 +23,7 @@ from datamodules.images import ImageDataModule
 from fleet.prepare import Job
 from lightning_modules.callbacks.checkpoints import SaveCheckpoint
 from lightning_modules.callbacks.quantize import calibrate
+from quantization.launches import Launches, count_quantization
 from quantization.timing import cost_class, estimate_seconds, loop_images
 from quantization.variant import Variant
 from storage.names import ModelName
@@ -60,20 +61,38 @@ class SignalCost(NamedTuple):
     kept: int
 
 
-class Flops(NamedTuple):
-    """Floating-point operations per image; torch counts two per multiplication."""
+class Operations(NamedTuple):
+    """What a GPU is asked for.
+
+    Attributes:
+        forward: floating-point operations per image; torch counts two per multiplication.
+        training: the same, forward and backward.
+        forward_launches: kernels per batch.
+        training_launches: the same, forward, backward and the optimizer.
+    """
 
     forward: int
-    training: int  # forward and backward
+    training: int
+    forward_launches: int
+    training_launches: int
 
 
 class QuantizationCost(NamedTuple):
-    """Cost of one variant: seconds and their source, bytes of its file, images of its loop."""
+    """Cost of one variant.
+
+    Attributes:
+        seconds: time on this machine.
+        source: what that rests on.
+        stored: bytes of its file.
+        loop_images: images of the steps of its published loop.
+        launches: kernels of that loop, or of OBC's greedy steps.
+    """
 
     seconds: float
     source: str
     stored: int
     loop_images: int
+    launches: int = 0
 
 
 def try_training(
@@ -126,33 +145,40 @@ def try_signals(network: nn.Module, data: ImageDataModule) -> SignalCost:
     return SignalCost((time.perf_counter() - started) / images, kept)
 
 
-def count_flops(network: nn.Module, images: Tensor, labels: Tensor) -> Flops:
-    """Count the operations per image in a batch on the CPU; leaves gradients in the network."""
+def count_operations(network: nn.Module, images: Tensor, labels: Tensor) -> Operations:
+    """Count the operations of a training step on a few images; leaves gradients in the network."""
     network.train()
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter, Launches() as launches:
         loss = cross_entropy(network(images), labels)
-        forward = counter.get_total_flops()
+        forward, forward_launches = counter.get_total_flops(), launches.count
         torch.autograd.backward(loss)
-    return Flops(forward // len(images), counter.get_total_flops() // len(images))
+    size = len(images)
+    training = counter.get_total_flops() // size
+    # a fused optimizer is one launch, or a few
+    return Operations(forward // size, training, forward_launches, launches.count + 1)
 
 
 def try_quantizations(job: Job, network: nn.Module) -> dict[str, QuantizationCost]:
     """Cost of each variant, from finished models or else from one trial per kind of variant."""
     costs, tried = dict[str, QuantizationCost](), dict[str, float]()
+    launches = dict[str, int]()
     patterns, first = job.config.layer_bits, next(iter(job.members.values()))
     for name in job.experiment.variants[1:]:
         variant, known = Variant.parse(name), recorded_seconds(job.run, list(job.members), name)
         seconds, source = fmean(known or [0.0]), f"{len(known)} finished models"
+        kind, images = cost_class(variant), None
+        if variant.calibrates and kind not in launches:
+            images = calibrate(job.data, job.calibration, first, 0, variant)
         if not known:
-            source, kind = "trial: estimate", cost_class(variant)
+            source = "trial: estimate"
             if kind not in tried:
-                images = None
-                if variant.calibrates:
-                    images = calibrate(job.data, job.calibration, first, 0, variant)
                 tried[kind] = estimate_seconds(network, variant, images, patterns)
             seconds = tried[kind]
+        if kind not in launches:
+            launches[kind] = count_quantization(network, variant, images, patterns)
         size = stored_bytes(network, variant, patterns)
-        costs[name] = QuantizationCost(seconds, source, size, loop_images(variant))
+        loop = loop_images(variant)
+        costs[name] = QuantizationCost(seconds, source, size, loop, launches[kind])
     return costs
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from fleet.cost import Costs, Counts, duration, show_cost
-from fleet.trials import Flops, QuantizationCost, SignalCost, Training
+from fleet.trials import Operations, QuantizationCost, SignalCost, Training
 from storage.files import save_whole
 from storage.names import fleet_names
 from storage.run_folder import RunFolder
@@ -12,9 +12,9 @@ FULL = 4096  # bytes
 @pytest.fixture
 def costs():
     quantizations = {"nearest-w2": QuantizationCost(5.0, "trial", 300, 0)}
-    quantizations["adaround-w2-paper"] = QuantizationCost(7200.0, "trial", 200, 1000)
+    quantizations["adaround-w2-paper"] = QuantizationCost(7200.0, "trial", 200, 1000, 10**9)
     training, signals = Training(0.5, 2.0, 4000, 10**9), SignalCost(0.001, 13)
-    return Costs(training, signals, Flops(10**9, 3 * 10**9), FULL, quantizations)
+    return Costs(training, signals, Operations(10**9, 3 * 10**9, 40, 100), FULL, quantizations)
 
 
 @pytest.fixture
@@ -51,9 +51,17 @@ def test_the_plan_worked_by_hand(costs, counts):
     kept = 3 * (512 + 1000 * 2 * 13 + 100 * (2 * 8 + 1))
     assert f"{FULL + 500:,} of weights, {FULL:,} of them full; {kept:,} of signals; 4,000" in text
     # 3e9 x 500 x 10, 1e9 x 2300 x 3 and 3e9 x 1000
-    assert "0.015 training, 0.0069 signals, at most 0.003 published loops" in text
-    hours = 3 * (15e12 + 6.9e12 + 3e12) / 31.2e12 / 3600
-    assert f"3 models take {hours:.3g} GPU hours" in text
+    # 3e9 x 500 x 10, 1e9 x 2300 x 3 and 3e9 x 1000; 100 x 50 x 10, 40 x 5 x 3 and 1e9
+    assert "0.015 PFLOP and 0.05 million kernels of training" in text
+    assert "0.0069 PFLOP and 0.0006 million kernels of signals" in text
+    assert "0.003 PFLOP and 1e+03 million kernels of published loops" in text
+    # training is bound by its operations or its launches, signals and the loop by one of them
+    low, high = (
+        3 * (max(15e12 / 31.2e12, 50_000 * launch) + 6.9e12 / 31.2e12 + 1e9 * launch) / 3600
+        for launch in (5e-6, 10e-6)
+    )
+    assert f"{low:.3g} to {high:.3g} GPU hours for 3 models" in text
+    assert "an estimate that nobody measured" in text
 
 
 def test_embeddings_worked_by_hand(costs, counts):

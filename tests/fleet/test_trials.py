@@ -6,7 +6,7 @@ from torch import nn
 
 from datamodules.digits import Digits
 from fleet import trials
-from fleet.trials import Flops, count_flops, try_training
+from fleet.trials import count_operations, try_training
 from lightning_modules.classifier import Classifier
 from lightning_modules.options import ModelOptions
 
@@ -19,8 +19,11 @@ def test_operations_are_counted_as_by_hand(rng):
     images = torch.randn(5, 3, 8, 8, generator=rng)
     convolution, linear = 2 * 64 * 4 * 27, 2 * 256 * 10
     # backward: both weights' gradients, and the linear layer's input's; images need none
-    expected = Flops(convolution + linear, 2 * convolution + 3 * linear)
-    assert count_flops(network, images, torch.arange(5)) == expected
+    # kernels: convolution, product, log-softmax and loss, and at least as many backward
+    counted = count_operations(network, images, torch.arange(5))
+    assert counted[:2] == (convolution + linear, 2 * convolution + 3 * linear)
+    assert counted.forward_launches == 4
+    assert counted.training_launches > 2 * counted.forward_launches
 
 
 class Slow(nn.Module):

@@ -40,3 +40,27 @@ class Bilinear(nn.Module):
 
     def forward(self, images):
         return images.flatten(1) @ self.weight
+
+
+class Residual(nn.Module):
+    """A block of two convolutions, whose output is added to its input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm1, self.norm2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+
+    def forward(self, features):
+        inner = self.norm1(self.conv1(features)).relu()
+        return (features + self.norm2(self.conv2(inner))).relu()
+
+
+class Small(nn.Sequential):
+    """The smallest network with all that ours have."""
+
+    def __init__(self, num_classes: int, channels: int, width: int = 4) -> None:
+        stem = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        head = nn.Linear(width, num_classes)
+        super().__init__(stem, nn.BatchNorm2d(width), nn.ReLU(), Residual(width), pool, head)

@@ -1,0 +1,74 @@
+"""The number of kernels that a GPU would be asked for, counted on any device."""
+
+from collections.abc import Mapping
+from math import ceil
+from typing import Any
+
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from quantization.calibration import Calibration
+from quantization.quantize import quantize_network
+from quantization.quantized_network import layer_bits
+from quantization.rounding.grid import Bits
+from quantization.rounding.obc import GPU_SPACE
+from quantization.variant import UNQUANTIZED, Variant
+
+GREEDY_STEP = 18  # launches of OBC's greedy step, for all rows that go together
+
+
+class Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operations inside it that launch a kernel: all but views and allocations.
+
+    About right: a convolution may take several kernels, and a fused optimizer one per 30 tensors.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count: int = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        aliases = [output.alias_info for output in func._schema.returns]
+        is_view = any(alias is not None and not alias.is_write for alias in aliases)
+        self.count += not is_view and "empty" not in func._schema.name
+        return func(*args, **(kwargs or {}))
+
+
+def count_quantization(
+    network: nn.Module,
+    variant: Variant,
+    calibration: Calibration | None,
+    patterns: Mapping[str, Bits],
+) -> int:
+    """Launches of a published loop's steps, or of OBC's greedy steps; 0 for other solvers.
+
+    Args:
+        network: the network, on any device.
+        variant: the variant.
+        calibration: images that the variant looks at, if it does; one step's worth is used.
+        patterns: bits of some layers, see `layer_bits`.
+    """
+    settings = variant.paper_settings
+    if settings is not None and settings.loop is not None and calibration is not None:
+        loop, few = settings.loop, calibration.images[: settings.loop.batch]
+        calibration = calibration._replace(images=few, indices=calibration.indices[: len(few)])
+
+        def count(steps: int) -> int:
+            # the regularisation, which most steps have, from the first step on
+            trial = loop._replace(iterations=steps, warmup=0.0)
+            with Launches() as launches:
+                quantize_network(network, variant, calibration, patterns, trial)
+            return int(launches.count)
+
+        return (count(2) - count(1)) * loop.iterations
+    return _count_greedy(network, variant, patterns) if variant.method == "obc" else 0
+
+
+def _count_greedy(network: nn.Module, variant: Variant, patterns: Mapping[str, Bits]) -> int:
+    """Launches of OBC's greedy steps on a GPU with memory for all rows that may go together."""
+    steps = 0
+    for key, bits in layer_bits(network, variant, patterns).items():
+        if bits != UNQUANTIZED:
+            rows, columns = network.state_dict()[key].flatten(1).shape
+            steps += columns * ceil(rows / max(1, GPU_SPACE // columns**2))
+    return steps * GREEDY_STEP
