@@ -43,12 +43,11 @@ def timed(work: Callable[[], T]) -> tuple[T, float]:
     return made, time.perf_counter() - started
 
 
-def train(device: torch.device = GPU) -> tuple[nn.Module, Noise]:
+def train() -> tuple[nn.Module, Noise]:
     """A ResNet-18 after an epoch, and its data."""
     data = load()
-    if device == GPU:
-        data.trainer = make_trainer(1)
-    network = build_network("resnet18", data.num_classes, 3, {}).to(device)
+    data.trainer = make_trainer(1)
+    network = build_network("resnet18", data.num_classes, 3, {}).to(GPU)
     network.to(memory_format=torch.channels_last)
     optimizer = SGD(network.parameters(), 0.05, 0.9)
     for batch in data.train_dataloader():
