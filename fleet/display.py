@@ -6,6 +6,7 @@ from threading import Event, Thread
 from types import TracebackType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fleet.engine import Outcome
@@ -17,7 +18,7 @@ REFRESH = 0.5  # seconds
 ENDINGS = {
     "finished": "finished in {:.1f} s",
     "failed": "[bold red]failed[/] after {:.1f} s",
-    "busy": "passed over, another process works on it",
+    "busy": "passed over, another process works on it ({})",
     "stopped": "[bold red]stopped[/] after {:.1f} s",
 }
 
@@ -81,7 +82,8 @@ class FleetProgress:
         """Print how a model ended."""
         self.in_hand.remove(outcome.name)
         self.ended += 1
-        ending = ENDINGS[outcome.state].format(outcome.seconds)
+        detail = escape(outcome.reason) if outcome.state == "busy" else outcome.seconds
+        ending = ENDINGS[outcome.state].format(detail)
         self.console.print(f"{self.ended} of {self.num_models}: {outcome.name} {ending}")
         self.refresh()
 

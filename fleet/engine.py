@@ -94,7 +94,7 @@ def complete(task: Task, fit: Callable[[ModelName], None], name: ModelName) -> O
                 f"{name}: another process works on it. Wait for that process, or leave the model "
                 "out by `--fleet.models`: several devices cannot pass it over."
             ) from None
-        return Outcome(name, "busy", time.monotonic() - began)
+        return Outcome(name, "busy", time.monotonic() - began, f"its lock is {run.lock(name)}")
     except Exception as error:
         # processes of one model must end together: the others would wait forever
         if task.processes > 1 or interrupt.asked.is_set():

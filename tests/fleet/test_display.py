@@ -97,7 +97,7 @@ def test_elsewhere_there_is_one_line_per_model(make):
     assert file.getvalue().splitlines() == [
         "1 of 4: shadow-000 finished in 2.0 s",
         "2 of 4: shadow-001 failed after 2.0 s",
-        "3 of 4: shadow-002 passed over, another process works on it",
+        "3 of 4: shadow-002 passed over, another process works on it (said elsewhere)",
         "4 of 4: shadow-003 stopped after 2.0 s",
     ]
 

@@ -118,7 +118,8 @@ def test_a_model_of_another_process_is_passed_over(run):
 
     run.model(NAMES[0]).mkdir(parents=True)
     with FileLock(run.lock(NAMES[0])):
-        assert complete(task(run), fit, NAMES[0]).state == "busy"
+        outcome = complete(task(run), fit, NAMES[0])
+    assert (outcome.state, outcome.reason) == ("busy", f"its lock is {run.lock(NAMES[0])}")
 
 
 def test_a_short_look_at_a_lock_is_waited_for(run):
