@@ -1,4 +1,4 @@
-"""The acceptance run of a machine with GPUs, about 10 minutes on a large one.
+"""The acceptance run of a machine with GPUs, about a quarter of an hour on one.
 
     python -m benchmarks.gpu                     # every step
     python -m benchmarks.gpu --step speed waits  # these steps
@@ -23,7 +23,7 @@ from benchmarks.gpu.machine import describe
 from benchmarks.gpu.step import Step, exit_code, run, table
 
 STEPS: dict[str, Step] = {
-    "emulated": Step(40, 0, "all tests pass", suites.emulated),
+    "emulated": Step(60, 0, "all tests pass", suites.emulated),
     "plan": Step(20, 0, "a forecast, and no file", fleets.dry_run),
     "bits-cpu": Step(40, 0, "equal files, twice and after a kill", fleets.same_bits_on_cpu),
     "tests": Step(60, 1, "all tests pass, none is skipped", suites.real),
