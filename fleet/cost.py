@@ -36,8 +36,9 @@ from storage.names import ModelName
 from storage.run_folder import RunFolder
 
 HEADER = 512  # bytes before the signals in their file; measured 504 in a smaller one
-# Assumed, not measured: small images seldom keep a large GPU busier than this share of its peak.
-GPU, PEAK, SHARE = "A100", 312e12, 0.1  # FLOP/s, bf16
+# Assumed, not measured, in FLOP/s: 10% of an A100's peak in bf16, because small images seldom keep
+# it busier; and half of its peak in float32, in which signals and loops are computed.
+GPU, TRAINING, FLOAT32 = "A100", 31.2e12, 9.75e12
 LAUNCH = 5e-6, 10e-6  # seconds until a kernel is launched from Python, assumed too
 GPU_BATCH = 512  # images per batch of signals on a GPU
 
@@ -233,9 +234,10 @@ def _gpu_line(counts: Counts, costs: Costs) -> str:
         operations.forward_launches * ceil(counts.passes / GPU_BATCH) * variants,
         sum(cost.launches for cost in quantized),
     )
+    rates = TRAINING, FLOAT32, FLOAT32
     hours = [
         len(counts.todo)
-        * sum(max(f / (PEAK * SHARE), n * seconds) for f, n in zip(flop, launches, strict=True))
+        * sum(max(f / r, n * seconds) for f, n, r in zip(flop, launches, rates, strict=True))
         / 3600
         for seconds in LAUNCH
     ]
@@ -247,9 +249,9 @@ def _gpu_line(counts: Counts, costs: Costs) -> str:
     return (
         f"On a GPU, an estimate that nobody measured: {work} per model; other solvers are not "
         f"counted. A part takes the longer of its launches, at {LAUNCH[0] * 1e6:g} to "
-        f"{LAUNCH[1] * 1e6:g} microseconds each, and its operations, at {SHARE:.0%} of an {GPU}'s "
-        f"{PEAK / 1e12:g} TFLOP/s: {hours[0]:.3g} to {hours[1]:.3g} GPU hours for "
-        f"{len(counts.todo)} models."
+        f"{LAUNCH[1] * 1e6:g} microseconds each, and its operations, at {TRAINING / 1e12:g} "
+        f"TFLOP/s of an {GPU} in training and {FLOAT32 / 1e12:g} in float32: at most "
+        f"{hours[0]:.3g} to {hours[1]:.3g} GPU hours for {len(counts.todo)} models."
     )
 
 

@@ -11,7 +11,7 @@ from quantization.calibration import Calibration
 from quantization.quantize import quantize_network
 from quantization.quantized_network import layer_bits
 from quantization.rounding.grid import Bits
-from quantization.rounding.obc import GPU_SPACE
+from quantization.rounding.obc import BLOCK, GPU_SPACE
 from quantization.variant import UNQUANTIZED, Variant
 
 GREEDY_STEP = 18  # launches of OBC's greedy step, for all rows that go together
@@ -66,9 +66,11 @@ def count_quantization(
 
 def _count_greedy(network: nn.Module, variant: Variant, patterns: Mapping[str, Bits]) -> int:
     """Launches of OBC's greedy steps on a GPU with memory for all rows that may go together."""
-    steps = 0
+    launches = 0
     for key, bits in layer_bits(network, variant, patterns).items():
         if bits != UNQUANTIZED:
             rows, columns = network.state_dict()[key].flatten(1).shape
-            steps += columns * ceil(rows / max(1, GPU_SPACE // columns**2))
-    return steps * GREEDY_STEP
+            steps = columns * ceil(rows / max(1, GPU_SPACE // columns**2))
+            # three more per row and block, see `_eliminate`
+            launches += steps * GREEDY_STEP + 3 * rows * (ceil(columns / BLOCK) - 1)
+    return launches

@@ -41,7 +41,7 @@ STEPS: dict[str, Step] = {
     "nccl": Step(20, 1, "files, and no warning at the end", fleets.nccl),
     "broken": Step(20, 1, "one line, exit code 1, no later model begun", fleets.broken),
     "two-gpus": Step(60, 2, "weights within 1e-2 of one GPU's", fleets.two_gpus),
-    "two-gpus-fail": Step(60, 2, "an exit code, and no process left", fleets.two_gpus_that_fail),
+    "two-gpus-fail": Step(60, 2, "an exit code other than 0", fleets.two_gpus_that_fail),
 }
 
 

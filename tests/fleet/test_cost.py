@@ -57,7 +57,7 @@ def test_the_plan_worked_by_hand(costs, counts):
     assert "0.003 PFLOP and 1e+03 million kernels of published loops" in text
     # training is bound by its operations or its launches, signals and the loop by one of them
     low, high = (
-        3 * (max(15e12 / 31.2e12, 50_000 * launch) + 6.9e12 / 31.2e12 + 1e9 * launch) / 3600
+        3 * (max(15e12 / 31.2e12, 50_000 * launch) + 6.9e12 / 9.75e12 + 1e9 * launch) / 3600
         for launch in (5e-6, 10e-6)
     )
     assert f"{low:.3g} to {high:.3g} GPU hours for 3 models" in text

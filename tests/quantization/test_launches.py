@@ -45,14 +45,14 @@ def test_a_published_loop_is_counted_as_all_of_its_steps(calibration, monkeypatc
 
 @pytest.mark.parametrize(("space", "batches"), [(2**30, (1, 1)), (72**2, (8, 10)), (1, (8, 10))])
 def test_obcs_greedy_steps_by_hand(monkeypatch, calibration, space, batches):
-    """8 rows of 27 columns, and 10 of 72, of which one goes at a time where space is short."""
+    """8 rows of 27 columns, and 10 of 72 in two blocks, one at a time where space is short."""
     monkeypatch.setattr(module, "GPU_SPACE", space)
     pool = nn.Sequential(nn.AdaptiveAvgPool2d(3), nn.Flatten())
     network = nn.Sequential(nn.Conv2d(3, 8, 3), pool, nn.Linear(72, 10))
     first = 2 if space == 72**2 else batches[0]  # 7 inverses of 27 columns fit
     steps = 27 * first + 72 * batches[1]
     variant = Variant.parse("obc-w2")
-    assert count_quantization(network, variant, calibration, {}) == GREEDY_STEP * steps
+    assert count_quantization(network, variant, calibration, {}) == GREEDY_STEP * steps + 3 * 10
 
 
 def test_other_solvers_are_not_counted(calibration):
