@@ -62,6 +62,7 @@ def test_a_fit_on_a_gpu_leaves_the_bytes_of_a_cpu(
     for before, after in pairs:
         assert after[1] == before[1], f"a training step waits: {gpu.counts.waits}"
         assert after[2] - before[2] <= MOST_KERNELS["training"]
+    assert not gpu.counts.waits["indices"], "an index on the CPU, which CUDA copies and waits for"
     if torch.version.cuda:
         has = torch._C._dispatch_has_computed_kernel_for_dispatch_key
         assert not [name for name in gpu.counts.operations if not has(name, "CUDA")]
@@ -92,7 +93,9 @@ def test_the_dry_run_tries_its_steps_on_a_gpu(
     emulated, own_networks, short_loops, toy, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr("quantization.timing.TRIAL_STEPS", 2)
-    train.main(toy(tmp_path / "run", f"{OPTIONS} --fleet.dry_run true"))
+    # one variant per kind of estimate: no trial, trials of layers, trials of a published loop
+    variants = "--quantize nearest-w1.58 obc-w2 adaround-w2-paper"
+    train.main(toy(tmp_path / "run", f"{OPTIONS} {variants} --fleet.dry_run true"))
     assert "adaround-w2-paper" in capsys.readouterr().out
     assert emulated.counts.kernels["convolution_backward"] > 0
     assert not (tmp_path / "run").exists()
