@@ -25,13 +25,13 @@ WORDS = {  # fields of `ModelSignals` to users
 }
 FINDINGS: dict[str, Sides] = {"z_scores": (0, 2), "joint_lira": (2, 2)}  # shadows that they need
 # Attacks may cost an audit a fifth of its examples together. Precision falls with the square root
-# of the examples: intervals become up to 12% wider (1 / sqrt(0.8)), and a fifth fewer false
-# positives bear a TPR. What it gains is online LiRA, which needs 2 shadows with and 2 without an
-# example, where shadows were not trained in complementary halves: 0.05% of the examples lack them
-# with 16 shadows by fair coins, 12.5% with 7, 14% with 16 that train on a fifth of the pool. With 6
-# by fair coins (22%), or with 12 that train on a fifth (28%), it is left out. Which examples go
-# depends on the shadows' membership alone, neither on a score nor on the target's membership: what
-# remains is a fair sample.
+# of the examples: intervals become up to 12% wider (1 / sqrt(0.8)), and a TPR rests on a fifth
+# fewer false positives. In return, online LiRA survives where shadows were not trained in
+# complementary halves. It needs 2 shadows with an example and 2 without it. The share of examples
+# that lack them is 0.05% for 16 shadows by fair coins, 12.5% for 7, and 14% for 16 that train on a
+# fifth of the pool; at 22% (6 by fair coins) and 28% (12 that train on a fifth) the attack is left
+# out. The examples are chosen by the shadows' membership alone, neither by a score nor by the
+# target's membership, so the rest is a fair sample.
 _LEAST = 0.8
 
 

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from attacks.slices import Sliced, slices_of
 
-# With 100 examples in a bin an offset is known to s / 10, where s is the spread of the shadows'
-# phi, and a ratio of spreads to 1 / sqrt(200) = 7%; members that leak are about s from the others.
+# With 100 examples in a bin, the standard error of the offset is s / 10, where s is the spread of
+# the shadows' phi, and that of the ratio of spreads is 1 / sqrt(200) = 7%. Members that leak lie
+# about s from the non-members.
 FEWEST = 100
 # AUC of online LiRA on the demo, mean over its 16 variants: 0.617 with 50 in a bin, 0.620 with 100,
 # 0.621 with 200 to 600, 0.619 with all 1,197 in one bin.

@@ -1,7 +1,7 @@
 """The images of one experiment, and the part of them that the next fit trains on."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import accumulate, pairwise
 from math import ceil
@@ -17,11 +17,10 @@ from datamodules.calibration import draw, find_source
 from datamodules.seeds import derive_seed
 from datamodules.splits import Images, check_splits, hash_splits
 from datamodules.views import (
-    Windows,
     augment,
     cut,
+    draw_epoch,
     draw_random_query,
-    draw_windows,
     is_random,
     normalise,
     view,
@@ -160,25 +159,17 @@ class ImageDataModule(LightningDataModule, ABC):
         epoch_seed = derive_seed(seed, "epoch", trainer.current_epoch)
         generator = torch.Generator().manual_seed(epoch_seed)
         order = members[torch.randperm(len(members), generator=generator)]
-        ends = accumulate(len(part) for part in order.tensor_split(steps))
-        batches = [slice(start, end) for start, end in pairwise([0, *ends])]
-        windows = self._draw_windows(batches, generator)
+        sizes = [len(part) for part in order.tensor_split(steps)]
+        windows = draw_epoch(sizes, self.flip, self.crop, generator)
         # copied to the device once per epoch, because a GPU waits for every copy
         order = order.to(self.pool.labels.device)
-        for batch in batches:
-            change = partial(view, query="identity")
+        windows = windows and windows.to(self.device)
+        change = partial(view, query="identity")
+        for start, end in pairwise([0, *accumulate(sizes)]):
             if windows is not None:
-                change = partial(cut, crop=self.crop, windows=windows.take(batch))
+                change = partial(cut, crop=self.crop, windows=windows.take(slice(start, end)))
             # every process augments the whole batch, so that their number changes no image
-            yield self._share(self._batch(self.pool, order[batch], change))
-
-    def _draw_windows(self, batches: Sequence[slice], generator: torch.Generator) -> Windows | None:
-        """Draw an epoch's windows, batch by batch; None without augmentation."""
-        if not self.flip and not self.crop:
-            return None
-        sizes = [batch.stop - batch.start for batch in batches]
-        drawn = [draw_windows(size, self.flip, self.crop, generator) for size in sizes]
-        return Windows.join(drawn).to(self.device)
+            yield self._share(self._batch(self.pool, order[start:end], change))
 
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int

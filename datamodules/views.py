@@ -33,18 +33,27 @@ class Windows(NamedTuple):
         mirrored = None if self.mirrored is None else self.mirrored.to(device)
         return Windows(self.top.to(device), self.left.to(device), mirrored)
 
-    @classmethod
-    def join(cls, parts: Sequence["Windows"]) -> "Windows":
-        """The windows of several batches, one after another."""
-        mirrored = [part.mirrored for part in parts if part.mirrored is not None]
-        top, left = torch.cat([p.top for p in parts]), torch.cat([p.left for p in parts])
-        return cls(top, left, torch.cat(mirrored) if mirrored else None)
-
 
 def draw_windows(count: int, flip: bool, crop: int, generator: torch.Generator) -> Windows:
     """Draw windows as training does, for `count` images; `generator` is on the CPU."""
     top, left = torch.randint(2 * crop + 1, (2, count), generator=generator)
     return Windows(top, left, torch.rand(count, generator=generator) < 0.5 if flip else None)
+
+
+def draw_epoch(
+    sizes: Sequence[int], flip: bool, crop: int, generator: torch.Generator
+) -> Windows | None:
+    """Draw the windows of batches of these sizes, one batch after another, and join them.
+
+    Returns:
+        None where training does not augment.
+    """
+    if not flip and not crop:
+        return None
+    batches = [draw_windows(size, flip, crop, generator) for size in sizes]
+    top, left = torch.cat([b.top for b in batches]), torch.cat([b.left for b in batches])
+    mirrored = [batch.mirrored for batch in batches if batch.mirrored is not None]
+    return Windows(top, left, torch.cat(mirrored) if mirrored else None)
 
 
 def augment(

@@ -51,8 +51,8 @@ class Devices(NamedTuple):
 def check_options(config: Namespace, fleet: FleetOptions) -> Devices:
     """Refuse options that Lightning would accept and a fleet cannot use.
 
-    `trainer.devices` becomes 1 where it was `auto`, which to Lightning means all GPUs: one model on
-    one device is faster for a fleet, and leaves BatchNorm the whole batch.
+    `trainer.devices` becomes 1 where it was `auto`, which to Lightning means all GPUs: on one
+    device, BatchNorm sees the whole batch.
 
     Raises:
         ValueError: a count below 1, no length of training, weights spread over devices, workers

@@ -6,7 +6,7 @@ seconds, and training took 18. Estimates of single 2-bit variants were 0.7 to 1.
 """
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from math import ceil
 from typing import NamedTuple
 
@@ -17,7 +17,9 @@ from rich.table import Table
 from attacks.embeddings import COMPONENTS
 from attacks.game import FULL
 from fleet.cluster import environment
+from fleet.counts import HEADER, Counts, count_work
 from fleet.engine import is_first
+from fleet.gpu_hours import FLOAT32, GPU_BATCH, Part, gpu_line, rate
 from fleet.prepare import Job
 from fleet.trials import (
     Operations,
@@ -32,83 +34,17 @@ from fleet.trials import (
 from lightning_modules.classifier import Classifier
 from lightning_modules.float32 import tf32
 from storage.files import serialise
-from storage.names import ModelName
-from storage.run_folder import RunFolder
-
-HEADER = 512  # bytes before the signals in their file; measured 504 in a smaller one
-# Assumed, not measured, in FLOP/s: 10% of an A100's peak in bf16, because small images seldom keep
-# it busier; and half of its peak in float32, in which signals and loops are computed.
-GPU, TRAINING, FLOAT32 = "A100", 31.2e12, 9.75e12
-LAUNCH = 5e-6, 10e-6  # seconds until a kernel is launched from Python, assumed too
-GPU_BATCH = 512  # images per batch of signals on a GPU
 
 
 class Costs(NamedTuple):
-    """Measured costs; `quantizations` holds all variants except `full`."""
+    """Costs per model; `quantizations` holds all variants except `full`."""
 
     training: Training
     signals: SignalCost
     operations: Operations
     full_bytes: int  # size of a full-precision weights file
     quantizations: Mapping[str, QuantizationCost]
-
-
-class Counts(NamedTuple):
-    """The work of a call, in numbers.
-
-    Attributes:
-        run: the folder of the fleet.
-        todo: models that are not finished.
-        finished: number of chosen models that are finished.
-        epochs: epochs of training.
-        members: images that a model trains on.
-        steps: steps per epoch.
-        validations: passes over the test split during training.
-        pool: images in the pool.
-        test: images in the test split.
-        queries: views that the attacker asks for.
-        variants: all variants, `full` among them.
-        workers: models that are trained at once.
-        retry: unfinished models that are trained again from another start.
-        embedded: models whose embeddings are recorded.
-    """
-
-    run: RunFolder
-    todo: Sequence[ModelName]
-    finished: int
-    epochs: int
-    members: int
-    steps: int
-    validations: int
-    pool: int
-    test: int
-    queries: Sequence[str]
-    variants: Sequence[str]
-    workers: int
-    retry: Collection[ModelName] = ()
-    embedded: Collection[ModelName] = ()
-
-    @property
-    def passes(self) -> int:
-        """Images that go through a variant for its signals, counting every view."""
-        return self.pool * len(self.queries) + self.test * len({*self.queries, "identity"})
-
-    def kept(self, image_bytes: int) -> int:
-        """Bytes of a variant's signals, at `image_bytes` per image and query of the pool."""
-        population = 8 * len(self.queries) + 1  # phi and hinge, and correct or not
-        return HEADER + self.pool * len(self.queries) * image_bytes + self.test * population
-
-    def unembedded(self) -> int:
-        """Number of embeddings files to be made."""
-        names = [name for name in self.todo if name in self.embedded]
-        again = sum(name in self.retry for name in names)
-        lacking = (
-            not self.run.embeddings(name, variant).exists()
-            for name in names
-            for variant in self.variants
-            if name not in self.retry
-        )
-        return again * len(self.variants) + sum(lacking)
+    rate: float  # FLOP/s of training, assumed of a GPU
 
 
 def print_cost(job: Job, console: Console) -> None:
@@ -128,31 +64,10 @@ def print_cost(job: Job, console: Console) -> None:
         signals = try_signals(network.to(data.device), data)
         quantizations = try_quantizations(job, network)
     full_bytes = len(serialise(network.state_dict()))
-    costs = Costs(training, signals, operations, full_bytes, quantizations)
+    speed = rate(job.config.trainer.precision, job.model.tf32)
+    costs = Costs(training, signals, operations, full_bytes, quantizations, speed)
     for line in show_cost(count_work(job), costs):
         console.print(line, soft_wrap=True)
-
-
-def count_work(job: Job) -> Counts:
-    """Count the work of a call."""
-    trainer, data, todo = job.config.trainer, job.data, job.todo
-    members = int(next(iter(job.members.values())).sum())
-    return Counts(
-        run=job.run,
-        todo=todo,
-        finished=len(job.chosen) - len(todo),
-        epochs=trainer.max_epochs,
-        members=members,
-        steps=ceil(members / data.batch_size),
-        validations=trainer.max_epochs // (trainer.check_val_every_n_epoch or 1),
-        pool=len(data.pool.labels),
-        test=len(data.test.labels),
-        queries=job.experiment.queries,
-        variants=job.experiment.variants,
-        workers=job.fleet.workers,
-        retry=job.retry,
-        embedded=job.experiment.embedded,
-    )
 
 
 def show_cost(counts: Counts, costs: Costs) -> list[Table | str]:
@@ -189,14 +104,25 @@ def show_cost(counts: Counts, costs: Costs) -> list[Table | str]:
 
 
 def _training_seconds(counts: Counts, costs: Costs) -> float:
-    """Seconds to train one model."""
-    step, epoch, *_ = costs.training
+    """Seconds to train one model, with its checkpoints."""
     validation = counts.validations * counts.test * costs.signals.image
-    return counts.epochs * (counts.steps * step + epoch) + validation
+    return counts.epochs * _epoch(counts, costs) + validation + _saved(counts, costs)[1]
+
+
+def _epoch(counts: Counts, costs: Costs) -> float:
+    """Seconds per epoch, without checkpoint and validation."""
+    return counts.steps * costs.training.step + costs.training.epoch
+
+
+def _saved(counts: Counts, costs: Costs) -> tuple[int, float]:
+    """Number of a model's checkpoints, and their seconds."""
+    training = costs.training
+    number = training.checkpoints(counts.epochs, _epoch(counts, costs), counts.checkpoint_every)
+    return number, number * training.saving
 
 
 def _lines(counts: Counts, costs: Costs, total: float) -> list[str]:
-    training, signals, _, full, quantizations = costs
+    training, signals, _, full, quantizations, _ = costs
     models, variants = len(counts.todo), len(counts.variants)
     stored = full + sum(cost.stored for cost in quantizations.values())
     kept = variants * counts.kept(signals.kept)
@@ -210,48 +136,39 @@ def _lines(counts: Counts, costs: Costs, total: float) -> list[str]:
         f"{', '.join(counts.queries)} of {counts.pool:,} images, and of {counts.test:,} to test.",
         f"Time: {duration(total / counts.workers)} with {counts.workers} at once, if they do not "
         f"slow each other down. A step takes {training.step:.4f} s; an epoch takes "
-        f"{training.epoch:.3f} s apart from its steps. Training peaked at "
+        f"{training.epoch:.3f} s apart from its steps; a checkpoint takes {training.saving:.3f} s "
+        f"and is written {_saved(counts, costs)[0]} times. Training peaked at "
         f"{training.memory / 1e9:.2f} GB of memory.",
         f"Disk: {disk / 1e9:.3g} GB. Bytes per model: {stored:,} of weights, {full:,} of "
         f"them full; {kept:,} of signals; {training.checkpoint:,} of its checkpoint."
         + (f" {variants * embedded:,} of embeddings per audited model." if counts.embedded else ""),
-        _gpu_line(counts, costs),
+        gpu_line(models, *_parts(counts, costs)),
     ]
 
 
-def _gpu_line(counts: Counts, costs: Costs) -> str:
-    """The work per model, and an estimate of the time that it takes on a GPU."""
+def _parts(counts: Counts, costs: Costs) -> tuple[Part, Part, Part]:
+    """Work per model; only training may be in less than float32."""
     operations, variants = costs.operations, len(counts.variants)
-    quantized = costs.quantizations.values()
-    looped = sum(cost.loop_images for cost in quantized)
-    flop = (
-        operations.training * counts.members * counts.epochs,
-        operations.forward * counts.passes * variants,
-        operations.training * looped,
-    )
-    launches = (
-        operations.training_launches * counts.steps * counts.epochs,
-        operations.forward_launches * ceil(counts.passes / GPU_BATCH) * variants,
-        sum(cost.launches for cost in quantized),
-    )
-    rates = TRAINING, FLOAT32, FLOAT32
-    hours = [
-        len(counts.todo)
-        * sum(max(f / r, n * seconds) for f, n, r in zip(flop, launches, rates, strict=True))
-        / 3600
-        for seconds in LAUNCH
-    ]
-    parts = "training", "signals", "published loops and OBC's steps"
-    work = "; ".join(
-        f"{f / 1e15:.3g} PFLOP and {n / 1e6:.3g} million kernels of {part}"
-        for f, n, part in zip(flop, launches, parts, strict=True)
-    )
+    work = [cost.work for cost in costs.quantizations.values()]
     return (
-        f"On a GPU, an estimate that nobody measured: {work} per model; other solvers are not "
-        f"counted. A part takes the longer of its launches, at {LAUNCH[0] * 1e6:g} to "
-        f"{LAUNCH[1] * 1e6:g} microseconds each, and its operations, at {TRAINING / 1e12:g} "
-        f"TFLOP/s of an {GPU} in training and {FLOAT32 / 1e12:g} in float32: at most "
-        f"{hours[0]:.3g} to {hours[1]:.3g} GPU hours for {len(counts.todo)} models."
+        Part(
+            "training",
+            operations.training * counts.members * counts.epochs,
+            operations.training_launches * counts.steps * counts.epochs,
+            costs.rate,
+        ),
+        Part(
+            "signals",
+            operations.forward * counts.passes * variants,
+            operations.forward_launches * ceil(counts.passes / GPU_BATCH) * variants,
+            FLOAT32,
+        ),
+        Part(
+            "published loops and OBC's greedy steps",
+            sum(part.flop for part in work),
+            sum(part.launches for part in work),
+            FLOAT32,
+        ),
     )
 
 

@@ -31,7 +31,7 @@ def quieten() -> None:
 
 
 class FleetProgress:
-    """One line for each finished model, and on a terminal a bar over the epochs of all models.
+    """The progress display: a line per finished model and, on a terminal, a bar over all epochs.
 
     The bar reads each model's `progress.json`, whichever process works on the model.
 

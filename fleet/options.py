@@ -122,8 +122,8 @@ def make_parser(data: type | None = None) -> CommandLine:
         "--checkpoint_every",
         type=float,
         default=60.0,
-        help="seconds of training that a kill may cost beside the epoch in work; 0 writes a "
-        "checkpoint after every epoch (default: 60)",
+        help="least number of seconds between two checkpoints of a model; 0 writes one after every "
+        "epoch (default: 60)",
     )
     parser.add_argument(
         "--wandb", type=WandbMode, default="disabled", help="Weights & Biases, one run per model"

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from itertools import islice, pairwise
+from math import ceil
 from pathlib import Path
 from statistics import fmean, median
 from tempfile import TemporaryDirectory
@@ -23,18 +24,15 @@ from datamodules.images import ImageDataModule
 from fleet.prepare import Job
 from lightning_modules.callbacks.checkpoints import SaveCheckpoint
 from lightning_modules.callbacks.quantize import calibrate
-from quantization.launches import Launches, count_quantization
-from quantization.timing import cost_class, estimate_seconds, loop_images
+from quantization.launches import Launches, Work, count_quantization
+from quantization.timing import cost_class, estimate_seconds
 from quantization.variant import Variant
 from storage.names import ModelName
 from storage.records import read_record
 from storage.run_folder import RunFolder
 from storage.weights import stored_bytes
 
-TRIAL_EPOCHS, TRIAL_STEPS = (
-    4,
-    4,
-)  # the first epoch warms up; a checkpoint is written between two epochs
+TRIAL_EPOCHS, TRIAL_STEPS = 4, 4  # the first epoch warms up; each writes a checkpoint
 TRIAL_BATCHES = 4
 
 
@@ -43,15 +41,27 @@ class Training(NamedTuple):
 
     Attributes:
         step: seconds per optimisation step, including the loading of its images.
-        epoch: seconds per epoch apart from its steps, with the checkpoint, without validation.
+        epoch: seconds per epoch apart from its steps, without checkpoint and validation.
         checkpoint: size of the checkpoint in bytes.
         memory: peak bytes that torch allocated on a GPU, or of this process on a CPU.
+        saving: seconds to write a checkpoint, here to the system's temporary folder.
     """
 
     step: float
     epoch: float
     checkpoint: int
     memory: int
+    saving: float
+
+    def checkpoints(self, epochs: int, epoch: float, every: float) -> int:
+        """Number of checkpoints of a fit, as `SaveCheckpoint` writes them.
+
+        Args:
+            epochs: epochs of the fit.
+            epoch: seconds per epoch.
+            every: least number of seconds between two checkpoints.
+        """
+        return ceil(epochs / max(1, ceil(every / epoch))) if epoch else epochs
 
 
 class SignalCost(NamedTuple):
@@ -84,15 +94,13 @@ class QuantizationCost(NamedTuple):
         seconds: time on this machine.
         source: what that rests on.
         stored: bytes of its file.
-        loop_images: images of the steps of its published loop.
-        launches: kernels of that loop, or of OBC's greedy steps.
+        work: that of its published loop, or of OBC's greedy steps.
     """
 
     seconds: float
     source: str
     stored: int
-    loop_images: int
-    launches: int = 0
+    work: Work
 
 
 def try_training(
@@ -112,11 +120,12 @@ def try_training(
     timer = _Timer()
     with TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "last.ckpt"
+        saver = _TimedCheckpoint(checkpoint, 0.0)
         trainer = Trainer(
             **{**options, "max_epochs": TRIAL_EPOCHS},
             limit_train_batches=TRIAL_STEPS,
             limit_val_batches=0,
-            callbacks=[timer, SaveCheckpoint(checkpoint, 0.0)],
+            callbacks=[timer, saver],
             plugins=[*plugins],
             logger=False,
             log_every_n_steps=1,
@@ -128,8 +137,9 @@ def try_training(
         size = (
             checkpoint.stat().st_size if checkpoint.exists() else 0
         )  # written by the first process
-        step, epoch = timer.seconds()
-        return Training(step, epoch, size, _peak(trainer.strategy.root_device))
+        saving = median(saver.seconds)
+        step, epoch = timer.seconds(saving)
+        return Training(step, epoch, size, _peak(trainer.strategy.root_device), saving)
 
 
 @torch.inference_mode()
@@ -161,24 +171,23 @@ def count_operations(network: nn.Module, images: Tensor, labels: Tensor) -> Oper
 def try_quantizations(job: Job, network: nn.Module) -> dict[str, QuantizationCost]:
     """Cost of each variant, from finished models or else from one trial per kind of variant."""
     costs, tried = dict[str, QuantizationCost](), dict[str, float]()
-    launches = dict[str, int]()
+    work = dict[str, Work]()
     patterns, first = job.config.layer_bits, next(iter(job.members.values()))
     for name in job.experiment.variants[1:]:
         variant, known = Variant.parse(name), recorded_seconds(job.run, list(job.members), name)
         seconds, source = fmean(known or [0.0]), f"{len(known)} finished models"
         kind, images = cost_class(variant), None
-        if variant.calibrates and kind not in launches:
+        if variant.calibrates and kind not in work:
             images = calibrate(job.data, job.calibration, first, 0, variant)
         if not known:
             source = "trial: estimate"
             if kind not in tried:
                 tried[kind] = estimate_seconds(network, variant, images, patterns)
             seconds = tried[kind]
-        if kind not in launches:
-            launches[kind] = count_quantization(network, variant, images, patterns)
+        if kind not in work:
+            work[kind] = count_quantization(network, variant, images, patterns)
         size = stored_bytes(network, variant, patterns)
-        loop = loop_images(variant)
-        costs[name] = QuantizationCost(seconds, source, size, loop, launches[kind])
+        costs[name] = QuantizationCost(seconds, source, size, work[kind])
     return costs
 
 
@@ -202,13 +211,26 @@ class _Timer(Callback):
             torch.cuda.synchronize()
         self.ends[-1].append(time.perf_counter())
 
-    def seconds(self) -> tuple[float, float]:
-        """Seconds per step, and per epoch apart from its steps."""
-        gaps = median(after[0] - before[-1] for before, after in pairwise(self.ends))
+    def seconds(self, saving: float) -> tuple[float, float]:
+        """Seconds per step, and per epoch apart from its steps and the `saving` at its end."""
+        gaps = median(after[0] - before[-1] for before, after in pairwise(self.ends)) - saving
         steps = [after - before for ends in self.ends[1:] for before, after in pairwise(ends)]
         if not steps:  # an epoch has a single step
-            return gaps, 0.0
+            return max(gaps, 0.0), 0.0
         return median(steps), max(gaps - median(steps), 0.0)
+
+
+class _TimedCheckpoint(SaveCheckpoint):
+    """Note the seconds of each checkpoint."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self.seconds: list[float] = []
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        started = time.perf_counter()
+        super().on_train_epoch_end(trainer, pl_module)
+        self.seconds.append(time.perf_counter() - started)
 
 
 def _peak(device: torch.device) -> int:

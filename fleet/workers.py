@@ -1,7 +1,6 @@
 """Several models at once in Ray's processes, on this machine or on a cluster."""
 
 import os
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
@@ -9,15 +8,13 @@ from math import ceil
 from socket import create_connection
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
-from numpy.typing import NDArray
-from torch import Tensor
 
 from fleet.engine import Outcome, Work
 from fleet.interrupt import stop_at_sigterm
 from fleet.options import FleetOptions
+from fleet.ray_store import put
 from storage.names import ModelName
 
 RETRIES = 3  # for a model whose process died; it goes on from its last checkpoint
@@ -162,7 +159,7 @@ def in_workers(
     queue, begun = Queue(names, fleet), set[ModelName]()
     running = dict[Any, tuple[bool, deque[ModelName]]]()  # by task: whether it is of several, left
     try:
-        shared = _put(ray, work)
+        shared = put(work)
         while queue or running:
             while queue and len(running) < fleet.workers:
                 chosen = queue.take()
@@ -198,9 +195,8 @@ def _work(work: Work, names: list[ModelName], threads: int, share: float) -> Ite
     torch.set_num_threads(threads)
     rank_zero_only.rank = 0  # type: ignore[attr-defined]  # not the rank in the job that Ray was started in
     if not share:
-        os.environ["CUDA_VISIBLE_DEVICES"] = (
-            ""  # Ray means to stop hiding GPUs that were not asked for
-        )
+        # Ray means to stop hiding GPUs that were not asked for
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     elif share < 1 and torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(share)
     for name in names:
@@ -213,32 +209,6 @@ def _reason(error: Exception) -> str:
         return f"{type(cause).__name__}: {cause}"
     line = str(error).strip().splitlines()[0]  # its process died
     return f"given up after {RETRIES} retries: {line}"
-
-
-def _put(ray: Any, work: Work) -> Any:  # noqa: ANN401
-    """Put work where all processes of a node map its tensors without a copy.
-
-    PyTorch pickles a tensor by value, and for a view all of its storage: the membership of 128
-    models, whose rows are views, took 819 MB instead of 6.4 MB.
-    """
-    ray.util.register_serializer(torch.Tensor, serializer=_to_bytes, deserializer=_to_tensor)
-    shared = ray.put(work)
-    ray.util.deregister_serializer(torch.Tensor)
-    return shared
-
-
-def _to_bytes(tensor: Tensor) -> tuple[NDArray[np.uint8], torch.dtype, torch.Size]:
-    flat = tensor.detach().cpu().contiguous().flatten()
-    return flat.view(torch.uint8).numpy(), flat.dtype, tensor.shape
-
-
-def _to_tensor(packed: tuple[NDArray[np.uint8], torch.dtype, torch.Size]) -> Tensor:
-    content, dtype, shape = packed
-    if not content.size:  # has no strides to be viewed by
-        return torch.empty(shape, dtype=dtype)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*not writable.*")  # nothing writes to it
-        return torch.from_numpy(content).view(dtype).view(shape)
 
 
 def _check_address(address: str) -> None:

@@ -11,7 +11,7 @@ def tf32(allowed: bool) -> Iterator[None]:
     """Allow, or forbid, that GPUs round the factors of float32 products to 10 bits of mantissa.
 
     By default cuDNN's convolutions do so on Ampere and later, and matrix products do not; a
-    container may have set either. Rounded, scaled logits moved by 0.002 nats in the median.
+    container may have set either.
     """
     convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
     # torch 2.9 has newer names for these flags, and raises where both kinds are used

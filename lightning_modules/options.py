@@ -73,7 +73,7 @@ class TrainerOptions:
         accelerator: `cpu`, `gpu`, or `auto` for the best on this machine.
         strategy: how one model spans devices, such as `ddp`.
         devices: number of devices that train a model together, or their indices; -1 takes all.
-            Several models at once, one per device, are faster: see `fleet.workers`.
+            `fleet.workers` trains several models at once, each on a device of its own.
         num_nodes: number of machines that train a model together.
         precision: arithmetic of training, such as `32-true` or `bf16-mixed`.
         max_epochs: length of training in epochs.

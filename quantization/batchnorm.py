@@ -23,9 +23,9 @@ def fold_batchnorm(network: nn.Module, images: Images) -> list[str]:
 
     Whether the right pairs were folded is decided in a copy in float64, where the logits before and
     after differ by rounding alone: by 1e-16 times the terms of the network's longest sum and its
-    conditioning, the factor by which its layers amplify an error. `TOLERANCE` leaves 1e10 for both.
-    In float32 that product alone may reach 1e-3, and with TF32 or bf16 on a GPU it would do so in
-    any deep network; a wrong pair changes the logits by about their own size.
+    conditioning, the factor by which its layers amplify an error. `TOLERANCE` leaves 1e10 for both,
+    where float32 would leave 1e4 for a tolerance of 1e-3. A chain of 121 convolutions moved its
+    logits by 2.5e-10 in float64 and by 4.8e-2 in float32.
 
     Args:
         network: in evaluation mode.

@@ -56,7 +56,8 @@ class Unit(NamedTuple):
 def _shape(rows: Float[Tensor, "rows columns"], like: Tensor) -> Tensor:
     """Rows as a layer's weight, in its layout in memory too: convolutions compute in that of both.
 
-    With channels last, two-bit AdaRound and BRECQ of a resnet20 took 14 to 18% less CPU time.
+    With channels last, two-bit AdaRound of a resnet20 took 15 to 18% less CPU time, and BRECQ 5 to
+    8% (512 images, one thread, twice in turns).
     """
     last = like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if last else torch.contiguous_format

@@ -26,12 +26,6 @@ LARGEST = 128 * 1152**2
 Shapes = dict[str, tuple[int, int]]  # rows and columns, by the layer's name
 
 
-def loop_images(variant: Variant) -> int:
-    """Images seen by the steps of a published loop; a step counts once for all layers together."""
-    loop = _loop(variant)
-    return loop.iterations * loop.batch if loop is not None else 0
-
-
 def _loop(variant: Variant) -> Settings | None:
     """Constants of the published loop, if the variant runs it."""
     settings = variant.paper_settings

@@ -47,8 +47,8 @@ class WholeCheckpointIO(TorchCheckpointIO):
 class SaveCheckpoint(Checkpoint):
     """Write `last.ckpt` at the end of an epoch; Lightning runs it after all other callbacks.
 
-    A ResNet-18's 89 MB take 0.1 to 0.3 s to write to a local disk and up to a second to a network
-    file system, where an epoch on a GPU takes two. So not every epoch writes one.
+    Not of every epoch, because a large network's (89 MB for a ResNet-18) may take a good part of a
+    short epoch to write, above all to a network file system.
 
     Args:
         path: path of `last.ckpt`.

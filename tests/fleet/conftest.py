@@ -122,6 +122,26 @@ def start_command(toy):
     return start
 
 
+@pytest.fixture
+def run_script(tmp_path):
+    """Run a script in a process of its own; returns the folder $NOTES, and the output."""
+
+    def run(script, **environment):
+        (notes := tmp_path / "notes").mkdir()
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=ROOT,
+            env=os.environ | {"NOTES": str(notes)} | environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        assert done.returncode == 0, done.stderr
+        return notes, done.stdout
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def wait_for():
     """Wait until a condition holds; fail at once if the process that must bring it about ends."""

@@ -1,7 +1,10 @@
 import pytest
 
-from fleet.cost import Costs, Counts, duration, show_cost
+from fleet.cost import Costs, duration, show_cost
+from fleet.counts import Counts
+from fleet.gpu_hours import HALF, rate
 from fleet.trials import Operations, QuantizationCost, SignalCost, Training
+from quantization.launches import Work
 from storage.files import save_whole
 from storage.names import fleet_names
 from storage.run_folder import RunFolder
@@ -11,10 +14,13 @@ FULL = 4096  # bytes
 
 @pytest.fixture
 def costs():
-    quantizations = {"nearest-w2": QuantizationCost(5.0, "trial", 300, 0)}
-    quantizations["adaround-w2-paper"] = QuantizationCost(7200.0, "trial", 200, 1000, 10**9)
-    training, signals = Training(0.5, 2.0, 4000, 10**9), SignalCost(0.001, 13)
-    return Costs(training, signals, Operations(10**9, 3 * 10**9, 40, 100), FULL, quantizations)
+    quantizations = {"nearest-w2": QuantizationCost(5.0, "trial", 300, Work(0, 0))}
+    quantizations["adaround-w2-paper"] = QuantizationCost(
+        7200.0, "trial", 200, Work(10**9, 6 * 10**16)
+    )
+    training, signals = Training(0.5, 2.0, 4000, 10**9, 1.5), SignalCost(0.001, 13)
+    operations = Operations(10**9, 3 * 10**9, 40, 100)
+    return Costs(training, signals, operations, FULL, quantizations, HALF)
 
 
 @pytest.fixture
@@ -24,7 +30,8 @@ def counts(tmp_path):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
     variants = ["full", "nearest-w2", "adaround-w2-paper"]
-    return Counts(run, names, 4, 10, 500, 50, 5, 1000, 100, ["mirror", "shift+1+0"], variants, 2)
+    queries = ["mirror", "shift+1+0"]
+    return Counts(run, names, 4, 10, 500, 50, 5, 1000, 100, queries, variants, 2, 60.0)
 
 
 def test_a_model_that_is_trained_again_lacks_everything(costs, counts):
@@ -36,32 +43,43 @@ def test_a_model_that_is_trained_again_lacks_everything(costs, counts):
 def test_the_plan_worked_by_hand(costs, counts):
     table, *lines = show_cost(counts, costs)
     columns = [[*column.cells] for column in table.columns]
-    training = 10 * (50 * 0.5 + 2) + 5 * 100 * 0.001  # 270.5 s
+    # an epoch takes 27 s, so that the third, sixth, ninth and last write a checkpoint
+    training = 10 * (50 * 0.5 + 2) + 5 * 100 * 0.001 + 4 * 1.5  # 276.5 s
     signals = (1000 * 2 + 100 * 3) * 0.001  # the test split in the view of accuracy too
     total = 2 * training + 8 * signals + 3 * 5 + 3 * 7200
     assert columns[0] == [
         "training, 10 epochs", "signals of a variant", "nearest-w2", "adaround-w2-paper", "total"
     ]  # fmt: skip
-    assert columns[1] == ["4.5 min", "2.30 s", "5.00 s", "2.0 h", ""]
+    assert columns[1] == ["4.6 min", "2.30 s", "5.00 s", "2.0 h", ""]
     assert columns[2] == ["2", "8", "3", "3", ""]
-    assert columns[3] == ["9.0 min", "18.40 s", "15.00 s", "6.0 h", duration(total)]
+    assert columns[3] == ["9.2 min", "18.40 s", "15.00 s", "6.0 h", duration(total)]
     text = " ".join(lines)
     assert "3 to be made, 4 finished" in text
     assert f"Time: {duration(total / 2)} with 2 at once" in text
+    assert "a checkpoint takes 1.500 s and is written 4 times" in text
     kept = 3 * (512 + 1000 * 2 * 13 + 100 * (2 * 8 + 1))
     assert f"{FULL + 500:,} of weights, {FULL:,} of them full; {kept:,} of signals; 4,000" in text
-    # 3e9 x 500 x 10, 1e9 x 2300 x 3 and 3e9 x 1000
-    # 3e9 x 500 x 10, 1e9 x 2300 x 3 and 3e9 x 1000; 100 x 50 x 10, 40 x 5 x 3 and 1e9
-    assert "0.015 PFLOP and 0.05 million kernels of training" in text
-    assert "0.0069 PFLOP and 0.0006 million kernels of signals" in text
-    assert "0.003 PFLOP and 1e+03 million kernels of published loops" in text
-    # training is bound by its operations or its launches, signals and the loop by one of them
-    low, high = (
-        3 * (max(15e12 / 31.2e12, 50_000 * launch) + 6.9e12 / 9.75e12 + 1e9 * launch) / 3600
-        for launch in (5e-6, 10e-6)
-    )
+
+
+def test_gpu_hours_worked_by_hand(costs, counts):
+    text = show_cost(counts, costs)[-1]
+    # 3e9 x 500 x 10 and 100 x 50 x 10; 1e9 x 2300 x 3, and 40 kernels for each of 5 x 3 batches
+    assert "0.015 PFLOP and 0.05 million kernels of training, at 31.2 TFLOP/s" in text
+    assert "0.0069 PFLOP and 0.0006 million kernels of signals, at 9.75 TFLOP/s" in text
+    assert "60 PFLOP and 1,000 million kernels of published loops and OBC's" in text
+    # the loop is bound by its operations, 6,154 s, unless launches take 10 microseconds
+    training, signals = 15e12 / 31.2e12, 6.9e12 / 9.75e12
+    low, high = (3 * (training + signals + loop) / 3600 for loop in (6e16 / 9.75e12, 1e4))
     assert f"{low:.3g} to {high:.3g} GPU hours for 3 models" in text
-    assert "an estimate that nobody measured" in text
+    assert "an estimate, not measured" in text
+
+
+@pytest.mark.parametrize(
+    ("precision", "tf32", "expected"),
+    [("bf16-mixed", False, 31.2), (16, True, 31.2), (None, False, 9.75), ("32-true", True, 15.6)],
+)
+def test_the_rate_follows_the_arithmetic_of_training(precision, tf32, expected):
+    assert rate(precision, tf32) == pytest.approx(expected * 1e12)
 
 
 def test_embeddings_worked_by_hand(costs, counts):

@@ -171,21 +171,16 @@ def start_two(toy, tmp_path):
 @pytest.mark.fleet
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_waits_for_a_variant_that_takes_longer_than_any_timeout(start_two, unwrap, rank):
-    process = start_two(f"slow in {rank}")
+@pytest.mark.parametrize(
+    ("event", "said"), [("slow", "Finished 1 models"), ("broken", "ValueError: no grid fits")]
+)
+def test_processes_wait_longer_than_any_timeout_and_end_with_one_that_fails(
+    start_two, unwrap, wait_for, event, said, rank
+):
+    process = start_two(f"{event} in {rank}")
     output, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, output
-    assert "Finished 1 models" in unwrap(output)
-
-
-@pytest.mark.fleet
-@pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-def test_no_process_is_left_where_one_fails(start_two, wait_for, rank):
-    process = start_two(f"broken in {rank}")
-    output, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode not in (0, None)
-    assert "ValueError: no grid fits" in output
+    assert (process.returncode == 0) == (event == "slow"), output
+    assert said in unwrap(output)
 
     def gone():
         listed = subprocess.run(["ps", "-eo", "sid"], capture_output=True, text=True).stdout

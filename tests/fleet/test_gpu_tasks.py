@@ -3,11 +3,6 @@
 Ray starts a new process for each task on a GPU, also where the GPU exists in name only.
 """
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 SCRIPT = r"""
@@ -70,18 +65,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_a_task_on_a_gpu_takes_several_models_and_is_split_if_one_ends_it(tmp_path):
-    (notes := tmp_path / "notes").mkdir()
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {"NOTES": str(notes)},
-        capture_output=True,
-        text=True,
-        timeout=1200,  # seconds; only a hang takes so long
-    )
-    assert done.returncode == 0, done.stderr
-    note, none, *_ = done.stdout.splitlines()  # then Ray's daemon writes to the screen
+def test_a_task_on_a_gpu_takes_several_models_and_is_split_if_one_ends_it(run_script):
+    notes, output = run_script(SCRIPT)
+    note, none, *_ = output.splitlines()  # then Ray's daemon writes to the screen
     assert "Ray has 1 GPUs; pass `--fleet.gpus_per_model 1`" in note
     assert none == "None"
     lines = (notes / "lines").read_text().splitlines()

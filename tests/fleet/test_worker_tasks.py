@@ -8,7 +8,7 @@ import pytest
 import ray
 import torch
 
-from fleet import workers
+from fleet import ray_store, workers
 from fleet.engine import Outcome
 from fleet.options import FleetOptions
 from fleet.workers import Queue, check_places, connect, idle_gpus
@@ -49,9 +49,9 @@ def test_what_may_have_ended_a_process_is_tried_first_and_alone():
 @pytest.mark.parametrize("shape", [(), (0, 3), (4, 6)])
 def test_tensors_come_back_from_memory_that_cannot_be_written(rng, dtype, shape):
     tensor = torch.randint(2, shape, generator=rng).to(dtype)
-    content, *rest = workers._to_bytes(tensor)
+    content, *rest = ray_store._to_bytes(tensor)
     content.flags.writeable = False
-    again = workers._to_tensor((content, *rest))  # a warning would fail
+    again = ray_store._to_tensor((content, *rest))  # a warning would fail
     assert again.dtype == dtype
     assert torch.equal(again, tensor)
     assert again.data_ptr() == tensor.data_ptr()
@@ -59,8 +59,8 @@ def test_tensors_come_back_from_memory_that_cannot_be_written(rng, dtype, shape)
 
 def test_a_view_takes_no_more_than_its_own_bytes():
     rows = torch.zeros(10, 100, dtype=torch.bool)
-    assert workers._to_bytes(rows[3])[0].nbytes == 100
-    assert workers._to_bytes(rows.T[3])[0].nbytes == 10
+    assert ray_store._to_bytes(rows[3])[0].nbytes == 100
+    assert ray_store._to_bytes(rows.T[3])[0].nbytes == 10
 
 
 @pytest.mark.parametrize(("share", "hidden"), [(0.0, True), (0.25, False), (1.0, False)])

@@ -1,10 +1,5 @@
 """Ray's processes without a fleet."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 SCRIPT = r"""
@@ -47,17 +42,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_workers_share_models_and_a_model_that_kills_them_fails_alone(tmp_path):
-    (notes := tmp_path / "notes").mkdir()
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {"NOTES": str(notes), "SLURM_PROCID": "1", "RAY_ADDRESS": "10.0.0.1:1"},
-        capture_output=True,
-        text=True,
-        timeout=1200,  # seconds; only a hang takes so long
-    )
-    assert done.returncode == 0, done.stderr
+def test_workers_share_models_and_a_model_that_kills_them_fails_alone(run_script):
+    notes, _ = run_script(SCRIPT, SLURM_PROCID="1", RAY_ADDRESS="10.0.0.1:1")
     small, *lines = (notes / "lines").read_text().splitlines()  # Ray's daemon writes to the screen
     assert small.startswith("2 models at once need 0.5 GPUs, Ray has 0. Lower `--fleet.w")
     assert small.endswith("or lower or leave out `--fleet.gpus_per_model`.")

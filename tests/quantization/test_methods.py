@@ -8,11 +8,12 @@ from torch import nn
 
 from quantization.calibration import Calibration
 from quantization.independent import quantize_independently
+from quantization.launches import count_quantization
 from quantization.methods import METHODS, Method, Paper, WithoutImages, quantize_in_order
 from quantization.quantize import check_network, quantize_network
 from quantization.rounding.adaround import Settings
 from quantization.rounding.grid import dequantize, find_grid
-from quantization.timing import cost_class, estimate_seconds, loop_images
+from quantization.timing import cost_class, estimate_seconds
 from quantization.variant import OPTIONS, Variant, check_count, wanted
 
 
@@ -108,7 +109,7 @@ def test_a_toys_cost_is_estimated(toy, network, calibration):
     images = calibration if variant.calibrates else None
     assert 0 < estimate_seconds(network, variant, images) < 600
     assert cost_class(variant) == "toy"
-    assert loop_images(variant) == 0
+    assert count_quantization(network, variant, images, {}) == (0, 0)
 
 
 def test_the_papers_settings():

@@ -1,0 +1,94 @@
+"""The work of a call in numbers: models, epochs, steps, images and files."""
+
+from collections.abc import Collection, Sequence
+from math import ceil
+from typing import NamedTuple
+
+from fleet.prepare import Job
+from storage.names import ModelName
+from storage.run_folder import RunFolder
+
+HEADER = 512  # bytes before the signals in their file; measured 504 in a smaller one
+
+
+class Counts(NamedTuple):
+    """The work of a call, in numbers.
+
+    Attributes:
+        run: the folder of the fleet.
+        todo: models that are not finished.
+        finished: number of chosen models that are finished.
+        epochs: epochs of training.
+        members: images that a model trains on.
+        steps: steps per epoch.
+        validations: passes over the test split during training.
+        pool: images in the pool.
+        test: images in the test split.
+        queries: views that the attacker asks for.
+        variants: all variants, `full` among them.
+        workers: models that are trained at once.
+        checkpoint_every: least number of seconds between two checkpoints.
+        retry: unfinished models that are trained again from another start.
+        embedded: models whose embeddings are recorded.
+    """
+
+    run: RunFolder
+    todo: Sequence[ModelName]
+    finished: int
+    epochs: int
+    members: int
+    steps: int
+    validations: int
+    pool: int
+    test: int
+    queries: Sequence[str]
+    variants: Sequence[str]
+    workers: int
+    checkpoint_every: float
+    retry: Collection[ModelName] = ()
+    embedded: Collection[ModelName] = ()
+
+    @property
+    def passes(self) -> int:
+        """Images that go through a variant for its signals, counting every view."""
+        return self.pool * len(self.queries) + self.test * len({*self.queries, "identity"})
+
+    def kept(self, image_bytes: int) -> int:
+        """Bytes of a variant's signals, at `image_bytes` per image and query of the pool."""
+        population = 8 * len(self.queries) + 1  # phi and hinge, and correct or not
+        return HEADER + self.pool * len(self.queries) * image_bytes + self.test * population
+
+    def unembedded(self) -> int:
+        """Number of embeddings files to be made."""
+        names = [name for name in self.todo if name in self.embedded]
+        again = sum(name in self.retry for name in names)
+        lacking = (
+            not self.run.embeddings(name, variant).exists()
+            for name in names
+            for variant in self.variants
+            if name not in self.retry
+        )
+        return again * len(self.variants) + sum(lacking)
+
+
+def count_work(job: Job) -> Counts:
+    """Count the work of a call."""
+    trainer, data, todo = job.config.trainer, job.data, job.todo
+    members = int(next(iter(job.members.values())).sum())
+    return Counts(
+        run=job.run,
+        todo=todo,
+        finished=len(job.chosen) - len(todo),
+        epochs=trainer.max_epochs,
+        members=members,
+        steps=ceil(members / data.batch_size),
+        validations=trainer.max_epochs // (trainer.check_val_every_n_epoch or 1),
+        pool=len(data.pool.labels),
+        test=len(data.test.labels),
+        queries=job.experiment.queries,
+        variants=job.experiment.variants,
+        workers=job.fleet.workers,
+        checkpoint_every=job.config.checkpoint_every,
+        retry=job.retry,
+        embedded=job.experiment.embedded,
+    )
