@@ -80,7 +80,7 @@ def test_sigterm_stops_the_driver_as_it_does_without_ray(tmp_path, start_command
     driver.terminate()
     output, _ = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 130, output
-    assert output == "Stopped. The same command goes on from the last finished epoch.\n"
+    assert output == "Stopped. The same command goes on from the last checkpoint.\n"
     wait_for(lambda: have_ended(begun))
 
 
