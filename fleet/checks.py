@@ -34,7 +34,7 @@ class Devices(NamedTuple):
     def describe(self, fleet: FleetOptions) -> str:
         """Say how many devices a model takes and, where GPUs idle, which command uses them."""
         if fleet.by_ray:
-            share = f"{fleet.gpus_per_model:g} GPU" if fleet.gpus_per_model else "no GPU"
+            share = f"{fleet.gpus_per_model:g} GPU" if fleet.gpus_per_model else "the CPU"
             return f"Each of {fleet.workers} models at once trains on {share}."
         several = self.processes > 1
         count = f"{self.processes} {self.kind}s together" if several else f"one {self.kind}"

@@ -70,6 +70,8 @@ def test_idle_gpus_are_named_with_the_command_that_uses_them(gpus):
     )
     packed = FleetOptions(workers=8, gpus_per_model=0.25)
     assert Devices("GPU").describe(packed) == "Each of 8 models at once trains on 0.25 GPU."
+    alone = Devices("CPU").describe(FleetOptions(workers=2))
+    assert alone == "Each of 2 models at once trains on the CPU."
 
 
 def test_a_cluster_may_have_gpus_where_its_driver_has_none():
