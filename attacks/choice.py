@@ -24,14 +24,14 @@ WORDS = {  # fields of `ModelSignals` to users
     "population_embeddings": "embeddings of a population",
 }
 FINDINGS: dict[str, Sides] = {"z_scores": (0, 2), "joint_lira": (2, 2)}  # shadows that they need
-# Attacks may cost an audit a fifth of its examples together. Precision falls with the square root
-# of the examples: intervals become up to 12% wider (1 / sqrt(0.8)), and a TPR rests on a fifth
-# fewer false positives. In return, online LiRA survives where shadows were not trained in
-# complementary halves. It needs 2 shadows with an example and 2 without it. The share of examples
-# that lack them is 0.05% for 16 shadows by fair coins, 12.5% for 7, and 14% for 16 that train on a
-# fifth of the pool; at 22% (6 by fair coins) and 28% (12 that train on a fifth) the attack is left
-# out. The examples are chosen by the shadows' membership alone, neither by a score nor by the
-# target's membership, so the rest is a fair sample.
+# Least share of the examples that an audit keeps. An example with too few shadows for one attack is
+# left out of all attacks, so that they stay comparable. Intervals become up to 12% wider
+# (1 / sqrt(0.8)), and a TPR rests on up to a fifth fewer false positives. In return, online LiRA,
+# which needs 2 shadows with an example and 2 without it, can be run where shadows were not trained
+# in complementary halves. Examples that lack these: 0.05% for 16 shadows by fair coins, 12.5% for
+# 7, 14% for 16 that each train on a fifth of the pool. With 6 by fair coins (22%) or 12 that train
+# on a fifth (28%), the attack is left out instead. Examples are left out by the shadows' membership
+# alone, not by a score or by the target's membership, so that the rest is a fair sample.
 _LEAST = 0.8
 
 
