@@ -113,7 +113,7 @@ def train_fleet(job: Job, console: Console) -> int:
         return 0
     failed, seconds = find_failed(run, job.members, variants), time.monotonic() - started
     call = Call(run, list(job.members), variants, job.chosen, outcomes, seconds, embedded)
-    for line in summarise(call, failed.reasons):
+    for line in summarise(call, failed):
         console.print(line, soft_wrap=True)
     failures = {outcome.name for outcome in outcomes if outcome.state == "failed"}
     return FAILED if failures | (failed.broken & set(job.chosen)) else 0

@@ -9,6 +9,11 @@ from torch import Tensor
 from attacks.game import FULL
 from attacks.slices import Sliced
 
+# Fewest peers that training accuracy is judged by. In simulated healthy fleets (normal accuracies,
+# standard deviations from 0.02 to 0.15) 1, 2, 4, 6, 8 and 12 peers call at most 32%, 6%, 3%, 1%,
+# 0.5% and 0.1% of the models failed: the spread of few peers may happen to be small.
+FEWEST_PEERS = 8
+
 
 def find_failures(
     phi: Mapping[str, Float[Sliced, "models queries examples"]],
@@ -47,7 +52,8 @@ def failures(
     """Name the models whose signals are not finite or whose training accuracy is far too low.
 
     Far too low is below the median of the other finite models by more than 0.1 and by more than 6
-    of their robust standard deviations (1.4826 times the median absolute deviation).
+    of their robust standard deviations (1.4826 times the median absolute deviation). Fewer than
+    `FEWEST_PEERS` other models prove nothing: see `unjudged`.
 
     Args:
         phi: signals of one variant, in nats.
@@ -69,7 +75,7 @@ def failures(
             continue
         peers = non_finite == 0
         peers[model] = False
-        if not peers.any():
+        if peers.sum() < FEWEST_PEERS:
             continue
         # quantile, because `torch.median` of an even number is the lower middle value
         median = accuracy[peers].quantile(0.5)
@@ -79,6 +85,19 @@ def failures(
                 f"training accuracy {accuracy[model]:.3f}, its peers' median {median:.3f}"
             )
     return reasons
+
+
+def unjudged(phi: Float[Sliced, "models queries examples"]) -> list[str]:
+    """Sentence on training accuracies that `failures` does not judge, if it does not."""
+    finite = 0
+    for model in range(phi.shape[0]):
+        finite += bool(phi[[model]][..., :].isfinite().all())
+        if finite > FEWEST_PEERS:
+            return []
+    return [
+        "Training accuracy was not judged, so a model that diverged with finite signals is not "
+        f"noticed: that takes {FEWEST_PEERS} other models to compare with, got {max(finite - 1, 0)}."
+    ]
 
 
 def _count_non_finite(phi: Float[Sliced, "models queries examples"]) -> list[int]:

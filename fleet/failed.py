@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from attacks.game import FULL
-from attacks.health import failures, find_broken
+from attacks.health import failures, find_broken, unjudged
 from storage.names import ModelName
 from storage.run_folder import RunFolder
 from storage.saved_signals import SavedSignal, load_signals
@@ -21,10 +21,12 @@ class Failed(NamedTuple):
         reasons: failed model -> reason, for the user.
         broken: models whose signals are not finite; the other failed models fell behind their
             peers.
+        unjudged: sentence on models that were not compared with their peers, if any are trained.
     """
 
     reasons: dict[ModelName, str]
     broken: set[ModelName]
+    unjudged: Sequence[str] = ()
 
 
 def find_failed(
@@ -33,6 +35,7 @@ def find_failed(
     """Find the models that diverged, or that quantization broke."""
     reasons: dict[ModelName, str] = {}
     broken: set[ModelName] = set()
+    note = list[str]()
     for variant in variants:  # not all models need have the same variants
         names = []
         for name in members:
@@ -49,8 +52,9 @@ def find_failed(
         by_row = find_broken({variant: phi})
         broken |= {names[row] for row in by_row}
         if variant == FULL:
+            note = unjudged(phi)
             correct = load_signals(paths, "correct")
             by_row |= failures(phi, correct, torch.stack([members[name] for name in names]))
         for row, reason in by_row.items():
             reasons.setdefault(names[row], reason)
-    return Failed(reasons, broken)
+    return Failed(reasons, broken, note)

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fleet.engine import Outcome, is_running
-from fleet.failed import find_failed
+from fleet.failed import Failed, find_failed
 from lightning_modules.callbacks.progress import Progress, read_progress
 from storage.names import ModelName
 from storage.run_folder import RunFolder
@@ -65,6 +65,8 @@ def print_status(run: RunFolder, console: Console) -> None:
     """
     failed = find_failed(run, run.membership(), run.read().variants)
     console.print(show_status(run, find_status(run, failed.reasons)))
+    for sentence in failed.unjudged:
+        console.print(sentence, soft_wrap=True)
 
 
 def time_left(models: Sequence[ModelStatus], max_epochs: int) -> timedelta | None:
@@ -144,12 +146,12 @@ class Call(NamedTuple):
     embedded: Collection[ModelName] = ()
 
 
-def summarise(call: Call, diverged: Mapping[ModelName, str]) -> Iterator[str]:
+def summarise(call: Call, failed: Failed) -> Iterator[str]:
     """Lines at the end of a call: how its models ended, and the next step.
 
     Args:
         call: the call.
-        diverged: finished models that failed -> reason.
+        failed: finished models that diverged, or that quantization broke.
     """
     run, names, variants, chosen, outcomes, seconds, embedded = call
     before, where = len(chosen) - len(outcomes), escape(str(run.path))
@@ -166,12 +168,13 @@ def summarise(call: Call, diverged: Mapping[ModelName, str]) -> Iterator[str]:
                 f"[bold red]{name} failed[/]: {escape(reason)}. The same command tries it again; "
                 f"the traceback is in {escape(str(run.error(name)))}."
             )
-    for name, reason in diverged.items():
+    for name, reason in failed.reasons.items():
         partner = " with its partner" if name.role == "shadow" else ""
         yield (
             f"[bold red]{name} failed[/]: {escape(reason)}. The audit excludes it{partner}; "
             "`--fleet.retrain_failed true` trains it from another start."
         )
+    yield from failed.unjudged
     if sizes := [f"{variant} {size:,}" for variant, size in _sizes(run, chosen, variants).items()]:
         yield f"Bytes of a model on disk: {', '.join(sizes)}."
     if left := sum(bool(run.missing(name, variants, embedded)) for name in names):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attacks.choice import Choice
 from attacks.game import FULL, Case, Game, ModelSignals, keep_examples, make_cases
-from attacks.health import find_failures
+from attacks.health import find_failures, unjudged
 from attacks.metrics.intervals import mean_accuracy
 from attacks.quantile import make_features
 from datamodules.images import ImageDataModule, Images
@@ -67,7 +67,8 @@ def gather(run: RunFolder, allow_partial: bool) -> Evidence:
     experiment, members = run.read(), run.membership()
     variants = experiment.variants
     finished, excluded = _read_finished(run, variants, allow_partial)
-    excluded |= _find_failures(run, variants, members, finished)
+    failed, unknown = _find_failures(run, variants, members, finished)
+    excluded |= failed
     out = [position for position, name in enumerate(members) if name in excluded]
     cases = make_cases(experiment.shadows, experiment.targets, out)
     check_cases(cases, excluded)
@@ -89,7 +90,7 @@ def gather(run: RunFolder, allow_partial: bool) -> Evidence:
         variants={variant: _read_facts(run, variant, audited) for variant in variants},
         facts=_describe(experiment, game, models),
         excluded=excluded,
-        left_out=[*models, *images],
+        left_out=[*models, *unknown, *images],
         experiment=experiment,
         images=None if data is None else data.pool,
     )
@@ -155,8 +156,8 @@ def _find_failures(
     variants: Sequence[str],
     members: Mapping[ModelName, Tensor],
     finished: Sequence[ModelName],
-) -> dict[ModelName, str]:
-    """Models that diverged or that quantization broke, and why."""
+) -> tuple[dict[ModelName, str], list[str]]:
+    """Models that diverged or that quantization broke, and why; and what was not judged."""
 
     def signal(variant: str, key: str) -> SavedSignal:
         return SavedSignal([run.signals(name, variant) for name in finished], key)
@@ -164,7 +165,7 @@ def _find_failures(
     phi = {variant: signal(variant, "phi") for variant in variants}
     rows = _matrix({name: members[name] for name in finished})
     reasons = find_failures(phi, signal(FULL, "correct"), rows)
-    return {finished[index]: reason for index, reason in reasons.items()}
+    return {finished[index]: reason for index, reason in reasons.items()}, unjudged(phi[FULL])
 
 
 def _matrix(rows: Mapping[ModelName, Tensor]) -> Bool[Tensor, "models examples"]:

@@ -33,7 +33,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from attacks.game import Case, Game, ModelSignals
-from attacks.health import failures
+from attacks.health import failures, unjudged
 from attacks.metrics.intervals import Estimate, mean_accuracy
 from attacks.signals import signals
 from storage.evidence import Evidence, check_cases
@@ -56,6 +56,10 @@ FIELDS = {  # of `ModelSignals`, by part of the data and signal
     "": {"phi": "phi", "hinge": "hinge"},
     "population_": {"phi": "population", "hinge": "population_hinge"},
 }
+NO_ACCURACY = (
+    "Training accuracy was not judged, so a model that diverged is not noticed: that takes logits. "
+    "Pass logits instead of phi."
+)
 
 
 def gather_external(path: Path) -> Evidence:
@@ -73,7 +77,7 @@ def gather_external(path: Path) -> Evidence:
     members, names = torch.cat([shadows, targets]), fleet_names(len(shadows), len(targets))
     by_variant = add_embeddings(path, axes, _read_signals(path, pairs))
     _check_targets(by_variant, members, len(shadows))
-    excluded = _find_failures(next(iter(by_variant.values())), members, names)
+    excluded, unknown = _find_failures(next(iter(by_variant.values())), members, names)
     left = [position for position, name in enumerate(names) if name not in excluded]
     usable = [position for position in left if position < len(shadows)]  # they come in no pairs
     audited = [position for position in left if position >= len(shadows)]
@@ -94,7 +98,7 @@ def gather_external(path: Path) -> Evidence:
             "excluded": " ".join(models) or "none",
         },
         excluded=excluded,
-        left_out=models,
+        left_out=[*models, *unknown],
     )
 
 
@@ -111,12 +115,13 @@ def _read_signals(
 
 def _find_failures(
     known: ModelSignals, members: Bool[Tensor, "models examples"], names: Sequence[ModelName]
-) -> dict[ModelName, str]:
-    """Models that diverged, as the logits of the first variant tell, and why."""
+) -> tuple[dict[ModelName, str], list[str]]:
+    """Models that diverged, as the logits of the first variant tell, and why; what was unjudged."""
     if known.hinge is None:
-        return {}
+        return {}, [NO_ACCURACY]
     reasons = failures(known.phi, known.hinge[..., :] > 0, members)
-    return {names[position]: reason for position, reason in reasons.items()}
+    excluded = {names[position]: reason for position, reason in reasons.items()}
+    return excluded, unjudged(known.phi)
 
 
 def _read_facts(known: ModelSignals, audited: Sequence[int]) -> VariantFacts:

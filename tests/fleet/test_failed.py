@@ -78,6 +78,7 @@ def calls(run, toy, snapshot, last_epochs, unwrap):
 
     with pytest.MonkeyPatch.context() as patch:
         sabotage(patch)
+        patch.setattr("attacks.health.FEWEST_PEERS", 3)  # more would take longer to train
         retry = "--fleet.retrain_failed true"
         return Calls(call(), call(), call(retry), call(retry))
 
@@ -164,3 +165,12 @@ def test_a_model_trained_again_starts_from_other_weights(
     assert all(ours[key] != theirs[key] for key in ours)
     train.main(toy(finished, "--fleet.models 0-1 --fleet.retrain_failed true"))
     assert of_models(tensors(finished), *NAMES) == after  # the failed one is not of this slice
+
+
+def test_too_few_peers_are_named_where_failed_models_would_be(toy, finished, capsys, unwrap):
+    sentence = "Training accuracy was not judged, so a model that diverged with finite signals is "
+    for options in ("", "--status"):
+        train.main(toy(finished, options))
+        printed = unwrap(capsys.readouterr().out)
+        assert sentence in printed
+        assert "8 other models to compare with, got 4." in printed

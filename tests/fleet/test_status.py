@@ -7,6 +7,7 @@ from filelock import FileLock
 from rich.console import Console
 
 from fleet.engine import Outcome
+from fleet.failed import Failed
 from fleet.status import Call, ModelStatus, find_status, show_status, summarise, time_left
 from lightning_modules.callbacks.progress import Progress, SaveProgress
 from storage.experiment import Experiment
@@ -92,19 +93,20 @@ def test_a_summary_says_what_became_of_every_model(run):
     ]
     diverged = {SHADOWS[1]: "not finite", ModelName("target", 0): "weak"}
     call = Call(run, SHADOWS, ["full", "nearest-w2"], SHADOWS, outcomes, 61.2)
-    lines = list(summarise(call, diverged))
+    lines = list(summarise(call, Failed(diverged, set(), ["Not judged."])))
     assert lines[0] == "Finished 1 models in 61 s; 1 were before; 1 failed; 1 passed over."
     assert lines[1].startswith(
         r"[bold red]shadow-002 failed[/]: KeyError: \[red]. The same command tries it again; the"
     )
     assert "excludes it with its partner; `--fleet.retrain_failed true`" in lines[2]
     assert "weak. The audit excludes it; " in lines[3]
-    assert lines[4].startswith("Bytes of a model on disk: full ")
-    assert lines[5] == "3 of the fleet's 4 models are still to be finished."
+    assert lines[4] == "Not judged."
+    assert lines[5].startswith("Bytes of a model on disk: full ")
+    assert lines[6] == "3 of the fleet's 4 models are still to be finished."
 
 
 def test_a_summary_of_a_finished_fleet_says_what_comes_next(run):
-    lines = list(summarise(Call(run, SHADOWS[:1], ["full"], SHADOWS[:1], [], 0.1), {}))
+    lines = list(summarise(Call(run, SHADOWS[:1], ["full"], SHADOWS[:1], [], 0.1), Failed({}, set())))
     assert lines[0].endswith(r"run\[red] are finished: nothing to train.")
     assert lines[0].startswith("All 1 models in ")
     assert lines[-1].startswith("Next: python audit.py --run_dir ")
