@@ -103,8 +103,7 @@ def audit(config: Namespace, console: Console) -> None:
         console.print(f"[bold]{escape(sentence)}[/]")
     for sentence in (*results.answer, "", *results.sentences, ""):
         console.print(escape(sentence))
-    labels = images and images.labels
-    write(folder, results, findings["exposure"], labels, drawings, console.width)
+    write(folder, results, findings["exposure"], evidence.examples, drawings, console.width)
     console.print(report)
     if config.wandb != "disabled":
         figures = {name: drawing.figure for name, drawing in drawings.items()}

@@ -28,11 +28,16 @@ FINDINGS: dict[str, Sides] = {"z_scores": (0, 2), "joint_lira": (2, 2)}  # shado
 # left out of all attacks, so that they stay comparable. Intervals become up to 12% wider
 # (1 / sqrt(0.8)), and a TPR rests on up to a fifth fewer false positives. In return, online LiRA,
 # which needs 2 shadows with an example and 2 without it, can be run where shadows were not trained
-# in complementary halves. Examples that lack these: 0.05% for 16 shadows by fair coins, 12.5% for
-# 7, 14% for 16 that each train on a fifth of the pool. With 6 by fair coins (22%) or 12 that train
-# on a fifth (28%), the attack is left out instead. Examples are left out by the shadows' membership
-# alone, not by a score or by the target's membership, so that the rest is a fair sample.
+# in complementary halves. Beside the examples that are set apart (see `_FEWEST`), 0.05% lack these
+# for 16 shadows by fair coins, 11% for 7, 19% for 6, and 12% for 16 that each train on a fifth of
+# the pool. With 5 by fair coins (33%) or 12 that train on a fifth (22%), the attack is left out
+# instead. Examples are left out by the shadows' membership alone, not by a score or by the target's
+# membership, so that the rest is a fair sample.
 _LEAST = 0.8
+# Fewest members and non-members of each audited model beside the examples that are in all of its
+# shadows or in none. Examples of these two kinds go whatever their number, because no attack can
+# compare shadows with and without them; on 20 and 20 others an AUC is known to about 0.18.
+_FEWEST = 20
 
 
 class Lack(NamedTuple):
@@ -57,12 +62,21 @@ class Choice(NamedTuple):
         usable: examples that have the shadows that every attack and finding needs.
         sides: how many shadows with and without it each of these examples has at least.
         left_out: default attacks, and names in `FINDINGS`, that the game does not suffice for.
+        every: examples that were set apart because every shadow of a case trained on them.
+        none: other examples that were set apart because no shadow of a case did.
     """
 
     attacks: list[str]
     usable: Bool[Tensor, " examples"]
     sides: Sides
     left_out: dict[str, Lack]
+    every: Bool[Tensor, " examples"]
+    none: Bool[Tensor, " examples"]
+
+    @property
+    def mixed(self) -> Bool[Tensor, " examples"]:
+        """Examples that were not set apart."""
+        return ~(self.every | self.none)
 
 
 def choose_attacks(asked: Sequence[str] | None, game: Game) -> Choice:
@@ -72,6 +86,8 @@ def choose_attacks(asked: Sequence[str] | None, game: Game) -> Choice:
     the least demanding on, an attack or finding is kept if the examples that it and all kept before
     it can score suffice for an audit (`suffices`); otherwise it is left out. The findings count
     even beside attacks that need less, so that the examples do not depend on what is asked for.
+    Before all that, examples that are in every shadow or in none are set apart, if enough others
+    remain; where these are all there are, as with shadows of other data, none is.
 
     Raises:
         ValueError: an attack does not exist, or one that was asked for cannot be kept.
@@ -83,6 +99,9 @@ def choose_attacks(asked: Sequence[str] | None, game: Game) -> Choice:
             raise ValueError(f"`--attacks` must name attacks, got `{name}`. {hint}")
     wanted = list(dict.fromkeys(asked or default_attacks(game)))
     needs = {name: ATTACKS[name].sides for name in wanted} | FINDINGS
+    every, none = set_apart(game)
+    mixed = ~(every | none)
+    game = game._replace(members=game.members[:, mixed])  # no signal is read here
     known = {sides: scorable(game, sides) for sides in set(needs.values())}
     lacks = {}
     for name, sides in needs.items():
@@ -100,7 +119,8 @@ def choose_attacks(asked: Sequence[str] | None, game: Game) -> Choice:
             raise ValueError(_refuse(name, lacks[name], len(usable)))
     sides = max(needs[name][0] for name in kept), max(needs[name][1] for name in kept)
     left_out = {name: lack for name, lack in lacks.items() if name not in kept}
-    return Choice([name for name in wanted if name in kept], usable, sides, left_out)
+    attacks = [name for name in wanted if name in kept]
+    return Choice(attacks, mixed.masked_scatter(mixed, usable), sides, left_out, every, none)
 
 
 def default_attacks(game: Game) -> list[str]:
@@ -125,6 +145,25 @@ def unknown(name: str, game: Game) -> list[str]:
         elif field == "population_hinge" and signals[0].shape[-1] < FEWEST:
             missing.append(f"a population of {FEWEST}")
     return missing
+
+
+def set_apart(game: Game) -> tuple[Bool[Tensor, " examples"], Bool[Tensor, " examples"]]:
+    """Examples in every shadow of some case, and others in none; no example if few would remain.
+
+    Few are less than half of an audited model's members or non-members, and less than `_FEWEST`.
+    """
+    every = torch.zeros(game.members.shape[1], dtype=torch.bool)
+    none = every.clone()
+    for shadows in by_shadows(game.cases):
+        rows = game.members[list(shadows)]
+        every |= rows.all(0)
+        none |= ~rows.any(0)
+    none &= ~every
+    sides = torch.stack([game.audited, ~game.audited])
+    remaining, number = (sides & ~(every | none)).sum(-1), sides.sum(-1)
+    if ((remaining >= _FEWEST) | (2 * remaining >= number)).all():
+        return every, none
+    return torch.zeros_like(every), torch.zeros_like(none)
 
 
 def scorable(game: Game, sides: Sides) -> Bool[Tensor, " examples"]:

@@ -96,7 +96,8 @@ def unjudged(phi: Float[Sliced, "models queries examples"]) -> list[str]:
             return []
     return [
         "Training accuracy was not judged, so a model that diverged with finite signals is not "
-        f"noticed: that takes {FEWEST_PEERS} other models to compare with, got {max(finite - 1, 0)}."
+        f"noticed: that takes {FEWEST_PEERS} other models to compare with, got "
+        f"{max(finite - 1, 0)}."
     ]
 
 

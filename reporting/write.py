@@ -7,10 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Int64
 from rich.console import Console
 from rich.markup import escape
-from torch import Tensor
 
 from attacks.findings import Exposures
 from reporting.compare import Differences, Entry, comparison_lines
@@ -27,7 +25,7 @@ def write(
     folder: Path,
     results: Results,
     exposures: Exposures,
-    labels: Int64[Tensor, " examples"] | None,
+    examples: Mapping[str, Sequence[int | str]],
     drawings: Mapping[str, Drawing],
     width: int,
 ) -> None:
@@ -37,7 +35,7 @@ def write(
         folder: the folder that gets the files.
         results: results of the audit.
         exposures: exposure of every example, for exposure.csv.
-        labels: classes of the examples, if they are known.
+        examples: facts about every example of the pool, by column of exposure.csv.
         drawings: figures by name.
         width: width of table.txt in characters.
     """
@@ -52,7 +50,7 @@ def write(
         )  # laid out once, because that takes as long as drawing
     lines = [flatten(row, results.variants[row.variant]) for row in results.rows]
     write_csv(folder / "results.csv", lines)
-    write_csv(folder / "exposure.csv", exposure_lines(exposures, labels))
+    write_csv(folder / "exposure.csv", exposure_lines(exposures, examples))
     write_text(folder / "report.html", render(results, list(drawings.values())))
     write_text(folder / RESULTS, as_json(results))
 
@@ -76,9 +74,9 @@ def headline_text(results: Results, width: int) -> str:
 
 
 def exposure_lines(
-    exposures: Exposures, labels: Int64[Tensor, " examples"] | None
+    exposures: Exposures, examples: Mapping[str, Sequence[int | str]]
 ) -> list[dict[str, Any]]:
-    """One line per example: position in the pool, label if known, and exposures.
+    """One line per example: position in the pool, facts about it, and exposures.
 
     An exposure is NaN where no target trained on the example, and None where it was left out.
     """
@@ -87,8 +85,7 @@ def exposure_lines(
         variant: [value if known else None for value, known in zip(values, kept, strict=True)]
         for variant, values in zip(exposures.variants, exposures.examples.tolist(), strict=True)
     }
-    if labels is not None:
-        columns = {"label": labels.tolist()} | columns
+    columns = {**examples, **columns}
     lines = zip(*columns.values(), strict=True)
     return [
         {"example": index} | dict(zip(columns, line, strict=True))

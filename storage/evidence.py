@@ -22,6 +22,7 @@ from storage.left_out import (
     leave_out_examples,
     leave_out_images,
     leave_out_models,
+    reasons,
 )
 from storage.names import ModelName
 from storage.records import VariantFacts, average, read_calibrated, read_record
@@ -44,6 +45,7 @@ class Evidence(NamedTuple):
         left_out: models, images, examples and attacks that were left out, one sentence each.
         experiment: None for models that were trained elsewhere.
         images: the pool's images; None if they are no longer in their place.
+        examples: facts about every example of the pool, by column of exposure.csv.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Evidence(NamedTuple):
     left_out: list[str]
     experiment: Experiment | None = None
     images: Images | None = None
+    examples: Mapping[str, Sequence[int | str]] = {}
 
 
 def gather(run: RunFolder, allow_partial: bool) -> Evidence:
@@ -102,9 +105,11 @@ def restrict(evidence: Evidence, choice: Choice) -> Evidence:
     examples = leave_out_examples(choice)
     attacks = leave_out_attacks(choice, here, len(evidence.game.variants))
     count = {"audited examples": f"{usable.sum():,} of {len(usable):,}"} if examples else {}
+    labels = {} if evidence.images is None else {"label": evidence.images.labels.tolist()}
     return evidence._replace(
         game=keep_examples(evidence.game, usable),
         facts=evidence.facts | count,
+        examples=labels | {"left_out": reasons(choice)},
         left_out=[*evidence.left_out, *examples, *attacks],
     )
 

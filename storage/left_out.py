@@ -48,13 +48,46 @@ def leave_out_images(reason: str) -> str:
 
 
 def leave_out_examples(choice: Choice) -> list[str]:
-    """Sentence on examples that have too few shadows, if there are any."""
-    if not (count := int((~choice.usable).sum())):
-        return []
-    return [
-        f"{count:,} of {len(choice.usable):,} examples were left out of all attacks and findings: "
-        f"they lack {in_words(choice.sides)} them. {more_shadows(choice.sides)}."
-    ]
+    """Sentences on examples that have too few shadows, if there are any."""
+    total, rest = len(choice.usable), int(choice.mixed.sum())
+    sentences = []
+    if rest < total:
+        counts = int(choice.every.sum()), int(choice.none.sum())
+        sentences.append(
+            f"{_one_sided(*counts)}: no attack can compare shadows with and without them. All "
+            f"attacks and findings, also those without shadows, are on the other {rest:,} of "
+            f"{total:,} examples; exposure.csv says which these are. Train some shadows with each "
+            "example and some without it."
+        )
+    if count := int((choice.mixed & ~choice.usable).sum()):
+        sentences.append(
+            f"{count:,} of {rest:,} examples were left out of all attacks and findings: they lack "
+            f"{in_words(choice.sides)} them. {more_shadows(choice.sides)}."
+        )
+    return sentences
+
+
+def _one_sided(every: int, none: int) -> str:
+    """How many examples are in every shadow's training set and in none."""
+    places = ((every, "every shadow's training set"), (none, "no shadow's training set"))
+    if every and none:
+        return f"{_examples(every)} in every shadow's training set and {none:,} in none"
+    return next(f"{_examples(count)} in {place}" for count, place in places if count)
+
+
+def _examples(count: int) -> str:
+    return f"{count:,} example is" if count == 1 else f"{count:,} examples are"
+
+
+def reasons(choice: Choice) -> list[str]:
+    """Why each example was left out; empty where it was not."""
+    words = {"in every shadow": choice.every, "in no shadow": choice.none}
+    words["too few shadows"] = choice.mixed & ~choice.usable
+    reasons = [""] * len(choice.usable)
+    for reason, examples in words.items():
+        for example in examples.nonzero().flatten().tolist():
+            reasons[example] = reason
+    return reasons
 
 
 def leave_out_attacks(choice: Choice, trained_here: bool, variants: int) -> list[str]:
@@ -80,7 +113,7 @@ def leave_out_attacks(choice: Choice, trained_here: bool, variants: int) -> list
         else:
             reason = (
                 f"{in_words(lack.sides)} each example, which {lack.examples:,} of "
-                f"{len(choice.usable):,} examples lack, too many to leave out. "
+                f"{int(choice.mixed.sum()):,} examples lack, too many to leave out. "
                 f"{more_shadows(lack.sides)}."
             )
         sentences.append(f"{subject} {verb} {reason}")

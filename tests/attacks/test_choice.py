@@ -123,7 +123,9 @@ def test_online_attacks_cost_the_examples_without_their_shadows(shadows, chance,
 
 def test_an_attack_that_would_cost_more_than_a_fifth_is_left_out():
     game = flip_coins(5, 1000)
-    usable = {sides: count_usable(game.members, game.cases, sides) for sides in SIDES}
+    mixed = count_usable(game.members, game.cases, (1, 1))
+    part = game.members[:, mixed]
+    usable = {sides: count_usable(part, game.cases, sides) for sides in SIDES}
     missing = {sides: int((~examples).sum()) for sides, examples in usable.items()}
     assert missing[0, 2] < 200 < missing[2, 2]
     choice = choose_attacks(None, game)
@@ -140,19 +142,78 @@ def test_an_attack_that_would_cost_more_than_a_fifth_is_left_out():
     assert choice.attacks == [
         *("global_threshold", "attack_r", "lira_offline", "lira_offline_fixed")
     ]
-    assert torch.equal(choice.usable, usable[0, 2])
+    assert torch.equal(choice.usable, mixed & count_usable(game.members, game.cases, (0, 2)))
+    assert torch.equal(choice.mixed, mixed)
 
 
 @pytest.mark.parametrize("few", [200, 201])
 def test_a_fifth_of_the_examples_may_go_and_no_more(synthetic_fleet, few):
     phi, members = synthetic_fleet(shadows=8, targets=1, examples=1000)
-    members[:8, :few] = False
+    members[:8, :few] = torch.arange(8)[:, None] < 1  # one shadow trained on them
     members[8] = torch.arange(1000) % 2 == 0
     choice = choose_attacks(None, Game({"full": ModelSignals(phi)}, members, make_cases(8, 1)))
     assert int((~choice.usable).sum()) == (few if few == 200 else 0)
     assert (
         ("lira_online" in choice.attacks) == ("joint_lira" not in choice.left_out) == (few == 200)
     )
+
+
+@pytest.mark.parametrize(("every", "none"), [(20, 20), (30, 40), (0, 60), (70, 0)])
+def test_examples_in_every_shadow_or_in_none_are_set_apart(synthetic_fleet, observe, every, none):
+    """Whatever their number: the attacks' scores are those of a game without these examples."""
+    phi, members = synthetic_fleet(shadows=8, targets=2, examples=200)
+    members[:8, :every], members[:8, every : every + none] = True, False
+    game = Game({"full": observe(phi), W2: observe(phi + 1)}, members, make_cases(8, 2))
+    choice = choose_attacks(None, game)
+    place = torch.arange(200)
+    assert torch.equal(choice.every, place < every)
+    assert torch.equal(choice.none, (place >= every) & (place < every + none))
+    assert torch.equal(choice.usable, choice.mixed)
+    assert (choice.left_out, {*DEFAULT_ATTACKS} - {*choice.attacks}) == ({}, set())
+    part = keep_examples(game, choice.usable)
+    alone = Game(
+        {
+            variant: signals._replace(
+                phi=signals.phi[..., every + none :],
+                hinge=signals.hinge[..., every + none :],
+                features=(signals.features[0][every + none :], signals.features[1]),
+            )
+            for variant, signals in game.signals.items()
+        },
+        members[:, every + none :],
+        game.cases,
+    )
+    for attack in choice.attacks:
+        if attack != "quantile_embeddings":
+            ours, theirs = (score([attack], each, W2)[attack] for each in (part, alone))
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_examples_are_set_apart_by_every_case_of_a_round_robin(rng):
+    """Shadow 0 alone, or all but shadow 0, trained on an example: one case has no other kind."""
+    members = torch.arange(8)[:, None] < 4
+    members = members ^ torch.zeros(200, dtype=torch.bool)
+    members[:, 100:] = ~members[:, 100:]
+    members[:, 0], members[:, 1] = torch.arange(8) == 0, torch.arange(8) != 0
+    cases = [Case(t, [s for s in range(8) if s != t]) for t in range(8)]
+    game = Game({"full": ModelSignals(torch.randn(8, 1, 200, generator=rng))}, members, cases)
+    choice = choose_attacks(["global_threshold"], game)  # the examples are the same for all
+    assert choice.every.nonzero().flatten().tolist() == [1]
+    assert choice.none.nonzero().flatten().tolist() == [0]
+
+
+@pytest.mark.parametrize(("remaining", "enough"), [(20, True), (19, False)])
+def test_examples_are_set_apart_while_enough_remain(synthetic_fleet, remaining, enough):
+    """20 members and 20 non-members of each target; 19 are less than half of its 100."""
+    phi, members = synthetic_fleet(shadows=8, targets=1, examples=200)
+    place = torch.arange(200)
+    members[8] = place < 100
+    kept = (place < remaining) | (place >= 100)
+    members[:8, ~kept] = False
+    choice = choose_attacks(None, Game({"full": ModelSignals(phi)}, members, make_cases(8, 1)))
+    assert torch.equal(choice.usable, kept if enough else torch.ones(200, dtype=torch.bool))
+    assert ("lira_online" in choice.attacks) == enough
+    assert "lira_offline" in choice.attacks
 
 
 @pytest.mark.parametrize("swap", [False, True], ids=["members", "non-members"])
@@ -196,11 +257,12 @@ def test_nothing_is_left_out_where_every_example_has_its_shadows(synthetic_fleet
 
 def test_an_attack_asked_for_without_its_shadows_is_an_error_with_a_way_out():
     game = flip_coins(5, 1000)
-    count = int((~count_usable(game.members, game.cases, (2, 2))).sum())
+    mixed = count_usable(game.members, game.cases, (1, 1))  # others are set apart
+    count = int((mixed & ~count_usable(game.members, game.cases, (2, 2))).sum())
     with pytest.raises(
         ValueError,
         match=f"`lira_online` needs 2 shadows with and 2 without each example, which {count} of "
-        r"1,000 examples lack\. An audit leaves out a fifth .*Train more shadows; in "
+        rf"{mixed.sum()} examples lack\. An audit leaves out a fifth .*Train more shadows; in "
         r"complementary halves, 4 suffice, or leave it out of `--attacks`\.",
     ):
         choose_attacks(["attack_r", "lira_online"], game)

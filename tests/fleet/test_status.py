@@ -106,7 +106,9 @@ def test_a_summary_says_what_became_of_every_model(run):
 
 
 def test_a_summary_of_a_finished_fleet_says_what_comes_next(run):
-    lines = list(summarise(Call(run, SHADOWS[:1], ["full"], SHADOWS[:1], [], 0.1), Failed({}, set())))
+    lines = list(
+        summarise(Call(run, SHADOWS[:1], ["full"], SHADOWS[:1], [], 0.1), Failed({}, set()))
+    )
     assert lines[0].endswith(r"run\[red] are finished: nothing to train.")
     assert lines[0].startswith("All 1 models in ")
     assert lines[-1].startswith("Next: python audit.py --run_dir ")

@@ -29,7 +29,7 @@ def write_audit(run_dir, results, findings):
     (run_dir / "audit").mkdir(parents=True)
     drawings = illustrate(results, findings, None)
     results = results._replace(figures=tuple(drawings))
-    write(run_dir / "audit", results, findings["exposure"], None, drawings, 200)
+    write(run_dir / "audit", results, findings["exposure"], {}, drawings, 200)
     return results
 
 
@@ -54,7 +54,7 @@ def test_figures_of_an_earlier_audit_are_deleted(results, findings, tmp_path):
     drawings = illustrate(results, findings, None)
     (tmp_path / "gallery.png").touch()
     (tmp_path / "notes.png").touch()
-    write(tmp_path, results, findings["exposure"], None, drawings, 200)
+    write(tmp_path, results, findings["exposure"], {}, drawings, 200)
     assert not (tmp_path / "gallery.png").exists()
     assert (tmp_path / "notes.png").exists()  # not a figure of an audit
 
@@ -147,23 +147,23 @@ def test_the_headline_as_text_has_no_colours_and_fits_its_width(results):
 
 def test_exposures_have_a_line_per_example_and_labels_where_known(findings):
     exposures = findings["exposure"]
-    lines = exposure_lines(exposures, None)
+    lines = exposure_lines(exposures, {})
     assert list(lines[0]) == ["example", "full", "nearest-w4", "nearest-w2"]
     assert [line["example"] for line in lines] == list(range(160))
     values = torch.tensor([[line[variant] for line in lines] for variant in exposures.variants])
     torch.testing.assert_close(
         values.double(), exposures.examples, equal_nan=True, check_dtype=False
     )
-    labelled = exposure_lines(exposures, torch.arange(160))
-    assert list(labelled[0])[:2] == ["example", "label"]
-    assert labelled[7]["label"] == 7
+    labelled = exposure_lines(exposures, {"label": list(range(160)), "left_out": [""] * 160})
+    assert list(labelled[0])[:4] == ["example", "label", "left_out", "full"]
+    assert (labelled[7]["label"], labelled[7]["left_out"]) == (7, "")
 
 
 def test_examples_that_were_left_out_have_an_empty_exposure():
     """Apart from those that no target trained on, whose exposure is not a number."""
     examples = torch.tensor([[0.5, nan, nan, 0.25], [0.75, nan, nan, 1.0]], dtype=torch.float64)
     kept = torch.tensor([True, False, True, True])
-    lines = exposure_lines(Exposures("full", "gap", {}, ["full", "w2"], examples, kept), None)
+    lines = exposure_lines(Exposures("full", "gap", {}, ["full", "w2"], examples, kept), {})
     assert [line["example"] for line in lines] == [0, 1, 2, 3]
     assert (lines[0]["full"], lines[0]["w2"], lines[3]["full"]) == (0.5, 0.75, 0.25)
     assert (lines[1]["full"], lines[1]["w2"]) == (None, None)

@@ -1,5 +1,9 @@
 """`audit.py --signals`: models that were trained elsewhere, known by an .npz file."""
 
+import csv
+import json
+from html import unescape
+
 import numpy as np
 import pytest
 import torch
@@ -117,6 +121,48 @@ def test_external_signals_get_every_attack_they_suffice_for(
     assert "Nothing has changed" not in quick_audit(external, *options)
     first = next(line for line in read_csv(run) if line["attack"] == "global_threshold")
     assert read_csv(external)[0]["auc"] == pytest.approx(1 - first["auc"], abs=1e-12)
+
+
+def test_examples_in_every_shadow_or_in_none_are_named_in_every_view(tmp_path, rng, audit):
+    """A shared public part of 30 and 40 held-out examples, of 200, each target by every attack."""
+    members = torch.rand(4, 200, generator=rng).argsort(1) < 100
+    members = torch.cat([members, ~members, members[:2].roll(1, 1)])
+    members[:8, :30], members[:8, 30:70] = True, False
+    labels = torch.arange(200) % 5
+    logits = torch.randn(2, 10, 200, 5, generator=rng)
+    logits += 3 * members[:, :, None] * (torch.arange(5) == labels[:, None])
+    outside = torch.randn(2, 10, 120, 5, generator=rng)
+    arrays = {"labels": labels, "shadow_members": members[:8], "target_members": members[8:]}
+    arrays["population_labels"] = labels[:120]
+    for variant, inner, outer in zip(("full", "int8"), logits, outside, strict=True):
+        for role, rows in (("shadow", slice(8)), ("target", slice(8, None))):
+            arrays[f"{variant}/{role}_logits"] = inner[rows]
+            arrays[f"{variant}/{role}_population_logits"] = outer[rows]
+    np.savez(tmp_path / "theirs.npz", **{key: tensor.numpy() for key, tensor in arrays.items()})
+    external = RunFolder(tmp_path / "out")
+    output = audit(external, "--signals", str(tmp_path / "theirs.npz"), "--rmia.a", "tuned")
+    note = "30 examples are in every shadow's training set and 40 in none: no attack can compare"
+    folder = external.path / "audit"
+    page = (folder / "report.html").read_text()
+    table = (folder / "table.txt").read_text()
+    for view in (output, (folder / "results.json").read_text(), table, unescape(page)):
+        assert note in " ".join(view.split())
+    with (folder / "exposure.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    reasons = ["in every shadow"] * 30 + ["in no shadow"] * 40 + [""] * 130
+    assert [line["left_out"] for line in lines] == reasons
+    assert all((line["full"] == "") == (line["left_out"] != "") for line in lines)
+    results = json.loads((folder / "results.json").read_text())
+    assert results["basis"]["audited examples"] == "130 of 200"
+    assert {row["attack"] for row in results["rows"]} == set(DEFAULT_ATTACKS) - {
+        "quantile_regression"  # it needs images
+    }
+    assert {row["knowledge"] for row in results["rows"] if row["variant"] == "int8"} == {
+        *("none", "matched", "unquantized", "recalibrated")
+    }
+    assert results["findings"]["joint_lira"]
+    inside = members[8:, 70:]
+    assert {row["non_members"] for row in results["rows"]} == {int((~inside[0]).sum())}
 
 
 def test_a_missing_file_of_external_signals_is_an_error(tmp_path, audit):

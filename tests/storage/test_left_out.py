@@ -1,5 +1,6 @@
 """Sentences on what an audit leaves out, word for word."""
 
+import pytest
 import torch
 
 from attacks.choice import FINDINGS, WORDS, Choice, Lack
@@ -10,6 +11,7 @@ from storage.left_out import (
     leave_out_examples,
     leave_out_images,
     leave_out_models,
+    reasons,
 )
 from storage.names import ModelName
 
@@ -17,7 +19,8 @@ SHADOW, TARGET = ModelName("shadow", 3), ModelName("target", 0)
 
 
 def choose(usable=1000, of=1000, sides=(2, 2), **left_out):
-    return Choice([], torch.arange(of) < usable, sides, left_out)
+    nobody = torch.zeros(of, dtype=torch.bool)
+    return Choice([], torch.arange(of) < usable, sides, left_out, nobody, nobody)
 
 
 def test_excluded_models():
@@ -49,6 +52,32 @@ def test_examples():
     (line,) = leave_out_examples(choose(875, sides=(0, 2)))
     assert line.startswith("125 of 1,000 examples were left out of all attacks and findings: they ")
     assert "they lack 2 shadows without them." in line
+
+
+@pytest.mark.parametrize(
+    ("every", "none", "words"),
+    [
+        (20, 1, "20 examples are in every shadow's training set and 1 in none"),
+        (1, 0, "1 example is in every shadow's training set"),
+        (0, 1200, "1,200 examples are in no shadow's training set"),
+    ],
+)
+def test_examples_in_every_shadow_or_in_none(every, none, words):
+    place = torch.arange(2000)
+    apart = place < every, (place >= every) & (place < every + none)
+    usable = (place >= every + none) & (place < 1995)
+    choice = Choice([], usable, (2, 2), {"rmia_online": Lack((), (1, 1), 9)}, *apart)
+    rest = 2000 - every - none
+    assert leave_out_examples(choice) == [
+        f"{words}: no attack can compare shadows with and without them. All attacks and findings, "
+        f"also those without shadows, are on the other {rest:,} of 2,000 examples; exposure.csv "
+        "says which these are. Train some shadows with each example and some without it.",
+        f"5 of {rest:,} examples were left out of all attacks and findings: they lack 2 shadows "
+        "with and 2 without them. Train more shadows; in complementary halves, 4 suffice.",
+    ]
+    assert f"which 9 of {rest:,} examples lack" in leave_out_attacks(choice, True, 2)[0]
+    expected = ["in every shadow"] * every + ["in no shadow"] * none
+    assert reasons(choice) == expected + [""] * (rest - 5) + ["too few shadows"] * 5
 
 
 def test_attacks_that_need_unknown_signals():
