@@ -6,7 +6,7 @@ several experiments into one table and figure.
 """
 
 from reporting.options import make_parser
-from storage.command_line import answer_help
+from storage.command_line import answer_help, show_every_character
 
 answer_help(make_parser, "audit.py", "bitleak-audit")  # before imports that take seconds
 
@@ -45,6 +45,7 @@ from storage.wandb_project import check_key
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
+    show_every_character()
     config = make_parser().read(arguments)
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
@@ -74,7 +75,7 @@ def audit(config: Namespace, console: Console) -> None:
     rmia = make_options(config.rmia.population, config.rmia.a)
     inputs = digest_inputs(config.run_dir, config.signals, config.attacks, config.partial, rmia)
     if config.wandb == "disabled" and is_done(folder, inputs):
-        console.print((folder / "table.txt").read_text(), markup=False)
+        console.print((folder / "table.txt").read_text(encoding="utf-8"), markup=False)
         return console.print(f"Nothing has changed since this audit. {report}")
 
     if config.signals is None:

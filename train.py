@@ -4,7 +4,7 @@ The same command again goes on where it stopped; a finished fleet is left as it 
 """
 
 from fleet.options import make_parser, parse
-from storage.command_line import CommandLine, answer_help
+from storage.command_line import CommandLine, answer_help, show_every_character
 
 answer_help(make_parser, "train.py", "bitleak-train")  # before imports that take seconds
 
@@ -44,6 +44,7 @@ FAILED = 3  # exit code: the fleet is trained, but for models that failed
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
+    show_every_character()
     parser, config = parse(sys.argv[1:] if arguments is None else arguments)
     quieten()
     console = Console(highlight=False, quiet=not is_first())

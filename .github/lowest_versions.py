@@ -28,5 +28,5 @@ def requirements_of(project: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    configuration = tomllib.loads(Path(sys.argv[1]).read_text())
+    configuration = tomllib.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     print("\n".join(lowest_versions(requirements_of(configuration["project"]))))

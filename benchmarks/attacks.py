@@ -145,7 +145,7 @@ def timed(function: Callable[[], Tensor]) -> tuple[Tensor, Cost]:
     wall, cpu = time.perf_counter(), time.process_time()
     result = function()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     return result, Cost(wall, cpu, 1024 * int(peak[1]) if peak else 0)
 
 

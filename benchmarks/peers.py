@@ -109,14 +109,18 @@ def aimet_adaround(
     } | {"op_type": {}, "supergroups": [], "model_input": {}, "model_output": {}}
     batches: DataLoader[Tensor] = DataLoader(images, BATCH)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as folder:
-        (config := Path(folder) / "config.json").write_text(json.dumps(asymmetric))
+        (config := Path(folder) / "config.json").write_text(
+            json.dumps(asymmetric), encoding="utf-8"
+        )
         soft = Adaround.apply_adaround(
             *(network, images[:1], AdaroundParameters(batches, len(batches), iterations)),
             *(folder, "weights"),
             default_param_bw=int(bits),
             default_config_file=str(config),
         )
-        grids = json.loads((Path(folder) / "weights.encodings").read_text())["param_encodings"]
+        grids = json.loads((Path(folder) / "weights.encodings").read_text(encoding="utf-8"))[
+            "param_encodings"
+        ]
     hard = {key: _on_grid(soft.state_dict()[key], grid) for key, grid in grids.items()}
     return hard, "asymmetric grid, by AIMET's tf_enhanced"
 

@@ -134,14 +134,18 @@ def run_all(arguments: argparse.Namespace) -> None:
                     row["bytes"] = (Path(folder) / "x").stat().st_size
                 row["logits"] = logits_error(other, network, calibration.images)
             row = key | {"accuracy": accuracy(other, data)} | row
-            with results.open("a") as file:
+            with results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             print(row, flush=True)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
     """Every result so far."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if path.exists()
+        else []
+    )
 
 
 def table(rows: list[dict[str, Any]]) -> None:

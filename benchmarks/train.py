@@ -90,8 +90,8 @@ class Pictures(Dataset[tuple[Any, int]]):
 def cpu_seconds(process: int | str) -> float:
     """CPU time of a process and of those it started: its workers, and W&B's."""
     folder = Path(f"/proc/{process}")
-    ticks = folder.joinpath("stat").read_text().rpartition(")")[2].split()[11:15]
-    started = [path.read_text().split() for path in folder.glob("task/*/children")]
+    ticks = folder.joinpath("stat").read_text(encoding="utf-8").rpartition(")")[2].split()[11:15]
+    started = [path.read_text(encoding="utf-8").split() for path in folder.glob("task/*/children")]
     living = sum(cpu_seconds(child) for children in started for child in children)
     return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK") + living
 
@@ -171,7 +171,10 @@ class Clock(SaveProgress):
 
 def ours(job: Job, name: ModelName) -> Tensor:
     """Seconds of the same epochs in a fit by train.py, with its progress bar."""
-    with Path(os.devnull).open("w") as screen, patch("fleet.fit.SaveProgress", Clock):
+    with (
+        Path(os.devnull).open("w", encoding="utf-8") as screen,
+        patch("fleet.fit.SaveProgress", Clock),
+    ):
         console = Console(force_terminal=True, file=screen)
         with FleetProgress(job.run, 1, job.config.trainer.max_epochs, console) as progress:
             progress.begin(name)

@@ -43,7 +43,9 @@ def seconds(root: Path, network: str, precision: str, epochs: int, way: list[str
             *("--trainer.check_val_every_n_epoch", str(epochs), "--fleet.shadows", "8"),
             *("--fleet.targets", "0", "--queries", "identity", "--quantize", "nearest-w2", *way),
         ]
-        done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            command, cwd=ROOT, check=True, stdout=subprocess.PIPE, encoding="utf-8"
+        )
     if (finished := re.search(r"Finished 8 models in (\d+) s", done.stdout)) is None:
         raise RuntimeError(f"train.py did not finish 8 models: {done.stdout[-500:]}")
     return float(finished[1])

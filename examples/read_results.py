@@ -4,6 +4,7 @@ python examples/read_results.py runs/digits   # after `make demo`; writes accura
 """
 
 import json
+import shlex
 import sys
 from math import nan
 from pathlib import Path
@@ -106,8 +107,8 @@ def main(run_dir: Path, picture: Path) -> None:
     """Print the points of an audit, draw them, and attack simulated arrays."""
     path = run_dir / "audit" / "results.json"
     if not path.exists():
-        sys.exit(f"No {path}. Run `python audit.py --run_dir {run_dir}` first.")
-    results = json.loads(path.read_text())
+        sys.exit(f"No {path}. Run `python audit.py --run_dir {shlex.quote(str(run_dir))}` first.")
+    results = json.loads(path.read_text(encoding="utf-8"))
     points, tail = read_points(results), read_points(results, results["tail"])
     for average, rare in zip(points, tail, strict=True):
         print(

@@ -192,7 +192,9 @@ def emulates_bfloat16(cpuinfo: Path = CPUINFO) -> bool:
     """
     if not cpuinfo.exists():
         return False
-    return not re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", cpuinfo.read_text())
+    return not re.search(
+        r"\b(avx512_bf16|amx_bf16|bf16)\b", cpuinfo.read_text(encoding="utf-8", errors="replace")
+    )
 
 
 def _cores() -> int:

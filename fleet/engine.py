@@ -14,6 +14,7 @@ from attacks.game import FULL
 from fleet import interrupt
 from fleet.errors import explain, fills_disk, is_hopeless
 from storage.checksums import break_seals, damaged, remove, seal
+from storage.files import write_text
 from storage.names import ModelName
 from storage.run_folder import RunFolder
 
@@ -135,7 +136,7 @@ def check_files(run: RunFolder, names: Iterable[ModelName], repair: bool) -> lis
 def note_error(run: RunFolder, name: ModelName, text: str) -> None:
     """Write the error that stopped a model into its folder, if possible."""
     with suppress(OSError):
-        run.error(name).write_text(text)
+        write_text(run.error(name), text)
 
 
 def one_by_one(

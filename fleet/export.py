@@ -7,7 +7,13 @@ the network.
 
 from pathlib import Path
 
-from storage.command_line import CommandLine, answer_help, make_command_line
+from storage.command_line import (
+    CommandLine,
+    answer_help,
+    make_command_line,
+    quote,
+    show_every_character,
+)
 
 NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torchao": ("torchao",), "state_dict": ()}
 SUFFIX = {"onnx": "onnx", "torchao": "pt", "state_dict": "safetensors"}
@@ -122,7 +128,7 @@ def export(run_dir: Path, model: str, variant: str, kind: str, output: Path | No
         known = ", ".join(sorted(path.stem for path in source.parent.glob("*.safetensors")))
         raise FileNotFoundError(
             f"No variant `{variant}` of {model} in {run_dir}: it has {known or 'none yet'}. Run"
-            f" train.py with the run's options and `--quantize {variant}` to add it."
+            f" train.py with the run's options and `--quantize {quote(variant)}` to add it."
         )
     target = choose_output(run_dir, output, f"{model}-{variant}.{SUFFIX[kind]}")
     state, quantized = read(source)
@@ -142,6 +148,7 @@ def export(run_dir: Path, model: str, variant: str, kind: str, output: Path | No
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
+    show_every_character()
     config = make_parser().read(arguments)
     try:
         print(export(config.run, config.model, config.variant, config.format, config.output))

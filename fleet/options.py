@@ -14,7 +14,7 @@ import yaml
 from jsonargparse import Namespace
 
 from lightning_modules.options import CalibrationOptions, ModelOptions, TrainerOptions
-from storage.command_line import CommandLine, make_command_line, pair_options, recipe_keys
+from storage.command_line import CommandLine, make_command_line, pair_options, quote, recipe_keys
 from storage.names import EXPERIMENT_FILE, MEMBERSHIP_FILE, WandbMode
 
 DESCRIPTION = """Train a fleet, quantize every model, and record what an attacker would see of it.
@@ -185,11 +185,11 @@ def _recipe_data(path: Path) -> str | None:
         raise ValueError(
             f"{path} records an experiment and is no recipe: it lacks the options of this machine "
             "and the place of the images. Repeat the command that began it: its recipe, such as "
-            f"`--config recipes/digits.yaml`, with `--run_dir {path.parent}`. Options that differ "
-            "from the record are then named."
+            f"`--config recipes/digits.yaml`, with `--run_dir {quote(path.parent)}`. Options that "
+            "differ from the record are then named."
         )
     recipe_keys(path)  # raises if the file is no recipe
-    data = yaml.safe_load(path.read_text()).get("data")
+    data = yaml.safe_load(path.read_text(encoding="utf-8")).get("data")
     name = data.get("class_path") if isinstance(data, dict) else data
     return None if name is None else str(name)
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from fleet.engine import Outcome, is_running
 from fleet.failed import Failed, find_failed
 from lightning_modules.callbacks.progress import Progress, read_progress
+from storage.command_line import quote
 from storage.names import ModelName
 from storage.run_folder import RunFolder
 
@@ -50,7 +51,9 @@ def find_status(run: RunFolder, diverged: Mapping[ModelName, str]) -> list[Model
         elif not run.missing(name, experiment.variants, experiment.embedded):
             state = "finished"
         elif error.exists():
-            lines = error.read_text().strip().splitlines() or ["unknown"]  # a full disk
+            lines = error.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [
+                "unknown"
+            ]  # a full disk
             state, reason = "failed", f"{lines[-1]} ({error})"
         models.append(ModelStatus(name, state, progress, reason))
     return models
@@ -154,14 +157,14 @@ def summarise(call: Call, failed: Failed) -> Iterator[str]:
         failed: finished models that diverged, or that quantization broke.
     """
     run, names, variants, chosen, outcomes, seconds, embedded = call
-    before, where = len(chosen) - len(outcomes), escape(str(run.path))
+    before = len(chosen) - len(outcomes)
     ended = Counter(outcome.state for outcome in outcomes)
     if outcomes:
         line = f"Finished {ended['finished']} models in {seconds:.0f} s; {before} were before"
         line += f"; {ended['failed']} failed" if ended["failed"] else ""
         yield line + (f"; {ended['busy']} passed over." if ended["busy"] else ".")
     else:
-        yield f"All {before} models in {where} are finished: nothing to train."
+        yield f"All {before} models in {escape(str(run.path))} are finished: nothing to train."
     for name, state, _, reason in outcomes:
         if state == "failed":
             yield (
@@ -180,7 +183,7 @@ def summarise(call: Call, failed: Failed) -> Iterator[str]:
     if left := sum(bool(run.missing(name, variants, embedded)) for name in names):
         yield f"{left} of the fleet's {len(names)} models are still to be finished."
     else:
-        yield f"Next: python audit.py --run_dir {where}"
+        yield f"Next: python audit.py --run_dir {escape(quote(run.path))}"
 
 
 def _sizes(run: RunFolder, names: Sequence[ModelName], variants: Sequence[str]) -> dict[str, int]:

@@ -15,6 +15,7 @@ from reporting.results import Results
 from reporting.tables import DASH, Cell, Table, estimate_cell, metric_cell, number
 from reporting.text import MARK_NOTE, NAMES, false_positives, kinds_of, show_change, show_p
 from storage.experiment import differing
+from storage.files import as_unicode
 from storage.records import VariantFacts
 
 NOTE = (
@@ -62,7 +63,7 @@ def name_apart(folders: Sequence[Path]) -> list[str]:
     twice = [folder for folder in whole if whole.count(folder) > 1]
     if twice:
         raise ValueError(f"{twice[0]} is named twice. Name each run folder once.")
-    names = (["/".join(path.parts[-parts:]) for path in whole] for parts in count(1))
+    names = ([as_unicode("/".join(path.parts[-parts:])) for path in whole] for parts in count(1))
     return next(ends for ends in names if len(set(ends)) == len(ends))
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -58,14 +59,14 @@ def digest_inputs(
         if path.exists():
             with path.open("rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{path.name} {content}\n".encode())
+            digest.update(os.fsencode(f"{path.name} {content}\n"))
     return digest.hexdigest()
 
 
 def is_done(folder: Path, digest: str) -> bool:
     """Whether a folder holds the audit of exactly these inputs."""
     try:
-        results = json.loads((folder / RESULTS).read_text())
+        results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
         done = results["inputs"] == digest
         names = [*FILES, *(f"{figure}.png" for figure in results["figures"])]
     except (OSError, ValueError, KeyError, TypeError):

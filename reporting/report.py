@@ -171,7 +171,7 @@ def render(results: Results, drawings: Sequence[Drawing]) -> str:
         summary=headline(rows, results.variants),
         tables=results.tables,
         charts=htmlsafe_json_dumps(data, allow_nan=False, separators=(",", ":")),
-        style=Markup((HERE / "report.css").read_text()),
-        script=Markup((HERE / "report.js").read_text()),
+        style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
+        script=Markup((HERE / "report.js").read_text(encoding="utf-8")),
         plotly=Markup(get_plotlyjs()) if charts else "",
     )

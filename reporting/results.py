@@ -17,6 +17,7 @@ from reporting.basis import describe_basis
 from reporting.findings import make_tables
 from reporting.tables import Cell, Table
 from reporting.text import compare
+from storage.command_line import quote
 from storage.evidence import Evidence
 from storage.experiment import Experiment, check_format
 from storage.records import LayerMeans, QuantizationMeans, VariantFacts
@@ -171,7 +172,7 @@ def read_results(run_dir: Path) -> Results:
         FileNotFoundError: there is no audit in the folder.
         ValueError: the file is damaged, or another version of BitLeak wrote it.
     """
-    path, again = run_dir / "audit" / RESULTS, f"`python audit.py --run_dir {run_dir}`"
+    path, again = run_dir / "audit" / RESULTS, f"`python audit.py --run_dir {quote(run_dir)}`"
     if not path.exists():
         raise FileNotFoundError(f"No audit in {run_dir}: no audit/{RESULTS} there. Run {again}.")
     return parse_results(path, f"Run {again} again")
@@ -184,7 +185,7 @@ def parse_results(path: Path, way_out: str) -> Results:
         ValueError: the file is damaged, or another version of BitLeak wrote it.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         content = error
     if not isinstance(content, dict):

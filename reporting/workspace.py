@@ -20,7 +20,7 @@ from reporting.results import METRICS, Results, read_results
 from reporting.text import NAMES
 from reporting.wandb_keys import audit_id, figure_key, finding_key, risk_key, roc_key
 from storage.command_line import make_command_line
-from storage.files import write_whole
+from storage.files import as_unicode, write_text
 from storage.wandb_project import PROJECT, accuracy_key, check_key
 
 CURVES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "train/learning_rate")
@@ -117,10 +117,13 @@ def save_view(run_dir: Path, entity: str, results: Results) -> str:
     Raises:
         ValueError: W&B does not find the view that was saved before.
     """
-    made, place = make_workspace(entity, run_dir.resolve().name, results), run_dir / "wandb.url"
+    made, place = (
+        make_workspace(entity, as_unicode(run_dir.resolve().name), results),
+        run_dir / "wandb.url",
+    )
     if place.exists():
         try:
-            before = ws.Workspace.from_url(place.read_text().strip())
+            before = ws.Workspace.from_url(place.read_text(encoding="utf-8").strip())
         except ValueError as error:
             raise ValueError(
                 f"{place} names a view that is not found ({error}). Delete it for a new view."
@@ -128,7 +131,7 @@ def save_view(run_dir: Path, entity: str, results: Results) -> str:
         before.sections, before.runset_settings = made.sections, made.runset_settings
         made = before
     url: str = made.save().url
-    write_whole(place, lambda path: path.write_text(url + "\n"))
+    write_text(place, url + "\n")
     return url
 
 

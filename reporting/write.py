@@ -1,6 +1,5 @@
 """The files of an audit, each written whole."""
 
-import csv
 import io
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -18,7 +17,7 @@ from reporting.matplotlib_charts import draw
 from reporting.report import render
 from reporting.results import RESULTS, Results, as_json, flatten
 from reporting.tables import for_terminal, headline
-from storage.files import write_whole
+from storage.files import write_csv, write_text, write_whole
 
 
 def write(
@@ -78,7 +77,8 @@ def exposure_lines(
 ) -> list[dict[str, Any]]:
     """One line per example: position in the pool, facts about it, and exposures.
 
-    An exposure is NaN where no target trained on the example, and None where it was left out.
+    An exposure is NaN where no target trained on the example, and None where it was left out; both
+    are empty in the file.
     """
     kept = exposures.kept.tolist()
     columns = {
@@ -91,20 +91,3 @@ def exposure_lines(
         {"example": index} | dict(zip(columns, line, strict=True))
         for index, line in enumerate(lines)
     ]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole."""
-    write_whole(path, lambda partial: partial.write_text(text))
-
-
-def write_csv(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Write lines that have the same fields."""
-
-    def write(partial: Path) -> None:
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(lines[0]))
-            writer.writeheader()
-            writer.writerows(lines)
-
-    write_whole(path, write)

@@ -12,7 +12,7 @@ from pickle import UnpicklingError
 import torch
 from safetensors import SafetensorError, safe_open
 
-from storage.files import write_whole
+from storage.files import write_text
 
 SUMS = "SHA256SUMS"  # in a model's folder, in the format of `sha256sum --check`
 LINE = re.compile(r"[0-9a-f]{64}  [^/\s][^\n]*")  # of that file
@@ -86,7 +86,7 @@ def _finished(folder: Path) -> list[Path]:
 
 def _write_sums(folder: Path, sums: Mapping[Path, str]) -> None:
     lines = [f"{digest}  {path.relative_to(folder)}\n" for path, digest in sums.items()]
-    write_whole(folder / SUMS, lambda partial: partial.write_text("".join(lines)))
+    write_text(folder / SUMS, "".join(lines))
 
 
 def _digest(path: Path) -> str | None:
@@ -100,7 +100,7 @@ def _digest(path: Path) -> str | None:
 def _read_sums(folder: Path) -> dict[Path, str]:
     if not (folder / SUMS).exists():
         return {}
-    lines = (folder / SUMS).read_text(errors="replace").splitlines()
+    lines = (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
     pairs = [line.split("  ", 1) for line in lines if LINE.fullmatch(line)]
     return {folder / name: digest for digest, name in pairs}
 
@@ -108,7 +108,7 @@ def _read_sums(folder: Path) -> dict[Path, str]:
 def _is_list_of_sums(path: Path) -> bool:
     if not path.exists():
         return True
-    text = path.read_text(errors="replace")
+    text = path.read_text(encoding="utf-8", errors="replace")
     return text.endswith("\n") and all(LINE.fullmatch(line) for line in text.splitlines())
 
 

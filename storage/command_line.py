@@ -1,11 +1,19 @@
-"""An argument parser whose errors are one line that names the nearest option."""
+"""An argument parser whose errors are one line that names the nearest option.
 
+Also what a command prints: any character on any terminal, and names quoted for a shell.
+"""
+
+import codecs
+import io
 import re
+import shlex
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import chdir
 from difflib import get_close_matches
 from itertools import pairwise
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +47,20 @@ class CommandLine(ArgumentParser):
             return self.parse_args(arguments)
         except (ArgumentError, ValueError, OSError) as error:
             self.exit(2, f"{self.prog}: {_one_line(error)}\n")
+
+    def parse_path(
+        self,
+        path: str | PathLike[str],
+        ext_vars: dict[str, Any] | None = None,
+        env: bool | None = None,
+        defaults: bool = True,
+        **further: Any,  # noqa: ANN401
+    ) -> Namespace:
+        """Parse a recipe as jsonargparse does, but in UTF-8 whatever the locale."""
+        content = Path(path).read_text(encoding="utf-8")
+        with chdir(Path(path).parent):  # a path in a recipe is relative to it
+            name = Path(path).name
+            return self.parse_string(content, name, ext_vars, env, defaults, **further)
 
     def _check_names(self, arguments: Sequence[str], further: Collection[str]) -> None:
         """Raise ValueError for a misspelt option on the command line or in a recipe."""
@@ -123,6 +145,31 @@ def answer_help(make_parser: Callable[[], CommandLine], *commands: str) -> None:
         make_parser().read(["--help"])
 
 
+def quote(value: object) -> str:
+    """A path, a name or another value as one word of a command that is proposed."""
+    return shlex.quote(str(value))
+
+
+def show_every_character() -> None:
+    """Let this process print any character, whatever the encoding of its terminal or log."""
+    codecs.register_error("bitleak.show", _show)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="bitleak.show")
+
+
+def _show(error: UnicodeError) -> tuple[bytes | str, int]:
+    """Replace each character by a question mark, but a byte of a file's name by itself.
+
+    So a command that is proposed can be pasted where the locale cannot decode the name.
+    """
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    characters = map(ord, error.object[error.start : error.end])
+    shown = (code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else ord("?") for code in characters)
+    return bytes(shown), error.end
+
+
 def recipe_keys(path: Path) -> list[str]:
     """Names of all options that a recipe sets, as on the command line.
 
@@ -130,7 +177,7 @@ def recipe_keys(path: Path) -> list[str]:
         ValueError: the file is not YAML, or holds no options.
     """
     try:
-        options = yaml.safe_load(path.read_text())
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path} must be a recipe in YAML, got {' '.join(str(error).split())}."

@@ -93,7 +93,7 @@ def read_experiment(path: Path) -> Experiment:
         ValueError: the file is damaged, or another version of BitLeak wrote it.
     """
     try:
-        stored = yaml.safe_load(path.read_text())
+        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         stored = error
     if not isinstance(stored, dict):

@@ -48,6 +48,7 @@ from storage.external_arrays import (
     wrong,
 )
 from storage.external_embeddings import add_embeddings
+from storage.files import as_unicode
 from storage.left_out import leave_out_models
 from storage.names import ModelName, fleet_names
 from storage.records import VariantFacts
@@ -86,7 +87,7 @@ def gather_external(path: Path) -> Evidence:
     models = leave_out_models(excluded, trained_here=False)
     inside = members[usable].sum(0)
     return Evidence(
-        name=path.resolve().stem,
+        name=as_unicode(path.resolve().stem),
         game=Game(by_variant, members, cases),
         variants={variant: _read_facts(known, audited) for variant, known in by_variant.items()},
         facts={

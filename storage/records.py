@@ -82,7 +82,7 @@ def read_record(run: RunFolder, name: ModelName, variant: str) -> dict[str, Any]
     if not path.exists():
         return None
     try:
-        record: dict[str, Any] = json.loads(path.read_text())
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(
             f"{path} is not a whole record ({error}). Delete it; the audit does without it."

@@ -14,8 +14,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from storage.checksums import is_sealed
+from storage.command_line import quote
 from storage.experiment import Experiment, check_same, grow, read_experiment
-from storage.files import save_whole, write_whole
+from storage.files import as_unicode, save_whole, write_text
 from storage.names import EXPERIMENT_FILE, MEMBERSHIP_FILE, ModelName
 
 
@@ -28,7 +29,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.name = path.resolve().name
+        self.name = as_unicode(path.resolve().name)
 
     @property
     def experiment_file(self) -> Path:
@@ -122,7 +123,7 @@ class RunFolder:
             raise FileNotFoundError(
                 f"No experiment in {self.path}: no {EXPERIMENT_FILE} there. Is that the "
                 "folder? Train one by "
-                f"`python train.py --config recipes/digits.yaml --run_dir {self.path}`."
+                f"`python train.py --config recipes/digits.yaml --run_dir {quote(self.path)}`."
             )
         return read_experiment(self.experiment_file)
 
@@ -149,7 +150,7 @@ class RunFolder:
             matrix = _split(asked, members)
             # The matrix first: a kill between the two writes leaves rows that nobody reads.
             save_whole(self.membership_file, matrix, {"sha256": _digest(matrix)})
-            write_whole(self.experiment_file, lambda path: path.write_text(text))
+            write_text(self.experiment_file, text)
         return experiment
 
     def preview(self, asked: Experiment, members: Bool[Tensor, "models examples"]) -> Experiment:

@@ -8,6 +8,7 @@ from pathlib import Path
 import wandb
 from wandb.env import CACHE_DIR, DATA_DIR, get_cache_dir, get_data_dir
 
+from storage.files import as_unicode
 from storage.names import WandbMode
 
 PROJECT = "bitleak"
@@ -34,7 +35,7 @@ def group_name(run_dir: Path) -> str:
 
     A name that is too long is cut, and ends with a hash of the whole, so that it stays unique.
     """
-    name = run_dir.resolve().name
+    name = as_unicode(run_dir.resolve().name)
     if len(name) <= LONGEST_GROUP:
         return name
     ending = "-" + hashlib.sha256(name.encode()).hexdigest()[:8]

@@ -1,6 +1,7 @@
 """The command line of train.py as a whole; the folders beside this file test its parts."""
 
 import re
+import shlex
 
 import pytest
 
@@ -26,4 +27,4 @@ def test_the_whole_output_away_from_a_terminal(toy, tmp_path, capsys, monkeypatc
     assert captured.err == ""
     train.main(toy(folder))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == f"Next: python audit.py --run_dir {folder}"
+    assert lines[-1] == f"Next: python audit.py --run_dir {shlex.quote(str(folder))}"

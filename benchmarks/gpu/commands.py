@@ -46,7 +46,7 @@ def command(folder: Path, options: str) -> list[str]:
 def call(line: list[str]) -> Call:
     """Run a command to its end."""
     started = time.monotonic()
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
     return Call(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
 
 

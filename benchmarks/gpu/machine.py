@@ -11,7 +11,7 @@ QUERY = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format
 def describe() -> list[str]:
     """Lines of Markdown on the GPUs, the driver, PyTorch, CUDA and cuDNN."""
     try:
-        done = subprocess.run(QUERY, capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(QUERY, capture_output=True, encoding="utf-8", timeout=60, check=True)
         cards = done.stdout.strip().splitlines()
     except (OSError, subprocess.SubprocessError):
         cards = []

@@ -26,7 +26,7 @@ from docs.study.numbers import LIRA, SMALL, STRONGEST, Study
 from docs.study.verdicts import LEVEL
 from reporting.matplotlib_charts import draw
 from reporting.results import Results, as_json, parse_results, read_results
-from storage.files import write_whole
+from storage.files import write_text, write_whole
 
 HERE = Path(__file__).parent
 KEPT = HERE / "results.json"
@@ -166,4 +166,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    write_whole(path, lambda temporary: temporary.write_text(text))
+    write_text(path, text)

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from docs.study.numbers import Study
+from storage.command_line import quote
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "study" / "cifar10_small.yaml"
 SECTIONS = "model", "trainer", "fleet"  # of the options that a recipe names, beside the data
@@ -43,7 +44,7 @@ def commands(study: Study, keep: str = "") -> str:
                 changes.append(f"--{section}.{key} {present[key]}")
     if made["quantize"] != recipe["quantize"]:
         changes.append(f"--quantize {' '.join(made['quantize'])}")
-    run_dir = f"runs/study/{study.results.name}"
+    run_dir = quote(f"runs/study/{study.results.name}")
     changes += [f"--run_dir {run_dir}"] if run_dir != recipe["run_dir"] else []
     lines = [f"python train.py --config recipes/study/{RECIPE.name}", *changes]
     partial = " --partial" if " of " in finished(study) else ""
@@ -88,7 +89,7 @@ def _fingerprint(study: Study) -> str:
 
 
 def _recipe() -> dict[str, Any]:
-    recipe: dict[str, Any] = yaml.safe_load(RECIPE.read_text())
+    recipe: dict[str, Any] = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
     return recipe
 
 

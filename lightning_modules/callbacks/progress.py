@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
-from storage.files import write_whole
+from storage.files import write_text
 
 TRAINING = "training"
 
@@ -54,12 +54,12 @@ class SaveProgress(Callback):
         seconds = self.before.seconds + time.monotonic() - self.began
         progress = Progress(stage, self.epoch, round(seconds, 3))
         text = json.dumps(progress._asdict())
-        write_whole(self.path, lambda partial: partial.write_text(text))
+        write_text(self.path, text)
 
 
 def read_progress(path: Path) -> Progress | None:
     """Read how far a model is; None if the file is missing or damaged."""
     try:
-        return Progress(**json.loads(path.read_text()))
+        return Progress(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None  # it only informs: no result depends on it

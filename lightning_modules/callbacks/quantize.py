@@ -20,7 +20,7 @@ from quantization.quantize import quantize_network
 from quantization.quantized_network import QuantizedNetwork, layer_bits
 from quantization.rounding.grid import Bits
 from quantization.variant import Variant, wanted
-from storage.files import write_whole
+from storage.files import write_text
 from storage.weights import save_quantized
 
 Calibrate = Callable[[Variant], Calibration]
@@ -80,7 +80,7 @@ def save_variant(
         return
     # the record first, so that quantized weights never lack one
     text = json.dumps(record.as_json(calibration))
-    write_whole(path.with_suffix(".json"), lambda partial: partial.write_text(text))
+    write_text(path.with_suffix(".json"), text)
     save_quantized(path, quantized)
 
 

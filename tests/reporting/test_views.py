@@ -197,5 +197,9 @@ def test_nothing_left_out_needs_no_words(written):
 
 
 def test_csv_is_read_back(tmp_path):
-    write_csv(tmp_path / "lines.csv", [{"a": 1, "b": 'x, "y"'}, {"a": None, "b": ""}])
-    assert read_csv(tmp_path / "lines.csv") == [{"a": "1", "b": 'x, "y"'}, {"a": "", "b": ""}]
+    write_csv(
+        tmp_path / "lines.csv",
+        [{"a": 1, "b": 'x, "y"'}, {"a": None, "b": "\n"}, {"a": nan, "b": ""}],
+    )
+    lines = [{"a": "1", "b": 'x, "y"'}, {"a": "", "b": "\n"}, {"a": "", "b": ""}]
+    assert read_csv(tmp_path / "lines.csv") == lines

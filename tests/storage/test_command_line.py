@@ -1,9 +1,20 @@
+import io
+import shlex
+import sys
 from pathlib import Path
 from typing import Literal
 
 import pytest
+from jsonargparse.typing import path_type
 
-from storage.command_line import answer_help, make_command_line, pair_options, recipe_keys
+from storage.command_line import (
+    answer_help,
+    make_command_line,
+    pair_options,
+    quote,
+    recipe_keys,
+    show_every_character,
+)
 
 
 @pytest.fixture
@@ -110,6 +121,46 @@ def test_keys_of_a_dictionary_and_options_of_a_class_are_known(parser, refuse):
     assert refuse(["--data.crop", "1"]).startswith(message)
     # known by name, though this parser cannot read it
     assert not refuse(["--data.crop", "1"], ["data.crop"]).startswith(message)
+
+
+def test_a_recipe_is_utf_8_and_its_paths_are_relative_to_it(parser, tmp_path, monkeypatch):
+    parser.add_argument("--title", type=str)
+    parser.add_argument("--words", type=path_type("fr"))
+    (tmp_path / "recipe.yaml").write_bytes("title: caf\u00e9 \u4e2d\nwords: words.txt\n".encode())
+    (tmp_path / "words.txt").write_text("one\ntwo\n")
+    monkeypatch.setattr(
+        "jsonargparse._paths.Path.read_text", None
+    )  # reads in the locale's encoding
+    assert parser.read(["--config", str(tmp_path / "recipe.yaml")]).title == "caf\u00e9 \u4e2d"
+
+
+@pytest.mark.parametrize("name", ["runs/digits", "my runs/one #1", "it's", "$HOME", "a\\b", "[x]*"])
+def test_a_quoted_name_is_one_word_of_a_shell(name):
+    assert shlex.split(f"audit.py --run_dir {quote(Path(name))}", comments=True)[2:] == [name]
+
+
+def test_a_plain_path_needs_no_quotes():
+    assert quote(Path("runs/digits-2_b.x")) == "runs/digits-2_b.x"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [
+        ("ascii", b"0.65 ? 0.02 ? caf\xc3\xa9"),
+        ("latin-1", b"0.65 \xb1 0.02 ? caf\xc3\xa9"),
+        ("cp1252", b"0.65 \xb1 0.02 ? caf\xc3\xa9"),
+        ("utf-8", b"0.65 \xc2\xb1 0.02 \xe2\x94\x81 caf\xc3\xa9"),
+    ],
+)
+def test_what_a_terminal_cannot_show_is_replaced(monkeypatch, encoding, shown):
+    """But the bytes of a file's name, which Python keeps as surrogates, are printed as they are."""
+    streams = {name: io.TextIOWrapper(io.BytesIO(), encoding) for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    show_every_character()
+    for stream in streams.values():
+        print("0.65 \u00b1 0.02 \u2501", "caf\udcc3\udca9", end="", file=stream, flush=True)
+        assert stream.buffer.getvalue() == shown
 
 
 def test_values_are_paired_with_their_options():

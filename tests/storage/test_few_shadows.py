@@ -109,8 +109,8 @@ def test_exposures_stay_at_their_place_in_the_pool(draw, tmp_path, audit, empty_
         wanted = next(kept) if known else {"full": "", "w2": ""}
         assert (line["full"], line["w2"]) == (wanted["full"], wanted["w2"])
     trained = members[SHADOWS:].any(0)
-    nobody = [line["full"] == "nan" for line in lines]
-    assert nobody == list(usable & ~trained)
+    nobody = [line["full"] == "" for line in lines]
+    assert nobody == list(~usable | ~trained)
 
 
 def test_an_attack_asked_for_that_too_few_examples_suffice_for_is_an_error(

@@ -1,3 +1,4 @@
+import math
 import os
 import stat
 
@@ -5,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from storage.files import save_whole, write_whole
+from storage.files import as_unicode, save_whole, write_csv, write_text, write_whole
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path):
@@ -39,6 +40,27 @@ def test_a_kill_during_a_write_keeps_the_old_file(tmp_path):
     assert [p.name for p in tmp_path.glob("*.partial")] == ["file.partial"]
     write_whole(path, lambda partial: partial.write_bytes(b"new"))
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"file": b"new"}
+
+
+def test_text_is_utf_8_with_the_line_ends_that_it_has(tmp_path):
+    write_text(tmp_path / "text", "0.65 \N{PLUS-MINUS SIGN} 0.02\r\n\u4e2d\n")
+    assert (tmp_path / "text").read_bytes() == b"0.65 \xc2\xb1 0.02\r\n\xe4\xb8\xad\n"
+
+
+def test_a_name_that_the_locale_cannot_decode_is_read_as_utf_8(tmp_path):
+    in_ascii = "caf\u00e9".encode().decode("ascii", "surrogateescape")  # what the C locale gives
+    assert as_unicode(in_ascii) == "caf\u00e9"
+    assert as_unicode(b"caf\xe9".decode("ascii", "surrogateescape")) == "caf\ufffd"  # Latin-1
+    assert as_unicode("caf\u00e9 \u4e2d") == "caf\u00e9 \u4e2d"
+    write_text(tmp_path / "text", in_ascii)
+    assert (tmp_path / "text").read_bytes() == b"caf\xc3\xa9"
+
+
+def test_an_unknown_number_is_an_empty_cell(tmp_path):
+    lines = [{"a": 1, "b": 'x, "\u00b1"'}, {"a": None, "b": "\n"}, {"a": math.nan, "b": ""}]
+    write_csv(tmp_path / "lines.csv", lines)
+    content = b'a,b\r\n1,"x, ""\xc2\xb1"""\r\n,"\n"\r\n,\r\n'
+    assert (tmp_path / "lines.csv").read_bytes() == content
 
 
 def test_tensors_survive_and_the_file_has_ordinary_permissions(tmp_path, rng):
