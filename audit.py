@@ -20,6 +20,7 @@ from rich.markup import escape
 
 from attacks.choice import choose_attacks
 from attacks.evaluate import evaluate
+from attacks.own import register
 from attacks.rmia import make_options
 from attacks.rmia_tuning import tune
 from attacks.strongest import Strongest
@@ -39,6 +40,7 @@ from reporting.tables import for_terminal, headline
 from reporting.write import write, write_comparison
 from storage.evidence import gather, restrict
 from storage.external_signals import gather_external
+from storage.own_code import load
 from storage.run_folder import RunFolder
 from storage.wandb_project import check_key
 
@@ -71,7 +73,8 @@ def audit(config: Namespace, console: Console) -> None:
         OSError: the folder cannot be written to.
     """
     folder, report = config.run_dir / "audit", escape(f"Report: {config.run_dir}/audit/report.html")
-    # first, so that what changes while this runs is not in it
+    own = register(load(config.attacks or (), "--attacks"))
+    # before any file is read, so that what changes while this runs is not in it
     rmia = make_options(config.rmia.population, config.rmia.a)
     inputs = digest_inputs(config.run_dir, config.signals, config.attacks, config.partial, rmia)
     if config.wandb == "disabled" and is_done(folder, inputs):
@@ -83,7 +86,8 @@ def audit(config: Namespace, console: Console) -> None:
     else:
         evidence = gather_external(config.signals)
     evidence = evidence._replace(game=evidence.game._replace(rmia=rmia))
-    choice = choose_attacks(config.attacks, evidence.game)
+    asked = config.attacks and [own.get(name, name) for name in config.attacks]
+    choice = choose_attacks(asked, evidence.game)
     evidence = restrict(evidence, choice)
     with console.status("Attacking") as status:
         game = tune(evidence.game, choice.attacks)

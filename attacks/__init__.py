@@ -31,6 +31,7 @@ class Attack(NamedTuple):
         optional: whether a fleet records what it needs only if asked to; `audit.py` then runs it
             unasked where that is known, and does not miss it elsewhere.
         sides: how many shadows with and without each example it needs at least.
+        path: import path of a user's own attack; empty for ours.
     """
 
     run: Callable[[Target, Shadows], Tensor]
@@ -39,6 +40,7 @@ class Attack(NamedTuple):
     default: bool = True
     sides: tuple[int, int] = (0, 0)
     optional: bool = False
+    path: str = ""
 
 
 def _rmia(target: Target, shadows: Shadows, online: bool) -> Tensor:

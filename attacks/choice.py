@@ -14,6 +14,8 @@ from attacks.quantile import FEWEST
 
 Sides = tuple[int, int]
 
+DEFAULT = "default"  # stands for all attacks that are run unasked
+
 WORDS = {  # fields of `ModelSignals` to users
     "hinge": "logits",
     "population": "signals on a population",
@@ -80,7 +82,7 @@ class Choice(NamedTuple):
 
 
 def choose_attacks(asked: Sequence[str] | None, game: Game) -> Choice:
-    """Choose the attacks to run: those asked for, or all that the game suffices for.
+    """Choose the attacks to run: those named, and for `DEFAULT` all that the game suffices for.
 
     All attacks and findings are on the same examples, so that they can be compared in pairs. From
     the least demanding on, an attack or finding is kept if the examples that it and all kept before
@@ -92,12 +94,14 @@ def choose_attacks(asked: Sequence[str] | None, game: Game) -> Choice:
     Raises:
         ValueError: an attack does not exist, or one that was asked for cannot be kept.
     """
-    for name in asked or ():
+    named = [name for name in asked or (DEFAULT,) if name != DEFAULT]
+    for name in named:
         if name not in ATTACKS:
             near = get_close_matches(name, ATTACKS, n=1)
             hint = f"Did you mean `{near[0]}`?" if near else f"Take one of {', '.join(ATTACKS)}."
             raise ValueError(f"`--attacks` must name attacks, got `{name}`. {hint}")
-    wanted = list(dict.fromkeys(asked or default_attacks(game)))
+    unasked = default_attacks(game) if DEFAULT in (asked or (DEFAULT,)) else []
+    wanted = list(dict.fromkeys([*unasked, *named]))
     needs = {name: ATTACKS[name].sides for name in wanted} | FINDINGS
     every, none = set_apart(game)
     mixed = ~(every | none)
@@ -115,7 +119,7 @@ def choose_attacks(asked: Sequence[str] | None, game: Game) -> Choice:
         if not lacks[name].signals and suffices(both, game):
             usable = both
             kept.append(name)
-        elif asked and name in wanted:
+        elif name in named:
             raise ValueError(_refuse(name, lacks[name], len(usable)))
     sides = max(needs[name][0] for name in kept), max(needs[name][1] for name in kept)
     left_out = {name: lack for name, lack in lacks.items() if name not in kept}

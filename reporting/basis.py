@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from attacks import RMIA
+from attacks import ATTACKS, RMIA
 from attacks.evaluate import Row
 from attacks.metrics.intervals import Summary
 from storage.evidence import Evidence
+from storage.own_code import digest
 
 
 def describe_basis(evidence: Evidence, rows: Sequence[Row]) -> dict[str, str]:
@@ -15,7 +16,15 @@ def describe_basis(evidence: Evidence, rows: Sequence[Row]) -> dict[str, str]:
         evidence: what the audit rests on.
         rows: attacks on all variants.
     """
-    return evidence.facts | describe_rmia(evidence, rows) | describe_measures(rows[0].summary)
+    own = describe_own(rows)
+    return evidence.facts | own | describe_rmia(evidence, rows) | describe_measures(rows[0].summary)
+
+
+def describe_own(rows: Sequence[Row]) -> dict[str, str]:
+    """Import paths and fingerprints of the user's own attacks, by label; nothing without any."""
+    paths = {row.attack: path for row in rows if (path := ATTACKS[row.attack].path)}
+    words = [f"{name}: {path}, source {digest(path, '--attacks')}" for name, path in paths.items()]
+    return {"own attacks": "; ".join(words)} if words else {}
 
 
 def describe_measures(summary: Summary) -> dict[str, str]:

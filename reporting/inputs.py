@@ -9,6 +9,8 @@ from pathlib import Path
 
 from attacks.rmia import DEFAULT, RmiaOptions
 from reporting.results import RESULTS
+from storage.own_code import digest as digest_code
+from storage.own_code import is_own
 from storage.run_folder import RunFolder
 
 HOME = Path(__file__).parents[1]
@@ -30,7 +32,7 @@ def digest_inputs(
     Args:
         run_dir: the experiment's folder.
         signals: signals of models that were trained elsewhere, which are then the input.
-        attacks: the attacks asked for; None for the default.
+        attacks: the attacks asked for, a user's own by import path; None for the default.
         partial: whether unfinished models may be excluded.
         rmia: choices of RMIA.
 
@@ -41,7 +43,12 @@ def digest_inputs(
     for floor in FLOORS:
         suffixes = (".py", ".html", ".css", ".js")
         code += [p for p in sorted((HOME / floor).rglob("*")) if p.suffix in suffixes]
-    facts = [repr((attacks, partial, rmia)), *(f"{name} {version(name)}" for name in LIBRARIES)]
+    own = {name: digest_code(name, "--attacks") for name in attacks or () if is_own(name)}
+    facts = [
+        repr((attacks, partial, rmia)),
+        *(f"{name} {version(name)}" for name in LIBRARIES),
+        repr(own),
+    ]
     if signals is not None:
         files = sorted(signals.rglob("*.npy")) if signals.is_dir() else [signals]
         facts.append(str(signals))

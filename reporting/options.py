@@ -34,8 +34,8 @@ def make_parser() -> CommandLine:
     parser.add_argument(
         "--attacks",
         nargs="+",
-        help="attacks to run; by default all for which the signals suffice, except attack_p, base "
-        "and `_carlini`",
+        help="attacks to run, by name or by the import path of your own; by default (`default`) "
+        "all for which the signals suffice, except attack_p, base and `_carlini`",
     )
     parser.add_argument(
         "--rmia.population",

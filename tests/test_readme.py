@@ -17,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 import audit
 import train
+from attacks import ATTACKS
 from datamodules import CIFAR10
 from datamodules.images import Images
 from fleet import export
@@ -76,7 +77,15 @@ ONE_CPU = shlex.split(
 
 def read_snippets(page: str) -> list[str]:
     """The Python code on a page."""
-    return re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
+    (path,) = (path for path in PAGES if path.name == page)
+    return re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
+
+
+def named_snippets() -> dict[str, str]:
+    """Snippets that are files: their docstring begins with their name and a colon."""
+    snippets = [code for page in PAGES for code in read_snippets(page.name)]
+    names = [re.match(r'"""(\w+\.py): ', code) for code in snippets]
+    return {name[1]: code for name, code in zip(names, snippets, strict=True) if name}
 
 
 def photographs(self):
@@ -153,6 +162,8 @@ def workplace(demo, tmp_path, monkeypatch):
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     shutil.copytree(demo, tmp_path / "runs" / "digits")
     (tmp_path / "my_networks.py").write_text(read_snippets("data.md")[0])
+    for name, code in named_snippets().items():
+        (tmp_path / name).write_text(code)
     for kind, shade in (("cat", 40), ("dog", 200)):
         folder = tmp_path / "path" / "to" / "images" / kind
         folder.mkdir(parents=True)
@@ -167,7 +178,10 @@ def workplace(demo, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(CIFAR10, "fetch", lambda self: None)
     monkeypatch.setattr(CIFAR10, "read", photographs)
+    before = dict(ATTACKS)
     yield tmp_path
+    ATTACKS.clear()
+    ATTACKS.update(before)  # without those of the pages
     wandb.teardown()  # waits for W&B's own process, however slow: it still writes to this folder
 
 
@@ -229,7 +243,7 @@ def test_the_run_folder_has_every_file_of_its_page(workplace):
 def test_the_attacks_are_a_library():
     logits, labels, members = overfitted()
     names = {"logits": logits, "labels": labels, "members": members}
-    exec(read_snippets("attacks.md")[0], names)
+    exec(read_snippets("attacks.md")[-1], names)
     auc = names["summarise"](names["scores"][None], members[:1]).auc
     assert auc.low > 0.8
     assert auc.value == pytest.approx(roc_auc_score(members[0], names["scores"]))
@@ -238,7 +252,7 @@ def test_the_attacks_are_a_library():
 def test_every_python_snippet_is_run_above():
     snippets = {page.name: page.read_text().count("```python") for page in PAGES}
     assert {page: count for page, count in snippets.items() if count} == {
-        "attacks.md": 1,
+        "attacks.md": 2,
         "data.md": 1,
     }
 

@@ -1,0 +1,44 @@
+"""A user's own attacks and quantizers: their functions, and fingerprints of their source."""
+
+import hashlib
+import inspect
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from quantization.imported import imported
+
+
+def is_own(name: str) -> bool:
+    """Whether a name is the import path of a user's own function, not a name of ours."""
+    return "." in name
+
+
+def load(names: Iterable[str], option: str) -> dict[str, Callable[..., Any]]:
+    """Import those of some names that are import paths: path -> function.
+
+    Raises:
+        ValueError: a function cannot be imported.
+    """
+    return {name: imported(name, option) for name in names if is_own(name)}
+
+
+def digest(path: str, option: str) -> str:
+    """Fingerprint of the source file of a function's module; files that it imports do not count.
+
+    Raises:
+        ValueError: the function cannot be imported, or its module has no source file.
+    """
+    imported(path, option)
+    module = sys.modules[path.rpartition(".")[0]]
+    try:
+        file = inspect.getsourcefile(module)
+    except TypeError:
+        file = None
+    if file is None or not Path(file).exists():
+        raise ValueError(
+            f"`{option}`: `{path}` must be in a module with a source file, by which changes are "
+            f"noticed, got {module!r}. Call it from a function in a .py file of yours."
+        )
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
