@@ -26,8 +26,8 @@ from fleet.options import FleetOptions
 from lightning_modules.callbacks.record_embeddings import find_layer
 from lightning_modules.classifier import Classifier
 from lightning_modules.options import CalibrationOptions, ModelOptions
-from quantization.quantize import check_network
 from quantization.quantized_network import layer_bits
+from quantization.rehearsal import check_variants
 from quantization.variant import Variant, check_count, wanted
 from storage.experiment import Experiment, describe
 from storage.names import ModelName, fleet_names, parse_slice
@@ -143,8 +143,7 @@ def try_network(
     network, notes = classifier.get_submodule("network"), []
     if config.record_embeddings:
         find_layer(copy.deepcopy(network).eval(), images)
-    for variant in map(Variant.parse, config.quantize):
-        check_network(network, variant, images, config.layer_bits)
+    check_variants(network, map(Variant.parse, config.quantize), images, config.layer_bits)
     for name in config.quantize[:1]:
         packed = layer_bits(network, Variant.parse(name))
         tensors = network.state_dict().items()

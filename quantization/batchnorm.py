@@ -56,17 +56,6 @@ def fold_batchnorm(network: nn.Module, images: Images) -> list[str]:
     return _fold_pairs(network, images)
 
 
-@torch.no_grad()
-def check_folding(network: nn.Module, images: Images) -> None:
-    """Raise unless BatchNorm can be folded, as far as an untrained network tells.
-
-    Raises:
-        ValueError: the network has no BatchNorm, or does not compute in float64.
-    """
-    batchnorms(network)
-    _logits(copy.deepcopy(network).double(), images)
-
-
 def _logits(exact: nn.Module, images: Images) -> Tensor:
     try:
         logits: Tensor = exact(images.to(torch.float64, copy=True))  # it may work in place
@@ -92,7 +81,8 @@ def _fold_pairs(network: nn.Module, images: Images) -> list[str]:
         norm = trace.modules[operation.owner] if operation is not None else None
         if operation is None or operation.function is not functional.batch_norm:
             continue
-        if isinstance(norm, _BatchNorm) and trace.count(operation.owner) == 1:
+        tokens = isinstance(trace.modules[name], nn.Linear) and operation.args[0].ndim > 2
+        if isinstance(norm, _BatchNorm) and trace.count(operation.owner) == 1 and not tokens:
             _fold(trace.modules[name], norm)
             folded.append(name)
     return folded

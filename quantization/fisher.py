@@ -16,6 +16,7 @@ def fisher_diagonal(
     modules: Mapping[str, nn.Module],
     images: Float[Tensor, "images channels height width"],
     generator: torch.Generator,
+    axes: Mapping[str, int] | None = None,
 ) -> dict[str, Float[Tensor, "images _ *places"]]:
     """Squared gradient of log p(y) by each module's output, with y drawn from the network.
 
@@ -24,6 +25,8 @@ def fisher_diagonal(
         modules: modules by name; if a module is called more than once, its first call counts.
         images: images to run the network on.
         generator: draws the labels, on the CPU.
+        axes: axis of a module's output along which the images lie, if it is not the first; it is in
+            the result.
 
     Returns:
         The squares of each module's output, scaled to mean 1. (BRECQ's released code adds 1 to
@@ -63,7 +66,7 @@ def fisher_diagonal(
                     loss, list(outputs.values()), allow_unused=True, materialize_grads=True
                 )
                 for name, slope in zip(outputs, slopes, strict=True):
-                    gradients[name].append(slope)
+                    gradients[name].append(slope.transpose(0, (axes or {}).get(name, 0)))
                 outputs.clear()
     finally:
         for handle in handles:

@@ -4,20 +4,23 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from quantization.calibration import CHUNK
+from quantization.operation import only_tensor
 from quantization.reconstruct import Unit
 from quantization.refine import refine
 from quantization.rounding.adaround import Settings, learn_rounding
 from quantization.rounding.descent import descend
 from quantization.rounding.gram import (
+    Layer,
     Quadratic,
     add_up,
+    channel_axis,
     draw_positions,
     make_quadratic,
     outputs_at,
@@ -41,8 +44,11 @@ def fit_loop(
     grids = {name: plan.grid for name, plan in unit.plans.items()}
     targets = torch.cat([unit.forward_tail(rows, stream.chunk(2)[0]) for stream in streams])
     inputs = torch.cat([stream.chunk(2)[1] for stream in streams])
+    last, axis = [*unit.plans.values()][-1], 1
+    if targets.shape[-1] == len(last.rows):  # tokens, unless they were put elsewhere
+        axis = channel_axis(last.layer)
     codes = learn_rounding(
-        rows, grids, unit.forward_tail, inputs, targets, settings, generator, unit.importance
+        rows, grids, unit.forward_tail, inputs, targets, settings, generator, unit.importance, axis
     )
     chunks = torch.split(inputs, CHUNK), torch.split(targets, CHUNK)
     before, after = (_error(unit, choice, *chunks) for choice in (_nearest(unit), codes))
@@ -91,10 +97,10 @@ def _fit_layers(
 ) -> dict[str, tuple[Fitted, Tensor]]:
     """Each layer's result as `fit_quadratic`, and the Gram matrix of its inputs at all places."""
     rows = {name: plan.rows for name, plan in unit.plans.items()}
-    targets = _collect_targets(unit, rows, streams, generator)
+    targets = collect_targets(unit, rows, streams, generator)
     fits = {}
     for name, plan in unit.plans.items():
-        quadratic = add_up(_quadratics(unit, name, rows, streams, targets))
+        quadratic = add_up(quadratics(unit, name, rows, streams, targets))
         codes = solve(plan.rows, plan.grid, quadratic)
         plain = dequantize(nearest(plan.rows, plan.grid), plan.grid)
         rows[name] = dequantize(codes, plan.grid)
@@ -130,7 +136,7 @@ class LayerTargets(NamedTuple):
     weights: dict[str, Float[Tensor, " chosen"]]  # weight of the error there
 
 
-def _collect_targets(
+def collect_targets(
     unit: Unit, rows: Mapping[str, Tensor], streams: Sequence[Tensor], generator: torch.Generator
 ) -> list[LayerTargets]:
     """Sample places of every layer's output, and note the values wanted there."""
@@ -147,15 +153,24 @@ def _collect_targets(
             targets.outputs[name] = outputs_at(plan.layer, outputs[name], at)
             if unit.scales[name] is not None:
                 targets.ends[name] = outputs_at(plan.layer, end, at)
-            if unit.importance is not None and outputs[name].shape[2:] == end.shape[2:]:
-                here = unit.importance[done : done + len(end)].mean(1, keepdim=True)
+            same = _places(plan.layer, outputs[name]) == _places(plan.layer, end)
+            if unit.importance is not None and same:
+                here = unit.importance[done : done + len(end)]
+                here = here.mean(channel_axis(plan.layer), keepdim=True)
                 targets.weights[name] = outputs_at(plan.layer, here, at).flatten()
         done += len(end)
         chunks.append(targets)
     return chunks
 
 
-def _quadratics(
+def _places(layer: Layer, outputs: Tensor) -> list[int]:
+    """Numbers of places along the axes between images and channels, as `layer` orders them."""
+    sizes = list(outputs.shape)
+    del sizes[channel_axis(layer)]
+    return sizes[1:]
+
+
+def quadratics(
     unit: Unit,
     name: str,
     rows: Mapping[str, Tensor],
@@ -196,17 +211,22 @@ def _watched(
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
 
-    def before(name: str, module: nn.Module, args: tuple[Tensor]) -> None:
-        inputs[name] = args[0]
+    def before(
+        name: str, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> None:
+        given = cast(Tensor, only_tensor(module, args, kwargs))
+        inputs[name] = given.transpose(0, unit.axes[name])
         if name == until:
             raise _Reached
 
-    def after(name: str, module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
-        outputs[name] = output.clone()  # later operations may work in place
+    def after(name: str, module: nn.Module, args: object, output: Tensor) -> None:
+        # later operations may work in place
+        outputs[name] = output.clone().transpose(0, unit.axes[name])
 
     handles = []
     for name, plan in unit.plans.items():
-        handles.append(plan.layer.register_forward_pre_hook(partial(before, name)))
+        hook = plan.layer.register_forward_pre_hook(partial(before, name), with_kwargs=True)
+        handles.append(hook)
         handles.append(plan.layer.register_forward_hook(partial(after, name)))
     try:
         with suppress(_Reached):

@@ -9,16 +9,23 @@ import torch
 from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 
+from quantization.operation import only_tensor
+
 # Largest inputs of a stop, in bytes over all chunks, for which runs are suspended. What a suspended
 # run holds is two to four times as much.
 MAX_SUSPENDED = 2e8
 
 Answer = Callable[[Tensor], Tensor]
 Visit = Callable[[str, Sequence[Tensor]], Answer]
+Calls = Mapping[str, tuple[nn.Module, Callable[..., Any]]]  # what calls of each stop do meanwhile
 
 
 def lockstep(
-    network: nn.Module, stops: Mapping[str, nn.Module], chunks: Sequence[Tensor], visit: Visit
+    network: nn.Module,
+    stops: Mapping[str, nn.Module],
+    chunks: Sequence[Tensor],
+    visit: Visit,
+    axes: Mapping[str, int] | None = None,
 ) -> None:
     """Run a network on every chunk of images, all up to the same stop before any continues.
 
@@ -32,12 +39,18 @@ def lockstep(
         chunks: inputs of the network.
         visit: maps a stop's name and its inputs, one tensor per chunk, to the function that the
             stop applies to each chunk from then on.
+        axes: axis of a stop's inputs and outputs along which the images lie, if it is not the
+            first. For `visit` and its function it is.
 
     Raises:
-        ValueError: a stop is not called with exactly one tensor, or is called under autocast, or
+        ValueError: a stop is not called with one tensor alone, or is called under autocast, or
             chunks reach different stops.
     """
-    runs = [_Run(network, stops, chunk, MAX_SUSPENDED / len(chunks)) for chunk in chunks]
+    calls = {
+        name: (module, partial(_wait, name, module, (axes or {}).get(name, 0)))
+        for name, module in stops.items()
+    }
+    runs = [_Run(network, calls, chunk, MAX_SUSPENDED / len(chunks)) for chunk in chunks]
     answers: list[Answer] = []
     while True:
         names = {run.resume(answers) for run in runs}
@@ -61,10 +74,8 @@ class _Run:
         inputs: inputs of the stop that it has reached.
     """
 
-    def __init__(
-        self, network: nn.Module, stops: Mapping[str, nn.Module], chunk: Tensor, max_bytes: float
-    ) -> None:
-        self.network, self.stops, self.chunk, self.max_bytes = network, stops, chunk, max_bytes
+    def __init__(self, network: nn.Module, calls: Calls, chunk: Tensor, max_bytes: float) -> None:
+        self.network, self.calls, self.chunk, self.max_bytes = network, calls, chunk, max_bytes
         self.run: greenlet | None = None  # the suspended pass
         self.inputs = chunk
 
@@ -79,7 +90,7 @@ class _Run:
         for answer in answers:
             given = [answer(self.inputs)]
             del self.inputs  # freed while the network continues
-            with _stopping(self.stops):  # only here: computing the answer calls modules too
+            with _stopping(self.calls):  # only here: computing the answer calls modules too
                 reached = self.run.switch(given.pop())
             if self.run.dead:
                 return None
@@ -91,22 +102,26 @@ class _Run:
 
 
 @contextmanager
-def _stopping(stops: Mapping[str, nn.Module]) -> Iterator[None]:
+def _stopping(calls: Calls) -> Iterator[None]:
     # Not `forward`: a module's own hooks would run around it here and again in the visit.
-    before = [module.__dict__.get("_compiled_call_impl") for module in stops.values()]
-    for name, module in stops.items():
-        module._compiled_call_impl = partial(_stop, name)
+    before = [module.__dict__.get("_compiled_call_impl") for module, _ in calls.values()]
+    for module, call in calls.values():
+        module._compiled_call_impl = call
     try:
         yield
     finally:
-        for module, call in zip(stops.values(), before, strict=True):
-            module._compiled_call_impl = call
+        for (module, _), own in zip(calls.values(), before, strict=True):
+            module._compiled_call_impl = own
 
 
-def _stop(name: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-    if len(args) != 1 or kwargs or not isinstance(args[0], Tensor):
-        raise ValueError(f"`{name}` must be called with one tensor to be quantized as a whole.")
-    if torch.is_autocast_enabled(args[0].device.type):  # it would outlive the suspended run
+def _wait(name: str, module: nn.Module, axis: int, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    given = only_tensor(module, args, kwargs)
+    if given is None:
+        raise ValueError(
+            f"`{name}` must be called with one tensor, and every other argument at its default, to"
+            " be quantized as a whole."
+        )
+    if torch.is_autocast_enabled(given.device.type):  # it would outlive the suspended run
         raise ValueError(
             f"`{name}` is called under autocast, but is quantized layer by layer in float32 only."
             " Remove `torch.autocast` from the network, since `--trainer.precision` does the same,"
@@ -115,4 +130,5 @@ def _stop(name: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
     main = getcurrent().parent
     if main is None:
         raise RuntimeError(f"`{name}` waits for values outside of `lockstep`.")
-    return main.switch((name, args[0]))
+    outputs: Tensor = main.switch((name, given.transpose(0, axis)))
+    return outputs.transpose(0, axis)

@@ -1,11 +1,12 @@
 """One call of a torch function, as `Trace` notes it."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 ACTIVATIONS = {
@@ -53,6 +54,26 @@ class Operation(NamedTuple):
         _, _, variance = self.args[:3]
         slope: Tensor = (variance + self.kwargs["eps"]).rsqrt()
         return slope if self.kwargs["weight"] is None else slope * self.kwargs["weight"]
+
+
+def only_tensor(
+    module: nn.Module, args: tuple[object, ...], kwargs: dict[str, Any]
+) -> Tensor | None:
+    """The first argument of a call, if it is a tensor and all others are the module's defaults."""
+    if len(args) == 1 and not kwargs:
+        return args[0] if isinstance(args[0], Tensor) else None
+    signature = inspect.signature(module.forward)
+    try:
+        arguments = signature.bind(*args, **kwargs).arguments
+    except TypeError:  # which the call itself will raise
+        return None
+    if not arguments:
+        return None
+    (first, value), *others = arguments.items()
+    if first != next(iter(signature.parameters)) or not isinstance(value, Tensor):
+        return None
+    by_default = all(given is signature.parameters[name].default for name, given in others)
+    return value if by_default else None
 
 
 def value_of(tensor: Tensor) -> Value:

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from quantization.attention import unfused, write_out
+from quantization.axes import leave_out, quoted
 from quantization.batchnorm import (
-    batchnorms,
-    check_folding,
     estimate_batchnorm,
     fold_batchnorm,
 )
@@ -23,7 +23,9 @@ from quantization.quantized_network import (
     QuantizedNetwork,
     QuantizedWeight,
     layer_bits,
+    layer_name,
 )
+from quantization.reconstruct import FitUnit
 from quantization.rounding.adaround import Settings
 from quantization.rounding.gram import Layer
 from quantization.rounding.grid import Bits, find_grid
@@ -42,7 +44,7 @@ def quantize_network(
     patterns: Mapping[str, Bits] | None = None,
     loop: Settings | None = None,
 ) -> tuple[QuantizedNetwork, QuantizationRecord]:
-    """Quantize every convolution and linear weight in a copy of the network.
+    """Quantize every weight of convolutions, linear layers and attention in a copy of the network.
 
     Args:
         network: any network; it stays as it is, and the copy is in evaluation mode.
@@ -60,40 +62,35 @@ def quantize_network(
     """
     started = time.perf_counter()
     bits = layer_bits(network, variant, patterns)
-    work = copy.deepcopy(network).eval().requires_grad_(False)
     if variant.calibrates:
         check_count(variant, 0 if calibration is None else len(calibration.images))
-        images = cast(Calibration, calibration)  # 0 images would have been refused
-        weights, layers = _fit(work.float(), bits, variant, images, loop)
-    else:
-        weights, layers = _round(work, bits, variant)
+    work, weights, layers = quantize_copy(network, bits, variant, calibration, loop)
     seconds = time.perf_counter() - started
     record = QuantizationRecord(variant, variant.objective, layers, seconds)
     return _collect(network, work, weights, variant), record
 
 
-def check_network(
+@torch.no_grad()
+def quantize_copy(
     network: nn.Module,
+    bits: Mapping[str, Bits],
     variant: Variant,
-    images: Float[Tensor, "images channels height width"],
-    patterns: Mapping[str, Bits],
-) -> None:
-    """Raise what `quantize_network` would raise, before anything is trained.
+    calibration: Calibration | None,
+    loop: Settings | None = None,
+    stand_in: FitUnit | None = None,
+) -> tuple[nn.Module, dict[int, QuantizedWeight], list[LayerRecord]]:
+    """Quantize weights in a copy of the network; `stand_in` is for a rehearsal, see `Task`.
 
-    Raises:
-        ValueError: a layer cannot be quantized, a pattern matches no layer, the network does not
-            call a layer, or it has no BatchNorm for a variant that changes BatchNorm.
+    Returns:
+        The copy, its quantized weights by the identity of its parameters, and a record per layer.
     """
-    work = copy.deepcopy(network).eval().float()
-    bits = layer_bits(work, variant, patterns)
-    if variant.calibrates:
-        trace = _follow(work, bits, images)
-        if variant.spec.fits_blocks:
-            trace.blocks()
-    if variant.folds:
-        check_folding(work, images)
-    elif variant.estimates_bn:
-        batchnorms(work)
+    work = copy.deepcopy(network).eval().requires_grad_(False)
+    with unfused():
+        if calibration is None or not variant.calibrates:
+            write_out(work)
+            return work, *_round(work, bits, variant)
+        write_out(work.float(), calibration.images[:2])
+        return work, *_fit(work, bits, variant, calibration, loop, stand_in)
 
 
 def _round(work: nn.Module, bits: Mapping[str, Bits], variant: Variant) -> Quantized:
@@ -101,7 +98,7 @@ def _round(work: nn.Module, bits: Mapping[str, Bits], variant: Variant) -> Quant
     plans = _make_plans(work, bits, variant, [])
     rounding = cast(WithoutImages, variant.spec.solve).rounding
     codes, layers = round_layers(plans, rounding)
-    return _write(plans, codes), layers
+    return _write(work, bits, plans, codes), layers
 
 
 def _fit(
@@ -110,6 +107,7 @@ def _fit(
     variant: Variant,
     calibration: Calibration,
     loop: Settings | None,
+    stand_in: FitUnit | None,
 ) -> Quantized:
     """Quantize the weights of `work` in place, and fold or re-estimate BatchNorm with images."""
     method, settings = variant.spec, variant.paper_settings
@@ -132,9 +130,10 @@ def _fit(
             paper=variant.paper,
             loop=(loop or settings.loop) if settings is not None else None,
             fisher=variant.fisher,
+            stand_in=stand_in,
         )
         codes, layers = method.solve(task)
-        weights = _write(plans, codes)
+        weights = _write(work, bits, plans, codes)
     if variant.estimates_bn:
         estimate_batchnorm(work, torch.cat(list(calibration.batches())))
     return weights, layers
@@ -152,14 +151,21 @@ def _follow(
     """
     trace = Trace(network, images[:2])
     called = {id(trace.modules[name].weight) for name in trace.layers}
+    names = {layer_name(key): own_bits for key, own_bits in bits.items()}
+    missing: dict[str, list[str]] = {}
     for key, own_bits in bits.items():
-        if own_bits != UNQUANTIZED and id(network.get_parameter(key)) not in called:
-            name = key.removesuffix(".weight")
-            raise ValueError(
-                f"`{name}`: no inputs were recorded, because {type(network).__name__} does not call"
-                " the layer, or uses its weight in another way. Leave it at full precision with"
-                f" `--layer_bits '{{\"{name}\": 32}}'`."
-            )
+        name = layer_name(key)
+        if own_bits == UNQUANTIZED or name in trace.layers:
+            continue
+        if id(network.get_parameter(key)) not in called:
+            missing.setdefault(trace.why_not_called(name), []).append(name)
+    if missing:
+        reasons = "; ".join(f"{quoted(missing[reason])}: {reason}" for reason in missing)
+        unfit = [name for group in missing.values() for name in group]
+        raise ValueError(
+            f"{type(network).__name__} has layers without inputs to fit them to. {reasons}."
+            f" {leave_out(unfit, names)}."
+        )
     return trace
 
 
@@ -172,7 +178,7 @@ def _make_plans(
     one.
     """
     plans: dict[int, tuple[str, LayerPlan]] = {}
-    names = {key: key.removesuffix("weight").removesuffix(".") for key in bits}
+    names = {key: layer_name(key) for key in bits}
     for key in sorted(bits, key=lambda key: names[key] not in called):
         weight, own_bits, name = network.get_parameter(key), bits[key], names[key]
         if own_bits == UNQUANTIZED or id(weight) in plans:
@@ -188,14 +194,19 @@ def _make_plans(
 
 
 def _write(
-    plans: Mapping[str, LayerPlan], codes: Mapping[str, Codes]
+    work: nn.Module,
+    bits: Mapping[str, Bits],
+    plans: Mapping[str, LayerPlan],
+    codes: Mapping[str, Codes],
 ) -> dict[int, QuantizedWeight]:
-    """Put dequantized weights into the layers, and return the quantized ones by identity."""
+    """Put dequantized weights into `work`, and return the quantized ones by identity."""
     weights = {}
-    for name, plan in plans.items():
-        weight = plan.layer.weight
-        weights[id(weight)] = QuantizedWeight(codes[name], plan.grid, tuple(weight.shape))
-        weight.copy_(weights[id(weight)].dequantize())
+    for key in bits:
+        name, weight = layer_name(key), work.get_parameter(key)
+        if name in plans:
+            grid, shape = plans[name].grid, tuple(weight.shape)
+            weights[id(weight)] = QuantizedWeight(codes[name], grid, shape)
+            weight.copy_(weights[id(weight)].dequantize())
     return weights
 
 
@@ -208,10 +219,11 @@ def _collect(
     """Everything by its key in the state dict, under all its names."""
     # cast to float32 to calibrate, `work` may have lost digits of what is not quantized
     changed = variant.folds or variant.estimates_bn
-    rest = {key: t.clone() for key, t in (work if changed else network).state_dict().items()}
+    state = (work if changed else network).state_dict()
+    rest = {key: state[key].clone() for key in network.state_dict()}
     weights = {}
     for key, parameter in work.named_parameters(remove_duplicate=False):
-        if id(parameter) in quantized:
+        if id(parameter) in quantized and key in rest:  # not a layer of `write_out`
             del rest[key]
             weights[key] = quantized[id(parameter)]
     return QuantizedNetwork(variant, weights, rest)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
+from quantization.attention import projections
 from quantization.calibration import Calibration
 from quantization.rounding.grid import LEVELS, Bits, Grid, dequantize
 from quantization.task import LayerRecord
@@ -37,7 +38,8 @@ class QuantizedNetwork(NamedTuple):
 
     Attributes:
         variant: how it was quantized.
-        weights: weights of convolutions and linear layers, by their key in the state dict.
+        weights: weights of convolutions, linear layers and attention, by their key in the state
+            dict.
         rest: biases, normalisation and everything else, by key.
     """
 
@@ -87,6 +89,28 @@ class QuantizationRecord(NamedTuple):
         }
 
 
+def weight_keys(network: nn.Module) -> dict[str, str]:
+    """State-dict key of every layer's weight, by the layer's name, in the order of registration.
+
+    An attention's `in_proj_weight` is the weight of a layer `in_proj`.
+    """
+    keys = {}
+    # Duplicates stay: a layer used under two names has two keys in the state dict.
+    for name, module in network.named_modules(remove_duplicate=False):
+        if isinstance(module, LAYERS):
+            keys[name] = f"{name}.weight".removeprefix(".")  # a bare layer's name is ""
+        elif isinstance(module, nn.MultiheadAttention):
+            for own in projections(module):
+                layer = f"{name}.{own}".removeprefix(".")
+                keys[layer] = f"{layer}_weight"
+    return keys
+
+
+def layer_name(key: str) -> str:
+    """The name of the layer with this weight, see `weight_keys`."""
+    return key[: -len("_weight")]
+
+
 def layer_bits(
     network: nn.Module, variant: Variant, patterns: Mapping[str, Bits] | None = None
 ) -> dict[str, Bits]:
@@ -103,15 +127,13 @@ def layer_bits(
         ValueError: the network has no such layer, a weight is not a plain parameter, bits do not
             exist, or a pattern matches no layer.
     """
-    # Duplicates stay: a layer used under two names has two keys in the state dict.
-    modules = network.named_modules(remove_duplicate=False)
-    names = [name for name, module in modules if isinstance(module, LAYERS)]
+    keys = weight_keys(network)
+    names = list(keys)
     if not names:
-        kinds = ", ".join(layer.__name__ for layer in LAYERS)
+        kinds = ", ".join(layer.__name__ for layer in (*LAYERS, nn.MultiheadAttention))
         raise ValueError(
             f"Nothing to quantize: {type(network).__name__} has no layer of type {kinds}."
         )
-    keys = {name: f"{name}.weight".removeprefix(".") for name in names}  # a bare layer's is ""
     for key in keys.values():
         if key not in network.state_dict():
             raise ValueError(

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from quantization.axes import check_axes, find_axes
 from quantization.calibration import CHUNK, check_finite
 from quantization.fisher import fisher_diagonal
 from quantization.lockstep import Answer, lockstep
@@ -29,6 +30,7 @@ class Unit(NamedTuple):
             not simply added.
         tail: operations that follow a single layer before anything else uses its output.
         importance: weight of the squared error of each output, mean 1; None for a plain mean.
+        axes: axis of its own values, and of its layers', along which the images lie, by name.
     """
 
     name: str
@@ -37,15 +39,17 @@ class Unit(NamedTuple):
     scales: dict[str, Float[Tensor, " rows"] | None]
     tail: list[Operation]
     importance: Float[Tensor, "images channels *places"] | None
+    axes: Mapping[str, int]
 
     def forward(self, rows: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        """The module's output with the weights `rows`."""
+        """The module's output with the weights `rows`, from inputs with the images first."""
         weights = {}
         for name, weight in rows.items():
             key = f"{name}.weight".removeprefix(self.name).removeprefix(".")
             weights[key] = _shape(weight, self.plans[name].layer.weight)
-        outputs: Tensor = functional_call(self.module, weights, (inputs,))
-        return outputs
+        axis = self.axes[self.name]
+        outputs: Tensor = functional_call(self.module, weights, (inputs.transpose(0, axis),))
+        return outputs.transpose(0, axis)
 
     def forward_tail(self, rows: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """The output of the module and its tail with the weights `rows`."""
@@ -69,10 +73,14 @@ FitUnit = Callable[[Unit, Sequence[Tensor], torch.Generator], dict[str, Fitted]]
 
 def make_units(task: Task) -> list[Unit]:
     """The blocks, and every layer outside them, in the order in which the network calls them."""
-    trace, plans = task.trace, task.plans
+    trace, plans, images = task.trace, task.plans, task.calibration.images
+    layers = [name for name in trace.layers if name in plans]
+    axes = find_axes(trace.network, {n: trace.modules[n] for n in [*task.blocks, *layers]}, images)
+    blocks = [name for name in task.blocks if name in axes]
+    check_axes(trace, [name for name in layers if name not in axes])
     layers_by_unit: dict[str, list[str]] = {}
-    for layer in (name for name in trace.layers if name in plans):
-        unit = next((name for name in task.blocks if layer.startswith(f"{name}.")), layer)
+    for layer in layers:
+        unit = next((name for name in blocks if layer.startswith(f"{name}.")), layer)
         layers_by_unit.setdefault(unit, []).append(layer)
     importance: dict[str, Tensor] = {}
     if task.fisher:
@@ -81,16 +89,16 @@ def make_units(task: Task) -> list[Unit]:
             for name in layers_by_unit
             if name not in plans or not trace.tail(name)  # a block's error is at its own end
         }
-        images = task.calibration.images
-        importance = fisher_diagonal(trace.network, ends, images, task.generator())
+        importance = fisher_diagonal(trace.network, ends, images, task.generator(), axes)
     return [
         Unit(
             name,
             trace.modules[name],
             {layer: plans[layer] for layer in layers},
-            {la: trace.scale_into(la, name) if name in task.blocks else None for la in layers},
+            {la: trace.scale_into(la, name) if name in blocks else None for la in layers},
             trace.tail(name) if name in plans else [],
             importance.get(name),
+            axes,
         )
         for name, layers in layers_by_unit.items()
     ]
@@ -111,9 +119,10 @@ def reconstruct(task: Task, fit: FitUnit) -> Solution:
 
     Raises:
         DivergedError: a unit's inputs or outputs are not finite.
-        ValueError: see `lockstep`.
+        ValueError: see `lockstep` and `check_axes`.
     """
     units, generator = {unit.name: unit for unit in make_units(task)}, task.generator()
+    fit = task.stand_in or fit
     rows: dict[str, dict[str, Tensor]] = {}
     codes: dict[str, Codes] = {}
     records: list[LayerRecord] = []
@@ -136,14 +145,14 @@ def reconstruct(task: Task, fit: FitUnit) -> Solution:
 
     def answer(unit: Unit, stream: Tensor) -> Tensor:
         full, quantized = stream.chunk(2)
-        outputs = unit.module(full)
+        outputs = unit.forward({}, full)
         check_finite(unit.name, [outputs], "gives")
         return torch.cat([outputs, unit.forward(rows[unit.name], quantized)])
 
     # not `repeat`, which loses the layout in memory
     chunks = [torch.cat([chunk, chunk]) for chunk in torch.split(task.calibration.images, CHUNK)]
     with torch.no_grad():
-        lockstep(
-            task.trace.network, {name: unit.module for name, unit in units.items()}, chunks, visit
-        )
+        stops = {name: unit.module for name, unit in units.items()}
+        axes = {name: unit.axes[name] for name, unit in units.items()}
+        lockstep(task.trace.network, stops, chunks, visit, axes)
     return codes, records

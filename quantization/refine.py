@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from quantization.reconstruct import Unit
 from quantization.rounding.descent import improve
-from quantization.rounding.gram import Quadratic, grouped_product
+from quantization.rounding.gram import Quadratic, channel_axis, grouped_product
 from quantization.rounding.grid import dequantize
 from quantization.task import Codes
 
@@ -121,7 +121,7 @@ def _curvature(
             handle.remove()
     curvature = {}
     for name, slope in zip(rows, slopes, strict=True):
-        channels = slope.ndim - 1 if isinstance(unit.plans[name].layer, nn.Linear) else 1
+        channels = channel_axis(unit.plans[name].layer) % slope.ndim
         factors = slope.square().mean([axis for axis in range(slope.ndim) if axis != channels])
         # keeps steps finite where almost nothing is passed on
         curvature[name] = factors.clamp(min=1e-3 * factors.mean().item() + 1e-30)[:, None]

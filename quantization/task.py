@@ -87,6 +87,7 @@ class Task(NamedTuple):
         paper: whether the settings of the paper are asked for.
         loop: constants of the published loop, if that is to run.
         fisher: whether to weight errors by the Fisher information.
+        stand_in: what to fit each unit by in a rehearsal of this task; None if it is earnest.
     """
 
     trace: Trace
@@ -97,6 +98,7 @@ class Task(NamedTuple):
     paper: bool = False
     loop: Settings | None = None
     fisher: bool = False
+    stand_in: Callable[..., dict[str, Fitted]] | None = None
 
     def generator(self) -> torch.Generator:
         """A new generator on the CPU, whatever was drawn before."""

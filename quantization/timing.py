@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from quantization.calibration import Calibration
 from quantization.fit import REFINED
 from quantization.quantize import quantize_network
-from quantization.quantized_network import QuantizationRecord, layer_bits
+from quantization.quantized_network import QuantizationRecord, layer_bits, layer_name
 from quantization.rounding.adaround import Settings
 from quantization.rounding.grid import Bits
 from quantization.trace import Trace
@@ -124,7 +124,7 @@ def _shapes(network: nn.Module, variant: Variant, patterns: Mapping[str, Bits]) 
     for key, bits in layer_bits(network, variant, patterns).items():
         if bits != UNQUANTIZED:
             rows, columns = network.state_dict()[key].flatten(1).shape
-            shapes[key.removesuffix("weight").removesuffix(".")] = rows, columns
+            shapes[layer_name(key)] = rows, columns
     return shapes
 
 

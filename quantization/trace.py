@@ -16,6 +16,7 @@ from quantization.operation import (
     ACTIVATIONS,
     Operation,
     Value,
+    only_tensor,
     tensors_in,
     value_of,
 )
@@ -50,6 +51,7 @@ class Trace(TorchFunctionMode):
         self.calls: list[Call] = []
         # Names of the running modules, and whether each was called with one tensor.
         self._running: list[tuple[str, bool]] = []
+        self._entered: set[str] = set()
         self._kept: list[Any] = []  # frees no tensor, so that no identity occurs twice
         images = images.clone()  # a network may work in place
         self._images = id(images)
@@ -89,14 +91,26 @@ class Trace(TorchFunctionMode):
             yield module.register_forward_hook(self._leave)
 
     def _enter(self, name: str, module: nn.Module, args: Inputs, kwargs: dict[str, Any]) -> None:
-        single = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
-        self._running.append((name, single))
+        self._entered.add(name)
+        self._running.append((name, only_tensor(module, args, kwargs) is not None))
 
     def _leave(self, module: nn.Module, args: Inputs, output: object) -> None:
         name, single = self._running.pop()
         if single and isinstance(output, Tensor):
             self._kept.append(output)
             self.calls.append(Call(name, value_of(output), output.shape))
+
+    def why_not_called(self, name: str) -> str:
+        """What the network does with a layer that is not among `layers`, in a phrase."""
+        if name in self._entered:
+            return "not called with one tensor alone"
+        weight = id(self.network.get_submodule(name).weight)
+        uses = (o for o in self.operations if any(weight == value[0] for value in o.inputs))
+        if (use := next(uses, None)) is None:
+            return "not called"
+        function = getattr(use.function, "__name__", str(use.function))
+        owner = type(self.modules[use.owner]).__name__
+        return f"not called: {owner} itself passes the weight to `{function}`"
 
     def tail(self, layer: str) -> list[Operation]:
         """The BatchNorm and the activation, or either, that alone use a layer's output.
@@ -183,7 +197,8 @@ class Trace(TorchFunctionMode):
                 return None
             (user,) = users
             if user.function is functional.batch_norm:
-                per_place = call.shape[1] != len(scale)  # of a sequence, instead of per row
+                # of a sequence of tokens, instead of per row
+                per_place = len(call.shape) > 2 and isinstance(self.modules[layer], nn.Linear)
                 if user.uses_batch() or per_place:
                     return None
                 scale = scale * user.slope()

@@ -45,6 +45,7 @@ def learn_rounding(
     settings: Settings,
     generator: torch.Generator,
     importance: Float[Tensor, "images *_"] | None = None,
+    channels: int = 1,
 ) -> dict[str, UInt8[Tensor, "_ _"]]:
     """Learn for every weight whether to round it up or down.
 
@@ -60,6 +61,7 @@ def learn_rounding(
         settings: constants of the loop.
         generator: draws the order of images, on the CPU.
         importance: weight of each squared error, such as the Fisher information's diagonal.
+        channels: axis of the outputs that has the channels.
 
     Returns:
         Codes of every layer, by name.
@@ -79,7 +81,8 @@ def learn_rounding(
             error = (forward(rows, inputs[chosen]) - targets[chosen]).square()
             if importance is not None:
                 error = error * importance[chosen]
-            loss = _per_position(error)
+            places = error.numel() / error.shape[channels]
+            loss = error.sum() / places
             if iteration >= warm:
                 left = 1 - (iteration - warm) / max(1, settings.iterations - warm)
                 beta = settings.bluntest + (settings.sharpest - settings.bluntest) * left
@@ -119,8 +122,3 @@ def _rectified(variable: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows c
 def _place(steps: Float[Tensor, "rows columns"], grid: Grid) -> Float[Tensor, "rows columns"]:
     """Weights at soft codes, clamped to the grid."""
     return ((steps + grid.zero).clamp(0, grid.levels - 1) - grid.zero) * grid.scale
-
-
-def _per_position(error: Float[Tensor, "batch channels *places"]) -> Float[Tensor, ""]:
-    """Sum over channels, mean over images and places."""
-    return error.sum() / (error.numel() / error.shape[1])

@@ -66,6 +66,11 @@ def grouped_product(
     return torch.bmm(rows.view(len(gram), -1, rows.shape[1]), gram).flatten(0, 1)
 
 
+def channel_axis(layer: Layer) -> int:
+    """The axis of a layer's output that has its rows."""
+    return -1 if isinstance(layer, nn.Linear) else 1
+
+
 def places_per_image(images: int, places: int, columns: int) -> int:
     """Number of places of a layer's output to sample in each of `images` images."""
     wanted = max(MIN_POSITIONS, POSITIONS_PER_COLUMN * columns)

@@ -10,7 +10,7 @@ from lightning_modules.networks import convnet, resnet8, resnet20, wide_resnet28
 from quantization import batchnorm as module
 from quantization.batchnorm import batchnorms, estimate_batchnorm, fold_batchnorm
 from quantization.calibration import DivergedError
-from quantization.quantize import check_network
+from quantization.rehearsal import check_network
 from quantization.variant import Variant
 
 

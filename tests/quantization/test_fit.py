@@ -50,7 +50,8 @@ def block(rng):
 def unit(block):
     plans = {f"b.{name}": plan(block.get_submodule(name)) for name in ("one", "two")}
     slope = block.norm.weight / (block.norm.running_var + block.norm.eps).sqrt()
-    return Unit("b", block, plans, {"b.one": None, "b.two": slope}, [], None)
+    axes = dict.fromkeys(["b", *plans], 0)
+    return Unit("b", block, plans, {"b.one": None, "b.two": slope}, [], None, axes)
 
 
 @pytest.fixture
@@ -223,7 +224,7 @@ def test_a_sample_of_positions_estimates_the_error_over_all(rng):
         grams.append(quadratic.gram)
         return nearest(rows, grid)
 
-    unit = Unit("", layer, {"": one}, {"": None}, [], None)
+    unit = Unit("", layer, {"": one}, {"": None}, [], None, {"": 0})
     fitted = fit_quadratic(unit, streams, rng, solve)[""]
     assert grams[0][0].diagonal().mean() == pytest.approx(16_384, rel=0.05)
     full, quantized = streams[0].chunk(2)

@@ -10,7 +10,8 @@ from quantization.calibration import Calibration
 from quantization.independent import quantize_independently
 from quantization.launches import count_quantization
 from quantization.methods import METHODS, Method, Paper, WithoutImages, quantize_in_order
-from quantization.quantize import check_network, quantize_network
+from quantization.quantize import quantize_network
+from quantization.rehearsal import check_network
 from quantization.rounding.adaround import Settings
 from quantization.rounding.grid import dequantize, find_grid
 from quantization.timing import cost_class, estimate_seconds

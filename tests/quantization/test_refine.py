@@ -30,7 +30,8 @@ def make_unit(block, bits, importance=None):
         layer = block.get_submodule(name)
         rows = layer.weight.detach().flatten(1)
         plans[name] = LayerPlan(layer, rows, find_grid(rows, bits, bits == 1.58), bits)
-    return Unit("", block, plans, dict.fromkeys(plans), [], importance)
+    axes = dict.fromkeys(["", *plans], 0)
+    return Unit("", block, plans, dict.fromkeys(plans), [], importance, axes)
 
 
 def problem(rng, bits=2, inplace=False, weighted=False):
