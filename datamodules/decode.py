@@ -167,11 +167,8 @@ def _conversions(image: Image.Image, form: Form) -> list[str]:
     mode = image.mode
     if mode.startswith(("I", "F")):  # Pillow would silently clip these at 255
         raise ValueError(f"mode {mode} instead of 8 bits per channel")
-    raw = [
-        tile[3] if isinstance(tile[3], str) else str(tile[3][0])
-        for tile in getattr(image, "tile", [])
-        if tile[3]
-    ]
+    codecs = [tile[3] for tile in getattr(image, "tile", []) if tile[3]]
+    raw = [codec if isinstance(codec, str) else str(codec[0]) for codec in codecs]
     several = getattr(image, "is_animated", False)
     steps = {
         "with the first of several frames": several,

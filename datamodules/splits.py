@@ -1,7 +1,7 @@
 """A data set's splits: bytes in memory, or a choice of the rows of a mapped file."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -72,6 +72,13 @@ class Images:
             rows = indices if self.rows is None else self.rows.index_select(0, indices)
             return Images(self.stored, labels, rows)
         return Images(self._all.index_select(0, indices), labels)
+
+    @property
+    def pictures(self) -> Callable[[Tensor], Tensor] | None:
+        """A function that shows the images at some positions; None if the examples are arrays."""
+        if self._all.dtype != torch.uint8:
+            return None
+        return lambda indices: self.take(indices).images
 
     def split(self, size: int, seed: int) -> tuple["Images", "Images"]:
         """Draw `size` examples at random; both they and the rest keep their order."""
