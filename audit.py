@@ -100,7 +100,7 @@ def audit(config: Namespace, console: Console) -> None:
 
     evidence = evidence._replace(game=game)
     results, images = make_results(evidence, best, findings, inputs), evidence.images
-    drawings = illustrate(results, findings, images and images.images)
+    drawings = illustrate(results, findings, images and images.pictures)
     results = results._replace(figures=tuple(drawings))
     table = for_terminal(headline(results.rows, results.variants), results.name)
     console.print(table, soft_wrap=False)

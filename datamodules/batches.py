@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from datamodules.splits import Images
+
 
 class Batch(NamedTuple):
     """The input of a network.
@@ -48,7 +50,7 @@ class Loader:
         return self._epoch()
 
 
-def fits(images: Tensor, device: torch.device) -> bool:
+def fits(images: Images | Tensor, device: torch.device) -> bool:
     """Whether `device` is a GPU, and the images take less than half of what this process may use.
 
     That is the free memory, or the process's share of all memory if that is less: processes that

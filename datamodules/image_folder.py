@@ -1,15 +1,16 @@
 """Any folder of images with one sub-folder per class."""
 
+import os
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import UInt8
-from torch import Tensor
-from torchvision import datasets
 
-from datamodules.decode import decode
+from datamodules.class_folders import ClassFolders, find_images, list_counts, list_folders
+from datamodules.decode import Decoding, Form, check_background
 from datamodules.images import ImageDataModule, Images
+from datamodules.pixel_cache import default_folder, make_key, obtain_pixels, stamp
 from datamodules.seeds import derive_seed
 
 
@@ -20,6 +21,7 @@ class ImageFolder(ImageDataModule):
         root: the folder.
         image_size: width and height in pixels to which images are scaled and cropped.
         channels: 3 for colour, 1 for gray.
+        background: colour on which transparent images are laid: a name or #rrggbb.
         test_fraction: share of the images set apart as the test split; unused if the folder has two
             splits.
         pool_size: number of audited examples, drawn from the training split; null for all of it.
@@ -27,6 +29,8 @@ class ImageFolder(ImageDataModule):
         batch_size: examples per training step, over all devices together.
         flip: mirror images left and right at random in training.
         crop: largest random shift in pixels; 0 disables it.
+        cache: folder for a file of the decoded images, which later calls and all processes map;
+            null for ~/.cache/bitleak.
     """
 
     def __init__(
@@ -40,14 +44,17 @@ class ImageFolder(ImageDataModule):
         batch_size: int = 128,
         flip: bool = True,
         crop: int = 4,
+        background: str = "white",
+        cache: Path | None = None,
     ) -> None:
         super().__init__(root, pool_size, pool_seed, batch_size, flip, crop)
         if image_size < 8:
             raise ValueError(f"`image_size` must be 8 or more for the networks, got {image_size}.")
         if not 0 < test_fraction < 1:
             raise ValueError(f"`test_fraction` must be between 0 and 1, got {test_fraction}.")
-        self.image_size, self.channels = image_size, channels
-        self.test_fraction = test_fraction
+        check_background(background)
+        self.form, self.test_fraction = Form(image_size, channels, background), test_fraction
+        self.cache = (cache or default_folder()).expanduser()
 
     def read(self) -> tuple[Images, Images]:
         """Read both splits, and take the scaling from the training split.
@@ -67,12 +74,13 @@ class ImageFolder(ImageDataModule):
                 f"{self.root.resolve()} must have a folder of images for each of two classes or "
                 f"more, got one. Is `--data.root` one level too deep or too high?"
             )
-        self.mean, self.std = _scaling(train.images)
+        self.mean, self.std = _scaling(train)
         return train, test
 
     def _two_splits(self) -> tuple[Images, Images] | None:
         train = self.root / "train"
-        if not any(path.is_dir() for path in train.glob("*")):  # `train` may be a class
+        # `train` may be a class
+        if not train.is_dir() or not any(list_folders(train, Counter())):
             return None
         test = next((self.root / n for n in ("test", "val") if (self.root / n).is_dir()), None)
         if test is None:
@@ -80,9 +88,13 @@ class ImageFolder(ImageDataModule):
                 f"{self.root.resolve()} has a train folder, but neither test nor val. Add one, or "
                 f"point `--data.root` at train itself to split off a part of it."
             )
-        splits = [datasets.ImageFolder(train), datasets.ImageFolder(test)]
+        passed_over = Counter[str]()
+        folders = list_folders(self.root, passed_over)
+        passed_over.update(f"folder {name}" for name in folders if name not in ("train", test.name))
+        self._note_passed(self.root, passed_over)
+        splits = find_images(train), find_images(test)
         if splits[0].classes != splits[1].classes:
-            odd = sorted(set(splits[0].classes) ^ set(splits[1].classes))
+            odd = sorted({*splits[0].classes} ^ {*splits[1].classes})
             raise ValueError(
                 f"train and {test.name} must have the same classes, but only one of them has "
                 f"{', '.join(odd)}. Add the missing folders."
@@ -90,26 +102,36 @@ class ImageFolder(ImageDataModule):
         return self._decode(splits[0]), self._decode(splits[1])
 
     def _one_split(self) -> tuple[Images, Images]:
-        images = self._decode(datasets.ImageFolder(self.root))
+        images = self._decode(find_images(self.root))
         test_size = max(1, round(len(images.labels) * self.test_fraction))
         test, train = images.split(test_size, derive_seed(self.pool_seed, "test"))
         return train, test
 
-    def _decode(self, folder: datasets.ImageFolder) -> Images:
-        self.num_classes = len(folder.classes)
-        files, labels = zip(*folder.samples, strict=True)
-        images = decode(files, lambda f: Path(f).read_bytes(), self.image_size, self.channels)
-        return Images(images, torch.tensor(labels))
+    def _decode(self, found: ClassFolders) -> Images:
+        self.num_classes = len(found.classes)
+        decoding = Decoding(found.files, lambda file: Path(file).read_bytes(), self.form)
+        inside = len(str(found.root)) + len(os.sep)
+        contents = ((os.fsencode(file[inside:]), stamp(file)) for file in found.files)
+        decoded = obtain_pixels(self.cache, make_key(contents, self.form), decoding)
+        self.notes += decoded.describe(self.form)
+        self._note_passed(found.root, found.passed_over)
+        return Images(decoded.pixels, torch.tensor(found.labels))
+
+    def _note_passed(self, folder: Path, passed_over: Counter[str]) -> None:
+        if passed_over:
+            self.notes.append(f"Passed over in {folder}: {list_counts(passed_over)}.")
 
 
-def _scaling(
-    images: UInt8[Tensor, "examples channels height width"],
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _scaling(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std of every channel, from counts of the 256 values: exact and without a copy."""
     levels = torch.arange(256, dtype=torch.float64) / 255
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
+    for block in images.blocks():
+        for channel, count in zip(block.unbind(1), counts, strict=True):
+            count += channel.flatten().bincount(minlength=256)
+    shares = counts.double() / counts[0].sum()
     means, stds = [], []
-    for channel in images.unbind(1):
-        share = channel.flatten().bincount(minlength=256).double() / channel.numel()
+    for share in shares:
         means.append((mean := (share * levels).sum()).item())
         stds.append((share * (levels - mean).square()).sum().sqrt().item() or 1.0)  # all one tone
     return tuple(means), tuple(stds)

@@ -1,40 +1,39 @@
 """The images of one experiment, and the part of them that the next fit trains on."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from itertools import accumulate, pairwise
 from math import ceil
 from pathlib import Path
+from socket import gethostname
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64
-from lightning.pytorch import LightningDataModule, Trainer
+from jaxtyping import Bool
+from lightning.pytorch import Trainer
 from torch import Tensor
 
 from datamodules.batches import Batch, Loader, fits
-from datamodules.calibration import draw, find_source
+from datamodules.in_order import InOrder
 from datamodules.seeds import derive_seed
-from datamodules.splits import Images, check_splits, hash_splits
+from datamodules.splits import Images, check_splits, describe_splits, hash_splits
 from datamodules.views import (
-    augment,
     cut,
     draw_epoch,
-    draw_random_query,
-    is_random,
-    normalise,
     view,
 )
 
 __all__ = ["Batch", "ImageDataModule", "Images"]
 
 
-class ImageDataModule(LightningDataModule, ABC):
+class ImageDataModule(InOrder, ABC):
     """A pool whose membership is audited, and a test split that only measures accuracy.
 
     A subclass defines where the images come from (`read`); `assign` defines which examples of the
     pool the next fit trains on. The rest of the training split (`held_out`) is for quantizers to
-    calibrate on. All stay in memory as bytes, and are converted one batch at a time.
+    calibrate on. All stay bytes, in memory or in a mapped file, and are converted one batch at a
+    time.
 
     Args:
         root: folder that holds the data sets.
@@ -47,11 +46,6 @@ class ImageDataModule(LightningDataModule, ABC):
     """
 
     num_classes: int
-    mean: tuple[float, ...]  # per channel, of pixels in 0..1
-    std: tuple[float, ...]
-    pool: Images
-    held_out: Images
-    test: Images
 
     def __init__(
         self,
@@ -73,7 +67,19 @@ class ImageDataModule(LightningDataModule, ABC):
         self.root, self.download = root.expanduser(), download
         self.pool_size, self.pool_seed, self.batch_size = pool_size, pool_seed, batch_size
         self.flip, self.crop = flip, crop
-        self._split: tuple[Tensor, int] | None = None
+        self.notes: list[str] = []  # sentences on how the data was read
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Arrive in another process, which maps the same file or reads the data again."""
+        self.__dict__.update(state)
+        if hasattr(self, "pool") and (file := self.pool.mapped) and not file.path.exists():
+            del self.pool
+            self.setup("fit")
+            if self.pool.mapped is None or self.pool.mapped.digest != file.digest:
+                raise ValueError(
+                    f"{self.root.resolve()} holds other images on {gethostname()} than where the "
+                    "fleet was started. Copy them, or share `--data.cache` between the machines."
+                )
 
     @abstractmethod
     def read(self) -> tuple[Images, Images]:
@@ -102,16 +108,22 @@ class ImageDataModule(LightningDataModule, ABC):
             train, held_out = train.split(self.pool_size, derive_seed(self.pool_seed, "pool"))
         self.pool, self.held_out, self.test = train, held_out, test
 
+    def describe(self) -> str:
+        """Say in one line what was read."""
+        splits = self.pool, self.held_out, self.test
+        return " ".join([describe_splits(*splits, self.num_classes), *self.notes])
+
     def _check(self, train: Images, test: Images) -> None:
         size = len(train.labels)
         if self.pool_size is not None and self.pool_size > size:
             raise ValueError(
                 f"`pool_size` must be 2 to {size}, the training split, got {self.pool_size}."
             )
-        height, width = train.images.shape[2:]
-        if self.crop >= min(height, width):
+        sides = train.shape[2:]
+        if sides and self.crop >= min(sides):
             raise ValueError(
-                f"`crop` must be less than the images' {height} x {width} pixels, got {self.crop}."
+                f"`crop` must be less than the images' {' x '.join(map(str, sides))} pixels, got "
+                f"{self.crop}."
             )
         check_splits(train, test, type(self).__name__, self.num_classes, self.mean, self.std)
 
@@ -149,18 +161,15 @@ class ImageDataModule(LightningDataModule, ABC):
                 f"BatchNorm needs 2 examples per batch in each of {world_size} processes, got "
                 f"batches of {smallest}. Raise `batch_size` or enlarge the pool."
             )
-        if self.pool.images.device != device and fits(self.pool.images, device):
-            self.pool = Images(*(tensor.to(device) for tensor in self.pool))
+        if self.pool.device != device and fits(self.pool, device):
+            self.pool = self.pool.to(device)
         return Loader(steps, partial(self._epoch, self.trainer, *self._split, steps))
 
     def _epoch(self, trainer: Trainer, members: Tensor, seed: int, steps: int) -> Iterator[Batch]:
         # Read with the first batch, not in `iter()`: when a fit resumes from the end of an epoch,
         # Lightning calls `iter()` first and counts that epoch afterwards.
         epoch_seed = derive_seed(seed, "epoch", trainer.current_epoch)
-        generator = torch.Generator().manual_seed(epoch_seed)
-        order = members[torch.randperm(len(members), generator=generator)]
-        sizes = [len(part) for part in order.tensor_split(steps)]
-        windows = draw_epoch(sizes, self.flip, self.crop, generator)
+        order, sizes, windows = draw_epoch(members, steps, self.flip, self.crop, epoch_seed)
         # copied to the device once per epoch, because a GPU waits for every copy
         order = order.to(self.pool.labels.device)
         windows = windows and windows.to(self.device)
@@ -180,82 +189,6 @@ class ImageDataModule(LightningDataModule, ABC):
         """Serve the test split once, without augmentation."""
         steps = ceil(len(self.test.labels) / self._evaluation_batch)
         return Loader(steps, lambda: map(self._share, self.test_batches()))
-
-    def pool_batches(self, query: str) -> Iterator[Batch]:
-        """Serve the whole pool in order, in one view, to a single process.
-
-        A view is the same for every model, except that of a random query, which depends on the seed
-        given to `assign`.
-
-        Raises:
-            RuntimeError: a random query before `assign`.
-        """
-        yield from self._in_order(self.pool, query)
-
-    def test_batches(self, query: str = "identity") -> Iterator[Batch]:
-        """Serve the whole test split in order, in one view, to a single process."""
-        yield from self._in_order(self.test, query)
-
-    def draw_calibration(
-        self, source: str, members: Bool[Tensor, " examples"], count: int, seed: int
-    ) -> Int64[Tensor, " images"]:
-        """Draw at most `count` images for calibrating the model that trained on `members`.
-
-        Returns:
-            Positions in `held_out` if that is the source, else in the pool; see `calibration.draw`.
-
-        Raises:
-            ValueError: an unknown source, no image to draw, a count below 1, or another pool's row.
-        """
-        return draw(source, members, len(self.pool.labels), len(self.held_out.labels), count, seed)
-
-    def calibration_images(
-        self, source: str, indices: Int64[Tensor, " images"], augment_seed: int | None = None
-    ) -> Float[Tensor, "images channels height width"]:
-        """Return the drawn images as a network sees them, to a single process.
-
-        Args:
-            source: the name that they were drawn with.
-            indices: their positions, from `draw_calibration`.
-            augment_seed: seed of an augmentation like that of training, with all images as one
-                batch; without it they are not augmented.
-        """
-        change = partial(view, query="identity")
-        if augment_seed is not None:
-            generator = torch.Generator().manual_seed(augment_seed)
-            change = partial(augment, flip=self.flip, crop=self.crop, generator=generator)
-        split = self.pool if find_source(source).in_pool else self.held_out
-        return self._batch(split, indices, change).images
-
-    def _in_order(self, split: Images, query: str) -> Iterator[Batch]:
-        count, change = len(split.labels), partial(view, query=query)
-        windows = None
-        if is_random(query):
-            if self._split is None:
-                raise RuntimeError(f"Call `assign` first: `{query}` is drawn from its seed.")
-            # all at once, so that the batch size, which depends on the device, changes no window
-            windows = draw_random_query(count, query, self.flip, self.crop, self._split[1])
-        for indices in torch.arange(count).tensor_split(ceil(count / self._evaluation_batch)):
-            if windows is not None:
-                change = partial(cut, crop=self.crop, windows=windows.take(indices))
-            yield self._batch(split, indices, change)
-
-    def _batch(self, split: Images, indices: Tensor, change: Callable[[Tensor], Tensor]) -> Batch:
-        device = self.device
-        # bytes cross to the device, a quarter of what floats would take
-        images, labels = (tensor.to(device) for tensor in split.take(indices))
-        return Batch(normalise(change(images), self.mean, self.std), labels, indices.to(device))
-
-    @property
-    def device(self) -> torch.device:
-        """Where batches are made."""
-        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-
-    @property
-    def _evaluation_batch(self) -> int:
-        # On a CPU, 512 took 1.5 to 1.9 times as long: in every layer the features, of 32 MiB and
-        # more, are then new memory from the system.
-        return 128 if self.device.type == "cpu" else 512
 
     def _share(self, batch: Batch) -> Batch:
         trainer = self.trainer

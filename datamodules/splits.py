@@ -1,30 +1,107 @@
-"""A data set's splits, in memory as bytes."""
+"""A data set's splits: bytes in memory, or a choice of the rows of a mapped file."""
 
 import hashlib
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64, Shaped
 from torch import Tensor
 
+from datamodules.pixel_cache import MappedPixels
 
-class Images(NamedTuple):
-    """The images and labels of one split."""
+BLOCK = 4096  # examples that are read at once where all are
 
-    images: UInt8[Tensor, "examples channels height width"]
-    labels: Int64[Tensor, " examples"]
+
+class Images:
+    """The examples and labels of one split.
+
+    Where the examples are in a mapped file, a split is a choice of its rows, and only those that
+    are asked for are read.
+
+    Args:
+        stored: all examples in memory or in the file: images as bytes, or arrays as float32.
+        labels: classes of the split's examples.
+        rows: their positions in the file; None for all.
+    """
+
+    def __init__(
+        self,
+        stored: Shaped[Tensor, "stored ..."] | MappedPixels,
+        labels: Int64[Tensor, " examples"],
+        rows: Int64[Tensor, " examples"] | None = None,
+    ) -> None:
+        self.stored, self.labels, self.rows = stored, labels, rows
+
+    @property
+    def mapped(self) -> MappedPixels | None:
+        """The file, if the examples are in one."""
+        return self.stored if isinstance(self.stored, MappedPixels) else None
+
+    @property
+    def images(self) -> Shaped[Tensor, "examples ..."]:
+        """All examples; copied into memory if they are a choice of a file's rows."""
+        return self._all if self.rows is None else self._all.index_select(0, self.rows)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Number of examples, and the shape of one."""
+        count = len(self._all if self.rows is None else self.rows)
+        return torch.Size([count, *self._all.shape[1:]])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all examples."""
+        return self.shape.numel() * self._all.element_size()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the examples are."""
+        return self._all.device
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """All examples, then their labels."""
+        return iter((self.images, self.labels))
 
     def take(self, indices: Int64[Tensor, " chosen"]) -> "Images":
         """Select examples by position, on whichever device they are."""
         indices = indices.to(self.labels.device)
         # an index in brackets takes 20 times as long on a CPU
-        return Images(self.images.index_select(0, indices), self.labels.index_select(0, indices))
+        labels = self.labels.index_select(0, indices)
+        if self.mapped:
+            rows = indices if self.rows is None else self.rows.index_select(0, indices)
+            return Images(self.stored, labels, rows)
+        return Images(self._all.index_select(0, indices), labels)
+
+    @property
+    def pictures(self) -> Callable[[Tensor], Tensor] | None:
+        """A function that shows the images at some positions; None if the examples are arrays."""
+        if self._all.dtype != torch.uint8:
+            return None
+        return lambda indices: self.take(indices).images
 
     def split(self, size: int, seed: int) -> tuple["Images", "Images"]:
         """Draw `size` examples at random; both they and the rest keep their order."""
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self.labels), generator=generator)
         return self.take(order[:size].sort().values), self.take(order[size:].sort().values)
+
+    def blocks(self) -> Iterator[Shaped[Tensor, "block ..."]]:
+        """All examples in order, a few thousand at a time."""
+        for rows in torch.split(torch.arange(self.shape[0]), BLOCK):
+            yield self._all[rows[0] : rows[-1] + 1] if self.rows is None else self.take(rows).images
+
+    def to(self, device: torch.device) -> "Images":
+        """Copy everything to a device."""
+        copy, start = torch.empty(self.shape, dtype=self._all.dtype, device=device), 0
+        for block in self.blocks():
+            copy[start : start + len(block)] = block
+            start += len(block)
+        return Images(copy, self.labels.to(device))
+
+    @property
+    def _all(self) -> Tensor:
+        return self.stored.pixels if isinstance(self.stored, MappedPixels) else self.stored
 
 
 def check_splits(
@@ -45,16 +122,17 @@ def check_splits(
             f"{name} needs 2 images to train on and 1 to test, got {len(train.labels)} and "
             f"{len(test.labels)}. Leave some out of the pool, or add images."
         )
-    channels = [split.images.shape[1] for split in (train, test)]
+    channels = [split.shape[1] for split in (train, test)]
     if not channels[0] == len(mean) == len(std) == channels[1]:
         raise ValueError(
             f"{name} has images of {channels[0]} and {channels[1]} channels, {len(mean)} means "
             f"and {len(std)} stds. Give one mean and std per channel."
         )
-    for images, labels in (train, test):
-        if len(images) != len(labels):
+    for split in (train, test):
+        images, labels = split.shape[0], split.labels
+        if images != len(labels):
             raise ValueError(
-                f"Every image needs a label, got {len(images)} images and {len(labels)} labels. "
+                f"Every image needs a label, got {images} images and {len(labels)} labels. "
                 f"{name}'s files do not belong together: download them again."
             )
         if labels.min() < 0 or labels.max() >= num_classes:
@@ -64,11 +142,31 @@ def check_splits(
             )
 
 
+def describe_splits(pool: Images, held_out: Images, test: Images, num_classes: int) -> str:
+    """Say how many examples of which shape there are, and in which split."""
+    counts = [len(split.labels) for split in (pool, held_out, test)]
+    channels, *sides = pool.shape[1:]
+    noun = "images" if sides else "examples"
+    shape = f"{'x'.join(map(str, sides))}, {channels} channel{'s' if channels > 1 else ''}"
+    return (
+        f"Read {sum(counts):,} {noun} of {num_classes} classes "
+        f"({shape if sides else f'{channels} features'}): {counts[0]:,} in the pool, "
+        f"{counts[1]:,} held out, {counts[2]:,} for testing."
+    )
+
+
 def hash_splits(splits: tuple[Images, ...], mean: tuple[float, ...], std: tuple[float, ...]) -> str:
     """Hash all that networks see, images, labels and their scaling, to 16 hex digits."""
     digest = hashlib.sha256(repr((mean, std)).encode())
     for split in splits:
-        for tensor in split:
-            digest.update(repr(tensor.shape).encode())
-            digest.update(tensor.cpu().contiguous().numpy().data)
+        digest.update(repr(split.shape).encode())
+        for block in split.blocks():
+            digest.update(_content(block))
+        digest.update(repr(split.labels.shape).encode())
+        digest.update(_content(split.labels))
     return digest.hexdigest()[:16]
+
+
+def _content(tensor: Tensor) -> memoryview:
+    array: np.ndarray = tensor.cpu().contiguous().numpy()
+    return array.data

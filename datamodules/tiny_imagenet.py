@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torchvision.datasets.utils import check_integrity, download_url
 
 from datamodules.archives import Archive, obtain
-from datamodules.decode import decode
+from datamodules.decode import Decoding, Form
 from datamodules.images import ImageDataModule, Images
+from datamodules.pixel_cache import MappedPixels, default_folder, make_key, obtain_pixels, stamp
 
 FOLDER = "tiny-imagenet-200"
 ANNOTATIONS = "val/val_annotations.txt"
@@ -29,6 +31,8 @@ class TinyImageNet(ImageDataModule):
         flip: mirror images left and right at random in training.
         crop: largest random shift in pixels; 0 disables it.
         download: download the zip (248 MB) if it is missing.
+        cache: folder for a file of the decoded images, which later calls and all processes map;
+            null for ~/.cache/bitleak.
     """
 
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -44,8 +48,10 @@ class TinyImageNet(ImageDataModule):
         flip: bool = True,
         crop: int = 4,
         download: bool = False,
+        cache: Path | None = None,
     ) -> None:
         super().__init__(root, pool_size, pool_seed, batch_size, flip, crop, download)
+        self.cache = (cache or default_folder()).expanduser()
 
     def fetch(self) -> None:
         archive = Archive(self.url, self.root / f"{FOLDER}.zip", self.md5)
@@ -64,7 +70,7 @@ class TinyImageNet(ImageDataModule):
         Raises:
             ValueError: the folder was not unpacked completely, or images are damaged.
         """
-        names, load = _open(self.root)
+        names, load, identify = _open(self.root)
         train = sorted(name for name in names if name.startswith("train/"))
         wnids = [name.split("/")[1] for name in train]
         lines = load(ANNOTATIONS).decode().splitlines()
@@ -81,18 +87,27 @@ class TinyImageNet(ImageDataModule):
         labels = {wnid: label for label, wnid in enumerate(sorted(counts))}
         splits = (train, wnids), ([f"val/images/{name}" for name in test], test_wnids)
         train_split, test_split = (
-            Images(decode(files, load, IMAGE_SIZE, 3), torch.tensor([labels[w] for w in of]))
+            Images(self._decode(files, load, identify), torch.tensor([labels[w] for w in of]))
             for files, of in splits
         )
         return train_split, test_split
 
+    def _decode(
+        self, files: list[str], load: Callable[[str], bytes], identify: Callable[[str], object]
+    ) -> MappedPixels | Tensor:
+        decoding = Decoding(files, load, Form(IMAGE_SIZE, 3))
+        contents = ((name, identify(name)) for name in files)
+        decoded = obtain_pixels(self.cache, make_key(contents, decoding.form), decoding)
+        self.notes += decoded.describe(decoding.form)
+        return decoded.pixels
 
-def _open(root: Path) -> tuple[list[str], Callable[[str], bytes]]:
-    """List the images of the folder or the zip, and return how to read one of them."""
+
+def _open(root: Path) -> tuple[list[str], Callable[[str], bytes], Callable[[str], object]]:
+    """List the images of the folder or the zip; how to read one, and to tell it from others."""
     folder = root / FOLDER
     if (folder / ANNOTATIONS).exists():
         names = [path.relative_to(folder).as_posix() for path in folder.rglob("*.JPEG")]
-        return names, lambda name: (folder / name).read_bytes()
+        return names, lambda name: (folder / name).read_bytes(), lambda name: stamp(folder / name)
     archive, lock = zipfile.ZipFile(root / f"{FOLDER}.zip"), threading.Lock()
 
     def load(name: str) -> bytes:
@@ -100,4 +115,6 @@ def _open(root: Path) -> tuple[list[str], Callable[[str], bytes]]:
             return archive.read(f"{FOLDER}/{name}")
 
     images = (name for name in archive.namelist() if name.endswith(".JPEG"))
-    return [name.removeprefix(f"{FOLDER}/") for name in images], load
+    names = [name.removeprefix(f"{FOLDER}/") for name in images]
+    checksums = {info.filename: info.CRC for info in archive.infolist()}
+    return names, load, lambda name: checksums.get(f"{FOLDER}/{name}")

@@ -40,20 +40,33 @@ def draw_windows(count: int, flip: bool, crop: int, generator: torch.Generator) 
     return Windows(top, left, torch.rand(count, generator=generator) < 0.5 if flip else None)
 
 
-def draw_epoch(
-    sizes: Sequence[int], flip: bool, crop: int, generator: torch.Generator
-) -> Windows | None:
-    """Draw the windows of batches of these sizes, one batch after another, and join them.
+class Epoch(NamedTuple):
+    """The plan of an epoch.
 
-    Returns:
-        None where training does not augment.
+    Attributes:
+        order: its examples, batch after batch.
+        sizes: number of examples in each batch.
+        windows: what is cut out of each example, or None where training does not augment.
     """
+
+    order: Int64[Tensor, " members"]
+    sizes: list[int]
+    windows: Windows | None
+
+
+def draw_epoch(
+    members: Int64[Tensor, " members"], steps: int, flip: bool, crop: int, seed: int
+) -> Epoch:
+    """Draw the order of the members in an epoch, then their windows, one batch after another."""
+    generator = torch.Generator().manual_seed(seed)
+    order = members[torch.randperm(len(members), generator=generator)]
+    sizes = [len(part) for part in order.tensor_split(steps)]
     if not flip and not crop:
-        return None
+        return Epoch(order, sizes, None)
     batches = [draw_windows(size, flip, crop, generator) for size in sizes]
     top, left = torch.cat([b.top for b in batches]), torch.cat([b.left for b in batches])
     mirrored = [batch.mirrored for batch in batches if batch.mirrored is not None]
-    return Windows(top, left, torch.cat(mirrored) if mirrored else None)
+    return Epoch(order, sizes, Windows(top, left, torch.cat(mirrored) if mirrored else None))
 
 
 def augment(

@@ -158,7 +158,7 @@ def choose_queries(config: Namespace, data: ImageDataModule) -> tuple[list[str],
         notes = [f"Note: training never uses {', '.join(unused)}; such a query is weak."]
     for query in queries:
         if not is_random(query):  # random views move images no further than training does
-            view(data.pool.images[:1], query)
+            view(data.pool.take(torch.arange(1)).images, query)
     return queries, notes
 
 

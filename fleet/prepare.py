@@ -90,6 +90,7 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
     with console.status("Reading images"):
         data.prepare_data()
         data.setup("fit")
+    _print([data.describe()], console)
     queries, notes = choose_queries(config, data)
     _print(notes, console)
     model = ModelOptions(**config.model.as_dict())

@@ -3,14 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from jaxtyping import UInt8
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from attacks.findings import Convergence, Exposures
-from attacks.metrics.exposure import most_exposed
+from attacks.findings import Convergence
 from reporting.charts import Chart
 from reporting.figures import convergence_chart, layers_chart, roc_chart
+from reporting.gallery import Pictures, gallery_figure
 from reporting.matplotlib_charts import draw
 from reporting.plane import plane_chart
 from reporting.results import Results
@@ -46,14 +44,14 @@ class Drawing(NamedTuple):
 def illustrate(
     results: Results,
     findings: Mapping[str, Any],
-    images: UInt8[Tensor, "examples channels height width"] | None,
+    pictures: Pictures | None,
 ) -> dict[str, Drawing]:
     """Draw the figures in `CAPTIONS` that have something to show, by name.
 
     Args:
         results: results of the audit.
         findings: values by key.
-        images: images of the pool, if they are available.
+        pictures: images at some positions of the pool; None if the data is no images, or not there.
     """
     rows, variants = results.rows, results.variants
     accuracy = {variant: facts.accuracy for variant, facts in variants.items()}
@@ -72,24 +70,6 @@ def illustrate(
         caption, chart = caption.format(models=models), charts.get(name)
         if chart is not None:
             drawings[name] = Drawing(caption, draw(chart), chart)
-        elif name == "gallery" and images is not None:
-            drawings[name] = Drawing(caption, gallery_figure(images, findings["exposure"]))
+        elif name == "gallery" and pictures is not None:
+            drawings[name] = Drawing(caption, gallery_figure(pictures, findings["exposure"]))
     return drawings
-
-
-def gallery_figure(
-    images: UInt8[Tensor, "examples channels height width"], exposures: Exposures, count: int = 16
-) -> Figure:
-    """The most exposed images in each variant, in descending order."""
-    rows = len(exposures.variants)
-    figure = Figure(figsize=(0.75 * count + 1.6, 0.95 * rows + 0.3), layout="constrained")
-    panels = figure.subplots(rows, count, squeeze=False)
-    for row, variant, exposure in zip(panels, exposures.variants, exposures.examples, strict=True):
-        for axes in row:
-            axes.set(xticks=[], yticks=[], frame_on=False)
-        for axes, index in zip(row, most_exposed(exposure, count).tolist(), strict=False):
-            image = images[index].movedim(0, -1).squeeze(-1).numpy()
-            axes.imshow(image, cmap="gray", interpolation="nearest")
-            axes.set_title(f"{index}: {100 * exposure[index]:.1f}%", fontsize=6, pad=2)
-        row[0].set_ylabel(variant, rotation=0, ha="right", va="center", fontsize=8)
-    return figure

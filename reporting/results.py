@@ -15,7 +15,7 @@ from attacks.strongest import Strongest
 from reporting.answer import answer
 from reporting.basis import describe_basis
 from reporting.findings import make_tables
-from reporting.tables import Cell, Table
+from reporting.tables import Cell, Table, exposed_table
 from reporting.text import compare
 from storage.command_line import quote
 from storage.evidence import Evidence
@@ -81,7 +81,10 @@ def make_results(
         inputs: fingerprint of everything that the results follow from.
     """
     differences = findings["differences"]
-    against = differences.against_reference
+    against, images = differences.against_reference, evidence.images
+    tables = make_tables(findings)
+    if images and images.pictures is None:  # in place of a gallery
+        tables.append(exposed_table(findings["exposure"], images.labels))
     return Results(
         name=evidence.name,
         inputs=inputs,
@@ -90,7 +93,7 @@ def make_results(
         variants=evidence.variants,
         rows=best.rows,
         findings=plain(findings),
-        tables=make_tables(findings),
+        tables=tables,
         answer=answer(best.rows, evidence.variants, differences, findings["shadows"]),
         sentences=[
             compare({metric: group[variant] for metric, group in against.items()})

@@ -4,13 +4,17 @@ from collections.abc import Mapping, Sequence
 from math import isnan
 from typing import NamedTuple
 
+from jaxtyping import Int64
 from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table as RichTable
+from torch import Tensor
 
 from attacks.evaluate import Row, tail_metric
+from attacks.findings import Exposures
 from attacks.game import Knowledge
 from attacks.metrics.differences import Difference
+from attacks.metrics.exposure import most_exposed
 from attacks.metrics.intervals import Estimate, Summary
 from attacks.metrics.measures import Metric
 from reporting.text import (
@@ -39,6 +43,7 @@ class Cell(NamedTuple):
 
 
 DASH = Cell("-")
+SHOWN = 16  # most exposed examples
 BY = "strongest by"
 
 
@@ -129,6 +134,26 @@ def _attacker(row: Row) -> str:
     """An attack and what its shadows went through, as short as a column asks for."""
     shadows = SHADOWS[row.knowledge].removesuffix(" shadows")
     return row.attack if row.knowledge == "none" else f"{row.attack}, {shadows}"
+
+
+def exposed_table(exposures: Exposures, labels: Int64[Tensor, " examples"]) -> Table:
+    """The examples that are most exposed in the reference, with their exposure in each variant."""
+    reference = exposures.variants.index(exposures.reference)
+    rows = []
+    for index in most_exposed(exposures.examples[reference], SHOWN).tolist():
+        label = int(labels[index])
+        values = exposures.examples[:, index].tolist()
+        shares = [number(value, f"{value:.1%}") if value == value else DASH for value in values]
+        rows.append((Cell(str(index), index), Cell(str(label), label), *shares))
+    return Table(
+        "most_exposed",
+        "The most exposed examples",
+        ("example", "label", *exposures.variants),
+        rows,
+        f"Most exposed in {exposures.reference}: position in the pool, class, and the share of a "
+        "target's non-members that score lower, mean over the targets that trained on the example. "
+        f"All by {exposures.attack}. exposure.csv has every example.",
+    )
 
 
 def for_terminal(table: Table, title: str) -> RichTable:

@@ -24,8 +24,10 @@ GROWING = ("fleet.shadows", "fleet.targets")
 ADDING = ("quantize", "record_embeddings")
 # Options without which a folder cannot be read.
 REQUIRED = ("fleet", "queries", "quantize")
+# Options that older folders do not record, and what was done then.
+ADDED = {"model.tf32": False, "data.init_args.background": "white"}
 # Options that may differ between two calls on one run folder: places of files, and hardware.
-PLACES = {"root", "download"}
+PLACES = {"root", "download", "cache"}
 HARDWARE = {"accelerator", "strategy", "devices", "num_nodes", "benchmark"}
 
 
@@ -153,7 +155,7 @@ def describe(
         "quantize": list(dict.fromkeys(variants)),
         "record_embeddings": config.record_embeddings,
     }
-    _, channels, height, width = data.pool.images.shape
+    _, channels, height, width = data.pool.shape
     return Experiment(
         config=kept,
         input={
@@ -166,7 +168,11 @@ def describe(
         versions={package: version(package) for package in ("torch", "lightning", "bitleak")}
         | {"threads": config.threads}
         | _describe_gpu(config.trainer.accelerator),
-        places={key: str(Path(value).resolve()) for key, value in options.items() if key == "root"},
+        places={
+            key: str(Path(value).expanduser().resolve())
+            for key, value in options.items()
+            if key in ("root", "cache") and value is not None
+        },
         id=uuid.uuid4().hex[:8],
     )
 
@@ -255,7 +261,7 @@ def _compared(experiment: Experiment) -> dict[str, Any]:
     options = _flatten(config)
     if batch_size := options.get("data.init_args.batch_size"):
         options.setdefault("trainer.images_per_batchnorm", batch_size)
-    return {"model.tf32": False} | options | facts  # older folders do not record it
+    return ADDED | options | facts
 
 
 def _flatten(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -16,8 +16,10 @@ def test_the_whole_output_away_from_a_terminal(toy, tmp_path, capsys, monkeypatc
     captured = capsys.readouterr()
     lines = [re.sub(r"[\d.]+ s\b", "T s", line) for line in captured.out.splitlines()]
     lines = [line for line in lines if " failed: " not in line and line[:5] != "parti"]
-    assert lines[:4] == [
+    assert lines[:5] == [
         "Each model trains on one CPU, one model after another.",
+        "Read 1,797 images of 10 classes (8x8, 1 channel): 64 in the pool, 0 held out, 1,733 for "
+        "testing.",
         "1 of 2: shadow-001 finished in T s",
         "2 of 2: target-000 finished in T s",
         "Finished 2 models in T s; 0 were before.",

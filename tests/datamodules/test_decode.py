@@ -6,7 +6,11 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional
 
-from datamodules.decode import decode
+from datamodules.decode import Decoding, Form, in_memory
+
+
+def decode(files, load, size, channels):
+    return in_memory(Decoding(files, load, Form(size, channels)))
 
 
 def encode(pixels, kind="PNG", **options):

@@ -111,7 +111,7 @@ def test_damaged_images_are_named(tmp_path):
     ("folders", "error", "message"),
     [
         (None, FileNotFoundError, "No folder .*missing. Point `--data.root`"),
-        ([], FileNotFoundError, "Couldn't find any class folder"),
+        ([], FileNotFoundError, "No folder of images in .*missing: it holds nothing. Point `--da"),
         (["cat"], ValueError, "for each of two classes or more, got one"),
         (["train/cat", "train/dog"], FileNotFoundError, "train folder, but neither test nor val"),
         (["train/a", "train/b", "val/a", "val/c"], ValueError, "only one of them has b, c. Add"),
@@ -130,7 +130,9 @@ def test_folders_without_a_data_set_are_refused(tmp_path, folders, error, messag
 def test_an_empty_class_is_named(tmp_path):
     write(tmp_path, ["cat", "dog"], 4)
     (tmp_path / "eel").mkdir()
-    with pytest.raises(FileNotFoundError, match="Found no valid file for the classes eel"):
+    with pytest.raises(
+        FileNotFoundError, match=r"the folder of every class, got none .* in eel \(nothing\)"
+    ):
         ImageFolder(tmp_path).setup("fit")
 
 
