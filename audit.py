@@ -35,7 +35,7 @@ from reporting.dashboard import publish
 from reporting.findings import find
 from reporting.illustrate import illustrate
 from reporting.inputs import digest_inputs, is_done
-from reporting.results import make_results, read_results
+from reporting.results import Results, make_results, read_results
 from reporting.tables import for_terminal, headline
 from reporting.write import write, write_comparison
 from storage.evidence import gather, restrict
@@ -100,20 +100,29 @@ def audit(config: Namespace, console: Console) -> None:
 
     evidence = evidence._replace(game=game)
     results, images = make_results(evidence, best, findings, inputs), evidence.images
-    drawings = illustrate(results, findings, images and images.pictures)
-    results = results._replace(figures=tuple(drawings))
+    with console.status("Drawing"):
+        drawings = illustrate(results, findings, images and images.pictures)
+        results = results._replace(figures=tuple(drawings))
+        exposures, examples = findings["exposure"], evidence.examples
+        try:
+            write(folder, results, exposures, examples, drawings, console.width)
+        finally:  # a full disk costs the files and a closed terminal the text, but neither both
+            show(results, console)
+    console.print(report)
+    if config.wandb != "disabled":
+        figures = {name: drawing.figure for name, drawing in drawings.items()}
+        if url := publish(config.run_dir, config.wandb, results, figures):
+            console.print(escape(f"View: {url}"))
+
+
+def show(results: Results, console: Console) -> None:
+    """Print the headline table, what was left out, the answer and the comparisons."""
     table = for_terminal(headline(results.rows, results.variants), results.name)
     console.print(table, soft_wrap=False)
     for sentence in results.left_out:
         console.print(f"[bold]{escape(sentence)}[/]")
     for sentence in (*results.answer, "", *results.sentences, ""):
         console.print(escape(sentence))
-    write(folder, results, findings["exposure"], evidence.examples, drawings, console.width)
-    console.print(report)
-    if config.wandb != "disabled":
-        figures = {name: drawing.figure for name, drawing in drawings.items()}
-        if url := publish(config.run_dir, config.wandb, results, figures):
-            console.print(escape(f"View: {url}"))
 
 
 def compare(config: Namespace, console: Console) -> None:

@@ -1,5 +1,8 @@
 """Charts for papers, drawn by matplotlib."""
 
+import warnings
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from matplotlib.axes import Axes
@@ -7,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from reporting.charts import GUIDE, Chart, Panel, Series, chosen, leans_left
+from storage.files import write_whole
 
 
 def draw(chart: Chart) -> Figure:
@@ -32,6 +36,13 @@ def draw(chart: Chart) -> Figure:
         handles = [Line2D([], [], **_style(series)) for series in chart.legend]
         figure.legend(handles=handles, fontsize="small", loc="outside right upper")
     return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole; a letter of a name that the font lacks is a box."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
+        write_whole(path, partial(figure.savefig, format="png", dpi=150))
 
 
 def _plot(axes: Axes, panel: Panel) -> None:

@@ -160,7 +160,7 @@ def for_terminal(table: Table, title: str) -> RichTable:
     """A table for the terminal, where an attack stands below the number that it is strongest by."""
     drawn = RichTable(
         title=escape(title),
-        caption=table.note,
+        caption=escape(table.note),
         caption_justify="left",
         box=SIMPLE,
         padding=(0, 1, 0, 0),
@@ -171,7 +171,7 @@ def for_terminal(table: Table, title: str) -> RichTable:
             named = below[position + 1 : position + 2] == [True]
             heading = column.replace(", ", ",\n")  # as narrow as the numbers below it
             heading += " and\nstrongest attack" if named else ""
-            drawn.add_column(heading, no_wrap=position == 0, overflow="fold")
+            drawn.add_column(escape(heading), no_wrap=position == 0, overflow="fold")
     for row in table.rows:
         texts: list[str] = []
         for cell, under in zip(row, below, strict=True):

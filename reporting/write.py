@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,11 @@ from attacks.findings import Exposures
 from reporting.compare import Differences, Entry, comparison_lines
 from reporting.compare_figure import comparison_chart
 from reporting.illustrate import CAPTIONS, Drawing
-from reporting.matplotlib_charts import draw
+from reporting.matplotlib_charts import draw, save
 from reporting.report import render
 from reporting.results import RESULTS, Results, as_json, flatten
 from reporting.tables import for_terminal, headline
-from storage.files import write_csv, write_text, write_whole
+from storage.files import write_csv, write_text
 
 
 def write(
@@ -42,8 +41,7 @@ def write(
     for name in CAPTIONS.keys() - drawings.keys():
         (folder / f"{name}.png").unlink(missing_ok=True)  # from an earlier audit
     for name, drawing in drawings.items():
-        save = partial(drawing.figure.savefig, format="png", dpi=150)
-        write_whole(folder / f"{name}.png", save)
+        save(drawing.figure, folder / f"{name}.png")
         drawing.figure.set_layout_engine(
             "none"
         )  # laid out once, because that takes as long as drawing
@@ -59,8 +57,7 @@ def write_comparison(
 ) -> None:
     """Write comparison.csv and comparison.png."""
     write_csv(folder / "comparison.csv", comparison_lines(entries, differences))
-    save = partial(draw(comparison_chart(entries)).savefig, format="png", dpi=150)
-    write_whole(folder / "comparison.png", save)
+    save(draw(comparison_chart(entries)), folder / "comparison.png")
 
 
 def headline_text(results: Results, width: int) -> str:

@@ -152,9 +152,9 @@ def main(arguments: Sequence[str]) -> None:
     given = parser.parse_args(arguments)
     try:
         if given.run_dir:
-            _write(KEPT, keep(read_results(given.run_dir)))
+            write_text(KEPT, keep(read_results(given.run_dir)))
         if given.control:
-            _write(CONTROL, keep_control(read_results(given.control)))
+            write_text(CONTROL, keep_control(read_results(given.control)))
         comparisons = make(KEPT, CONTROL)
     except (ValueError, OSError) as error:
         parser.exit(1, f"docs.study: {error}\n")
@@ -162,8 +162,4 @@ def main(arguments: Sequence[str]) -> None:
         figure = draw(chart)
         path = PICTURES / f"{name}.png"
         write_whole(path, partial(figure.savefig, format="png", dpi=110))
-    _write(PAGE, render(comparisons))
-
-
-def _write(path: Path, text: str) -> None:
-    write_text(path, text)
+    write_text(PAGE, render(comparisons))

@@ -8,7 +8,7 @@ from matplotlib.cbook import STEP_LOOKUP_MAP
 from matplotlib.colors import to_rgba
 
 from reporting.charts import Axis, Chart, Choice, Guide, Panel, Series
-from reporting.matplotlib_charts import draw
+from reporting.matplotlib_charts import draw, save
 
 
 def drawn(*panels, **options):
@@ -120,6 +120,17 @@ def test_the_legend_of_the_figure_stands_beside_it():
     figure = draw(Chart([[Panel([])]], (4, 3), "Title", entries))
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["4 bits", "obc"]
     assert figure.get_suptitle() == "Title"
+
+
+def test_letters_that_the_font_lacks_are_drawn_without_a_warning(tmp_path):
+    legend = [Series(name, colour="red", marker="s") for name in ("_\N{CJK RADICAL REPEAT}", "é")]
+    figure = draw(Chart([[Panel([])]], (4, 3), legend=legend))
+    save(figure, tmp_path / "chart.png")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "_\N{CJK RADICAL REPEAT}",
+        "é",
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["chart.png"]
 
 
 def test_a_note_stands_beside_its_point_towards_the_middle():

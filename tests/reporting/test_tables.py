@@ -147,11 +147,14 @@ def test_the_strongest_attack_is_that_of_the_highest_value_not_the_widest_interv
 
 def test_the_terminal_shows_every_cell_and_hostile_names_unchanged():
     table = headline(ROWS, VARIANTS)
-    table = table._replace(rows=[*table.rows, (Cell("[/bold]x"), *table.rows[0][1:])])
+    table = table._replace(
+        rows=[*table.rows, (Cell("[/bold]x"), *table.rows[0][1:])], note="[red]a's"
+    )
     console = Console(width=230, record=True, file=io.StringIO())
     console.print(for_terminal(table, "[red]name"))
     text = console.export_text()
     assert "[red]name" in text
+    assert "[red]a's" in text
     for line in table.rows:
         assert all(cell.text in text for cell in line)
 

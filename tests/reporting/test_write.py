@@ -1,6 +1,10 @@
 """Files of an audit: whole, written again where they are missing, and left alone otherwise."""
 
+import errno
+import io
+import os
 import shutil
+from contextlib import redirect_stdout
 
 import pytest
 import torch
@@ -8,6 +12,7 @@ from markupsafe import escape
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 
+from audit import main
 from storage.run_folder import RunFolder
 
 
@@ -50,6 +55,31 @@ def test_a_second_call_still_names_the_excluded_models(make_run, change_signals,
     second = quick_audit(run)
     assert "Nothing has changed" in second
     assert line in second
+
+
+class Full(io.StringIO):
+    """A screen that cannot be written to, as `audit.py > /dev/full` has it."""
+
+    def write(self, text):
+        if text:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return 0
+
+
+def test_a_screen_that_cannot_be_written_to_costs_no_file(make_run, audit_files):
+    run = make_run()
+    with pytest.raises(SystemExit, match="No space left"), redirect_stdout(Full()):
+        main(["--run_dir", str(run.path), "--attacks", "gap"])
+    written = {file.name for file in (run.path / "audit").iterdir()}
+    assert written == audit_files - {"convergence.png"}  # which an attack without shadows lacks
+
+
+def test_a_folder_that_cannot_be_written_to_costs_no_table(make_run, capsys):
+    run = make_run()
+    (run.path / "audit").touch()
+    with pytest.raises(SystemExit, match=r"audit\.py: .*File exists"):
+        main(["--run_dir", str(run.path), "--attacks", "gap"])
+    assert "No leak of full is shown" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")
