@@ -11,6 +11,7 @@ answer_help(make_parser, "train.py", "bitleak-train")  # before imports that tak
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 from jsonargparse import Namespace
@@ -25,6 +26,8 @@ from fleet.display import FleetProgress, quieten
 from fleet.engine import (
     Outcome,
     Task,
+    Work,
+    WorkOnAll,
     complete,
     is_first,
     note_error,
@@ -33,6 +36,7 @@ from fleet.engine import (
 from fleet.errors import explain, is_hopeless
 from fleet.failed import find_failed
 from fleet.fit import fit
+from fleet.forks import Forks
 from fleet.interrupt import interruptible
 from fleet.prepare import Job, prepare
 from fleet.status import Call, print_status, summarise
@@ -73,11 +77,11 @@ def run_command(parser: CommandLine, config: Namespace, console: Console) -> int
             return 0
         made = parser.instantiate(config)
         job = prepare(config, made.fleet, made.data, console)
-        limit_threads(config.threads, job.devices.processes)
         if job.fleet.dry_run:
+            limit_threads(config.threads, job.devices.processes)
             print_cost(job, console)
             return 0
-        if job.fleet.by_ray and job.todo:
+        if job.takes_ray and job.todo:
             connect(job.fleet, config.threads)
             if config.trainer.accelerator != "cpu" and (note := idle_gpus(job.fleet)):
                 console.print(note, soft_wrap=True)
@@ -97,12 +101,9 @@ def train_fleet(job: Job, console: Console) -> int:
     started, outcomes = time.monotonic(), list[Outcome]()
     task = Task(run, variants, job.devices.processes, job.retry, embedded)
     work = partial(complete, task, partial(fit, job))
-    with FleetProgress(run, len(todo), job.config.trainer.max_epochs, console) as progress:
-        if job.fleet.by_ray and todo:
-            ends = in_workers(todo, work, progress.begin, job.fleet, job.config.threads)
-        else:
-            ends = one_by_one(todo, work, progress.begin)
-        for outcome in ends:
+    display = FleetProgress(run, len(todo), job.config.trainer.max_epochs, console)
+    with _workers(job, work) as do_all, display as progress:
+        for outcome in do_all(todo, progress.begin):
             progress.end(outcome)
             outcomes.append(outcome)
             if outcome.state == "stopped":
@@ -118,6 +119,15 @@ def train_fleet(job: Job, console: Console) -> int:
         console.print(line, soft_wrap=True)
     failures = {outcome.name for outcome in outcomes if outcome.state == "failed"}
     return FAILED if failures | (failed.broken & set(job.chosen)) else 0
+
+
+def _workers(job: Job, work: Work) -> AbstractContextManager[WorkOnAll]:
+    """What works on models: this process, its forks, or Ray's processes."""
+    if not job.fleet.apart or not job.todo:
+        return nullcontext(partial(one_by_one, work))
+    if job.takes_ray:
+        return nullcontext(partial(in_workers, work, job.fleet, job.config.threads))
+    return Forks(work, min(job.fleet.workers, len(job.todo)), job.config.threads)
 
 
 if __name__ == "__main__":

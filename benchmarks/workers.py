@@ -3,16 +3,15 @@
     python benchmarks/workers.py data/cifar10-jpeg
 
 Each round trains the same fleets from the command line. The time is train.py's own, from when the
-images are read and Ray has started, so it includes the imports of the workers. Eight `convnet`s on
-the two cores of a shared AMD EPYC (Zen 4), two rounds; `resnet8` was not run to its end:
+images are read. Eight `convnet`s on the two cores of a shared AMD EPYC (Zen 4), two rounds, with
+Ray's processes, whose imports are in the time; since then they are forked, which takes none:
 
     convnet  2 workers, 1 thread: 46.0 s (48.0, 44.0), 1.00 of the first
     convnet  1 worker, 2 threads: 42.0 s (39.0, 45.0), 0.91 of the first
     convnet  1 worker, 1 thread: 65.0 s (64.0, 66.0), 1.41 of the first
 
 About 6 to 14 of the 46 s are the start of the workers. Once they run, two models end every 8 s (by
-the lines of train.py), that is 4.0 s per model against 5.2 s. Workers pay off from about ten models
-on.
+the lines of train.py), that is 4.0 s per model against 5.2 s.
 """
 
 import argparse

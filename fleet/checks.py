@@ -2,6 +2,7 @@
 
 import os
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -13,6 +14,7 @@ from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from datamodules.images import ImageDataModule
 from datamodules.views import check_queries, default_queries, is_random, view
 from fleet.cluster import check_tasks, environment
+from fleet.forks import can_fork
 from fleet.options import FleetOptions
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -33,9 +35,8 @@ class Devices(NamedTuple):
 
     def describe(self, fleet: FleetOptions) -> str:
         """Say how many devices a model takes and, where GPUs idle, which command uses them."""
-        if fleet.by_ray:
-            share = f"{fleet.gpus_per_model:g} GPU" if fleet.gpus_per_model else "the CPU"
-            return f"Each of {fleet.workers} models at once trains on {share}."
+        if fleet.apart:
+            return _describe_several(fleet)
         several = self.processes > 1
         count = f"{self.processes} {self.kind}s together" if several else f"one {self.kind}"
         line = f"Each model trains on {count}, one model after another."
@@ -46,6 +47,16 @@ class Devices(NamedTuple):
                 "--fleet.gpus_per_model 1` trains a model on each."
             )
         return line
+
+
+def _describe_several(fleet: FleetOptions) -> str:
+    line = f"Each of {fleet.workers} models at once trains on "
+    if fleet.gpus_per_model:
+        return f"{line}{fleet.gpus_per_model:g} GPU."
+    if fleet.address or fleet.workers <= (cores := _cores()):
+        return f"{line}the CPU."
+    them = "one core" if cores == 1 else f"{cores} cores"
+    return f"{line}the CPU; they share {them}, so `--fleet.workers {cores}` would be as fast."
 
 
 def check_options(config: Namespace, fleet: FleetOptions) -> Devices:
@@ -74,7 +85,7 @@ def check_options(config: Namespace, fleet: FleetOptions) -> Devices:
             f"{config.trainer.strategy}: one process saves a model's weights."
         )
     devices, nodes = config.trainer.devices, config.trainer.num_nodes
-    if fleet.by_ray and (devices not in (1, "1") or nodes != 1):
+    if fleet.apart and (devices not in (1, "1") or nodes != 1):
         raise ValueError(
             "`trainer.devices` and `trainer.num_nodes` must be 1 with `--fleet.workers`, got "
             f"{devices} and {nodes}: train several models at once, or one on several devices."
@@ -85,16 +96,45 @@ def check_options(config: Namespace, fleet: FleetOptions) -> Devices:
         options = config.trainer.as_dict()  # checked by the trainer of a fit
         trainer = Trainer(**options, plugins=[*environment(fleet)], logger=False)
         kind = "GPU" if isinstance(trainer.accelerator, CUDAAccelerator) else "CPU"
-    if fleet.by_ray and kind == "GPU" and not fleet.gpus_per_model:
+    if fleet.apart and kind == "GPU" and not fleet.gpus_per_model:
         raise ValueError(
             "`--fleet.gpus_per_model` must say how much of a GPU each of several workers takes, "
             "got 0. Pass 1, or 0.25 to pack four models on one; or `--trainer.accelerator cpu`."
         )
-    if fleet.by_ray:
+    if fleet.apart:
         return Devices(kind)
     processes = trainer.num_devices * trainer.num_nodes
     check_tasks(fleet, processes)
     return Devices(kind, trainer.num_devices, processes)
+
+
+def takes_ray(fleet: FleetOptions, kind: Literal["CPU", "GPU"]) -> bool:
+    """Whether Ray starts the processes of several models at once, and not a fork of this one."""
+    return fleet.apart and not can_fork(fleet, kind)
+
+
+def check_processes(fleet: FleetOptions, kind: Literal["CPU", "GPU"]) -> list[str]:
+    """Decide whether several models at once are possible; notes for the user.
+
+    Where they are not for want of Ray on the CPUs of one machine, `fleet.workers` becomes 1, which
+    gives the same models.
+
+    Raises:
+        ValueError: GPUs or a cluster are asked for, and Ray is not installed.
+    """
+    if not takes_ray(fleet, kind) or find_spec("ray") is not None:
+        return []
+    if kind == "GPU" or fleet.gpus_per_model or fleet.address:
+        raise ValueError(
+            "`--fleet.workers` on GPUs and `--fleet.address` need Ray, which is not installed: "
+            "`pip install -e '.[ray]'`, or train one model after another with `--fleet.workers 1`."
+        )
+    note = (
+        f"Note: on this system, `--fleet.workers {fleet.workers}` needs Ray, which is not "
+        "installed (`pip install -e '.[ray]'`); without it, models are trained one by one."
+    )
+    fleet.workers = 1
+    return [note]
 
 
 def _check_counts(config: Namespace) -> None:
@@ -136,7 +176,7 @@ def choose_threads(config: Namespace, fleet: FleetOptions, local: int = 1) -> in
     """
     if config.threads is not None:
         return int(config.threads)
-    if fleet.by_ray:
+    if fleet.apart:
         return 1 if fleet.address else max(1, _cores() // fleet.workers)
     return torch.get_num_threads() if local == 1 else max(1, _cores() // local)
 

@@ -28,7 +28,7 @@ def environment(fleet: FleetOptions) -> list[ClusterEnvironment]:
     Raises:
         ValueError: SLURM was told of tasks in a way that Lightning cannot read.
     """
-    if fleet.by_ray:  # one process per model, whatever job Ray runs in
+    if fleet.apart:  # one process per model, whatever job Ray runs in
         return [LightningEnvironment()]
     if not _by_slurm():
         return []
@@ -48,7 +48,7 @@ def check_tasks(fleet: FleetOptions, processes: int) -> None:
     Raises:
         ValueError: the numbers differ.
     """
-    if not fleet.by_ray and _by_slurm() and _tasks() != processes:
+    if not fleet.apart and _by_slurm() and _tasks() != processes:
         raise ValueError(
             f"{_tasks()} SLURM tasks, but {processes} processes that train a model together "
             f"(`--trainer.devices` x `--trainer.num_nodes`). {WAY_OUT}"

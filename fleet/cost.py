@@ -55,7 +55,7 @@ def print_cost(job: Job, console: Console) -> None:
     batch = next(data.test_batches())
     operations = count_operations(copy.deepcopy(network), batch.images[:2], batch.labels[:2])
     data.assign(next(iter(job.members.values())), job.config.seed)
-    options = job.config.trainer.as_dict() | ({"devices": 1} if job.fleet.by_ray else {})
+    options = job.config.trainer.as_dict() | ({"devices": 1} if job.fleet.apart else {})
     with console.status("Trying some steps of training"), tf32(job.model.tf32):
         training = try_training(classifier, data, options, environment(job.fleet))
     if not is_first():

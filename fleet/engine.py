@@ -33,6 +33,8 @@ class Outcome(NamedTuple):
 
 
 Work = Callable[[ModelName], Outcome]
+# given models, and what to call before each; the outcomes come in the order in which they end
+WorkOnAll = Callable[[Sequence[ModelName], Callable[[ModelName], None]], Iterator[Outcome]]
 
 
 class Task(NamedTuple):
@@ -140,7 +142,7 @@ def note_error(run: RunFolder, name: ModelName, text: str) -> None:
 
 
 def one_by_one(
-    names: Sequence[ModelName], work: Work, begin: Callable[[ModelName], None]
+    work: Work, names: Sequence[ModelName], begin: Callable[[ModelName], None]
 ) -> Iterator[Outcome]:
     """Work on the models one after another in this process; `begin` is called before each."""
     for name in names:

@@ -31,8 +31,8 @@ def fit(job: Job, name: ModelName) -> None:
     data.assign(members, seed)
     classifier = Classifier(data.num_classes, len(data.mean), seed, job.model)
     options, progress = job.config.trainer.as_dict(), SaveProgress(run.progress(name))
-    if job.fleet.by_ray:
-        options["devices"] = 1  # among the devices that Ray shows this process
+    if job.fleet.apart:
+        options["devices"] = 1  # a model of its own per process, and Ray hides other GPUs
     resume, start = None, "its first epoch"
     if (weights := run.weights(name, FULL)).exists():
         # already trained: a fit without epochs only runs the callbacks

@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
@@ -35,13 +34,13 @@ class FleetOptions:
         models: models that this call trains, such as 0-7,12: shadows from 0, then targets; all by
             default.
         retrain_failed: set models that diverged aside, and train them from another start.
-        workers: number of models to train at once, each in a process of its own; needs Ray.
+        workers: number of models to train at once, each in a process of its own.
         gpus_per_model: share of a GPU per worker; 0.25 packs four models on one GPU.
         address: address of a Ray cluster, `auto` or host:port; by default Ray uses this machine.
         dry_run: check everything, try some steps, print the work and its cost, and write nothing.
 
     Raises:
-        ValueError: a count out of range, or workers without Ray.
+        ValueError: a count out of range, or shares of a GPU without workers.
     """
 
     def __init__(
@@ -63,18 +62,12 @@ class FleetOptions:
         self.models, self.retrain_failed = models, retrain_failed
         self.workers, self.gpus_per_model, self.address = workers, gpus_per_model, address
         self.dry_run = dry_run
-        if self.by_ray and find_spec("ray") is None:
-            raise ValueError(
-                "`--fleet.workers` and `--fleet.address` need Ray, which is not installed: "
-                "`pip install -e '.[ray]'`, or train one model after another with "
-                "`--fleet.workers 1`."
-            )
-        if gpus_per_model and not self.by_ray:
+        if gpus_per_model and not self.apart:
             raise ValueError("`fleet.gpus_per_model` needs `--fleet.workers` of 2 or more.")
 
     @property
-    def by_ray(self) -> bool:
-        """Whether models are trained in Ray's processes, not in this one."""
+    def apart(self) -> bool:
+        """Whether models are trained in processes of their own, not in this one."""
         return self.workers > 1 or self.address is not None
 
 

@@ -16,12 +16,16 @@ from datamodules.membership import membership
 from fleet.checks import (
     Devices,
     check_options,
+    check_processes,
     choose_queries,
     choose_threads,
     note_arithmetic,
+    takes_ray,
 )
+from fleet.cluster import limit_threads
 from fleet.engine import check_files
 from fleet.failed import find_failed
+from fleet.forks import can_fork
 from fleet.options import FleetOptions
 from lightning_modules.callbacks.record_embeddings import find_layer
 from lightning_modules.classifier import Classifier
@@ -65,6 +69,11 @@ class Job(NamedTuple):
     retry: dict[ModelName, int]
 
     @property
+    def takes_ray(self) -> bool:
+        """Whether models are trained in Ray's processes."""
+        return takes_ray(self.fleet, self.devices.kind)
+
+    @property
     def todo(self) -> list[ModelName]:
         """Chosen models that are unfinished, or that failed and are to be trained again."""
         variants, embedded = self.experiment.variants, self.experiment.embedded
@@ -84,9 +93,12 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
         OSError: the run folder cannot be written to.
     """
     devices = check_options(config, fleet)
+    notes = check_processes(fleet, devices.kind)
     config.threads = choose_threads(config, fleet, devices.local)
+    # a process that is to be forked must not have several, see `Forks`
+    limit_threads(1 if can_fork(fleet, devices.kind) else config.threads, devices.processes)
     check_key(config.wandb)
-    _print([devices.describe(fleet), *note_arithmetic(config, devices)], console)
+    _print([devices.describe(fleet), *notes, *note_arithmetic(config, devices)], console)
     with console.status("Reading images"):
         data.prepare_data()
         data.setup("fit")
@@ -108,7 +120,8 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
     if fleet.models is not None:
         chosen = [names[position] for position in parse_slice(fleet.models, len(names))]
     # Ray's processes may run in another working directory
-    run = RunFolder(config.run_dir.resolve() if fleet.by_ray else config.run_dir)
+    by_ray = takes_ray(fleet, devices.kind)
+    run = RunFolder(config.run_dir.resolve() if by_ray else config.run_dir)
     experiment = _open(run, asked, matrix, fleet.dry_run)
     if experiment.versions != asked.versions:
         begun, now = experiment.versions, asked.versions

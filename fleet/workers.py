@@ -1,4 +1,4 @@
-"""Several models at once in Ray's processes, on this machine or on a cluster."""
+"""Several models at once in Ray's processes: on GPUs, on a cluster, or where none can be forked."""
 
 import os
 from collections import deque
@@ -130,11 +130,11 @@ class Queue:
 
 
 def in_workers(
-    names: Sequence[ModelName],
     work: Work,
-    begin: Callable[[ModelName], None],
     fleet: FleetOptions,
     threads: int,
+    names: Sequence[ModelName],
+    begin: Callable[[ModelName], None],
 ) -> Iterator[Outcome]:
     """Work on `fleet.workers` models at once, each in one of Ray's processes.
 
@@ -143,12 +143,12 @@ def in_workers(
     its last checkpoint.
 
     Args:
-        names: the models.
         work: the work on one model. Each node gets one copy, with everything that it holds; its
             tensors must not be written to, because the processes of a node share them.
-        begin: called with each model before work on it begins.
         fleet: number of workers, and each one's share of a GPU.
         threads: CPU threads per worker.
+        names: the models.
+        begin: called with each model before work on it begins.
 
     Yields:
         The outcome of each model, in the order in which they end.

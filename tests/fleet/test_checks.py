@@ -9,10 +9,12 @@ from datamodules.digits import Digits
 from fleet.checks import (
     Devices,
     check_options,
+    check_processes,
     choose_queries,
     choose_threads,
     emulates_bfloat16,
     note_arithmetic,
+    takes_ray,
 )
 from fleet.options import FleetOptions
 
@@ -70,8 +72,22 @@ def test_idle_gpus_are_named_with_the_command_that_uses_them(gpus):
     )
     packed = FleetOptions(workers=8, gpus_per_model=0.25)
     assert Devices("GPU").describe(packed) == "Each of 8 models at once trains on 0.25 GPU."
-    alone = Devices("CPU").describe(FleetOptions(workers=2))
-    assert alone == "Each of 2 models at once trains on the CPU."
+
+
+@pytest.mark.parametrize(
+    ("cores", "end"),
+    [
+        (4, "."),
+        (2, "; they share 2 cores, so `--fleet.workers 2` would be as fast."),
+        (1, "; they share one core, so `--fleet.workers 1` would be as fast."),
+    ],
+)
+def test_more_workers_than_cores_are_allowed_and_told(monkeypatch, cores, end):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    line = Devices("CPU").describe(FleetOptions(workers=3))
+    assert line == f"Each of 3 models at once trains on the CPU{end}"
+    remote = Devices("CPU").describe(FleetOptions(workers=3, address="auto"))
+    assert remote == "Each of 3 models at once trains on the CPU."
 
 
 def test_a_cluster_may_have_gpus_where_its_driver_has_none():
@@ -99,6 +115,29 @@ def test_workers_on_gpus_must_say_how_much_of_one(monkeypatch):
         check_options(options(), FleetOptions(workers=2))
     packed = FleetOptions(workers=2, gpus_per_model=0.25)
     assert check_options(options(), packed) == Devices("GPU")
+
+
+def test_workers_that_cannot_be_forked_need_ray(monkeypatch):
+    needs = (
+        (FleetOptions(workers=2, gpus_per_model=0.5), "GPU"),
+        (FleetOptions(workers=2, gpus_per_model=0.5), "CPU"),
+        (FleetOptions(address="auto"), "CPU"),
+    )
+    local = FleetOptions(workers=2)
+    for fleet, kind in (*needs, (local, "CPU"), (FleetOptions(), "GPU")):
+        assert check_processes(fleet, kind) == []
+        assert takes_ray(fleet, kind) == ((fleet, kind) in needs)
+    monkeypatch.setattr("fleet.checks.find_spec", lambda _: None)
+    assert check_processes(local, "CPU") == check_processes(FleetOptions(), "GPU") == []
+    for fleet, kind in needs:
+        with pytest.raises(ValueError, match=r"need Ray.*`pip install -e '.\[ray\]'`.*workers 1"):
+            check_processes(fleet, kind)
+    monkeypatch.setattr("sys.platform", "darwin")  # the recipe of the demo has two workers
+    (note,) = check_processes(local, "CPU")
+    assert note.startswith("Note: on this system, `--fleet.workers 2` needs Ray, which is not")
+    assert note.endswith("(`pip install -e '.[ray]'`); without it, models are trained one by one.")
+    assert local.workers == 1
+    assert check_processes(local, "CPU") == []
 
 
 def test_workers_share_the_cores_fairly(monkeypatch):

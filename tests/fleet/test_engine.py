@@ -148,7 +148,7 @@ def test_a_model_begins_when_the_one_before_has_ended(run):
         events.append(("work", name))
         return Outcome(name, "finished", 0.0)
 
-    for outcome in one_by_one(NAMES, work, lambda name: events.append(("begin", name))):
+    for outcome in one_by_one(work, NAMES, lambda name: events.append(("begin", name))):
         events.append(("end", outcome.name))
     assert events == [(what, name) for name in NAMES for what in ("begin", "work", "end")]
 

@@ -58,7 +58,7 @@ if __name__ == "__main__":
     print(workers.idle_gpus(FleetOptions(workers=2)), workers.idle_gpus(fleet), sep="\n")
     job = partial(work, make_pool(), list(make_pool() % 3 == 0))
     begin = lambda name: lines.append(f"begin {name.number}")
-    for outcome in in_workers(NAMES, job, begin, fleet, 1):
+    for outcome in in_workers(job, fleet, 1, NAMES, begin):
         lines.append(f"{outcome.state} {outcome.name.number} {outcome.reason}")
     (NOTES / "lines").write_text("\n".join(lines))
 """

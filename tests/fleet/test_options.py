@@ -13,15 +13,10 @@ from fleet.options import DATA, FleetOptions, make_parser, parse
 ROOT = Path(__file__).parents[2]
 
 
-def test_several_workers_need_ray(monkeypatch):
-    assert not FleetOptions().by_ray
-    assert FleetOptions(workers=2).by_ray
-    assert FleetOptions(address="auto").by_ray
-    monkeypatch.setattr("fleet.options.find_spec", lambda _: None)
-    FleetOptions()
-    for options in ({"workers": 2}, {"address": "auto"}):
-        with pytest.raises(ValueError, match=r"need Ray.*`pip install -e '.\[ray\]'`.*workers 1"):
-            FleetOptions(**options)
+def test_several_workers_and_a_cluster_train_models_apart():
+    assert not FleetOptions().apart
+    assert FleetOptions(workers=2).apart
+    assert FleetOptions(address="auto").apart
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Fleets trained by Ray's processes, which may die."""
 
-import json
 import os
 import signal
 import subprocess
@@ -10,11 +9,8 @@ import pytest
 
 import train
 from lightning_modules.callbacks.progress import read_progress
-from storage.names import ModelName
-from storage.run_folder import RunFolder
 
 ROOT = Path(train.__file__).parent
-TARGET = ModelName("target", 0)
 PATIENCE = 1200  # seconds; only a hang takes so long
 
 
@@ -30,61 +26,10 @@ def workers(parent):
     return training
 
 
-def have_ended(pids):
-    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
-
-
 def in_training(folder):
     """Number of models that have begun their third epoch."""
     notes = [read_progress(path) for path in folder.glob("models/*/progress.json")]
     return sum(note is not None and note.epoch > 1 for note in notes)
-
-
-@pytest.mark.fleet
-@pytest.mark.slow
-def test_a_fleet_survives_the_death_of_a_worker_and_of_the_driver(
-    toy, toy_run, tmp_path, start_command, tensors, wait_for
-):
-    folder, run = tmp_path / "run", RunFolder(tmp_path / "run")
-    driver = start_command(folder, "--fleet.workers 2 --fleet.models 0-2")
-    wait_for(lambda: list(folder.glob("models/*/last.ckpt")), driver)
-    os.kill(workers(driver.pid)[0], signal.SIGKILL)
-    output, _ = driver.communicate(timeout=PATIENCE)
-    assert driver.returncode == 0, output
-    assert "Finished 3 models" in output
-
-    driver = start_command(folder, "--fleet.workers 2")
-    wait_for(run.checkpoint(TARGET).exists, driver)
-    orphans = workers(driver.pid)
-    assert orphans
-    driver.kill()
-    driver.communicate()
-    wait_for(lambda: have_ended(orphans))
-    train.main(toy(folder))
-    assert tensors(folder) == tensors(toy_run)
-    assert not list(folder.rglob("*.partial"))
-    assert not list(folder.rglob("error.txt"))
-    for name in run.read().names:
-        progress = json.loads(run.progress(name).read_text())
-        assert (progress["stage"], progress["epoch"]) == ("finished", 3)
-
-
-@pytest.mark.fleet
-@pytest.mark.slow
-def test_sigterm_stops_the_driver_as_it_does_without_ray(tmp_path, start_command, wait_for):
-    folder = tmp_path / "run"
-    driver = start_command(folder, "--fleet.workers 2 --trainer.max_epochs 100000")
-    wait_for(lambda: in_training(folder) == 2, driver)
-    begun = workers(driver.pid)
-    assert len(begun) == 2
-    driver.terminate()
-    output, _ = driver.communicate(timeout=PATIENCE)
-    assert driver.returncode == 130, output
-    assert output.splitlines() == [
-        "Each of 2 models at once trains on the CPU.",
-        "Stopped. The same command goes on from the last checkpoint.",
-    ]
-    wait_for(lambda: have_ended(begun))
 
 
 @pytest.mark.fleet

@@ -35,7 +35,7 @@ if __name__ == "__main__":
     fleet, workers.RETRIES = FleetOptions(workers=2), 1
     connect(fleet, 3)
     begun = []
-    for outcome in in_workers(NAMES, work, begun.append, fleet, 3):
+    for outcome in in_workers(work, fleet, 3, NAMES, begun.append):
         lines.append(" ".join(map(str, (len(begun), *outcome))))
     (Path(os.environ["NOTES"]) / "lines").write_text("\n".join(lines))
 """
