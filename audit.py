@@ -101,7 +101,7 @@ def audit(config: Namespace, console: Console) -> None:
     evidence = evidence._replace(game=game)
     results, images = make_results(evidence, best, findings, inputs), evidence.images
     with console.status("Drawing"):
-        drawings = illustrate(results, findings, images and images.pictures)
+        drawings = illustrate(results, findings, images.pictures if images else None)
         results = results._replace(figures=tuple(drawings))
         exposures, examples = findings["exposure"], evidence.examples
         try:

@@ -104,6 +104,7 @@ def now() -> Tensor:
 def usual(job: Job, members: Tensor, network: nn.Module) -> Tensor:
     """Seconds of the usual script, well written."""
     data, epochs = job.data, job.config.trainer.max_epochs
+    chosen = data.pool.take(members)
     transform = transforms.Compose(
         [
             transforms.RandomCrop(32, padding=CROP),
@@ -113,7 +114,7 @@ def usual(job: Job, members: Tensor, network: nn.Module) -> Tensor:
         ]
     )
     loader = DataLoader(
-        Pictures(*data.pool.take(members), transform),
+        Pictures(chosen.images, chosen.labels, transform),
         data.batch_size,
         shuffle=True,
         num_workers=torch.get_num_threads(),

@@ -78,11 +78,11 @@ def exposure_lines(
     are empty in the file.
     """
     kept = exposures.kept.tolist()
-    columns = {
+    by_variant = {
         variant: [value if known else None for value, known in zip(values, kept, strict=True)]
         for variant, values in zip(exposures.variants, exposures.examples.tolist(), strict=True)
     }
-    columns = {**examples, **columns}
+    columns: dict[str, Sequence[int | str | float | None]] = {**examples, **by_variant}
     lines = zip(*columns.values(), strict=True)
     return [
         {"example": index} | dict(zip(columns, line, strict=True))

@@ -60,7 +60,8 @@ class CommandLine(ArgumentParser):
         content = Path(path).read_text(encoding="utf-8")
         with chdir(Path(path).parent):  # a path in a recipe is relative to it
             name = Path(path).name
-            return self.parse_string(content, name, ext_vars, env, defaults, **further)
+            parsed: Namespace = self.parse_string(content, name, ext_vars, env, defaults, **further)
+            return parsed
 
     def _check_names(self, arguments: Sequence[str], further: Collection[str]) -> None:
         """Raise ValueError for a misspelt option on the command line or in a recipe."""

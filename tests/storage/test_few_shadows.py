@@ -12,9 +12,19 @@ from attacks.lira import lira
 from storage.run_folder import RunFolder
 
 SHADOWS, TARGETS, EXAMPLES = 7, 2, 160
-SENTENCES = [
-    "{lost} of 160 examples were left out of all attacks and findings: they lack 2 shadows with "
+NO_ACCURACY = (
+    "Training accuracy was not judged, so a model that diverged is not noticed: that takes logits. "
+    "Pass logits instead of phi."
+)
+LOST = [
+    "{none} examples are in no shadow's training set: no attack can compare shadows with and without "
+    "them. All attacks and findings, also those without shadows, are on the other {mixed} of 160 "
+    "examples; exposure.csv says which these are. Train some shadows with each example and some "
+    "without it.",
+    "{few} of {mixed} examples were left out of all attacks and findings: they lack 2 shadows with "
     "and 2 without them. Train more shadows; in complementary halves, 4 suffice.",
+]
+LACKING = [
     "gap was left out: it needs logits. Pass logits instead of phi.",
     "quantile_regression was left out: it needs logits and logits on a population and the images. "
     "Only models that train.py trained have them.",
@@ -81,9 +91,14 @@ def test_an_audit_is_that_of_the_usable_examples(
     inside = members[:SHADOWS].sum(0)
     assert results["basis"]["shadows with an example"] == f"{inside.min()} to {inside.max()}"
 
-    lost = [sentence.format(lost=(~usable).sum()) for sentence in SENTENCES]
+    shadows_with = members[:SHADOWS].sum(0)
+    none = (shadows_with == 0).sum()
+    counts = {"none": none, "mixed": 160 - none, "few": 160 - none - usable.sum()}
+    assert min(counts.values()) > 1
+    assert not (shadows_with == SHADOWS).any()
+    lost = [NO_ACCURACY, *(sentence.format(**counts) for sentence in LOST), *LACKING]
     assert results["left_out"] == lost
-    assert expected["left_out"] == lost[1:]
+    assert expected["left_out"] == [NO_ACCURACY, *LACKING]
     assert "audited examples" not in expected["basis"]
     page = (run.path / "audit" / "report.html").read_text()
     table = (run.path / "audit" / "table.txt").read_text()
@@ -117,20 +132,26 @@ def test_an_attack_asked_for_that_too_few_examples_suffice_for_is_an_error(
     draw, tmp_path, audit, read_csv, results_of, empty_figures
 ):
     phi, members, _, population = draw
-    members[:SHADOWS, :60] = False
+    members[:SHADOWS, :60], members[0, :60] = False, True
     options = save(tmp_path / "coins.npz", phi, members, population)
     inside = members[:SHADOWS].sum(0)
-    lacking = ((inside < 2) | (inside > SHADOWS - 2)).sum()
+    mixed = (inside > 0) & (inside < SHADOWS)
+    lacking = ((inside[mixed] < 2) | (inside[mixed] > SHADOWS - 2)).sum()
+    rest = mixed.sum()
     run = RunFolder(tmp_path / "out")
     with pytest.raises(
         SystemExit,
         match=f"`lira_online` needs 2 shadows with and 2 without each example, which {lacking} of "
-        "160 examples lack.* Train more shadows; .* or leave it out of `--attacks`",
+        f"{rest} examples lack.* Train more shadows; .* or leave it out of `--attacks`",
     ):
         audit(run, *options, "--attacks", "lira_online")
     assert not run.path.exists()
     audit(run, *options, "--attacks", "lira_offline")
     assert {row["attack"] for row in read_csv(run)} == {"lira_offline"}
-    few, joint = results_of(run)["left_out"]  # attacks that were not asked for are no news
-    assert few.startswith(f"{(inside > SHADOWS - 2).sum()} of 160 examples were left out of all")
+    # attacks that were not asked for are no news
+    accuracy, one_sided, few, joint = results_of(run)["left_out"]
+    assert accuracy == NO_ACCURACY
+    assert one_sided.startswith(f"{160 - rest} examples are in no shadow's training set")
+    lacking = (inside[mixed] > SHADOWS - 2).sum()
+    assert few.startswith(f"{lacking} of {rest} examples were left out of all")
     assert joint.startswith("joint LiRA on several variants was left out: it needs 2 shadows with")
