@@ -152,18 +152,30 @@ class ImageDataModule(InOrder, ABC):
         """
         if self._split is None or self.trainer is None:
             raise RuntimeError("Call `assign` first, then hand this to `Trainer.fit`.")
-        device, world_size = self.trainer.strategy.root_device, self.trainer.world_size
-        members = self._split[0]
-        steps = ceil(len(members) / self.batch_size)
-        smallest = len(members) // steps
-        if smallest < 2 * world_size:
-            raise ValueError(
-                f"BatchNorm needs 2 examples per batch in each of {world_size} processes, got "
-                f"batches of {smallest}. Raise `batch_size` or enlarge the pool."
-            )
+        device = self.trainer.strategy.root_device
+        steps = len(self.batch_sizes(len(self._split[0]), self.trainer.world_size))
         if self.pool.device != device and fits(self.pool, device):
             self.pool = self.pool.to(device)
         return Loader(steps, partial(self._epoch, self.trainer, *self._split, steps))
+
+    def batch_sizes(self, members: int, processes: int) -> list[int]:
+        """Sizes of the batches of an epoch over `members` examples.
+
+        Raises:
+            ValueError: one of the processes that train a model would get fewer than two examples.
+        """
+        steps = ceil(members / self.batch_size)
+        smallest = members // steps
+        if smallest < 2 * processes:
+            ways = ["enlarge the pool"]
+            ways += ["raise `--data.batch_size`"] if steps > 1 else []
+            ways += ["take fewer `--trainer.devices`"] if processes > 1 else []
+            raise ValueError(
+                f"A training step needs 2 images in each process, because BatchNorm does: "
+                f"{2 * processes} or more, got batches of {smallest} from the {members} images that"
+                f" a model trains on. To change that, {', or '.join(ways)}."
+            )
+        return [len(part) for part in torch.arange(members).tensor_split(steps)]
 
     def _epoch(self, trainer: Trainer, members: Tensor, seed: int, steps: int) -> Iterator[Batch]:
         # Read with the first batch, not in `iter()`: when a fit resumes from the end of an epoch,

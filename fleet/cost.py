@@ -50,7 +50,7 @@ class Costs(NamedTuple):
 def print_cost(job: Job, console: Console) -> None:
     """Try some steps of a model, and print the work and its cost."""
     data = job.data
-    classifier = Classifier(data.num_classes, len(data.mean), 0, job.model)
+    classifier = Classifier.for_data(data, 0, job.model)
     network = copy.deepcopy(classifier.get_submodule("network"))
     batch = next(data.test_batches())
     operations = count_operations(copy.deepcopy(network), batch.images[:2], batch.labels[:2])

@@ -95,7 +95,8 @@ def build(experiment: Experiment, state: dict[str, Tensor]) -> tuple[nn.Module, 
     """
     sizes, model = experiment.input, experiment.config["model"]
     name, args = model["network"], model["network_args"]
-    network = build_network(name, sizes["num_classes"], sizes["channels"], args or {})
+    image = (sizes["channels"], sizes["height"], sizes["width"])
+    network = build_network(name, sizes["num_classes"], sizes["channels"], args or {}, image)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -103,7 +104,7 @@ def build(experiment: Experiment, state: dict[str, Tensor]) -> tuple[nn.Module, 
             f"`{name}` must be the network that was trained, got another one ({error}). Undo the"
             " change, or pass `--format state_dict`."
         ) from error
-    return network, (sizes["channels"], sizes["height"], sizes["width"])
+    return network, image
 
 
 def export(run_dir: Path, model: str, variant: str, kind: str, output: Path | None) -> str:

@@ -29,7 +29,7 @@ def fit(job: Job, name: ModelName) -> None:
     attempt = run.attempt(name)
     seed = derive_seed(job.config.seed, name.role, name.number, attempt)
     data.assign(members, seed)
-    classifier = Classifier(data.num_classes, len(data.mean), seed, job.model)
+    classifier = Classifier.for_data(data, seed, job.model)
     options, progress = job.config.trainer.as_dict(), SaveProgress(run.progress(name))
     if job.fleet.apart:
         options["devices"] = 1  # a model of its own per process, and Ray hides other GPUs

@@ -27,6 +27,7 @@ from fleet.engine import check_files
 from fleet.failed import find_failed
 from fleet.forks import can_fork
 from fleet.options import FleetOptions
+from fleet.rehearsal import rehearse_fit
 from lightning_modules.callbacks.record_embeddings import find_layer
 from lightning_modules.classifier import Classifier
 from lightning_modules.options import CalibrationOptions, ModelOptions
@@ -107,13 +108,17 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
     _print(notes, console)
     model = ModelOptions(**config.model.as_dict())
     calibration = CalibrationOptions(**config.calibration.as_dict())
-    network, notes = try_network(config, model, data)
+    matrix = membership(config.seed, fleet.shadows, fleet.targets, len(data.pool.labels))
+    classifier = Classifier.for_data(data, 0, model)
+    counts = sorted(set(matrix.sum(1).tolist()))
+    notes = rehearse_fit(config, fleet, devices, classifier, data, counts)
+    _print(notes, console)
+    network, notes = try_network(config, classifier, data)
     for name in config.quantize:
         check_calibration(calibration, data, Variant.parse(name))
     _print(notes, console)
     variants = [str(Variant.parse(name)) for name in config.quantize]
     asked = describe(config, data, network, queries, variants, devices.processes)
-    matrix = membership(config.seed, fleet.shadows, fleet.targets, len(data.pool.labels))
     # Not read from the folder: a process that grows the fleet moves the rows of the targets.
     members = dict(zip(fleet_names(fleet.shadows, fleet.targets), matrix, strict=True))
     chosen = names = list(members)
@@ -141,19 +146,17 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
 
 
 def try_network(
-    config: Namespace, model: ModelOptions, data: ImageDataModule
+    config: Namespace, classifier: Classifier, data: ImageDataModule
 ) -> tuple[nn.Module, list[str]]:
-    """Build the network once, so that its errors come before the run folder is created.
+    """Try what follows training, so that its errors come before the run folder is created.
 
     Returns:
         The network, and notes for the user.
 
     Raises:
-        ValueError: the network cannot be built, trained on these images, or quantized as asked.
+        ValueError: the network cannot be quantized or embedded as asked.
     """
-    classifier = Classifier(data.num_classes, len(data.mean), 0, model)
     images = next(data.test_batches()).images[:2]
-    classifier.check(images)
     network, notes = classifier.get_submodule("network"), []
     if config.record_embeddings:
         find_layer(copy.deepcopy(network).eval(), images)
@@ -204,7 +207,7 @@ def _find_retries(job: Job, console: Console) -> dict[ModelName, int]:
     for name, attempt in retry.items():
         reason = escape(failed[name])
         verb = "would be kept" if job.fleet.dry_run else "kept"
-        line = f"{name} failed ({reason}): {verb} in {name}.failed-{attempt}."
+        line = f"{name} failed ({reason.rstrip('.')}): {verb} in {name}.failed-{attempt}."
         console.print(line, soft_wrap=True)
     return retry
 

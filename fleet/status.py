@@ -168,14 +168,14 @@ def summarise(call: Call, failed: Failed) -> Iterator[str]:
     for name, state, _, reason in outcomes:
         if state == "failed":
             yield (
-                f"[bold red]{name} failed[/]: {escape(reason)}. The same command tries it again; "
-                f"the traceback is in {escape(str(run.error(name)))}."
+                f"[bold red]{name} failed[/]: {escape(reason).rstrip('.')}. The same command "
+                f"tries it again; the traceback is in {escape(str(run.error(name)))}."
             )
     for name, reason in failed.reasons.items():
         partner = " with its partner" if name.role == "shadow" else ""
         yield (
-            f"[bold red]{name} failed[/]: {escape(reason)}. The audit excludes it{partner}; "
-            "`--fleet.retrain_failed true` trains it from another start."
+            f"[bold red]{name} failed[/]: {escape(reason).rstrip('.')}. The audit excludes "
+            f"it{partner}; `--fleet.retrain_failed true` trains it from another start."
         )
     yield from failed.unjudged
     if sizes := [f"{variant} {size:,}" for variant, size in _sizes(run, chosen, variants).items()]:

@@ -1,21 +1,21 @@
 """The LightningModule of every model in a fleet."""
 
-import copy
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from torchmetrics.classification import MulticlassAccuracy
 
-from datamodules.images import Batch
+from datamodules.images import Batch, ImageDataModule
 from datamodules.seeds import derive_seed
-from lightning_modules.networks import build_network
+from lightning_modules.networks import Shape, build_network
 from lightning_modules.options import ModelOptions
 
 
@@ -27,12 +27,20 @@ class Classifier(LightningModule):
         channels: number of channels of an image.
         seed: fixes the initialisation and anything random in the network, such as dropout.
         options: the network, and how SGD trains it.
+        shape: shape of an image, for networks that ask for it.
 
     Raises:
         ValueError: the network cannot be built.
     """
 
-    def __init__(self, num_classes: int, channels: int, seed: int, options: ModelOptions) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        channels: int,
+        seed: int,
+        options: ModelOptions,
+        shape: Shape | None = None,
+    ) -> None:
         super().__init__()
         self.num_classes, self.seed = num_classes, seed
         self.lr, self.momentum = options.lr, options.momentum
@@ -40,7 +48,7 @@ class Classifier(LightningModule):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "initialisation"))
             arguments = options.network_args or {}
-            self.network = build_network(options.network, num_classes, channels, arguments)
+            self.network = build_network(options.network, num_classes, channels, arguments, shape)
         if any(isinstance(p, UninitializedParameter) for p in self.network.parameters()):
             raise ValueError(
                 f"{type(self.network).__name__} has lazy layers, whose weights no seed of ours "
@@ -52,37 +60,18 @@ class Classifier(LightningModule):
             self.network.compile()
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
 
+    @classmethod
+    def for_data(cls, data: ImageDataModule, seed: int, options: ModelOptions) -> "Classifier":
+        """A model for the classes and the images of a data set."""
+        shape = tuple(data.pool.images.shape[1:])
+        return cls(data.num_classes, len(data.mean), seed, options, shape)
+
     def forward(
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch classes"]:
         """Logits of normalised images."""
         logits: Tensor = self.network(images)
         return logits
-
-    @torch.inference_mode()
-    def check(self, images: Float[Tensor, "batch channels height width"]) -> None:
-        """Raise if the network does not fit the data, before any training.
-
-        Raises:
-            ValueError: the network fails on these images, does not return one logit per class, or
-                SGD refuses its options.
-        """
-        network = copy.deepcopy(self.network).eval()
-        name = type(self.network).__name__
-        self._optimizer()
-        expected = (len(images), self.num_classes)
-        try:
-            shape = tuple(network(images).shape)
-        except Exception as error:
-            raise ValueError(
-                f"{name} must take images of {tuple(images.shape[1:])}, got {error!r}. Fit its "
-                "sizes to the data by `--model.network_args`, or the images by `--data.image_size`."
-            ) from error
-        if shape != expected:
-            raise ValueError(
-                f"{name} must return logits of shape {expected}, got {shape}. Let its constructor "
-                "take `num_classes`, or pass the number in `--model.network_args`."
-            )
 
     def on_train_epoch_start(self) -> None:
         # A resumed epoch must drop out the same units as an uninterrupted one.
@@ -117,7 +106,7 @@ class Classifier(LightningModule):
         # One kernel for all weights. Lightning refuses to clip gradients before it, and CPUs gain
         # nothing.
         fused = self.device.type == "cuda" and not self.trainer.gradient_clip_val
-        optimizer = self._optimizer(fused)
+        optimizer = self.make_optimizer(self.network.parameters(), fused)
         steps = max(1, int(self.trainer.estimated_stepping_batches))  # 0 in a fit without epochs
         scheduler: LRScheduler
         if self.schedule == "cosine":
@@ -133,6 +122,11 @@ class Classifier(LightningModule):
             },
         }
 
-    def _optimizer(self, fused: bool = False) -> SGD:
-        parameters, decay = self.network.parameters(), self.weight_decay
+    def make_optimizer(self, parameters: Iterable[nn.Parameter], fused: bool = False) -> SGD:
+        """SGD with this model's options, for its parameters or those of a copy.
+
+        Raises:
+            ValueError: SGD refuses an option.
+        """
+        decay = self.weight_decay
         return SGD(parameters, self.lr, self.momentum, weight_decay=decay, fused=fused or None)

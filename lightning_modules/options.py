@@ -17,8 +17,8 @@ class ModelOptions:
     """The network of every model in a fleet, and how SGD trains it.
 
     Args:
-        network: a name (resnet18, resnet20, resnet8, wide_resnet28_2, convnet) or the import path
-            of your own module, `package.module.Class`.
+        network: a name (resnet18, resnet50, densenet121, resnet20, resnet8, wide_resnet28_2,
+            convnet, mlp) or the import path of your own module, `package.module.Class`.
         network_args: further keyword arguments of the network.
         lr: highest learning rate of SGD.
         momentum: momentum of SGD.

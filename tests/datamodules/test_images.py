@@ -201,5 +201,7 @@ def test_assign_refuses_rows_of_another_pool_and_rows_without_members(data):
 def test_processes_with_too_few_examples_are_refused(data, in_process):
     data.assign(torch.arange(100) < 50, seed=0)
     data.trainer = in_process(0, 8)
-    with pytest.raises(ValueError, match="in each of 8 processes, got batches of 12"):
+    with pytest.raises(
+        ValueError, match=r"16 or more, got batches of 12 from the 50 .* fewer `--trainer.devices`"
+    ):
         data.train_dataloader()

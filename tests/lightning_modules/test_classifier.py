@@ -208,32 +208,18 @@ def test_a_gpu_steps_in_one_kernel_unless_gradients_are_clipped(digits, tmp_path
     assert models[None].losses == pytest.approx(models[1e9].losses, rel=1e-2)
 
 
-@pytest.mark.parametrize(
-    ("network", "args", "options", "message"),
-    [
-        (
-            "own_networks.Perceptron",
-            {"channels": 3},
-            {},
-            r"must take images of \(1, 8, 8\), got RuntimeError",
-        ),
-        ("own_networks.Perceptron", {"num_classes": 7}, {}, r"shape \(2, 10\), got \(2, 7\)"),
-        ("torch.nn.LazyLinear", {"out_features": 3}, {}, "has lazy layers"),
-        ("convnet", {}, {"lr": -0.1}, "Invalid learning rate: -0.1"),
-        ("convnet", {}, {"momentum": -0.1}, "Invalid momentum value: -0.1"),
-    ],
-)
-def test_a_network_that_cannot_be_trained_is_refused(own_networks, network, args, options, message):
-    with pytest.raises(ValueError, match=message):
-        Classifier(10, 1, 0, ModelOptions(network, args, **options)).check(torch.zeros(2, 1, 8, 8))
+def test_lazy_layers_are_refused():
+    with pytest.raises(ValueError, match="has lazy layers"):
+        Classifier(10, 1, 0, ModelOptions("torch.nn.LazyLinear", {"out_features": 3}))
 
 
-def test_a_check_changes_nothing():
-    model = Classifier(10, 1, 0, CONVNET)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    model.check(torch.ones(2, 1, 8, 8))
-    assert model.network.training
-    assert all(torch.equal(model.state_dict()[key], before[key]) for key in before)
+def test_a_model_for_a_data_set_has_its_classes_and_the_shape_of_its_images(digits):
+    model = Classifier.for_data(digits, 7, ModelOptions("mlp", {"widths": []}))
+    assert model.network.fc.weight.shape == (10, 64)
+    convnet = Classifier.for_data(digits, 7, CONVNET).network
+    expected = Classifier(10, 1, 7, CONVNET).network
+    pairs = zip(convnet.parameters(), expected.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_a_smaller_share_of_a_batch_counts_for_less():

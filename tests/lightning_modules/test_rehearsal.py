@@ -1,0 +1,290 @@
+"""What fails in a fit is one line before it, with the step, the layer and the way out."""
+
+import threading
+from itertools import count
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import nn
+
+from datamodules.batches import Batch
+from lightning_modules.classifier import Classifier
+from lightning_modules.logits import take_logits
+from lightning_modules.options import ModelOptions
+from lightning_modules.rehearsal import check_unused, rehearse
+
+
+def batch(size):
+    images = torch.randn(size, 1, 8, 8, generator=torch.Generator().manual_seed(size))
+    return Batch(images, torch.arange(size) % 10, torch.arange(size))
+
+
+def trainer(precision=None):
+    return Trainer(accelerator="cpu", devices=1, precision=precision, logger=False)
+
+
+def run(network, sizes=(5, 4), precision=None):
+    """Rehearse with a network of ours or an own one."""
+    classifier = Classifier(10, 1, 0, ModelOptions("convnet"))
+    classifier.network = take_logits(network)
+    return rehearse(classifier, [batch(size) for size in sizes], trainer(precision))
+
+
+class Own(nn.Module):
+    """A small network; its subclasses break in one way each."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Flatten(), nn.Linear(64, 16))
+        self.second = nn.Linear(16, 10)
+
+    def forward(self, images):
+        return self.second(self.change(self.first(images)))
+
+    def change(self, features):
+        return features.relu()
+
+
+class InPlace(Own):
+    def change(self, features):
+        active = features.sigmoid()
+        active += 1
+        return active
+
+
+class Wide(Own):
+    def __init__(self):
+        super().__init__()
+        self.first[1] = nn.Linear(65, 16)
+
+
+class OnlyInTraining(Own):
+    def change(self, features):
+        if self.training:
+            raise KeyError("schedule")
+        return features
+
+
+class Detached(Own):
+    def forward(self, images):
+        return super().forward(images).detach()
+
+
+class Classes(Own):
+    def forward(self, images):
+        return super().forward(images).argmax(1)
+
+
+class Loss(Own):
+    def forward(self, images):
+        return super().forward(images).square().mean()
+
+
+class Tokens(Own):
+    def forward(self, images):
+        return super().forward(images)[:, None].expand(-1, 4, -1)
+
+
+class Mixed(Own):
+    def forward(self, images):
+        return super().forward(images).reshape(-1, 5).repeat(1, 2)
+
+
+class Fixed(Own):
+    """Made for batches of five."""
+
+    def change(self, features):
+        return features.view(5, 16) if self.training else features
+
+
+class TwoInputs(Own):
+    def forward(self, images, mask):
+        return super().forward(images)
+
+
+class Keeper(Own):
+    """Keeps a tensor of its first evaluation and trains with it."""
+
+    kept = None
+
+    def change(self, features):
+        if self.kept is None and not self.training:
+            self.kept = features[:1] * 2
+        return features if self.kept is None else features * self.kept
+
+
+class Locked(Own):
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+class Normalised(Own):
+    """Normalises over the batch alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(16)
+
+    def change(self, features):
+        return self.norm(features)
+
+
+class Half(Own):
+    def __init__(self):
+        super().__init__()
+        self.half()
+
+
+class Frozen(Own):
+    def __init__(self):
+        super().__init__()
+        self.requires_grad_(False)
+
+
+class NoTraining(Own):
+    def forward(self, images):
+        return (super().forward(images), images) if self.training else super().forward(images)
+
+
+def old_weight_norm():
+    network = Own()
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        nn.utils.weight_norm(network.second)
+    return network
+
+
+LINES = {
+    InPlace: r"fails in the backward pass of a training step on 5 images, at line \d+ of "
+    r"test_rehearsal.py: RuntimeError: one of the variables .* inplace .*\. Write that result into",
+    Wide: r"in evaluation on images of \(1, 8, 8\), at `first.1` \(Linear\), line \d+ of .*: "
+    r"RuntimeError: mat1 and mat2 shapes .* Fit its sizes to the data by `--model.network_args`",
+    OnlyInTraining: r"in a training step on 5 images, at line \d+ .*KeyError: 'schedule'. Mend it",
+    Detached: "in the backward pass .* does not require grad.* look for `requires_grad_",
+    Classes: r"must return logits of shape \(2, 10\), got \(2,\). Average",
+    Loss: r"must return logits of shape \(2, 10\), got \(\). Return the logits, not a loss",
+    Tokens: r"must return logits of shape \(2, 10\), got \(2, 4, 10\). Average over",
+    Mixed: r"must return logits of shape \(2, 10\), got \(4, 10\). Keep the images apart",
+    Fixed: r"in a training step on 4 images, at line .* Fit its sizes",
+    TwoInputs: "TypeError: .*argument: 'mask'. BitLeak calls it with one tensor of images",
+    Keeper: "in a training step on 4 images.*: Inference tensors .* keep a buffer",
+    Locked: r"when it is copied: TypeError: cannot pickle '_thread.lock' object..* no file, ",
+    Half: "in a training step on 5 images, at `first.1` .*Build the network in float32",
+    Frozen: "must have parameters that train, got 4 with `requires_grad` off",
+    nn.Flatten: "must have parameters that train, got none",
+    NoTraining: r"got `tuple` of a tensor of shape \(5, 10\), a tensor of .* in training mode",
+    old_weight_norm: r"when it is copied: RuntimeError: Only Tensors created.* forbids them",
+}
+
+
+@pytest.mark.parametrize("make", LINES, ids=lambda make: make.__name__)
+def test_what_fails_is_one_line(make):
+    with pytest.raises(ValueError, match=f"^[A-Z][A-Za-z]+ .*{LINES[make]}") as raised:
+        run(make())
+    assert "\n" not in str(raised.value)
+    assert not str(raised.value).endswith("..")
+
+
+def test_a_batch_of_one_shows_where_it_is_too_small():
+    said = (
+        r"in a training step on 1 images, at `norm` \(BatchNorm1d\), .* raise `--data.batch_size`"
+    )
+    with pytest.raises(ValueError, match=said):
+        run(Normalised(), (5, 1))
+    assert run(Normalised(), (5, 2)) == []
+    assert run(Own(), (1, 1)) == []
+
+
+def test_images_of_other_channels():
+    network = nn.Sequential(nn.Conv2d(3, 10, 8), nn.Flatten())
+    said = (
+        r"at `0` \(Conv2d\)(?s:.*)to have 3 channels, but got 1 channels.* `channels`.* `in_chans`"
+    )
+    with pytest.raises(ValueError, match=said):
+        run(network)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true", "bf16-mixed"])
+def test_precision_is_that_of_the_fit(precision):
+    types = []
+
+    class Spy(Own):
+        def change(self, features):
+            types.append((self.training, features.dtype))
+            return features
+
+    assert run(Spy(), precision=precision) == []
+    trained = {"64": torch.float64, "32": torch.float32, "bf16": torch.bfloat16}
+    expected = trained[precision.partition("-")[0]]
+    assert types[0] == (False, torch.float32)  # signals are in float32 whatever trains
+    assert types[1:] == [(True, expected), (False, expected), (True, expected)]
+
+
+def test_a_rehearsal_changes_neither_the_network_nor_any_generator():
+    class Random(Own):
+        def change(self, features):
+            scale = 1 + float(np.random.rand())  # noqa: NPY002
+            return nn.functional.dropout(scale * features)
+
+    network = nn.Sequential(nn.Conv2d(1, 64, 8), nn.BatchNorm2d(64), Random())
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+
+    numbers = []
+    for work in (lambda: None, lambda: run(network)):
+        np.random.seed(3)  # noqa: NPY002
+        torch.manual_seed(3)
+        work()
+        numbers.append((np.random.rand(), torch.rand(1).item()))  # noqa: NPY002
+    assert numbers[0] == numbers[1]
+    after = network.state_dict()
+    assert all(torch.equal(after[key], before[key]) for key in before)
+    assert network.training
+    assert all(p.grad is None for p in network.parameters())
+
+
+def test_steps_are_those_of_sgd_in_training_mode():
+    """The second step sees the weights that the first one left, worked by hand."""
+    seen, number = [], count()
+
+    class Spy(Own):
+        def forward(self, images):
+            seen.append((next(number), self.training, len(images), self.second.bias.clone()))
+            return super().forward(images)
+
+    network = Spy()
+    run(network)
+    assert [entry[1:3] for entry in seen] == [(False, 2), (True, 5), (False, 2), (True, 4)]
+    images, labels, *_ = batch(5)
+    loss = nn.functional.cross_entropy(Own.forward(network, images), labels)
+    (slope,) = torch.autograd.grad(loss, [network.second.bias])
+    expected = network.second.bias - 0.1 * (slope + 5e-4 * network.second.bias)
+    torch.testing.assert_close(seen[3][3], expected)
+
+
+def test_parameters_without_gradient_are_named():
+    class Spare(Own):
+        def __init__(self):
+            super().__init__()
+            self.spare, self.frozen = nn.Linear(2, 2), nn.Linear(2, 2).requires_grad_(False)
+
+    unused = run(Spare())
+    assert unused == ["spare.weight", "spare.bias"]
+    notes = ["Note: training leaves spare.weight, spare.bias as drawn, because the loss does not "]
+    assert [note[: len(notes[0])] for note in check_unused(unused, 1, "auto")] == notes
+    assert check_unused(unused, 2, "ddp_find_unused_parameters_true") != []
+    assert check_unused([], 2, "ddp") == []
+    said = "not depend on a, b, c and 2 more, .* 2 processes .*ddp_find_unused_parameters_true`"
+    with pytest.raises(ValueError, match=said):
+        check_unused(list("abcde"), 2, "ddp")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"lr": -0.1}, "Invalid learning rate: -0.1"), ({"momentum": -0.1}, "Invalid momentum value")],
+)
+def test_options_that_sgd_refuses(options, message):
+    classifier = Classifier(10, 1, 0, ModelOptions("convnet", **options))
+    with pytest.raises(ValueError, match=message):
+        rehearse(classifier, [batch(4)], trainer())
