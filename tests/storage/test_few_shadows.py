@@ -17,10 +17,10 @@ NO_ACCURACY = (
     "Pass logits instead of phi."
 )
 LOST = [
-    "{none} examples are in no shadow's training set: no attack can compare shadows with and without "
-    "them. All attacks and findings, also those without shadows, are on the other {mixed} of 160 "
-    "examples; exposure.csv says which these are. Train some shadows with each example and some "
-    "without it.",
+    "{none} examples are in no shadow's training set: no attack can compare shadows with and "
+    "without them. All attacks and findings, also those without shadows, are on the other {mixed} "
+    "of 160 examples; exposure.csv says which these are. Train some shadows with each example and "
+    "some without it.",
     "{few} of {mixed} examples were left out of all attacks and findings: they lack 2 shadows with "
     "and 2 without them. Train more shadows; in complementary halves, 4 suffice.",
 ]
