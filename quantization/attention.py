@@ -12,7 +12,8 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from quantization.calibration import Images
 
-Tokens = Float[Tensor, "batch tokens features"]
+Query = Float[Tensor, "batch queries _"]
+Key = Float[Tensor, "batch keys _"]  # or value
 
 
 @contextmanager
@@ -122,7 +123,7 @@ class WrittenOut(nn.MultiheadAttention):
         output = self.out_proj(heads.transpose(1, 2).flatten(2))
         return (output if self.batch_first else output.transpose(0, 1)), weights
 
-    def _project(self, query: Tokens, key: Tokens, value: Tokens) -> tuple[Tokens, Tokens, Tokens]:
+    def _project(self, query: Query, key: Key, value: Key) -> tuple[Query, Key, Key]:
         if self.in_proj_weight is None:
             layers = (self.get_submodule(f"{name}_proj") for name in "qkv")
             q, k, v = (layer(x) for layer, x in zip(layers, (query, key, value), strict=True))

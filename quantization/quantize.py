@@ -28,7 +28,7 @@ from quantization.quantized_network import (
 from quantization.reconstruct import FitUnit
 from quantization.rounding.adaround import Settings
 from quantization.rounding.gram import Layer
-from quantization.rounding.grid import Bits, find_grid
+from quantization.rounding.grid import Bits, find_grid, widest_ternary
 from quantization.task import Codes, LayerPlan, LayerRecord, Task, round_layers
 from quantization.trace import Trace
 from quantization.variant import UNQUANTIZED, Variant, check_count
@@ -88,14 +88,16 @@ def quantize_copy(
     with unfused():
         if calibration is None or not variant.calibrates:
             write_out(work)
-            return work, *_round(work, bits, variant)
+            return work, *_round(work, bits, variant, stand_in is not None)
         write_out(work.float(), calibration.images[:2])
         return work, *_fit(work, bits, variant, calibration, loop, stand_in)
 
 
-def _round(work: nn.Module, bits: Mapping[str, Bits], variant: Variant) -> Quantized:
+def _round(
+    work: nn.Module, bits: Mapping[str, Bits], variant: Variant, rehearsal: bool
+) -> Quantized:
     """Quantize the weights of `work` in place, each layer by its weights alone."""
-    plans = _make_plans(work, bits, variant, [])
+    plans = _make_plans(work, bits, variant, [], rehearsal)
     rounding = cast(WithoutImages, variant.spec.solve).rounding
     codes, layers = round_layers(plans, rounding)
     return _write(work, bits, plans, codes), layers
@@ -117,10 +119,10 @@ def _fit(
     if variant.folds:
         fold_batchnorm(work, calibration.images)
     if isinstance(method.solve, WithoutImages):
-        weights, layers = _round(work, bits, variant)
+        weights, layers = _round(work, bits, variant, stand_in is not None)
     else:
         trace = _follow(work, bits, calibration.images)
-        plans = _make_plans(work, bits, variant, trace.layers)
+        plans = _make_plans(work, bits, variant, trace.layers, stand_in is not None)
         task = Task(
             trace,
             plans,
@@ -170,7 +172,11 @@ def _follow(
 
 
 def _make_plans(
-    network: nn.Module, bits: Mapping[str, Bits], variant: Variant, called: Sequence[str]
+    network: nn.Module,
+    bits: Mapping[str, Bits],
+    variant: Variant,
+    called: Sequence[str],
+    rehearsal: bool,
 ) -> dict[str, LayerPlan]:
     """A plan for every layer to quantize, by name.
 
@@ -185,7 +191,8 @@ def _make_plans(
             continue
         rows = weight.flatten(1).float()
         try:
-            grid = find_grid(rows, own_bits, variant.is_symmetric(own_bits))
+            symmetric = variant.is_symmetric(own_bits)
+            grid = widest_ternary(rows) if rehearsal else find_grid(rows, own_bits, symmetric)
         except ValueError as error:
             raise ValueError(f"`{key}`: {error}") from error
         layer = cast(Layer, network.get_submodule(name))

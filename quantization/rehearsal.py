@@ -12,7 +12,7 @@ from quantization.fit import collect_targets, quadratics
 from quantization.quantize import quantize_copy
 from quantization.quantized_network import layer_bits
 from quantization.reconstruct import Unit
-from quantization.rounding.grid import TERNARY, Bits
+from quantization.rounding.grid import Bits
 from quantization.rounding.nearest import nearest
 from quantization.task import Fitted
 from quantization.variant import UNQUANTIZED, Variant
@@ -50,12 +50,10 @@ def check_network(
         ValueError: the variant cannot quantize the network, or a pattern matches no layer.
     """
     bits = layer_bits(network, variant, patterns)
-    # of all grids the fastest to find
-    cheap = {key: TERNARY if own != UNQUANTIZED else own for key, own in bits.items()}
     if variant.estimates_bn or variant.folds:
         batchnorms(network)
     try:
-        quantize_copy(network, cheap, variant, _few(images), stand_in=rehearse_unit)
+        quantize_copy(network, bits, variant, _few(images), stand_in=rehearse_unit)
     except DivergedError as error:
         raise ValueError(
             f"`{variant}` cannot quantize {type(network).__name__}, which gives values that are not"
