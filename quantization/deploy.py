@@ -72,7 +72,13 @@ def to_torchao(network: nn.Module, image: Image, quantized: QuantizedNetwork) ->
         )
     deployed = copy.deepcopy(network)
     deployed.load_state_dict(state, assign=True)
-    _check_logits(network, deployed, image)
+    try:
+        _check_logits(network, deployed, image)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"torchao must compute every operation of {type(network).__name__} with its weights,"
+            f" got: {str(error).partition(', types=')[0]}. Use `--format onnx` or `state_dict`."
+        ) from error
     return state
 
 

@@ -138,7 +138,8 @@ def layer_bits(
         if key not in network.state_dict():
             raise ValueError(
                 f"`{key}` is computed from other parameters, such as a weight norm's, and cannot"
-                " be stored as codes. Call `remove_parametrizations` on that layer first."
+                " be stored as codes. Call `remove_parametrizations`, or `remove_weight_norm`, on"
+                " that layer first."
             )
     bits = dict.fromkeys(names, variant.bits)
     for pattern, own_bits in (patterns or {}).items():

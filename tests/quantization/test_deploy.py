@@ -264,6 +264,37 @@ def test_torchao_computes_awkward_layers(trained, digits):
         assert torch.equal(state[key].dequantize(), weight.dequantize())
 
 
+class Attention(nn.Module):
+    """Rows of an image as tokens that attend to each other, or to one query."""
+
+    def __init__(self, cross):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1)
+        self.attention, self.cross = nn.MultiheadAttention(8, 2, batch_first=True), cross
+
+    def forward(self, images):
+        tokens = self.encoder(images[:, 0])
+        query = tokens[:, :1] if self.cross else tokens
+        return self.attention(query, tokens, tokens)[0].mean(1)
+
+
+@pytest.mark.parametrize("variant", ["nearest-w4", "nearest-w1.58"])
+def test_attention_is_packed(variant):
+    """Both formats check the logits, of the fused path too, themselves."""
+    for cross in (False, True):
+        network = Attention(cross).eval()
+        quantized = quantize_network(network, Variant.parse(variant))[0]
+        model = to_onnx(network, IMAGE, quantized)
+        floats = [t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT]
+        assert not [t.name for t in floats if len(t.dims) > 1]
+        if cross:
+            with pytest.raises(ValueError, match=r"torchao must compute .*split.*`--format onnx`"):
+                to_torchao(network, IMAGE, quantized)
+        else:
+            assert to_torchao(network, IMAGE, quantized).keys() == network.state_dict().keys()
+
+
 def test_networks_that_a_format_cannot_hold_are_refused(trained):
     network = trained("awkward")
     with pytest.raises(ValueError, match=r"`line.weight` must belong to a linear .* Use `--format"):
