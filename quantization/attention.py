@@ -1,4 +1,4 @@
-"""`nn.MultiheadAttention` written out as linear layers, so that its weights are layers' weights."""
+"""Attention that calls a layer for each of its weights, so that they are layers like others."""
 
 import math
 from collections.abc import Iterator
@@ -8,26 +8,61 @@ from typing import cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from quantization.calibration import Images
+from quantization.operation import LINEAR
 
 Query = Float[Tensor, "batch queries _"]
 Key = Float[Tensor, "batch keys _"]  # or value
 
 
 @contextmanager
-def unfused() -> Iterator[None]:
-    """Let PyTorch's attention and transformer layers call their layers in evaluation mode, too.
+def unfused() -> Iterator[list["Multiplied"]]:
+    """Let networks call their layers where they would multiply the layers' weights themselves.
 
-    Their fused paths multiply the weights themselves, so that no layer is seen to be called.
+    PyTorch's transformer layers do so in fused paths, in evaluation mode; they are off here. Other
+    networks, such as torchvision's Swin, pass a layer's weight to `functional.linear`.
+
+    Yields:
+        A list: `functional.linear` with the weight of a layer in it calls that layer.
     """
-    before = torch.backends.mha.get_fastpath_enabled()
+    layers: list[Multiplied] = []
+
+    def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        layer = next((layer for layer in layers if layer.weight is weight), None)
+        return LINEAR(input, weight, bias) if layer is None else layer.with_bias(input, bias)
+
+    fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    functional.linear = linear
     try:
-        yield
+        yield layers
     finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+        functional.linear = LINEAR
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+class Multiplied(nn.Linear):
+    """A linear layer whose weight its network passes to `functional.linear`."""
+
+    @classmethod
+    def of(cls, layer: nn.Linear) -> "Multiplied":
+        """Make `layer` one, in place."""
+        layer.__class__ = cls
+        return cast(Multiplied, layer)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return LINEAR(input, self.weight, self.bias)
+
+    def with_bias(self, inputs: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer's output, but with a bias that need not be its own."""
+        outputs: Tensor = self(inputs)
+        if bias is self.bias:
+            return outputs
+        outputs = outputs if self.bias is None else outputs - self.bias
+        return outputs if bias is None else outputs + bias
 
 
 def projections(attention: nn.MultiheadAttention) -> list[str]:

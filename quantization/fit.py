@@ -147,14 +147,16 @@ def collect_targets(
         targets = LayerTargets({}, {}, {}, {}, {})
         for name, plan in unit.plans.items():
             places = outputs[name][0].numel() // len(plan.rows)
-            chosen = places_per_image(images, places, plan.rows.shape[1])
-            at = draw_positions(len(end), places, chosen, generator, end.device)
+            parts = len(outputs[name])  # images, or windows of images
+            all_parts = images * parts // len(end)
+            chosen = places_per_image(all_parts, places, plan.rows.shape[1])
+            at = draw_positions(parts, places, chosen, generator, end.device)
             targets.places[name], targets.positions[name] = places, at
             targets.outputs[name] = outputs_at(plan.layer, outputs[name], at)
             if unit.scales[name] is not None:
                 targets.ends[name] = outputs_at(plan.layer, end, at)
-            same = _places(plan.layer, outputs[name]) == _places(plan.layer, end)
-            if unit.importance is not None and same:
+            alike = _places(plan.layer, outputs[name]) == _places(plan.layer, end)
+            if unit.importance is not None and alike:
                 here = unit.importance[done : done + len(end)]
                 here = here.mean(channel_axis(plan.layer), keepdim=True)
                 targets.weights[name] = outputs_at(plan.layer, here, at).flatten()
@@ -164,10 +166,10 @@ def collect_targets(
 
 
 def _places(layer: Layer, outputs: Tensor) -> list[int]:
-    """Numbers of places along the axes between images and channels, as `layer` orders them."""
+    """Sizes of the axes apart from that of the channels, as `layer` orders them."""
     sizes = list(outputs.shape)
     del sizes[channel_axis(layer)]
-    return sizes[1:]
+    return sizes
 
 
 def quadratics(

@@ -17,6 +17,12 @@ ACTIVATIONS = {
 }  # fmt: skip
 ADDITIONS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__, Tensor.__radd__}
 
+FILLED = {  # of which only the shape is another tensor's
+    Tensor.new_zeros, Tensor.new_ones, Tensor.new_full, Tensor.new_empty, Tensor.new_tensor,
+    torch.zeros_like, torch.ones_like, torch.full_like, torch.empty_like,
+}  # fmt: skip
+LINEAR = functional.linear  # PyTorch's own, also where `attention.unfused` puts another instead
+
 Value = tuple[int, int]  # identity of a tensor, and how often it was changed in place
 
 

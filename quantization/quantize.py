@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from quantization.attention import unfused, write_out
+from quantization.attention import Multiplied, unfused, write_out
 from quantization.axes import leave_out, quoted
 from quantization.batchnorm import (
     estimate_batchnorm,
@@ -85,12 +85,12 @@ def quantize_copy(
         The copy, its quantized weights by the identity of its parameters, and a record per layer.
     """
     work = copy.deepcopy(network).eval().requires_grad_(False)
-    with unfused():
+    with unfused() as multiplied:
         if calibration is None or not variant.calibrates:
             write_out(work)
             return work, *_round(work, bits, variant, stand_in is not None)
         write_out(work.float(), calibration.images[:2])
-        return work, *_fit(work, bits, variant, calibration, loop, stand_in)
+        return work, *_fit(work, bits, variant, calibration, loop, stand_in, multiplied)
 
 
 def _round(
@@ -110,6 +110,7 @@ def _fit(
     calibration: Calibration,
     loop: Settings | None,
     stand_in: FitUnit | None,
+    multiplied: list[Multiplied],
 ) -> Quantized:
     """Quantize the weights of `work` in place, and fold or re-estimate BatchNorm with images."""
     method, settings = variant.spec, variant.paper_settings
@@ -121,7 +122,7 @@ def _fit(
     if isinstance(method.solve, WithoutImages):
         weights, layers = _round(work, bits, variant, stand_in is not None)
     else:
-        trace = _follow(work, bits, calibration.images)
+        trace = _follow(work, bits, calibration.images, multiplied)
         plans = _make_plans(work, bits, variant, trace.layers, stand_in is not None)
         task = Task(
             trace,
@@ -145,13 +146,17 @@ def _follow(
     network: nn.Module,
     bits: Mapping[str, Bits],
     images: Float[Tensor, "images channels height width"],
+    multiplied: list[Multiplied],
 ) -> Trace:
-    """Follow one pass through the network.
+    """Follow one pass through the network, in which it calls the layers that are `multiplied`.
 
     Raises:
         ValueError: the network does not call a layer.
     """
     trace = Trace(network, images[:2])
+    if layers := trace.multiplied():
+        multiplied += map(Multiplied.of, layers)
+        trace = Trace(network, images[:2])
     called = {id(trace.modules[name].weight) for name in trace.layers}
     names = {layer_name(key): own_bits for key, own_bits in bits.items()}
     missing: dict[str, list[str]] = {}

@@ -14,6 +14,8 @@ from torch.utils.hooks import RemovableHandle
 
 from quantization.operation import (
     ACTIVATIONS,
+    FILLED,
+    LINEAR,
     Operation,
     Value,
     only_tensor,
@@ -100,6 +102,16 @@ class Trace(TorchFunctionMode):
             self._kept.append(output)
             self.calls.append(Call(name, value_of(output), output.shape))
 
+    def multiplied(self) -> list[nn.Linear]:
+        """Linear layers whose weights the network passes to `functional.linear` itself."""
+        weights = {
+            id(o.args[1]) for o in self.operations if o.function is LINEAR and len(o.args) > 1
+        }
+        uncalled = (m for name, m in self.modules.items() if name not in self._entered)
+        return [
+            m for m in uncalled if type(m).forward is nn.Linear.forward and id(m.weight) in weights
+        ]
+
     def why_not_called(self, name: str) -> str:
         """What the network does with a layer that is not among `layers`, in a phrase."""
         if name in self._entered:
@@ -146,13 +158,28 @@ class Trace(TorchFunctionMode):
         own = getattr(self.network, "quantization_blocks", None)
         if own is not None:
             return self._named(own, fitting)
-        # A parameter was not made in the pass, so it is no branch.
-        made = {self._images, *(operation.output[0] for operation in self.operations)}
-        sums = [o for o in self.operations if o.adds() and {id(t) for t in o.args} <= made]
+        branches = self._branches()
+        sums = [o for o in self.operations if o.adds() and {id(t) for t in o.args} <= branches]
         owners = {self._owner(o.owner) for o in sums}
         classes = {type(self.modules[name]) for name in owners if name and name in fitting}
         names = [name for name in fitting if name and type(self.modules[name]) in classes]
         return [name for name in names if not any(o.startswith(f"{name}.") for o in names)]
+
+    def _branches(self) -> set[int]:
+        """Identities of tensors made in the pass, apart from those that no image changes.
+
+        Such as parameters, and what is made of them alone: positions or masks that are added.
+        """
+        fixed = {id(t) for t in (*self.network.parameters(), *self.network.buffers())}
+        branches = {self._images}
+        for operation in self.operations:
+            made, used = operation.output[0], {value[0] for value in operation.inputs}
+            if operation.function in FILLED or used <= fixed:
+                fixed.add(made)
+            else:
+                fixed.discard(made)
+                branches.add(made)
+        return branches - fixed
 
     def _named(self, patterns: Iterable[str], fitting: list[str]) -> list[str]:
         names: list[str] = []

@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torchvision.models import VisionTransformer
+from torch.nn import functional
+from torchvision.models import SwinTransformer, VisionTransformer
 
 from quantization.attention import unfused, write_out
 from quantization.calibration import Calibration
@@ -180,6 +181,81 @@ def test_written_out_attention_computes_the_same(rng, options, kind, own, batch_
     for (expected, weights), (found, own_weights) in zip(calls(None), written(None), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(own_weights, weights, rtol=1e-4, atol=1e-5)
+
+
+class Multiplies(nn.Module):
+    """Layers that are called, or whose weights are passed to a function with some bias."""
+
+    def __init__(self, called, bias):
+        super().__init__()
+        self.one, self.two = nn.Linear(8, 8, bias=bias != "none"), nn.Linear(8, 8)
+        self.fc, self.called, self.bias = nn.Linear(8, 5), called, bias
+
+    def block(self, x):
+        if self.bias == "changed":
+            bias = self.one.bias.clone()
+            bias[4:] = 0
+            hidden = functional.linear(x, self.one.weight, bias)
+        elif self.called:
+            hidden = self.one(x)
+        else:
+            hidden = functional.linear(x, self.one.weight, bias=self.one.bias)
+        return x + self.two(hidden.relu())
+
+    def forward(self, images):
+        x = self.block(images[:, 0])
+        if self.called:
+            return self.fc(x.mean(1))
+        return functional.linear(x.mean(1), self.fc.weight, self.fc.bias)
+
+
+@pytest.mark.parametrize("name", [*VARIANTS, "adaround-w2-paper"])
+@pytest.mark.parametrize("bias", ["own", "none", "changed"])
+def test_a_weight_passed_to_a_function_is_a_layers(calibration, rng, name, bias):
+    """Where the bias is changed, the network that calls its layers has the changed one."""
+    variant, loop = Variant.parse(name), LOOP if name.endswith("paper") else None
+    theirs = randomise(Multiplies(False, bias), rng)
+    ours = Multiplies(True, "own" if bias == "changed" else bias).eval().requires_grad_(False)
+    ours.load_state_dict(theirs.state_dict())
+    if bias == "changed":
+        ours.one.bias[4:] = 0
+    expected, record = quantize_network(ours, variant, calibration, loop=loop)
+    found, _ = quantize_network(theirs, variant, calibration, loop=loop)
+    assert len(record.layers) == 3
+    changed = bias == "changed" and name.startswith(("adaround", "brecq"))
+    for key, weight in expected.weights.items():
+        # behind another bias there is no activation of its own to look at
+        assert changed or torch.equal(found.weights[key].codes, weight.codes)
+    assert type(theirs.one) is nn.Linear
+    assert functional.linear is torch._C._nn.linear
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_windows_of_torchvisions_swin(rng, name):
+    """Its attention passes weights to a function, and sees four windows of an image as images."""
+    network = SwinTransformer([2, 2], 8, [1, 1], [2, 2], [2, 2], num_classes=5).eval()
+    images = torch.randn(24, 3, 16, 16, generator=rng)
+    calibration = Calibration(images, lambda _: images, torch.arange(24), "members", 0)
+    variant = Variant.parse(name)
+    quantized, record = quantize_network(network, variant, calibration)
+    assert len(record.layers) == len(quantized.weights) == 11
+    if variant.method == "brecq":
+        blocks = ["features.1.0", "features.3.0"]
+        assert record.units == [
+            "features.0.0",
+            blocks[0],
+            "features.2.reduction",
+            blocks[1],
+            "head",
+        ]
+    nearest, _ = quantize_network(network, Variant.parse(f"nearest-{name.split('-')[1]}"))
+    errors = []
+    for state in (quantized.state_dict(), nearest.state_dict()):
+        copied = copy.deepcopy(network)
+        copied.load_state_dict(state)
+        with torch.no_grad():
+            errors.append((copied(images) - network(images)).square().mean())
+    assert errors[0] < errors[1] or name == "nearest-w2"
 
 
 def test_the_fused_path_is_off_inside_and_as_before_outside():

@@ -455,3 +455,32 @@ def test_mobilenet_projects_without_activation():
     activated = of_class(network, Conv2dNormActivation)
     tails = [names(trace.tail(f"{name}.0")) for name in activated]
     assert tails == [["batch_norm", "hardtanh"]] * len(activated)
+
+
+class Positions(nn.Module):
+    """A branch to which a table, a mask and a number are added, in a block with a shortcut."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.table = nn.Parameter(torch.randn(1, 3, 64))
+
+    def forward(self, x):
+        mask = x.new_zeros(8, 8)
+        mask[:2] = -1
+        x = self.one(x) + self.table.unflatten(2, (8, 8)) + mask.mul(2)[None] + 1
+        return self.two(x + torch.arange(8.0))
+
+
+class Shortcut(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = Positions()
+
+    def forward(self, x):
+        return x + self.inner(x)
+
+
+def test_what_no_image_changes_is_no_branch(images):
+    assert Trace(nn.Sequential(Shortcut(), Shortcut()).eval(), images).blocks() == ["0", "1"]
+    assert Trace(nn.Sequential(Positions()).eval(), images).blocks() == []
