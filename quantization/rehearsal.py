@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from quantization.axes import leave_out
 from quantization.batchnorm import batchnorms
 from quantization.calibration import Calibration, DivergedError
 from quantization.fit import collect_targets, quadratics
@@ -43,8 +44,8 @@ def check_network(
 ) -> None:
     """Raise what `quantize_network` would raise, before anything is trained.
 
-    The network runs as it will, to the inputs of every layer and back; only what needs no network,
-    the solving of layers, is left out, and a published loop has one step.
+    The network runs as it will, forward to every layer and back through every unit; only the search
+    for codes, which needs no network, is left out.
 
     Raises:
         ValueError: the variant cannot quantize the network, or a pattern matches no layer.
@@ -62,10 +63,9 @@ def check_network(
     except ValueError:
         raise
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
         raise ValueError(
-            f"`{variant}` cannot quantize {type(network).__name__}:"
-            f" {type(error).__name__}: {reason}"
+            f"`{variant}` cannot quantize {type(network).__name__}: {_line(error)}. Change what"
+            " fails there, or take the variant out of `--quantize`."
         ) from error
 
 
@@ -73,10 +73,33 @@ def _few(images: Tensor) -> Calibration:
     return Calibration(images, lambda _: images, torch.arange(len(images)), "members", 0)
 
 
+def _line(error: Exception) -> str:
+    reason = str(error).strip().partition("\n")[0].removesuffix(".")
+    return f"{type(error).__name__}: {reason}"
+
+
 def rehearse_unit(
     unit: Unit, streams: Sequence[Tensor], generator: torch.Generator
 ) -> dict[str, Fitted]:
-    """Run a unit in every way in which it is run to be fitted, and return the nearest codes."""
+    """Run a unit in every way in which it is run to be fitted, and return the nearest codes.
+
+    Raises:
+        ValueError: the unit cannot be run so.
+    """
+    try:
+        _run(unit, streams, generator)
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"`{unit.name}` cannot be fitted by its output: {_line(error)}."
+            f" {leave_out(unit.plans, unit.axes)}, or use `nearest` or `obc`."
+        ) from error
+    codes = {name: nearest(plan.rows, plan.grid) for name, plan in unit.plans.items()}
+    return {name: Fitted(codes[name], None, None) for name in codes}
+
+
+def _run(unit: Unit, streams: Sequence[Tensor], generator: torch.Generator) -> None:
     rows = {name: plan.rows for name, plan in unit.plans.items()}
     targets = collect_targets(unit, rows, streams, generator)
     for name in unit.plans:
@@ -88,5 +111,3 @@ def rehearse_unit(
         if unit.importance is not None:
             error = error * unit.importance[: len(error)]
         torch.autograd.grad(error.sum(), [*leaves.values()])
-    codes = {name: nearest(plan.rows, plan.grid) for name, plan in unit.plans.items()}
-    return {name: Fitted(codes[name], None, None) for name in codes}

@@ -103,7 +103,8 @@ def test_a_wrong_option_is_an_error_before_anything_is_written(
         (
             "Forgetful",
             "adaround-w1.58-last8",
-            r"Forgetful has layers without inputs.*`spare`: not called.*`--layer_bits '{\"spare\": 32}'`",
+            r"Forgetful has layers without inputs.*`spare`: not called.*`--layer_bits '{\"spare\": "
+            r"32}'`",
         ),
         ("Perceptron", "nearest-w2-bn", "Perceptron has no BatchNorm .*Remove `-bn`"),
         ("Perceptron", "brecq-w2-folded", "Perceptron has no BatchNorm .*`-folded` from"),
