@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from quantization.calibration import CHUNK
 from quantization.rounding.grid import Bits
 
 # Largest difference between the logits of an engine's network and those of its weights alone, as a
@@ -64,7 +65,7 @@ def run_engine(
     if all(torch.equal(weights[key], before[key]) for key in weights):
         raise _wrong(quantizer, "change some weight, and all are as they were")
     plain.load_state_dict(weights)
-    _check_logits(quantizer, plain, made.eval(), images)
+    _check_logits(quantizer, plain, made.eval(), images[:CHUNK])
     return weights
 
 
@@ -78,10 +79,12 @@ def _read_weights(
         if not isinstance(tensor, Tensor):
             raise _wrong(quantizer, f"keep the state dict's keys, and `{key}` is no tensor in it")
         if type(tensor) not in (Tensor, nn.Parameter) or tensor.is_quantized:
-            tensor = tensor.dequantize()  # type: ignore[no-untyped-call]
-        if tensor.shape != known.shape or not tensor.isfinite().all():
+            tensor = tensor.dequantize()
+        if tensor.shape != known.shape:
             shapes = f"{list(known.shape)}, got {list(tensor.shape)}"
-            raise _wrong(quantizer, f"keep `{key}` finite and {shapes}")
+            raise _wrong(quantizer, f"keep the shape of `{key}`, {shapes}")
+        if broken := int((~tensor.isfinite()).sum()):
+            raise _wrong(quantizer, f"keep `{key}` finite, got {broken} numbers that are not")
         weights[key] = tensor.detach().to(known.device, known.dtype).clone()
     return weights
 
