@@ -124,10 +124,8 @@ def _score(
 
 
 def _explain(error: Exception) -> str:
-    """An error of the user's code in one line, with its place."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
+    """An error of the user's code in one line, with the place where that called what failed."""
+    trace = error.__traceback__ and (error.__traceback__.tb_next or error.__traceback__)
     place = f", {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
 

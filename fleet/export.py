@@ -52,13 +52,17 @@ from storage.weights import load_quantized, load_weights
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], QuantizedNetwork | None]:
-    """Read a network's state, and its codes unless it is at full precision.
+    """Read a network's state, and its codes if it has any.
+
+    It has none at full precision, and from a quantizer of whole networks.
 
     Raises:
         ValueError: the file is damaged, or the training diverged.
     """
     state = load_weights(path)
     quantized = None if path.stem == FULL else load_quantized(path)
+    if quantized is not None and quantized.variant.engine:
+        quantized = None
     unpacked = quantized is not None and not quantized.weights
     if unpacked or any(tensor.isnan().any() for tensor in state.values()):
         raise ValueError(
@@ -142,7 +146,7 @@ def export(run_dir: Path, model: str, variant: str, kind: str, output: Path | No
         converted = to_torchao(*build(experiment, state), quantized)
         write_whole(target, lambda path: torch.save(converted, path))
     else:
-        raise ValueError("torchao has nothing to pack in `full`. Pass onnx or state_dict.")
+        raise ValueError(f"torchao has nothing to pack in `{variant}`. Pass onnx or state_dict.")
     before = run.weights(names[model], FULL).stat().st_size
     return f"{target}: {target.stat().st_size:,} bytes, {before:,} at full precision."
 

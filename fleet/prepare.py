@@ -161,8 +161,9 @@ def try_network(
     if config.record_embeddings:
         find_layer(copy.deepcopy(network).eval(), images)
     check_variants(network, map(Variant.parse, config.quantize), images, config.layer_bits)
-    for name in config.quantize[:1]:
-        packed = layer_bits(network, Variant.parse(name))
+    of_layers = [v for v in map(Variant.parse, config.quantize) if not v.engine]
+    for variant in of_layers[:1]:
+        packed = layer_bits(network, variant)
         tensors = network.state_dict().items()
         unpacked = [key for key, tensor in tensors if tensor.ndim > 1 and key not in packed]
         if unpacked:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+from quantization.engine import WholeNetwork
 from quantization.fit import fit_descent, fit_loop, fit_quadratic
 from quantization.independent import quantize_independently
 from quantization.reconstruct import FitUnit, reconstruct
@@ -45,7 +46,8 @@ class Method(NamedTuple):
 
     Attributes:
         objective: what it minimises, in a phrase for the record.
-        solve: finds the codes of all layers of a network with images in view, or `WithoutImages`.
+        solve: finds the codes of all layers of a network with images in view, or `WithoutImages`,
+            or a `WholeNetwork`, which makes weights instead of codes.
         options: suffixes, apart from `-paper`, that make a difference to it.
         paper: what `-paper` means; None if it means nothing.
         fits_blocks: whether it fits the network's blocks as a whole, instead of single layers.
@@ -55,7 +57,7 @@ class Method(NamedTuple):
     """
 
     objective: str
-    solve: Callable[[Task], Solution] | WithoutImages
+    solve: Callable[[Task], Solution] | WithoutImages | WholeNetwork
     options: frozenset[str] = frozenset({"bn"})
     paper: Paper | None = None
     fits_blocks: bool = False

@@ -3,7 +3,7 @@
 import copy
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -17,6 +17,7 @@ from quantization.batchnorm import (
     fold_batchnorm,
 )
 from quantization.calibration import CHUNK, Calibration, check_finite
+from quantization.engine import run_engine
 from quantization.methods import WithoutImages
 from quantization.quantized_network import (
     QuantizationRecord,
@@ -29,7 +30,7 @@ from quantization.reconstruct import FitUnit
 from quantization.rounding.adaround import Settings
 from quantization.rounding.gram import Layer
 from quantization.rounding.grid import Bits, find_grid, widest_ternary
-from quantization.task import Codes, LayerPlan, LayerRecord, Task, round_layers
+from quantization.task import Codes, LayerPlan, LayerRecord, Solution, Task, round_layers
 from quantization.trace import Trace
 from quantization.variant import UNQUANTIZED, Variant, check_count
 
@@ -61,9 +62,15 @@ def quantize_network(
             weights or inputs are not finite. The message names the layer.
     """
     started = time.perf_counter()
-    bits = layer_bits(network, variant, patterns)
     if variant.calibrates:
         check_count(variant, 0 if calibration is None else len(calibration.images))
+    if variant.engine and calibration is not None:  # None would have been refused
+        images, seed = calibration.images, calibration.seed
+        state = run_engine(variant.engine, network, images, variant.bits, seed)
+        seconds = time.perf_counter() - started
+        record = QuantizationRecord(variant, variant.objective, [], seconds)
+        return QuantizedNetwork(variant, {}, state), record
+    bits = layer_bits(network, variant, patterns)
     work, weights, layers = quantize_copy(network, bits, variant, calibration, loop)
     seconds = time.perf_counter() - started
     record = QuantizationRecord(variant, variant.objective, layers, seconds)
@@ -135,7 +142,7 @@ def _fit(
             fisher=variant.fisher,
             stand_in=stand_in,
         )
-        codes, layers = method.solve(task)
+        codes, layers = cast(Callable[[Task], Solution], method.solve)(task)
         weights = _write(work, bits, plans, codes)
     if variant.estimates_bn:
         estimate_batchnorm(work, torch.cat(list(calibration.batches())))
@@ -196,8 +203,9 @@ def _make_plans(
             continue
         rows = weight.flatten(1).float()
         try:
+            quick = rehearsal and not variant.own  # a user's own may be made for its bits alone
             symmetric = variant.is_symmetric(own_bits)
-            grid = widest_ternary(rows) if rehearsal else find_grid(rows, own_bits, symmetric)
+            grid = widest_ternary(rows) if quick else find_grid(rows, own_bits, symmetric)
         except ValueError as error:
             raise ValueError(f"`{key}`: {error}") from error
         layer = cast(Layer, network.get_submodule(name))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from quantization.axes import leave_out
 from quantization.batchnorm import batchnorms
 from quantization.calibration import Calibration, DivergedError
+from quantization.engine import check_engine
 from quantization.fit import collect_targets, quadratics
 from quantization.quantize import quantize_copy
 from quantization.quantized_network import layer_bits
@@ -28,9 +29,10 @@ def check_variants(
     """Check each of a network's variants as `check_network`; those that differ in bits, once."""
     rehearsed = set()
     for variant in variants:
-        bits = layer_bits(network, variant, patterns)
+        bits = {} if variant.engine else layer_bits(network, variant, patterns)
         kept = frozenset(key for key, own_bits in bits.items() if own_bits == UNQUANTIZED)
-        path = variant.method, *variant.options(), kept
+        own = (variant.bits, *bits.values()) if variant.own else ()
+        path = variant.method, *variant.options(), kept, own
         if path not in rehearsed:
             check_network(network, variant, images, patterns)
             rehearsed.add(path)
@@ -50,6 +52,8 @@ def check_network(
     Raises:
         ValueError: the variant cannot quantize the network, or a pattern matches no layer.
     """
+    if variant.engine:
+        return check_engine(variant.engine, network, images, variant.bits, patterns)
     bits = layer_bits(network, variant, patterns)
     if variant.estimates_bn or variant.folds:
         batchnorms(network)

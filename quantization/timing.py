@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from quantization.calibration import Calibration
+from quantization.engine import estimate_engine
 from quantization.fit import REFINED
 from quantization.quantize import quantize_network
 from quantization.quantized_network import QuantizationRecord, layer_bits, layer_name
@@ -56,6 +57,9 @@ def estimate_seconds(
         calibration: the images that the variant will look at, if it does.
         patterns: bits of some layers, see `layer_bits`.
     """
+    if variant.engine and calibration is not None:
+        images, count = calibration.images[:TRIAL_IMAGES], len(calibration.images)
+        return estimate_engine(variant.engine, network, images, variant.bits, count)
     loop = _loop(variant)
 
     def run(

@@ -4,7 +4,9 @@ import re
 from dataclasses import dataclass
 
 from quantization.calibration import CalibrationSource
+from quantization.engine import WholeNetwork
 from quantization.methods import METHODS, Method, Paper
+from quantization.own import find_method, is_own, try_method
 from quantization.rounding.grid import TERNARY, Bits, levels
 
 UNQUANTIZED: Bits = 32  # bits of a layer that stays at full precision
@@ -12,7 +14,7 @@ OPTIONS = ("paper", "fisher", "folded", "bn")  # in the order of the name
 
 _NUMBER = r"\d+(?:\.\d+)?"
 _NAME = re.compile(
-    rf"(\w+)-w({_NUMBER})(?:-(sym|asym))?(?:-last({_NUMBER}))?"
+    rf"([\w.]+)-w({_NUMBER})(?:-(sym|asym))?(?:-last({_NUMBER}))?"
     rf"{''.join(f'(-{option})?' for option in OPTIONS)}(?:-(nonmembers|heldout))?"
 )
 _SYMMETRIC = {None: None, "sym": True, "asym": False}
@@ -31,7 +33,7 @@ class Variant:
     repeats a default is refused.
 
     Attributes:
-        method: name of the quantizer in `METHODS`.
+        method: name of the quantizer in `METHODS`, or the import path of a user's own.
         bits: bits of every convolution and linear layer; 1.58 is ternary.
         last_bits: bits of the last such layer, the classifier's head; None for `bits`, 32 for full
             precision.
@@ -61,12 +63,12 @@ class Variant:
 
     def __post_init__(self) -> None:
         """Refuse what does not exist or has a shorter name."""
-        if self.method not in METHODS:
-            known = ", ".join(METHODS)
-            raise ValueError(f"Quantization method must be one of {known}, got `{self.method}`.")
+        find_method(self.method)
         levels(self.bits)
         if self.last_bits not in (None, UNQUANTIZED):
             levels(self.last_bits)
+        for bits in {self.bits, self.last_bits} - {None, UNQUANTIZED}:
+            try_method(self.method, bits)
         if self.last_bits == self.bits:
             raise ValueError(
                 f"`{self}`: the last layer has {self.bits:g} bits anyway; remove"
@@ -76,6 +78,11 @@ class Variant:
             kind = "sym" if self.symmetric else "asym"
             raise ValueError(
                 f"`{self}`: {kind} is the default at {self.bits:g} bits; remove `-{kind}`."
+            )
+        if self.engine and (self.last_bits is not None or self.symmetric is not None):
+            raise ValueError(
+                f"`{self}`: {self.method} quantizes whole networks and is given the bits alone;"
+                f" write `{self.method}-w{self.bits:g}`."
             )
         self._check_options()
 
@@ -135,8 +142,18 @@ class Variant:
 
     @property
     def spec(self) -> Method:
-        """The entry of its method in the registry."""
-        return METHODS[self.method]
+        """What its method is."""
+        return find_method(self.method)
+
+    @property
+    def own(self) -> bool:
+        """Whether its method is a user's own."""
+        return is_own(self.method)
+
+    @property
+    def engine(self) -> WholeNetwork | None:
+        """Its method, if that quantizes whole networks instead of layers."""
+        return self.spec.solve if isinstance(self.spec.solve, WholeNetwork) else None
 
     @property
     def paper_settings(self) -> Paper | None:

@@ -16,6 +16,7 @@ from attacks.game import FULL
 from datamodules.images import ImageDataModule
 from quantization.rounding.grid import Bits
 from storage.names import ModelName, fleet_names
+from storage.own_code import fingerprint
 
 FORMAT = 1  # of experiment.yaml and of the folder that it describes
 # Options that may be raised, because new models leave the present ones as they are.
@@ -38,7 +39,8 @@ class Experiment(NamedTuple):
         config: the options, nested as on the command line.
         input: sizes of the network's input and output: `num_classes`, `channels`, `height`,
             `width`.
-        fingerprints: hashes of the data and of the network's shapes, and the order of `layer_bits`.
+        fingerprints: hashes of the data, of the network's shapes and of own quantizers' source, and
+            the order of `layer_bits`.
         versions: versions of the packages, the number of threads, and the GPU if one trains.
         places: where the data lies on this machine.
         id: drawn once per folder; W&B runs are named by it.
@@ -164,7 +166,7 @@ def describe(
             "height": height,
             "width": width,
         },
-        fingerprints=_fingerprint(config.layer_bits, data, network),
+        fingerprints=_fingerprint(config.layer_bits, data, network) | fingerprint(variants),
         versions={package: version(package) for package in ("torch", "lightning", "bitleak")}
         | {"threads": config.threads}
         | _describe_gpu(config.trainer.accelerator),
@@ -209,7 +211,8 @@ def grow(stored: Experiment, asked: Experiment) -> Experiment:
     config = asked.config | {"quantize": variants}
     if embedded:  # a folder from before the option stays as it is
         config |= {"record_embeddings": True}
-    return stored._replace(config=config, places=asked.places)
+    fingerprints = stored.fingerprints | asked.fingerprints  # of quantizers that were added
+    return stored._replace(config=config, fingerprints=fingerprints, places=asked.places)
 
 
 def check_same(path: Path, stored: Experiment, asked: Experiment) -> None:
@@ -218,11 +221,16 @@ def check_same(path: Path, stored: Experiment, asked: Experiment) -> None:
     Raises:
         ValueError: the message names each field that differs, both values and the ways out.
     """
+    # variants that were asked for before are made for new models too; an own quantizer may be new
+    own = fingerprint([*stored.config["quantize"], *asked.config["quantize"]])
+    new = {f"{path}'s fingerprint" for path in own.keys() - stored.fingerprints.keys()}
+    asked = asked._replace(fingerprints=asked.fingerprints | own)
     before, after = _compared(stored), _compared(asked)
     differences = [
         f"  {field}: {before.get(field)!r} in the folder, {after.get(field)!r} asked"
         for field in dict.fromkeys([*before, *after])
-        if before.get(field) != after.get(field)
+        if field not in new
+        and before.get(field) != after.get(field)
         and not (field in GROWING and after[field] > before[field])
     ]
     if differences:

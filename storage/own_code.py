@@ -15,6 +15,16 @@ def is_own(name: str) -> bool:
     return "." in name
 
 
+def fingerprint(variants: Iterable[str]) -> dict[str, str]:
+    """Fingerprints of the user's own quantizers among some variants, by import path.
+
+    Raises:
+        ValueError: as `digest`.
+    """
+    methods = dict.fromkeys(variant.partition("-w")[0] for variant in variants)
+    return {method: digest(method, "--quantize") for method in methods if is_own(method)}
+
+
 def load(names: Iterable[str], option: str) -> dict[str, Callable[..., Any]]:
     """Import those of some names that are import paths: path -> function.
 

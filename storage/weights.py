@@ -2,6 +2,7 @@
 
 A weight `fc.weight` becomes `fc.weight.codes`, `.scale` and `.zero`. The metadata has one entry,
 `quantized`: JSON with the variant and, for each weight, its number of levels and its shape.
+An own quantizer of whole networks leaves float32 weights, which are stored as they are.
 (safetensors writes several entries in random order, and equal networks should give equal files.)
 """
 
@@ -91,7 +92,8 @@ def stored_bytes(
 ) -> int:
     """Exact size in bytes of a variant's file."""
     rest, weights = dict(network.state_dict()), {}
-    for key, bits in layer_bits(network, variant, patterns).items():
+    packed = {} if variant.engine else layer_bits(network, variant, patterns)
+    for key, bits in packed.items():
         if bits != UNQUANTIZED:
             weight = rest.pop(key)
             rows, columns = weight.flatten(1).shape

@@ -19,6 +19,7 @@ from attacks import ATTACKS
 from attacks.game import ModelSignals
 from audit import main as audit_command
 from lightning_modules.classifier import Classifier
+from quantization.own import load_own, try_method
 from reporting.charts import Chart, Panel
 from storage.experiment import Experiment
 from storage.files import save_whole
@@ -151,6 +152,22 @@ def own_networks():
     sys.path.insert(0, str(folder))
     yield folder
     sys.path.remove(str(folder))
+
+
+@pytest.fixture
+def forget_own():
+    """Forget a user's quantizers and modules, which a process imports and tries once."""
+    used = set()
+
+    def forget(*modules):
+        used.update(modules)
+        for module in used:
+            sys.modules.pop(module, None)
+        load_own.cache_clear()
+        try_method.cache_clear()
+
+    yield forget
+    forget()
 
 
 @pytest.fixture(scope="session")

@@ -157,13 +157,14 @@ def demo(tmp_path_factory):
 
 
 @pytest.fixture
-def workplace(demo, tmp_path, monkeypatch):
+def workplace(demo, tmp_path, monkeypatch, forget_own):
     """A folder as the reader has it: recipes, the demo's run, images, signals, their network."""
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     shutil.copytree(demo, tmp_path / "runs" / "digits")
     (tmp_path / "my_networks.py").write_text(read_snippets("data.md")[0])
     for name, code in named_snippets().items():
         (tmp_path / name).write_text(code)
+        forget_own(name.removesuffix(".py"))
     for kind, shade in (("cat", 40), ("dog", 200)):
         folder = tmp_path / "path" / "to" / "images" / kind
         folder.mkdir(parents=True)
@@ -254,6 +255,7 @@ def test_every_python_snippet_is_run_above():
     assert {page: count for page, count in snippets.items() if count} == {
         "attacks.md": 2,
         "data.md": 1,
+        "quantization.md": 1,
     }
 
 

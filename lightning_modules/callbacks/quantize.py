@@ -72,7 +72,8 @@ def save_variant(
     state = network.state_dict()
     calibration = draw(variant) if variant.calibrates else None
     try:
-        if not all(state[key].isfinite().all() for key in layer_bits(network, variant, patterns)):
+        keys = state if variant.engine else layer_bits(network, variant, patterns)
+        if not all(state[key].isfinite().all() for key in keys):
             raise DivergedError
         quantized, record = quantize_network(network, variant, calibration, patterns)
     except DivergedError:
