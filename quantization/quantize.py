@@ -142,7 +142,7 @@ def _fit(
 def _follow(
     network: nn.Module,
     bits: Mapping[str, Bits],
-    images: Float[Tensor, "images channels height width"],
+    images: Float[Tensor, "images channels ..."],
 ) -> Trace:
     """Follow one pass through the network.
 
