@@ -49,13 +49,13 @@ def fleet(tmp_path):
 @pytest.mark.parametrize(
     ("shape", "network", "sizes"),
     [
-        ((12,), "own_networks.Tabular", {"channels": 12}),
+        ((12,), "mlp", {"channels": 12}),
         ((8, 10), "convnet", {"channels": 1, "height": 8, "width": 10}),
     ],
     ids=["table", "spectrograms"],
 )
 def test_arrays_are_trained_on_audited_and_exported(
-    arrays, fleet, own_networks, quick_audit, results_of, capsys, shape, network, sizes, unwrap
+    arrays, fleet, quick_audit, results_of, capsys, shape, network, sizes, unwrap
 ):
     run = fleet(arrays(shape), network)
     said = unwrap(capsys.readouterr().out)
@@ -65,7 +65,7 @@ def test_arrays_are_trained_on_audited_and_exported(
     quick_audit(run)
     results = results_of(run)
     assert "gallery" not in results["figures"]
-    assert results["left_out"] == []
+    assert not any("image" in sentence for sentence in results["left_out"])
     (table,) = [table for table in results["tables"] if table["key"] == "most_exposed"]
     with (run.path / "audit" / "exposure.csv").open(newline="") as file:
         lines = [line for line in csv.DictReader(file) if line["full"] != "nan"]
@@ -80,17 +80,15 @@ def test_arrays_are_trained_on_audited_and_exported(
 
 
 @pytest.mark.fleet
-def test_a_moved_file_goes_on_and_a_changed_one_does_not(arrays, fleet, own_networks):
+def test_a_moved_file_goes_on_and_a_changed_one_does_not(arrays, fleet):
     file = arrays((12,))
-    fleet(file, "own_networks.Tabular", "--fleet.models", "0")
+    fleet(file, "mlp", "--fleet.models", "0")
     moved = file.rename(file.with_name("moved.npz"))
-    assert fleet(moved, "own_networks.Tabular", "--fleet.models", "0").read().places == {
-        "file": str(moved)
-    }
+    assert fleet(moved, "mlp", "--fleet.models", "0").read().places == {"file": str(moved)}
     content = dict(np.load(moved))
     np.savez(moved, x=content["x"] + 1e-3, y=content["y"])
     with pytest.raises(SystemExit, match=r"data's fingerprint: .* in the folder, .* asked"):
-        fleet(moved, "own_networks.Tabular")
+        fleet(moved, "mlp")
 
 
 def test_an_option_that_arrays_lack_is_refused_by_name(tmp_path, capsys):

@@ -64,11 +64,3 @@ class Small(nn.Sequential):
         pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         head = nn.Linear(width, num_classes)
         super().__init__(stem, nn.BatchNorm2d(width), nn.ReLU(), Residual(width), pool, head)
-
-
-class Tabular(nn.Sequential):
-    """For the features of a table, whose number is that of the channels."""
-
-    def __init__(self, num_classes: int, channels: int) -> None:
-        hidden = nn.Sequential(nn.Linear(channels, 16), nn.BatchNorm1d(16), nn.ReLU())
-        super().__init__(hidden, nn.Linear(16, num_classes))
