@@ -6,6 +6,9 @@ network on the pixels, ours a ridge regression on a few dozen features: of the p
 the audited network itself computes.
 """
 
+from collections.abc import Iterable, Iterator
+from math import ceil
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -18,9 +21,12 @@ from torch.nn.functional import one_hot
 
 FEWEST = 20  # known non-members
 _SLICE = 2048  # examples; their pixels take 50 MB for CIFAR
+_FITTED = 20_000  # examples that define the components; their pixels take 1 GB for 64x64 colour
 _LOG_GAUSS = -0.6351814227307392  # E log |z| of a standard normal z: -(Euler's gamma + log 2) / 2
 _PENALTY = 10.0  # of squared weights, on standardized features
 _GRID = 2.0**32  # components are multiples of 1 / _GRID
+# in one tensor, or block by block, as often as they are asked for
+Examples = UInt8[Tensor, "_ _ ..."] | Iterable[UInt8[Tensor, "_ _ ..."]]
 
 
 def quantile_regression(
@@ -158,18 +164,19 @@ def _predict(
 
 
 def make_features(
-    images: UInt8[Tensor, "examples channels height width"],
+    images: Examples,
     labels: Int64[Tensor, " examples"],
-    population_images: UInt8[Tensor, "population channels height width"],
+    population_images: Examples,
     population_labels: Int64[Tensor, " population"],
     components: int = 32,
 ) -> tuple[Float[Tensor, "examples features"], Float[Tensor, "population features"]]:
     """Represent examples by their one-hot class and the principal components of their pixels.
 
     Args:
-        images: the audited examples.
+        images: the audited examples, as bytes.
         labels: their classes, from 0.
-        population_images: known non-members, whose pixels define the components.
+        population_images: known non-members; at most 20,000 of them, at equal distances, define the
+            components.
         population_labels: their classes.
         components: largest number of components; there are no more than pixels or images in the
             population.
@@ -178,8 +185,10 @@ def make_features(
         Float64 features of the examples and of the population. Those of an image do not depend on
         the images beside it.
     """
+    step = ceil(len(population_labels) / _FITTED)
+    kept = [block[-start % step :: step] for start, block in _slices(population_images)]
     # one row per image, 0 to 1; in float32, which holds 8 bits, for half the memory
-    pixels = (population_images.flatten(1).float() / 255).cpu().numpy()
+    pixels = (torch.cat(kept).flatten(1).float() / 255).cpu().numpy()
     # deterministic: the solver that scikit-learn chooses for large images draws at random
     pca = PCA(min(components, *pixels.shape), random_state=0).fit(pixels)
     directions = np.rint(_GRID * pca.components_.T.astype(np.float64))
@@ -193,8 +202,17 @@ def make_features(
         projected: np.ndarray = projection / (255 * _GRID) - centre
         return projected
 
-    def represent(images: Tensor, labels: Tensor) -> Tensor:
-        projected = np.concatenate([project(batch) for batch in torch.split(images, _SLICE)])
+    def represent(images: Examples, labels: Tensor) -> Tensor:
+        projected = np.concatenate([project(batch) for _, batch in _slices(images)])
         return torch.cat([one_hot(labels.cpu(), classes).double(), torch.from_numpy(projected)], 1)
 
     return represent(images, labels), represent(population_images, population_labels)
+
+
+def _slices(images: Examples) -> Iterator[tuple[int, Tensor]]:
+    """The examples a few at a time, each slice with the position of its first."""
+    position = 0
+    for block in [images] if isinstance(images, Tensor) else images:
+        for batch in torch.split(block, _SLICE):
+            yield position, batch
+            position += len(batch)

@@ -14,14 +14,14 @@ class Batch(NamedTuple):
     """The input of a network.
 
     Attributes:
-        images: normalised images.
+        images: normalised images, or arrays.
         labels: their classes.
         indices: their positions in the pool or in the test split.
         weight: factor on the mean loss of these images that makes the mean over all processes the
             mean over the whole batch; 1 unless the processes' shares differ in size.
     """
 
-    images: Float[Tensor, "batch channels height width"]
+    images: Float[Tensor, "batch channels ..."]
     labels: Int64[Tensor, " batch"]
     indices: Int64[Tensor, " batch"]
     weight: float = 1.0

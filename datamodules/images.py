@@ -17,7 +17,7 @@ from torch import Tensor
 from datamodules.batches import Batch, Loader, fits
 from datamodules.in_order import InOrder
 from datamodules.seeds import derive_seed
-from datamodules.splits import Images, check_splits, describe_splits, hash_splits
+from datamodules.splits import Images, Levels, check_splits, describe_splits, hash_splits
 from datamodules.views import (
     cut,
     draw_epoch,
@@ -209,3 +209,7 @@ class ImageDataModule(InOrder, ABC):
     def fingerprint(self) -> str:
         """Hash what networks see, the pool, the test split and their scaling, to 16 hex digits."""
         return hash_splits((self.pool, self.test), self.mean, self.std)
+
+    def levels(self, split: Images) -> Levels:
+        """The examples of a split as bytes, whatever they are."""
+        return Levels(split, self.mean, self.std)

@@ -70,7 +70,7 @@ class InOrder(LightningDataModule):
 
     def calibration_images(
         self, source: str, indices: Int64[Tensor, " images"], augment_seed: int | None = None
-    ) -> Float[Tensor, "images channels height width"]:
+    ) -> Float[Tensor, "images channels ..."]:
         """Return the drawn images as a network sees them, to a single process.
 
         Args:

@@ -140,7 +140,7 @@ def _memory() -> int:
 def _open_whole(path: Path, decoding: Decoding) -> Decoded | None:
     """Map a file if it is as long as it should be, and its sample is what was written."""
     try:
-        record = json.loads(path.with_suffix(".json").read_text())
+        record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         mapped = MappedPixels(path, record["digest"])
         shape = tuple(mapped.pixels.shape)
         if shape != decoding.shape or digest_sample(mapped.pixels) != mapped.digest:
@@ -176,7 +176,7 @@ def _write(path: Path, decoding: Decoding) -> None:
             os.fsync(file.fileno())  # or its name may reach the disk before its content
         partial.replace(path)
         digest = digest_sample(MappedPixels(path, "").pixels)
-        partial.write_text(json.dumps({"digest": digest, **decoding.facts._asdict()}))
+        partial.write_text(json.dumps({"digest": digest, **decoding.facts._asdict()}), "utf-8")
         partial.replace(record)
     finally:
         partial.unlink(missing_ok=True)

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from jaxtyping import Int64, Shaped
+from jaxtyping import Int64, Shaped, UInt8
 from torch import Tensor
 
 from datamodules.pixel_cache import MappedPixels
+from datamodules.views import normalise
 
 BLOCK = 4096  # examples that are read at once where all are
 
@@ -102,6 +103,24 @@ class Images:
     @property
     def _all(self) -> Tensor:
         return self.stored.pixels if isinstance(self.stored, MappedPixels) else self.stored
+
+
+class Levels:
+    """The examples of a split as bytes, block by block: images as they are, arrays standardized.
+
+    Of an array, a byte is a step of 1/32 standard deviation, from -4 to 4.
+    """
+
+    def __init__(self, split: Images, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        self.split, self.mean, self.std = split, mean, std
+
+    def __iter__(self) -> Iterator[UInt8[Tensor, "block channels ..."]]:
+        """Start from the first example."""
+        for block in self.split.blocks():
+            if block.dtype != torch.uint8:
+                block = (32 * normalise(block, self.mean, self.std) + 128).round_()
+                block = block.clamp_(0, 255).byte()
+            yield block
 
 
 def check_splits(

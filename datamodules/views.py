@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, Shaped, UInt8
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -110,17 +110,19 @@ def cut(
 
 
 def view(
-    images: UInt8[Tensor, "batch channels height width"], query: str
-) -> UInt8[Tensor, "batch channels height width"]:
+    images: Shaped[Tensor, "batch channels ..."], query: str
+) -> Shaped[Tensor, "batch channels ..."]:
     """Show images as a query does: `identity`, `mirror`, or `shift+2-1` (2 down, 1 left).
 
     A shift shows what a crop whose window lies that far the other way would cut out.
 
     Raises:
-        ValueError: an unknown query, or a shift that leaves nothing of the image.
+        ValueError: an unknown query, one of arrays, or a shift that leaves nothing of the image.
     """
     if query == "identity":
         return images
+    if images.dtype != torch.uint8:
+        raise ValueError(f"`{query}` is a view of images; arrays have only `identity`. Ask for it.")
     if query == "mirror":
         return images.flip(3)
     down, right = _shift(query)
@@ -176,22 +178,26 @@ def check_queries(queries: Sequence[str], flip: bool, crop: int) -> list[str]:
 
 
 def normalise(
-    images: UInt8[Tensor, "batch channels height width"],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-) -> Float[Tensor, "batch channels height width"]:
-    """Scale pixels to 0..1, then to zero mean and unit std per channel over the data set."""
-    centre, scale = _by_channel(mean, images.device), _by_channel(std, images.device)
-    scaled = images.float().div_(255).sub_(centre).div_(scale)
+    images: Shaped[Tensor, "batch channels ..."], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[Tensor, "batch channels ..."]:
+    """Scale to zero mean and unit std per channel over the data set, and bytes to 0..1 before."""
+    sides = (1,) * (images.ndim - 2)
+    centre, scale = (_by_channel(v, images.device).view(-1, *sides) for v in (mean, std))
+    if images.dtype == torch.uint8:
+        scaled = images.float().div_(255).sub_(centre).div_(scale)
+    else:
+        scaled = (images - centre).div_(scale)
+    if images.ndim != 4:
+        return scaled
     # convolutions are fastest with channels last, on GPUs and CPUs alike
     return scaled.contiguous(memory_format=torch.channels_last)
 
 
 @lru_cache
-def _by_channel(values: tuple[float, ...], device: torch.device) -> Float[Tensor, "channels 1 1"]:
+def _by_channel(values: tuple[float, ...], device: torch.device) -> Float[Tensor, " channels"]:
     """Values as a tensor, copied to the device once: a GPU waits for every copy."""
     with torch.inference_mode(False):  # the first use may be in it, and training uses it as well
-        return torch.tensor(values, device=device)[:, None, None]
+        return torch.tensor(values, device=device)
 
 
 def _trained(query: str, flip: bool, crop: int) -> bool:

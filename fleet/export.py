@@ -99,7 +99,7 @@ def build(experiment: Experiment, state: dict[str, Tensor]) -> tuple[nn.Module, 
     """
     sizes, model = experiment.input, experiment.config["model"]
     name, args = model["network"], model["network_args"]
-    image = (sizes["channels"], sizes["height"], sizes["width"])
+    image = experiment.shape
     network = build_network(name, sizes["num_classes"], sizes["channels"], args or {}, image)
     try:
         network.load_state_dict(state)

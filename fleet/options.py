@@ -20,7 +20,10 @@ DESCRIPTION = """Train a fleet, quantize every model, and record what an attacke
 
 The same command again goes on where it stopped; a finished fleet is left as it is.
 """
-DATA = ("Digits", "ImageFolder", "FashionMNIST", "CIFAR10", "CIFAR100", "TinyImageNet")
+DATA = (
+    *("Digits", "ImageFolder", "Arrays"),
+    *("FashionMNIST", "CIFAR10", "CIFAR100", "TinyImageNet"),
+)
 Bits = int | float
 
 
@@ -154,11 +157,12 @@ def parse(arguments: Sequence[str]) -> tuple[CommandLine, Namespace]:
     try:
         name = _data_name(arguments)
         known = _data_options(name)
+        dropped = {key for data in _recipes_data(arguments) for key in _data_options(data)}
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     if name is None:  # a default in the parser would pass its pool size on to other data sets
         arguments = ["--data", "datamodules.Digits", *arguments]
-    return parser, parser.read(arguments, known)
+    return parser, parser.read(arguments, known, dropped)
 
 
 def _data_name(arguments: Sequence[str]) -> str | None:
@@ -171,6 +175,13 @@ def _data_name(arguments: Sequence[str]) -> str | None:
         elif option in ("data", "data.class_path"):
             name = value
     return name
+
+
+def _recipes_data(arguments: Sequence[str]) -> list[str]:
+    """The data sets that the recipes name, whose options another data set need not have."""
+    recipes = [Path(value) for option, value in pair_options(arguments) if option == "config"]
+    named = [_recipe_data(recipe) for recipe in recipes if recipe.is_file()]
+    return [name for name in named if name is not None]
 
 
 def _recipe_data(path: Path) -> str | None:

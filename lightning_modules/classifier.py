@@ -63,11 +63,11 @@ class Classifier(LightningModule):
     @classmethod
     def for_data(cls, data: ImageDataModule, seed: int, options: ModelOptions) -> "Classifier":
         """A model for the classes and the images of a data set."""
-        shape = tuple(data.pool.images.shape[1:])
+        shape = tuple(data.pool.shape[1:])
         return cls(data.num_classes, len(data.mean), seed, options, shape)
 
     def forward(
-        self, images: Float[Tensor, "batch channels height width"]
+        self, images: Float[Tensor, "batch channels ..."]
     ) -> Float[Tensor, "batch classes"]:
         """Logits of normalised images."""
         logits: Tensor = self.network(images)

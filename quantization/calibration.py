@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 CalibrationSource = Literal["members", "nonmembers", "heldout"]
-Images = Float[Tensor, "images channels height width"]
+Images = Float[Tensor, "images channels ..."]
 
 CHUNK = 128  # images per forward pass
 LARGEST = 1e15  # sums of squares of larger values overflow float32

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from quantization.quantized_network import QuantizedNetwork, QuantizedWeight
 from quantization.rounding.pack import pack
 
-Image = tuple[int, int, int]  # channels, height, width
+Image = tuple[int, ...]  # channels, height, width; or the features of a table
 OnnxModel = Any  # `onnx.ModelProto`; the package need not be installed
 
 WIDTH = {3: 2, 4: 2, 8: 4, 16: 4, 256: 8}  # bits of ONNX's integers by the number of levels

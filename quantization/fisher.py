@@ -14,7 +14,7 @@ from quantization.calibration import CHUNK, DivergedError
 def fisher_diagonal(
     network: nn.Module,
     modules: Mapping[str, nn.Module],
-    images: Float[Tensor, "images channels height width"],
+    images: Float[Tensor, "images channels ..."],
     generator: torch.Generator,
     axes: Mapping[str, int] | None = None,
 ) -> dict[str, Float[Tensor, "images _ *places"]]:

@@ -152,7 +152,7 @@ def _fit(
 def _follow(
     network: nn.Module,
     bits: Mapping[str, Bits],
-    images: Float[Tensor, "images channels height width"],
+    images: Float[Tensor, "images channels ..."],
     multiplied: list[Multiplied],
 ) -> Trace:
     """Follow one pass through the network, in which it calls the layers that are `multiplied`.

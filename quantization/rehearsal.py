@@ -23,7 +23,7 @@ from quantization.variant import UNQUANTIZED, Variant
 def check_variants(
     network: nn.Module,
     variants: Iterable[Variant],
-    images: Float[Tensor, "images channels height width"],
+    images: Float[Tensor, "images channels ..."],
     patterns: Mapping[str, Bits],
 ) -> None:
     """Check each of a network's variants as `check_network`; those that differ in bits, once."""
@@ -41,7 +41,7 @@ def check_variants(
 def check_network(
     network: nn.Module,
     variant: Variant,
-    images: Float[Tensor, "images channels height width"],
+    images: Float[Tensor, "images channels ..."],
     patterns: Mapping[str, Bits],
 ) -> None:
     """Raise what `quantize_network` would raise, before anything is trained.

@@ -43,9 +43,7 @@ class Trace(TorchFunctionMode):
         images: a few images with any content.
     """
 
-    def __init__(
-        self, network: nn.Module, images: Float[Tensor, "images channels height width"]
-    ) -> None:
+    def __init__(self, network: nn.Module, images: Float[Tensor, "images channels ..."]) -> None:
         super().__init__()
         self.network = network
         self.modules = dict(network.named_modules())

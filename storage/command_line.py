@@ -33,17 +33,23 @@ class CommandLine(ArgumentParser):
 
     dictionaries: frozenset[str] = frozenset()  # options whose keys may be set one by one
 
-    def read(self, arguments: Sequence[str] | None, further: Collection[str] = ()) -> Namespace:
+    def read(
+        self,
+        arguments: Sequence[str] | None,
+        further: Collection[str] = (),
+        dropped: Collection[str] = (),
+    ) -> Namespace:
         """Parse arguments, or exit with status 2 and one line.
 
         Args:
             arguments: the arguments after the command's name; those of this process if None.
             further: names of options that a class chosen by these arguments defines, such as
                 `data.pool_size`.
+            dropped: names that a recipe may set for the class that these arguments replace.
         """
         arguments = list(sys.argv[1:] if arguments is None else arguments)
         try:
-            self._check_names(arguments, further)
+            self._check_names(arguments, further, dropped)
             return self.parse_args(arguments)
         except (ArgumentError, ValueError, OSError) as error:
             self.exit(2, f"{self.prog}: {_one_line(error)}\n")
@@ -63,7 +69,9 @@ class CommandLine(ArgumentParser):
             parsed: Namespace = self.parse_string(content, name, ext_vars, env, defaults, **further)
             return parsed
 
-    def _check_names(self, arguments: Sequence[str], further: Collection[str]) -> None:
+    def _check_names(
+        self, arguments: Sequence[str], further: Collection[str], dropped: Collection[str]
+    ) -> None:
         """Raise ValueError for a misspelt option on the command line or in a recipe."""
         options = {option[2:] for option in self._option_string_actions if option[:2] == "--"}
         known = {*options, *further}
@@ -71,7 +79,9 @@ class CommandLine(ArgumentParser):
             self._check_name(name, known, f"There is no option `--{name}`.")
             if name == "config" and Path(value).is_file():
                 for key in recipe_keys(Path(value)):
-                    self._check_name(key, known, f"{value} sets an unknown option, `{key}`.")
+                    self._check_name(
+                        key, known.union(dropped), f"{value} sets an unknown option, `{key}`."
+                    )
 
     def _check_name(self, name: str, known: set[str], problem: str) -> None:
         if name not in known and not name.startswith(tuple(f"{d}." for d in self.dictionaries)):

@@ -44,7 +44,7 @@ class Evidence(NamedTuple):
         excluded: models that are excluded from the audit, and why.
         left_out: models, images, examples and attacks that were left out, one sentence each.
         experiment: None for models that were trained elsewhere.
-        images: the pool's images; None if they are no longer in their place.
+        images: the pool; None if its images are no longer in their place.
         examples: facts about every example of the pool, by column of exposure.csv.
     """
 
@@ -183,7 +183,8 @@ def _read_signals(
     """Signals of all models in every variant; audits never read those of unfinished models."""
     shared: dict[str, Any] = {}
     if data is not None:
-        shared["features"] = make_features(*data.pool, *data.test)
+        pool, test = data.levels(data.pool), data.levels(data.test)
+        shared["features"] = make_features(pool, data.pool.labels, test, data.test.labels)
         shared["labels"] = data.pool.labels, data.test.labels
     signals = {}
     for variant in experiment.variants:

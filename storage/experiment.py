@@ -28,7 +28,8 @@ REQUIRED = ("fleet", "queries", "quantize")
 # Options that older folders do not record, and what was done then.
 ADDED = {"model.tf32": False, "data.init_args.background": "white"}
 # Options that may differ between two calls on one run folder: places of files, and hardware.
-PLACES = {"root", "download", "cache"}
+PLACES = {"root", "download", "cache", "file", "labels"}
+SIZES = "channels", "height", "width"
 HARDWARE = {"accelerator", "strategy", "devices", "num_nodes", "benchmark"}
 
 
@@ -38,7 +39,7 @@ class Experiment(NamedTuple):
     Attributes:
         config: the options, nested as on the command line.
         input: sizes of the network's input and output: `num_classes`, `channels`, `height`,
-            `width`.
+            `width`; `channels` alone for a table's features.
         fingerprints: hashes of the data, of the network's shapes and of own quantizers' source, and
             the order of `layer_bits`.
         versions: versions of the packages, the number of threads, and the GPU if one trains.
@@ -52,6 +53,11 @@ class Experiment(NamedTuple):
     versions: dict[str, str | int]
     places: dict[str, str]
     id: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one example."""
+        return tuple(self.input[size] for size in SIZES if size in self.input)
 
     @property
     def variants(self) -> list[str]:
@@ -157,15 +163,10 @@ def describe(
         "quantize": list(dict.fromkeys(variants)),
         "record_embeddings": config.record_embeddings,
     }
-    _, channels, height, width = data.pool.shape
+    sizes = dict(zip(SIZES, data.pool.shape[1:], strict=False))  # a table has but its features
     return Experiment(
         config=kept,
-        input={
-            "num_classes": data.num_classes,
-            "channels": channels,
-            "height": height,
-            "width": width,
-        },
+        input={"num_classes": data.num_classes, **sizes},
         fingerprints=_fingerprint(config.layer_bits, data, network) | fingerprint(variants),
         versions={package: version(package) for package in ("torch", "lightning", "bitleak")}
         | {"threads": config.threads}
@@ -173,7 +174,7 @@ def describe(
         places={
             key: str(Path(value).expanduser().resolve())
             for key, value in options.items()
-            if key in ("root", "cache") and value is not None
+            if key in PLACES - {"download"} and value is not None
         },
         id=uuid.uuid4().hex[:8],
     )

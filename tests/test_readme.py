@@ -175,6 +175,8 @@ def workplace(demo, tmp_path, monkeypatch, forget_own):
     arrays |= {"engine-w4/target_logits": logits[:1], "engine-w4/shadow_logits": logits[1:]}
     signals = {name: tensor.numpy() for name, tensor in arrays.items()}
     np.savez(tmp_path / "path" / "to" / "signals.npz", **signals)
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "path" / "to" / "table.npz", x=rng.random((100, 9)), y=np.arange(100) % 2)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(CIFAR10, "fetch", lambda self: None)

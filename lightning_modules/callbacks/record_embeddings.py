@@ -62,7 +62,7 @@ def embed(network: nn.Module, data: ImageDataModule, query: str) -> dict[str, Te
 
 
 @torch.inference_mode()
-def find_layer(network: nn.Module, images: Float[Tensor, "batch channels height width"]) -> str:
+def find_layer(network: nn.Module, images: Float[Tensor, "batch channels ..."]) -> str:
     """Name of the layer whose input is the embedding: the last linear layer that the network calls.
 
     A network that calls no linear layer is embedded by the input of its last convolution.
