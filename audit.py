@@ -17,6 +17,7 @@ import torch
 from jsonargparse import Namespace
 from rich.console import Console
 from rich.markup import escape
+from threadpoolctl import threadpool_limits
 
 from attacks.choice import choose_attacks
 from attacks.evaluate import evaluate
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not console.is_terminal:
         console.width = max(console.width, 160)  # in a log, lines need not fit a screen
     torch.set_num_threads(config.threads)
+    threadpool_limits(config.threads, "blas")  # NumPy's, whose threads wait busily for one another
     try:
         check_key(config.wandb)
         if config.compare is not None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -32,16 +32,18 @@ class SavedSignal:
 
     def __init__(self, paths: Sequence[Path], key: str) -> None:
         self.paths, self.key = paths, key
+        self._layouts: dict[Path, _Layout] = {}  # of files that were checked, shared by selections
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
         first = next((path for path in self.paths if path.exists()), self.paths[0])
-        with _opened(first) as file:  # models may be unfinished if they are never read
-            return len(self.paths), *file.get_slice(self.key).get_shape()
+        return len(self.paths), *self._layout(first).shape  # the others may never be read
 
     def __getitem__(self, index: Any) -> Any:  # noqa: ANN401
         if isinstance(index, list):
-            return SavedSignal([self.paths[position] for position in index], self.key)
+            models = SavedSignal([self.paths[position] for position in index], self.key)
+            models._layouts = self._layouts
+            return models
         *models_queries, examples = self.shape
         chosen = range(examples)[index[-1]]
         starts, dtype = self._offsets
@@ -61,17 +63,32 @@ class SavedSignal:
     @cached_property
     def _offsets(self) -> tuple[list[int], torch.dtype]:
         """The byte at which the signal starts in each file, and its type; files are checked."""
-        starts, layouts = [], set()
-        for path in self.paths:
+        layouts = [self._layout(path) for path in self.paths]
+        kinds = {(*layout.shape, layout.dtype) for layout in layouts}
+        if len(kinds) > 1:
+            raise ValueError(f"`{self.key}` must have one shape in all models, got {kinds}.")
+        dtype = {"F32": torch.float32, "BOOL": torch.bool}[layouts[0].dtype]
+        return [layout.start for layout in layouts], dtype
+
+    def _layout(self, path: Path) -> "_Layout":
+        """Read the header of one file, once for all selections of models."""
+        if path not in self._layouts:
             with _opened(path) as file:
                 signal = file.get_slice(self.key)
-                layouts.add((*signal.get_shape(), signal.get_dtype()))
+                shape, dtype = tuple(signal.get_shape()), signal.get_dtype()
             with path.open("rb") as raw:  # the length of a JSON header, the header, the tensors
                 size = int.from_bytes(raw.read(8), "little")
-                starts.append(8 + size + json.loads(raw.read(size))[self.key]["data_offsets"][0])
-        if len(layouts) > 1:
-            raise ValueError(f"`{self.key}` must have one shape in all models, got {layouts}.")
-        return starts, {"F32": torch.float32, "BOOL": torch.bool}[layouts.pop()[-1]]
+                start = 8 + size + json.loads(raw.read(size))[self.key]["data_offsets"][0]
+            self._layouts[path] = _Layout(start, shape, dtype)
+        return self._layouts[path]
+
+
+class _Layout(NamedTuple):
+    """Where a signal starts in a file, in bytes, and what it is."""
+
+    start: int
+    shape: tuple[int, ...]
+    dtype: str
 
 
 def load_signals(paths: Sequence[Path], key: str) -> Tensor:

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int64
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from attacks.metrics.roc import share_below
+from attacks.metrics.roc import count_below
 
 
 def outscored(
@@ -20,8 +20,7 @@ def outscored(
         scores: higher means likelier a member.
         members: which examples are members.
     """
-    pairs = zip(scores, members, strict=True)
-    return torch.stack([share_below(row[~inside].sort().values, row) for row, inside in pairs])
+    return count_below(scores, [~members])[0].shares
 
 
 def exposure(

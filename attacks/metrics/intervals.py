@@ -1,6 +1,7 @@
 """How far a number can be trusted: intervals within one target and over several."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from math import inf
 from typing import NamedTuple
 
@@ -173,9 +174,7 @@ def tail_interval(
     simulations; this one in 95 to 98%, and in up to 100% where fewer than 10 non-members are
     expected above the threshold.
     """
-    first, last = binom.ppf((1e-5, 1 - 1e-5), len(outside), fpr).astype(int)
-    counts = np.arange(first, last + 1)
-    chances = binom.pmf(counts, len(outside), fpr)
+    counts, chances = _numbers_above(len(outside), fpr)
     # in descending order, ties at random as in the test that splits them
     ties = np.random.default_rng(0).random(len(inside) + len(outside))
     order = np.lexsort((ties, -torch.cat([inside, outside]).double().numpy()))
@@ -184,11 +183,12 @@ def tail_interval(
     above = np.concatenate([[0], found[places], [len(inside)]])  # members above each non-member
     few, many = above[counts], above[counts + 1]
 
+    rest, all_chances = len(inside) - many, chances.sum()
+
     def excess(share: float, level: float) -> float:
         low = np.where(few > 0, betainc(np.maximum(few, 1), len(inside) - few + 1, share), 1.0)
-        rest = len(inside) - many
         high = np.where(rest > 0, betainc(many + 1, np.maximum(rest, 1), share), share >= 1)
-        return float(chances @ (low + high) / 2 / chances.sum() - level)
+        return float(chances @ (low + high) / 2 / all_chances - level)
 
     def quantile(level: float) -> float:
         ends = excess(0.0, level), excess(1.0, level)
@@ -201,6 +201,14 @@ def tail_interval(
         )
 
     return quantile((1 - confidence) / 2), quantile((1 + confidence) / 2)
+
+
+@cache
+def _numbers_above(outside: int, fpr: float) -> tuple[np.ndarray, np.ndarray]:
+    """How many of `outside` non-members may lie above the true threshold, and their chances."""
+    first, last = binom.ppf((1e-5, 1 - 1e-5), outside, fpr).astype(int)
+    counts = np.arange(first, last + 1)
+    return counts, binom.pmf(counts, outside, fpr)
 
 
 def mean_accuracy(correct: Bool[Tensor, "targets examples"]) -> Estimate:
@@ -234,6 +242,7 @@ def mean_auc(curves: Sequence[tuple[Tensor, Tensor]]) -> Estimate:
     return Estimate(value, max(value - margin, 0.0), min(value + margin, 1.0), spread)
 
 
+@cache
 def _quantile(confidence: float, freedom: float) -> float:
     """Margin in standard errors, by Student's t."""
     return float(student.ppf((1 + confidence) / 2, freedom))

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attacks.metrics.roc import check, roc, share_below
+from attacks.metrics.roc import Below, check, count_below, roc
 
 # A TPR at its target's own threshold is 1 to 7% too low with 2.5 or 3 false positives, and 36% with
 # 0.3, where a common threshold costs 8% if targets are alike.
@@ -47,12 +47,9 @@ def area(
 
     Source: DeLong et al. 1988, doi:10.2307/2531595.
     """
-    for row, inside in zip(scores, members, strict=True):
-        check(row, inside)
-    shares = torch.empty(scores.shape, dtype=torch.float64)
-    for row, inside, line in zip(scores, members, shares, strict=True):
-        line[inside] = share_below(row[~inside].sort().values, row[inside])
-        line[~inside] = 1 - share_below(row[inside].sort().values, row[~inside])
+    check(scores, members)
+    outside, inside = count_below(scores, (~members, members))
+    shares = torch.where(members, outside.shares, 1 - inside.shares)
     return Measured(_rates(shares, members)[0], _influence(shares, members, 1.0, 1.0))
 
 
@@ -84,9 +81,11 @@ def tail_rate(
     """
     fewest = fpr * int((~members).sum(1).min())
     own = len(scores) == 1 or fewest >= _FALSE_POSITIVES
-    accused = (_accuse_by_own if own else _accuse)(scores, members, fpr)
+    curve = (scores, members) if own else (scores.reshape(1, -1), members.reshape(1, -1))
+    (below,) = count_below(curve[0], [~curve[1]])
+    accused = below.exceed(fpr) if own else _accuse(scores, members, fpr)
     tpr, false = _rates(accused, members)
-    slope = _slope(scores, members, fpr, own)
+    slope = _slope(below, curve[1], fpr)
     influence = _influence(accused, members, 1.0, -slope)
     if own:  # its threshold was set by the same non-members
         return Measured(tpr, influence)
@@ -150,49 +149,26 @@ def _rates(
     return tpr, false
 
 
-def _accuse_by_own(
-    scores: Float[Tensor, "targets examples"], members: Bool[Tensor, "targets examples"], fpr: float
-) -> Float[Tensor, "targets examples"]:
-    """Probability with which each example is accused, at its target's own threshold."""
-    rows = zip(scores, members, strict=True)
-    return torch.stack([_exceed(row, row[~inside], fpr) for row, inside in rows])
-
-
 def _accuse(
     scores: Float[Tensor, "targets examples"], members: Bool[Tensor, "targets examples"], fpr: float
 ) -> Float[Tensor, "targets examples"]:
     """Probability with which each example is accused, at the other half's threshold."""
     half = len(scores) // 2
-    first, second = scores[:half], scores[half:]
-    known, others = first[~members[:half]], second[~members[half:]]
-    return torch.cat([_exceed(first, others, fpr), _exceed(second, known, fpr)])
+    accused = []
+    for tested, known in ((slice(half), slice(half, None)), (slice(half, None), slice(half))):
+        others = scores[known][~members[known]].sort().values
+        rows = scores[tested].contiguous()
+        lower, at_most = (torch.searchsorted(others, rows, right=right) for right in (False, True))
+        total = torch.tensor([[len(others)]])
+        accused.append(Below(lower, at_most - lower, total).exceed(fpr))
+    return torch.cat(accused)
 
 
-def _exceed(
-    scores: Float[Tensor, "*cells"], known: Float[Tensor, " non_members"], fpr: float
-) -> Float[Tensor, "*cells"]:
-    """Probability with which each score is above the threshold that known non-members set."""
-    known, scores = known.sort().values, scores.contiguous()
-    at_most = torch.searchsorted(known, scores, right=True)
-    tied = at_most - torch.searchsorted(known, scores)
-    above = len(known) - at_most
-    return ((fpr * (len(known) + 1) - above.double()) / (tied + 1)).clamp(0, 1)
-
-
-def _slope(
-    scores: Float[Tensor, "targets examples"],
-    members: Bool[Tensor, "targets examples"],
-    fpr: float,
-    own: bool,
-) -> float:
-    """Slope from half an FPR to twice of it, of the targets' mean ROC or of the joint one."""
-    if not own:
-        scores, members = scores.reshape(1, -1), members.reshape(1, -1)
-    levels = (
-        float(_rates(_accuse_by_own(scores, members, level), members)[0].mean())
-        for level in (2 * fpr, fpr / 2)
+def _slope(below: Below, members: Bool[Tensor, "targets examples"], fpr: float) -> float:
+    """Slope from half an FPR to twice of it, of the targets' mean ROC."""
+    more, less = (
+        float(_rates(below.exceed(level), members)[0].mean()) for level in (2 * fpr, fpr / 2)
     )
-    more, less = levels
     return (more - less) / (1.5 * fpr)
 
 
