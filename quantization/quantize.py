@@ -4,6 +4,7 @@ import copy
 import time
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -29,6 +30,7 @@ from quantization.reconstruct import FitUnit
 from quantization.rounding.adaround import Settings
 from quantization.rounding.gram import Layer
 from quantization.rounding.grid import Bits, find_grid
+from quantization.shared import Shared
 from quantization.task import Codes, LayerPlan, LayerRecord, Task, round_layers
 from quantization.trace import Trace
 from quantization.variant import UNQUANTIZED, Variant, check_count
@@ -43,6 +45,7 @@ def quantize_network(
     calibration: Calibration | None = None,
     patterns: Mapping[str, Bits] | None = None,
     loop: Settings | None = None,
+    shared: Shared | None = None,
 ) -> tuple[QuantizedNetwork, QuantizationRecord]:
     """Quantize every weight of convolutions, linear layers and attention in a copy of the network.
 
@@ -52,6 +55,7 @@ def quantize_network(
         calibration: the images that the variant looks at, if it does.
         patterns: bits of some layers, see `layer_bits`.
         loop: constants of the published loop instead of the paper's, for variants with `-paper`.
+        shared: what earlier variants of this network have left; without, the result is the same.
 
     Returns:
         The codes with everything else the network has, and a record.
@@ -60,11 +64,11 @@ def quantize_network(
         ValueError: see `layer_bits`; there are no images; the network does not call a layer, or its
             weights or inputs are not finite. The message names the layer.
     """
-    started = time.perf_counter()
+    started, shared = time.perf_counter(), shared or Shared()
     bits = layer_bits(network, variant, patterns)
     if variant.calibrates:
         check_count(variant, 0 if calibration is None else len(calibration.images))
-    work, weights, layers = quantize_copy(network, bits, variant, calibration, loop)
+    work, weights, layers = quantize_copy(network, bits, variant, calibration, shared, loop)
     seconds = time.perf_counter() - started
     record = QuantizationRecord(variant, variant.objective, layers, seconds)
     return _collect(network, work, weights, variant), record
@@ -76,6 +80,7 @@ def quantize_copy(
     bits: Mapping[str, Bits],
     variant: Variant,
     calibration: Calibration | None,
+    shared: Shared,
     loop: Settings | None = None,
     stand_in: FitUnit | None = None,
 ) -> tuple[nn.Module, dict[int, QuantizedWeight], list[LayerRecord]]:
@@ -88,14 +93,16 @@ def quantize_copy(
     with unfused():
         if calibration is None or not variant.calibrates:
             write_out(work)
-            return work, *_round(work, bits, variant)
+            return work, *_round(work, bits, variant, shared)
         write_out(work.float(), calibration.images[:2])
-        return work, *_fit(work, bits, variant, calibration, loop, stand_in)
+        return work, *_fit(work, bits, variant, calibration, loop, stand_in, shared)
 
 
-def _round(work: nn.Module, bits: Mapping[str, Bits], variant: Variant) -> Quantized:
+def _round(
+    work: nn.Module, bits: Mapping[str, Bits], variant: Variant, shared: Shared
+) -> Quantized:
     """Quantize the weights of `work` in place, each layer by its weights alone."""
-    plans = _make_plans(work, bits, variant, [])
+    plans = _make_plans(work, bits, variant, [], shared)
     rounding = cast(WithoutImages, variant.spec.solve).rounding
     codes, layers = round_layers(plans, rounding)
     return _write(work, bits, plans, codes), layers
@@ -108,6 +115,7 @@ def _fit(
     calibration: Calibration,
     loop: Settings | None,
     stand_in: FitUnit | None,
+    shared: Shared,
 ) -> Quantized:
     """Quantize the weights of `work` in place, and fold or re-estimate BatchNorm with images."""
     method, settings = variant.spec, variant.paper_settings
@@ -117,22 +125,28 @@ def _fit(
     if variant.folds:
         fold_batchnorm(work, calibration.images)
     if isinstance(method.solve, WithoutImages):
-        weights, layers = _round(work, bits, variant)
+        weights, layers = _round(work, bits, variant, shared)
     else:
         trace = _follow(work, bits, calibration.images)
-        plans = _make_plans(work, bits, variant, trace.layers)
+        plans = _make_plans(work, bits, variant, trace.layers, shared)
+        blocks = trace.blocks() if method.fits_blocks else []
+        equal = None if blocks else variant.layerwise
+        # sums that are made before any layer is solved are the same for all bits
+        seeded = variant.method if method.sums_first else equal or variant
         task = Task(
             trace,
             plans,
-            blocks=trace.blocks() if method.fits_blocks else [],
-            calibration=calibration,
-            seed=zlib.crc32(f"{calibration.seed} {variant}".encode()),  # whatever ran before
+            blocks,
+            calibration,
+            zlib.crc32(f"{calibration.seed} {seeded}".encode()),  # whatever ran before
+            shared,
             paper=variant.paper,
             loop=(loop or settings.loop) if settings is not None else None,
             fisher=variant.fisher,
             stand_in=stand_in,
         )
-        codes, layers = method.solve(task)
+        solve = partial(method.solve, task)
+        codes, layers = shared.once((equal, calibration.key), solve) if equal else solve()
         weights = _write(work, bits, plans, codes)
     if variant.estimates_bn:
         estimate_batchnorm(work, torch.cat(list(calibration.batches())))
@@ -170,7 +184,11 @@ def _follow(
 
 
 def _make_plans(
-    network: nn.Module, bits: Mapping[str, Bits], variant: Variant, called: Sequence[str]
+    network: nn.Module,
+    bits: Mapping[str, Bits],
+    variant: Variant,
+    called: Sequence[str],
+    shared: Shared,
 ) -> dict[str, LayerPlan]:
     """A plan for every layer to quantize, by name.
 
@@ -184,8 +202,10 @@ def _make_plans(
         if own_bits == UNQUANTIZED or id(weight) in plans:
             continue
         rows = weight.flatten(1).float()
+        how = own_bits, variant.is_symmetric(own_bits)
         try:
-            grid = find_grid(rows, own_bits, variant.is_symmetric(own_bits))
+            # folding changes the weights
+            grid = shared.once((key, *how, variant.folds), partial(find_grid, rows, *how))
         except ValueError as error:
             raise ValueError(f"`{key}`: {error}") from error
         layer = cast(Layer, network.get_submodule(name))
