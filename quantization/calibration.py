@@ -37,6 +37,11 @@ class Calibration(NamedTuple):
     seed: int
     rounds: int = 0
 
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What tells these images from another draw of the same data."""
+        return self.source, self.seed, self.rounds, self.indices.numpy().tobytes()
+
     def batches(self) -> Iterator[Images]:
         """The images once, or augmented anew in each round."""
         if not self.rounds:

@@ -42,7 +42,9 @@ def quantize_independently(task: Task, solve: Solve) -> Solution:
     Raises:
         DivergedError: a layer's inputs are not finite.
     """
-    plans, grams = task.plans, _collect_grams(task)
+    plans = task.plans
+    key = ("grams", *plans, task.paper, task.calibration.key)
+    grams = dict(task.shared.once(key, lambda: _collect_grams(task)))
     if task.stand_in is not None:  # solving takes long, and depends on no network
         return round_layers(plans, nearest)
     codes: dict[str, Codes] = {}

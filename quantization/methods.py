@@ -51,6 +51,8 @@ class Method(NamedTuple):
         options: suffixes, apart from `-paper`, that make a difference to it.
         paper: what `-paper` means; None if it means nothing.
         fits_blocks: whether it fits the network's blocks as a whole, instead of single layers.
+        layerwise: the method whose codes it has on a network without blocks, maybe itself, so that
+            they are found once; None if they are not shared.
         sums_first: whether images enter only through sums over all of them that are made before any
             layer is solved, so that the time of solving does not grow with the images.
         power: power of the number of columns to which a layer's time grows.
@@ -61,6 +63,7 @@ class Method(NamedTuple):
     options: frozenset[str] = frozenset({"bn"})
     paper: Paper | None = None
     fits_blocks: bool = False
+    layerwise: str | None = None
     sums_first: bool = False
     power: int = 2
 
@@ -106,6 +109,7 @@ METHODS: dict[str, Method] = {
             " regulariser that ends in up or down, by the published loop",
             loop=Settings(regularisation=1e-3),
         ),
+        layerwise="adaround",
     ),
     "brecq": Method(
         "squared error of each block's output behind its activation, by descent",
@@ -118,6 +122,7 @@ METHODS: dict[str, Method] = {
             implies=frozenset({"folded"}),
         ),
         fits_blocks=True,
+        layerwise="adaround",
     ),
     "obc": Method(
         "squared error of each layer's output, without activation, on full-precision inputs",

@@ -4,6 +4,7 @@ import copy
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -30,6 +31,7 @@ from quantization.reconstruct import FitUnit
 from quantization.rounding.adaround import Settings
 from quantization.rounding.gram import Layer
 from quantization.rounding.grid import Bits, find_grid, widest_ternary
+from quantization.shared import Shared
 from quantization.task import Codes, LayerPlan, LayerRecord, Solution, Task, round_layers
 from quantization.trace import Trace
 from quantization.variant import UNQUANTIZED, Variant, check_count
@@ -44,6 +46,7 @@ def quantize_network(
     calibration: Calibration | None = None,
     patterns: Mapping[str, Bits] | None = None,
     loop: Settings | None = None,
+    shared: Shared | None = None,
 ) -> tuple[QuantizedNetwork, QuantizationRecord]:
     """Quantize every weight of convolutions, linear layers and attention in a copy of the network.
 
@@ -53,6 +56,7 @@ def quantize_network(
         calibration: the images that the variant looks at, if it does.
         patterns: bits of some layers, see `layer_bits`.
         loop: constants of the published loop instead of the paper's, for variants with `-paper`.
+        shared: what earlier variants of this network have left; without, the result is the same.
 
     Returns:
         The codes with everything else the network has, and a record.
@@ -61,7 +65,7 @@ def quantize_network(
         ValueError: see `layer_bits`; there are no images; the network does not call a layer, or its
             weights or inputs are not finite. The message names the layer.
     """
-    started = time.perf_counter()
+    started, shared = time.perf_counter(), shared or Shared()
     if variant.calibrates:
         check_count(variant, 0 if calibration is None else len(calibration.images))
     if variant.engine and calibration is not None:  # None would have been refused
@@ -71,7 +75,7 @@ def quantize_network(
         record = QuantizationRecord(variant, variant.objective, [], seconds)
         return QuantizedNetwork(variant, {}, state), record
     bits = layer_bits(network, variant, patterns)
-    work, weights, layers = quantize_copy(network, bits, variant, calibration, loop)
+    work, weights, layers = quantize_copy(network, bits, variant, calibration, shared, loop)
     seconds = time.perf_counter() - started
     record = QuantizationRecord(variant, variant.objective, layers, seconds)
     return _collect(network, work, weights, variant), record
@@ -83,6 +87,7 @@ def quantize_copy(
     bits: Mapping[str, Bits],
     variant: Variant,
     calibration: Calibration | None,
+    shared: Shared,
     loop: Settings | None = None,
     stand_in: FitUnit | None = None,
 ) -> tuple[nn.Module, dict[int, QuantizedWeight], list[LayerRecord]]:
@@ -95,16 +100,16 @@ def quantize_copy(
     with unfused() as multiplied:
         if calibration is None or not variant.calibrates:
             write_out(work)
-            return work, *_round(work, bits, variant, stand_in is not None)
+            return work, *_round(work, bits, variant, shared, stand_in is not None)
         write_out(work.float(), calibration.images[:2])
-        return work, *_fit(work, bits, variant, calibration, loop, stand_in, multiplied)
+        return work, *_fit(work, bits, variant, calibration, loop, stand_in, shared, multiplied)
 
 
 def _round(
-    work: nn.Module, bits: Mapping[str, Bits], variant: Variant, rehearsal: bool
+    work: nn.Module, bits: Mapping[str, Bits], variant: Variant, shared: Shared, rehearsal: bool
 ) -> Quantized:
     """Quantize the weights of `work` in place, each layer by its weights alone."""
-    plans = _make_plans(work, bits, variant, [], rehearsal)
+    plans = _make_plans(work, bits, variant, [], shared, rehearsal)
     rounding = cast(WithoutImages, variant.spec.solve).rounding
     codes, layers = round_layers(plans, rounding)
     return _write(work, bits, plans, codes), layers
@@ -117,6 +122,7 @@ def _fit(
     calibration: Calibration,
     loop: Settings | None,
     stand_in: FitUnit | None,
+    shared: Shared,
     multiplied: list[Multiplied],
 ) -> Quantized:
     """Quantize the weights of `work` in place, and fold or re-estimate BatchNorm with images."""
@@ -127,22 +133,28 @@ def _fit(
     if variant.folds:
         fold_batchnorm(work, calibration.images)
     if isinstance(method.solve, WithoutImages):
-        weights, layers = _round(work, bits, variant, stand_in is not None)
+        weights, layers = _round(work, bits, variant, shared, stand_in is not None)
     else:
         trace = _follow(work, bits, calibration.images, multiplied)
-        plans = _make_plans(work, bits, variant, trace.layers, stand_in is not None)
+        plans = _make_plans(work, bits, variant, trace.layers, shared, stand_in is not None)
+        blocks = trace.blocks() if method.fits_blocks else []
+        equal = None if blocks else variant.layerwise
+        # sums that are made before any layer is solved are the same for all bits
+        seeded = variant.method if method.sums_first else equal or variant
         task = Task(
             trace,
             plans,
-            blocks=trace.blocks() if method.fits_blocks else [],
-            calibration=calibration,
-            seed=zlib.crc32(f"{calibration.seed} {variant}".encode()),  # whatever ran before
+            blocks,
+            calibration,
+            zlib.crc32(f"{calibration.seed} {seeded}".encode()),  # whatever ran before
+            shared,
             paper=variant.paper,
             loop=(loop or settings.loop) if settings is not None else None,
             fisher=variant.fisher,
             stand_in=stand_in,
         )
-        codes, layers = cast(Callable[[Task], Solution], method.solve)(task)
+        solve = partial(cast(Callable[[Task], Solution], method.solve), task)
+        codes, layers = shared.once((equal, calibration.key), solve) if equal else solve()
         weights = _write(work, bits, plans, codes)
     if variant.estimates_bn:
         estimate_batchnorm(work, torch.cat(list(calibration.batches())))
@@ -188,6 +200,7 @@ def _make_plans(
     bits: Mapping[str, Bits],
     variant: Variant,
     called: Sequence[str],
+    shared: Shared,
     rehearsal: bool,
 ) -> dict[str, LayerPlan]:
     """A plan for every layer to quantize, by name.
@@ -202,10 +215,13 @@ def _make_plans(
         if own_bits == UNQUANTIZED or id(weight) in plans:
             continue
         rows = weight.flatten(1).float()
+        how = own_bits, variant.is_symmetric(own_bits)
         try:
-            quick = rehearsal and not variant.own  # a user's own may be made for its bits alone
-            symmetric = variant.is_symmetric(own_bits)
-            grid = widest_ternary(rows) if quick else find_grid(rows, own_bits, symmetric)
+            if rehearsal and not variant.own:  # a user's own may be made for its bits alone
+                grid = widest_ternary(rows)
+            else:
+                # folding changes the weights
+                grid = shared.once((key, *how, variant.folds), partial(find_grid, rows, *how))
         except ValueError as error:
             raise ValueError(f"`{key}`: {error}") from error
         layer = cast(Layer, network.get_submodule(name))

@@ -16,6 +16,7 @@ from quantization.quantized_network import layer_bits
 from quantization.reconstruct import Unit
 from quantization.rounding.grid import Bits
 from quantization.rounding.nearest import nearest
+from quantization.shared import Shared
 from quantization.task import Fitted
 from quantization.variant import UNQUANTIZED, Variant
 
@@ -58,7 +59,7 @@ def check_network(
     if variant.estimates_bn or variant.folds:
         batchnorms(network)
     try:
-        quantize_copy(network, bits, variant, _few(images), stand_in=rehearse_unit)
+        quantize_copy(network, bits, variant, _few(images), Shared(), stand_in=rehearse_unit)
     except DivergedError as error:
         raise ValueError(
             f"`{variant}` cannot quantize {type(network).__name__}, which gives values that are not"

@@ -13,6 +13,7 @@ from quantization.rounding.adaround import Settings
 from quantization.rounding.gram import Layer
 from quantization.rounding.grid import Bits, Grid
 from quantization.rounding.nearest import nearest
+from quantization.shared import Shared
 from quantization.trace import Trace
 
 Codes = UInt8[Tensor, "rows columns"]
@@ -84,6 +85,7 @@ class Task(NamedTuple):
         blocks: names of the modules to fit as a whole.
         calibration: the images.
         seed: seed of everything random.
+        shared: what earlier variants of the network have left.
         paper: whether the settings of the paper are asked for.
         loop: constants of the published loop, if that is to run.
         fisher: whether to weight errors by the Fisher information.
@@ -95,6 +97,7 @@ class Task(NamedTuple):
     blocks: list[str]
     calibration: Calibration
     seed: int
+    shared: Shared
     paper: bool = False
     loop: Settings | None = None
     fisher: bool = False

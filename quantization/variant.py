@@ -1,7 +1,7 @@
 """The name of one quantized state of a network, parsed and printed here and nowhere else."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quantization.calibration import CalibrationSource
 from quantization.engine import WholeNetwork
@@ -179,6 +179,17 @@ class Variant:
     def calibrates(self) -> bool:
         """Whether it looks at images."""
         return self.spec.looks_at_images or self.estimates_bn
+
+    @property
+    def layerwise(self) -> "Variant | None":
+        """The variant with the same codes on a network without blocks; see `Method`.
+
+        The published loops differ in their regulariser, and `-fisher` weights errors.
+        """
+        method = self.spec.layerwise
+        if method is None or self.paper or self.fisher:
+            return None
+        return replace(self, method=method)
 
     @property
     def objective(self) -> str:

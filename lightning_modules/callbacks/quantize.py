@@ -19,6 +19,7 @@ from quantization.calibration import Calibration, DivergedError
 from quantization.quantize import quantize_network
 from quantization.quantized_network import QuantizedNetwork, layer_bits
 from quantization.rounding.grid import Bits
+from quantization.shared import Shared
 from quantization.variant import Variant, wanted
 from storage.files import write_text
 from storage.weights import save_quantized
@@ -63,6 +64,7 @@ def save_variant(
     variant: Variant,
     draw: Calibrate,
     patterns: Mapping[str, Bits],
+    shared: Shared,
 ) -> None:
     """Write one variant to `path`, and the record of its layers beside it, as JSON.
 
@@ -75,7 +77,7 @@ def save_variant(
         keys = state if variant.engine else layer_bits(network, variant, patterns)
         if not all(state[key].isfinite().all() for key in keys):
             raise DivergedError
-        quantized, record = quantize_network(network, variant, calibration, patterns)
+        quantized, record = quantize_network(network, variant, calibration, patterns, shared=shared)
     except DivergedError:
         save_quantized(path, QuantizedNetwork(variant, {}, state))
         return
@@ -120,10 +122,11 @@ class Quantize(Callback):
         draw = partial(calibrate, data, self.options, self.members, self.seed)
         network = pl_module.get_submodule("network")
         home = next(network.parameters()).device
+        shared = Shared()  # by the variants of this model, and freed after them
         network.to(trainer.strategy.root_device)  # Lightning has already moved it back to the CPU
         for name in share(trainer, self.variants):
             path = self.model_dir / f"{name}.safetensors"
             if name != FULL and not path.exists():
                 self.note(name)
-                save_variant(network, path, Variant.parse(name), draw, self.patterns)
+                save_variant(network, path, Variant.parse(name), draw, self.patterns, shared)
         network.to(home)

@@ -11,6 +11,7 @@ from quantization.methods import METHODS
 from quantization.quantize import quantize_network
 from quantization.rounding.grid import find_grid
 from quantization.rounding.obc import obc
+from quantization.shared import Shared
 from quantization.task import LayerPlan, Task
 from quantization.trace import Trace
 from quantization.variant import Variant
@@ -67,7 +68,7 @@ def test_hooks_are_removed_after_an_error(network, calibration):
     broken = calibration._replace(images=calibration.images * torch.nan)
     rows = network[0].weight.flatten(1)
     plan = LayerPlan(network[0], rows, find_grid(rows, 2, symmetric=False), 2)
-    task = Task(Trace(network, calibration.images[:2]), {"0": plan}, [], broken, seed=0)
+    task = Task(Trace(network, calibration.images[:2]), {"0": plan}, [], broken, 0, Shared())
     with pytest.raises(DivergedError, match="`0` is given values that are not finite"):
         quantize_independently(task, obc)
     assert not network[0]._forward_hooks

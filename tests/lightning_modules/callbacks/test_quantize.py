@@ -15,6 +15,7 @@ from lightning_modules.float32 import tf32
 from lightning_modules.options import CalibrationOptions
 from quantization.calibration import Calibration
 from quantization.quantize import quantize_network
+from quantization.shared import Shared
 from quantization.variant import Variant
 from storage.weights import load_weights
 
@@ -165,9 +166,9 @@ def test_quantization_is_true_float32_whatever_training_allowed(tmp_path, traine
     """TF32 changes nothing on a CPU, so the flags are read where a network is quantized."""
     seen, real = [], quantize_network
 
-    def spy(*arguments):
+    def spy(*arguments, **options):
         seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
-        return real(*arguments)
+        return real(*arguments, **options)
 
     monkeypatch.setattr("lightning_modules.callbacks.quantize.quantize_network", spy)
     with tf32(True):
@@ -192,7 +193,7 @@ def test_a_network_that_diverged_is_written_as_it_is(tmp_path, name, layer, fact
     with torch.no_grad():
         network.get_submodule(layer).weight.mul_(factor)
     path = tmp_path / f"{name}.safetensors"
-    save_variant(network, path, Variant.parse(name), draw, {})
+    save_variant(network, path, Variant.parse(name), draw, {}, Shared())
     state, saved = network.state_dict(), load_weights(path)
     assert all(torch.equal(state[key], saved[key]) or state[key].isnan().any() for key in state)
     assert not path.with_suffix(".json").exists()
@@ -242,7 +243,7 @@ def test_the_record_is_there_before_the_weights(tmp_path, monkeypatch):
         lambda path, quantized: written.append(path.with_suffix(".json").exists()),
     )
     path = tmp_path / "model" / "adaround-w2.safetensors"
-    save_variant(Module().network.eval(), path, Variant.parse("adaround-w2"), draw, {})
+    save_variant(Module().network.eval(), path, Variant.parse("adaround-w2"), draw, {}, Shared())
     assert written == [True]
     record = json.loads(path.with_suffix(".json").read_text())
     assert [layer["name"] for layer in record["layers"]] == ["body.0", "head"]
