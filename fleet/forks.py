@@ -28,8 +28,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def can_fork(fleet: FleetOptions, kind: Literal["CPU", "GPU"]) -> bool:
     """Whether several models at once can be trained in processes that are forked from this one.
 
-    A process that has used a GPU cannot be forked, nor can one on macOS, whose libraries start
-    threads of their own; Windows has no fork. Ray serves there, and on clusters.
+    A process that has used a GPU cannot be forked, nor one beside a GPU, where the backward pass of
+    the rehearsal starts a thread per GPU, nor one on macOS, whose libraries start threads of their
+    own; Windows has no fork. Ray serves there, and on clusters.
 
     Args:
         fleet: number of workers, each one's share of a GPU, and a cluster's address.
@@ -37,8 +38,7 @@ def can_fork(fleet: FleetOptions, kind: Literal["CPU", "GPU"]) -> bool:
     """
     local = fleet.apart and fleet.address is None and not fleet.gpus_per_model
     forks = hasattr(os, "fork") and sys.platform != "darwin"
-    used: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    return local and forks and kind == "CPU" and not used
+    return local and forks and kind == "CPU" and not torch.cuda.is_available()
 
 
 class Forks:

@@ -46,7 +46,7 @@ def rehearse_fit(
         ValueError: batches are too small, the network cannot be trained, or SGD refuses an option.
     """
     sizes = [size for count in counts for size in data.batch_sizes(count, devices.processes)]
-    stand_in = devices.kind == "GPU" and (fleet.by_ray or devices.processes > 1)
+    stand_in = devices.kind == "GPU" and (fleet.apart or devices.processes > 1)
     most = STAND_IN if stand_in else max(sizes)
     shares = ceil(max(sizes) / devices.processes), min(sizes) // devices.processes
     shares = min(most, shares[0]), min(most, shares[1])

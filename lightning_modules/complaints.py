@@ -10,8 +10,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from storage import files
+
 # Not shown as a place, because a user cannot change them: torch, our own files, Python's library.
-HIDDEN = tuple(Path(file).parent for file in (torch.__file__, __file__, traceback.__file__))
+HIDDEN = tuple(
+    Path(file).parent for file in (torch.__file__, __file__, files.__file__, traceback.__file__)
+)
 
 SIZES = "Fit its sizes to the data by `--model.network_args`, or the images by `--data.image_size`."
 WAYS_OUT = {
@@ -23,6 +27,7 @@ WAYS_OUT = {
     "computed tensor as an attribute.",
     r"(cannot|can't|could not) (be )?(pickle|copy|deepcopy)": "Quantizers and signals need copies: "
     "keep no file, lock or generator as an attribute, or define `__deepcopy__`.",
+    r"no attribute 'cpu'": "Its `state_dict` must hold tensors alone: leave out `get_extra_state`.",
     r"more than 1 (value per channel|spatial element)": "Normalisation sees a single value per "
     "channel there: raise `--data.batch_size`, take larger images, or leave out that layer.",
     r"does not require grad": "The loss must depend on weights that train: look for "
@@ -52,7 +57,7 @@ def complain(network: nn.Module, step: str, error: Exception, place: str = "") -
     layer, running = _locate(network, error)
     where = ", ".join(part for part in (layer, place or running) if part)
     line = (str(error).strip().splitlines() or ["no message"])[0]
-    line = line.partition(" Hint: ")[0].rstrip(".")
+    line = line.partition(" Hint: ")[0].partition(".  ")[0].rstrip(".")
     way = next((way for key, way in WAYS_OUT.items() if re.search(key, line, re.IGNORECASE)), "")
     return (
         f"{type(network).__name__} fails {step}{f', at {where}' if where else ''}: "

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
+from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
@@ -19,6 +20,7 @@ from datamodules.batches import Batch
 from lightning_modules.classifier import Classifier
 from lightning_modules.complaints import complain, find_forward
 from lightning_modules.logits import OutputError
+from storage.files import serialise
 
 
 def rehearse(classifier: Classifier, batches: Sequence[Batch], trainer: Trainer) -> list[str]:
@@ -56,7 +58,7 @@ def check_unused(unused: Sequence[str], processes: int, strategy: str) -> list[s
             f"The loss does not depend on {names}, whose gradients {processes} processes would wait"
             " for. Pass `--trainer.strategy ddp_find_unused_parameters_true`, or leave them out."
         )
-    return [f"Note: training leaves {names} as drawn, because the loss does not depend on it."]
+    return [f"Note: training leaves {names} as drawn, because the loss does not depend on that."]
 
 
 class _Rehearsal:
@@ -73,6 +75,8 @@ class _Rehearsal:
         first = batches[0].images[:2].to(self.device)
         with self._step(self.network, "when it is copied"):
             audited = copy.deepcopy(self.network).to(self.device).float()
+        with self._step(self.network, "when its weights are saved and read"):
+            audited.load_state_dict(load(serialise(audited.state_dict())))
         self._evaluate(audited, first)
         trained = copy.deepcopy(self.network).to(self.device)
         trained = self.precision.convert_module(trained)

@@ -64,7 +64,7 @@ def test_forks_are_for_the_cpus_of_one_machine(options, kind, forks, monkeypatch
     with monkeypatch.context() as patch:
         patch.delattr(os, "fork")  # as on Windows
         assert not can_fork(FleetOptions(**options), kind)
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert not can_fork(FleetOptions(**options), kind)
 
 

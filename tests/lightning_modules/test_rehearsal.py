@@ -144,6 +144,14 @@ class Frozen(Own):
         self.requires_grad_(False)
 
 
+class Extra(Own):
+    def get_extra_state(self):
+        return {"version": 3}
+
+    def set_extra_state(self, state):
+        pass
+
+
 class NoTraining(Own):
     def forward(self, images):
         return (super().forward(images), images) if self.training else super().forward(images)
@@ -171,6 +179,7 @@ LINES = {
     TwoInputs: "TypeError: .*argument: 'mask'. BitLeak calls it with one tensor of images",
     Keeper: "in a training step on 4 images.*: Inference tensors .* keep a buffer",
     Locked: r"when it is copied: TypeError: cannot pickle '_thread.lock' object..* no file, ",
+    Extra: r"when its weights are saved and read: .* no attribute 'cpu'. Its `state_dict`",
     Half: "in a training step on 5 images, at `first.1` .*Build the network in float32",
     Frozen: "must have parameters that train, got 4 with `requires_grad` off",
     nn.Flatten: "must have parameters that train, got none",

@@ -2,9 +2,10 @@
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Perceptron(nn.Module):
@@ -64,3 +65,34 @@ class Small(nn.Sequential):
         pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         head = nn.Linear(width, num_classes)
         super().__init__(stem, nn.BatchNorm2d(width), nn.ReLU(), Residual(width), pool, head)
+
+
+class Outputs(NamedTuple):
+    """As torchvision's networks with auxiliary heads return."""
+
+    logits: Tensor
+    aux_logits: Tensor
+
+
+class Auxiliary(Perceptron):
+    """Returns the logits of a second head while it trains."""
+
+    def forward(self, images):
+        logits = super().forward(images)
+        return Outputs(logits, logits) if self.training else logits
+
+
+class InADictionary(Perceptron):
+    """The same network, which returns its logits as Hugging Face's do."""
+
+    def forward(self, images):
+        return {"logits": super().forward(images), "hidden_states": (images,)}
+
+
+class InPlace(Small):
+    """Changes what its backward pass needs."""
+
+    def forward(self, images):
+        scores = super().forward(images).sigmoid()
+        scores *= 2
+        return scores
