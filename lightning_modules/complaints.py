@@ -27,7 +27,8 @@ WAYS_OUT = {
     "computed tensor as an attribute.",
     r"(cannot|can't|could not) (be )?(pickle|copy|deepcopy)": "Quantizers and signals need copies: "
     "keep no file, lock or generator as an attribute, or define `__deepcopy__`.",
-    r"no attribute 'cpu'": "Its `state_dict` must hold tensors alone: leave out `get_extra_state`.",
+    r"memory format|sparse": "Its parameters and buffers must be dense; a buffer with "
+    "`persistent=False` is not saved.",
     r"more than 1 (value per channel|spatial element)": "Normalisation sees a single value per "
     "channel there: raise `--data.batch_size`, take larger images, or leave out that layer.",
     r"does not require grad": "The loss must depend on weights that train: look for "

@@ -75,8 +75,7 @@ class _Rehearsal:
         first = batches[0].images[:2].to(self.device)
         with self._step(self.network, "when it is copied"):
             audited = copy.deepcopy(self.network).to(self.device).float()
-        with self._step(self.network, "when its weights are saved and read"):
-            audited.load_state_dict(load(serialise(audited.state_dict())))
+        self._save(audited)
         self._evaluate(audited, first)
         trained = copy.deepcopy(self.network).to(self.device)
         trained = self.precision.convert_module(trained)
@@ -98,6 +97,17 @@ class _Rehearsal:
                 f"{self.name} must have parameters that train{frozen}. Take a network with weights,"
                 " and freeze only some of them."
             )
+
+    def _save(self, network: nn.Module) -> None:
+        state = network.state_dict()
+        others = [key for key, value in state.items() if not isinstance(value, Tensor)]
+        if others:
+            raise ValueError(
+                f"{self.name} must have a `state_dict` of tensors alone, got others as "
+                f"{', '.join(others)}. Leave out `get_extra_state`, or let it return a tensor."
+            )
+        with self._step(network, "when its weights are saved and read"):
+            network.load_state_dict(load(serialise(state)))
 
     @torch.inference_mode()
     def _evaluate(self, network: nn.Module, images: Tensor) -> None:

@@ -152,6 +152,12 @@ class Extra(Own):
         pass
 
 
+class Sparse(Own):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("graph", torch.eye(3).to_sparse())
+
+
 class NoTraining(Own):
     def forward(self, images):
         return (super().forward(images), images) if self.training else super().forward(images)
@@ -179,7 +185,8 @@ LINES = {
     TwoInputs: "TypeError: .*argument: 'mask'. BitLeak calls it with one tensor of images",
     Keeper: "in a training step on 4 images.*: Inference tensors .* keep a buffer",
     Locked: r"when it is copied: TypeError: cannot pickle '_thread.lock' object..* no file, ",
-    Extra: r"when its weights are saved and read: .* no attribute 'cpu'. Its `state_dict`",
+    Extra: "must have a `state_dict` of tensors alone, got others as _extra_state. Leave",
+    Sparse: "when its weights are saved and read.* Its parameters and buffers must be dense",
     Half: "in a training step on 5 images, at `first.1` .*Build the network in float32",
     Frozen: "must have parameters that train, got 4 with `requires_grad` off",
     nn.Flatten: "must have parameters that train, got none",
