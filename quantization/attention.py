@@ -32,15 +32,15 @@ def unfused() -> Iterator[list["Multiplied"]]:
 
     def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         layer = next((layer for layer in layers if layer.weight is weight), None)
-        return LINEAR(input, weight, bias) if layer is None else layer.with_bias(input, bias)
+        return before(input, weight, bias) if layer is None else layer.with_bias(input, bias)
 
-    fused = torch.backends.mha.get_fastpath_enabled()
+    before, fused = functional.linear, torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     functional.linear = linear
     try:
         yield layers
     finally:
-        functional.linear = LINEAR
+        functional.linear = before
         torch.backends.mha.set_fastpath_enabled(fused)
 
 

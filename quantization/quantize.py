@@ -135,7 +135,7 @@ def _fit(
     if isinstance(method.solve, WithoutImages):
         weights, layers = _round(work, bits, variant, shared, stand_in is not None)
     else:
-        trace = _follow(work, bits, calibration.images, multiplied)
+        trace = follow(work, bits, calibration.images, multiplied)
         plans = _make_plans(work, bits, variant, trace.layers, shared, stand_in is not None)
         blocks = trace.blocks() if method.fits_blocks else []
         equal = None if blocks else variant.layerwise
@@ -161,7 +161,7 @@ def _fit(
     return weights, layers
 
 
-def _follow(
+def follow(
     network: nn.Module,
     bits: Mapping[str, Bits],
     images: Float[Tensor, "images channels ..."],

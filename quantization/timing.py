@@ -7,14 +7,14 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from quantization.attention import unfused, write_out
 from quantization.calibration import Calibration
 from quantization.engine import estimate_engine
 from quantization.fit import REFINED
-from quantization.quantize import quantize_network
+from quantization.quantize import follow, quantize_network
 from quantization.quantized_network import QuantizationRecord, layer_bits, layer_name
 from quantization.rounding.adaround import Settings
 from quantization.rounding.grid import Bits
-from quantization.trace import Trace
 from quantization.variant import UNQUANTIZED, Variant
 
 TRIAL_IMAGES = 64
@@ -142,9 +142,12 @@ def _choose(shapes: Shapes) -> set[str]:
 
 def _gram_work(network: nn.Module, images: Tensor, shapes: Shapes) -> dict[str, float]:
     """Places times columns^2 of each layer that the network calls."""
-    calls = Trace(copy.deepcopy(network).eval(), images[:2]).calls
+    work = copy.deepcopy(network).eval()
+    with unfused() as multiplied:
+        write_out(work, images[:2])
+        calls = follow(work, {}, images, multiplied).calls
     return {
-        call.name: float(prod(call.shape[2:]) * shapes[call.name][1] ** 2)
+        call.name: float(prod(call.shape[1:]) // shapes[call.name][0] * shapes[call.name][1] ** 2)
         for call in calls
         if call.name in shapes
     }

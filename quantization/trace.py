@@ -102,25 +102,29 @@ class Trace(TorchFunctionMode):
 
     def multiplied(self) -> list[nn.Linear]:
         """Linear layers whose weights the network passes to `functional.linear` itself."""
-        weights = {
-            id(o.args[1]) for o in self.operations if o.function is LINEAR and len(o.args) > 1
-        }
-        uncalled = (m for name, m in self.modules.items() if name not in self._entered)
         return [
-            m for m in uncalled if type(m).forward is nn.Linear.forward and id(m.weight) in weights
+            module
+            for name, module in self.modules.items()
+            if type(module).forward is nn.Linear.forward and name not in self._entered
+            if any(use.function is LINEAR for use in self._uses(module.weight))
         ]
 
     def why_not_called(self, name: str) -> str:
         """What the network does with a layer that is not among `layers`, in a phrase."""
         if name in self._entered:
             return "not called with one tensor alone"
-        weight = id(self.network.get_submodule(name).weight)
-        uses = (o for o in self.operations if any(weight == value[0] for value in o.inputs))
-        if (use := next(uses, None)) is None:
+        if (use := next(self._uses(self.network.get_submodule(name).weight), None)) is None:
             return "not called"
         function = getattr(use.function, "__name__", str(use.function))
         owner = type(self.modules[use.owner]).__name__
         return f"not called: {owner} itself passes the weight to `{function}`"
+
+    def _uses(self, weight: object) -> Iterator[Operation]:
+        """Operations on a weight by modules that are no layers, which have weights of their own."""
+        for operation in self.operations:
+            own = isinstance(self.modules[operation.owner], LAYERS)
+            if not own and any(id(weight) == value[0] for value in operation.inputs):
+                yield operation
 
     def tail(self, layer: str) -> list[Operation]:
         """The BatchNorm and the activation, or either, that alone use a layer's output.

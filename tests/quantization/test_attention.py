@@ -262,6 +262,10 @@ def test_the_fused_path_is_off_inside_and_as_before_outside():
     for before in (False, True):
         torch.backends.mha.set_fastpath_enabled(before)
         with unfused():
+            inside = functional.linear
+            with unfused():
+                assert not torch.backends.mha.get_fastpath_enabled()
+            assert functional.linear is inside
             assert not torch.backends.mha.get_fastpath_enabled()
         assert torch.backends.mha.get_fastpath_enabled() is before
 

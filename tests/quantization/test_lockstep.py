@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lightning_modules.networks import PreActivationBlock, resnet8, wide_resnet28_2
+from lightning_modules.architectures import PreActivationBlock, resnet8, wide_resnet28_2
 from quantization import lockstep as lockstep_module
 from quantization.lockstep import lockstep
 

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from lightning_modules.networks import build_network
 from quantization import timing
@@ -116,3 +117,27 @@ def test_every_kind_of_method_can_be_tried(name, calibration):
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     assert 0 < estimate_seconds(network, Variant.parse(name), calibration) < 3600
     assert all(torch.equal(network.state_dict()[key], before[key]) for key in before)
+
+
+class Tokens(nn.Module):
+    """Attention, and a layer whose weight is passed to a function, on the rows of an image."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.attention = nn.BatchNorm2d(3), nn.MultiheadAttention(8, 2, batch_first=True)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, images):
+        tokens = self.norm(images).unflatten(3, (-1, 8)).flatten(1, 3)
+        tokens = self.attention(tokens, tokens, tokens)[0]
+        return nn.functional.linear(tokens, self.fc.weight).mean(1)
+
+
+def test_the_work_of_layers_that_a_network_does_not_call(calibration):
+    """Places times columns^2: each of 24 tokens of 8 numbers is multiplied once per layer."""
+    images = calibration.images
+    shapes = {"attention.in_proj": (24, 8), "attention.out_proj": (8, 8), "fc": (5, 8)}
+    assert timing._shapes(Tokens(), Variant.parse("obc-w2"), {}) == shapes
+    work = timing._gram_work(Tokens(), images, shapes)
+    assert work == dict.fromkeys(shapes, 24 * 8**2)
+    assert 0 < estimate_seconds(Tokens(), Variant.parse("obc-w2-paper"), calibration) < 3600
