@@ -12,6 +12,7 @@ answer_help(make_parser, "audit.py", "bitleak-audit")  # before imports that tak
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jsonargparse import Namespace
@@ -21,6 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from attacks.choice import choose_attacks
 from attacks.evaluate import evaluate
+from attacks.game import Game
 from attacks.own import register
 from attacks.rmia import make_options
 from attacks.rmia_tuning import tune
@@ -91,16 +93,8 @@ def audit(config: Namespace, console: Console) -> None:
     asked = config.attacks and [own.get(name, name) for name in config.attacks]
     choice = choose_attacks(asked, evidence.game)
     evidence = restrict(evidence, choice)
-    with console.status("Attacking") as status:
-        game = tune(evidence.game, choice.attacks)
-        best = Strongest(game)
-        for variant in game.variants:
-            status.update(f"Attacking {escape(variant)}")
-            best.add(evaluate(game, variant, choice.attacks))
-        status.update("Comparing")
-        findings = find(game, best)
-
-    evidence = evidence._replace(game=game)
+    best, findings = attack(evidence.game, choice.attacks, console)
+    evidence = evidence._replace(game=best.game)
     results, images = make_results(evidence, best, findings, inputs), evidence.images
     with console.status("Drawing"):
         drawings = illustrate(results, findings, images.pictures if images else None)
@@ -115,6 +109,20 @@ def audit(config: Namespace, console: Console) -> None:
         figures = {name: drawing.figure for name, drawing in drawings.items()}
         if url := publish(config.run_dir, config.wandb, results, figures):
             console.print(escape(f"View: {url}"))
+
+
+def attack(
+    game: Game, attacks: Sequence[str], console: Console
+) -> tuple[Strongest, dict[str, Any]]:
+    """Attack every variant, and find what follows from the scores."""
+    with console.status("Attacking") as status:
+        game = tune(game, attacks)
+        best = Strongest(game)
+        for variant in game.variants:
+            status.update(f"Attacking {escape(variant)}")
+            best.add(evaluate(game, variant, attacks))
+        status.update("Comparing")
+        return best, find(game, best)
 
 
 def show(results: Results, console: Console) -> None:
