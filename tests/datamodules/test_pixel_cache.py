@@ -197,8 +197,11 @@ def test_another_process_is_sent_the_path(root, tmp_path, decodings):
 
 
 def test_a_machine_without_the_file_decodes_its_own_images(root, tmp_path, monkeypatch):
-    data = read(root, cache=tmp_path / "cache", pool_size=10)
+    """In another working directory."""
+    monkeypatch.chdir(tmp_path)
+    data = read(root.relative_to(tmp_path), cache=Path("cache"), pool_size=10)
     sent, expected = pickle.dumps(data), data.fingerprint()
+    monkeypatch.chdir("/")
     for path in (tmp_path / "cache").iterdir():
         path.unlink()
     there = pickle.loads(sent)
