@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
+from math import prod
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from datamodules.pixel_cache import MappedPixels
 from datamodules.views import normalise
 
-BLOCK = 4096  # examples that are read at once where all are
+BLOCK = 2**25  # bytes that are read at once where all are
 
 
 class Images:
@@ -88,8 +89,10 @@ class Images:
         return self.take(order[:size].sort().values), self.take(order[size:].sort().values)
 
     def blocks(self) -> Iterator[Shaped[Tensor, "block ..."]]:
-        """All examples in order, a few thousand at a time."""
-        for rows in torch.split(torch.arange(self.shape[0]), BLOCK):
+        """All examples in order, block by block."""
+        count, *shape = self.shape
+        step = max(1, BLOCK // (self._all.element_size() * prod(shape)))
+        for rows in torch.split(torch.arange(count), step):
             yield self._all[rows[0] : rows[-1] + 1] if self.rows is None else self.take(rows).images
 
     def to(self, device: torch.device) -> "Images":

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from attacks.quantile import make_features
 from datamodules import ImageFolder, pixel_cache
 from datamodules.decode import Decoding, Form
 from datamodules.images import Images
@@ -213,6 +214,26 @@ def test_a_machine_without_the_file_decodes_its_own_images(root, tmp_path, monke
         ValueError, match=r"holds other images on .* than where the fleet was start"
     ):
         pickle.loads(sent)
+
+
+def test_an_audit_reads_a_mapped_pool_as_one_in_memory(root, tmp_path, monkeypatch):
+    """Pictures of the gallery, and the features of an attack, in blocks of a few images."""
+    mapped, held = read(root, cache=tmp_path / "cache"), in_memory(root, monkeypatch)
+    chosen = torch.tensor([7, 0, 31])
+    assert torch.equal(mapped.pool.pictures(chosen), held.pool.images[chosen])
+    expected = make_features(*held.pool, *held.test)
+    monkeypatch.setattr("datamodules.splits.BLOCK", 1000)
+    assert len([*mapped.levels(mapped.pool)]) == 7
+    splits = mapped.pool, mapped.test
+    parts = [part for split in splits for part in (mapped.levels(split), split.labels)]
+    for ours, theirs in zip(make_features(*parts), expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_blocks_of_files_change_nothing(root, tmp_path, monkeypatch):
+    whole = read(root, cache=tmp_path / "one").fingerprint()
+    monkeypatch.setattr("datamodules.decode.BLOCK", 1000)
+    assert read(root, cache=tmp_path / "many").fingerprint() == whole
 
 
 def test_nothing_is_copied_into_memory(tmp_path):
