@@ -43,7 +43,9 @@ class Images:
     @property
     def images(self) -> Shaped[Tensor, "examples ..."]:
         """All examples; copied into memory if they are a choice of a file's rows."""
-        return self._all if self.rows is None else self._all.index_select(0, self.rows)
+        if self.mapped is None or self.rows is None:
+            return self._all
+        return self.mapped.take(self.rows)
 
     @property
     def shape(self) -> torch.Size:
@@ -168,7 +170,7 @@ def describe_splits(pool: Images, held_out: Images, test: Images, num_classes: i
     """Say how many examples of which shape there are, and in which split."""
     counts = [len(split.labels) for split in (pool, held_out, test)]
     channels, *sides = pool.shape[1:]
-    noun = "images" if sides else "examples"
+    noun = "images" if pool.pictures else "examples"
     shape = f"{'x'.join(map(str, sides))}, {channels} channel{'s' if channels > 1 else ''}"
     return (
         f"Read {sum(counts):,} {noun} of {num_classes} classes "

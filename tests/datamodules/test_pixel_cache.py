@@ -1,10 +1,12 @@
 """Decoded images in a file: made once, whole, shared, and the same as in memory."""
 
 import json
+import mmap
 import multiprocessing
 import os
 import pickle
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -228,6 +230,24 @@ def test_an_audit_reads_a_mapped_pool_as_one_in_memory(root, tmp_path, monkeypat
     parts = [part for split in splits for part in (mapped.levels(split), split.labels)]
     for ours, theirs in zip(make_features(*parts), expected, strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_images_of_a_file_larger_than_memory_are_announced(root, tmp_path, monkeypatch):
+    data = read(root, cache=tmp_path / "cache")
+    stored, rows = data.pool.mapped, torch.tensor([39, 0, 17])
+    expected = stored.take(rows)
+    assert torch.equal(expected, stored.pixels[rows])
+    monkeypatch.setattr(pixel_cache, "_memory", lambda: 10_000)
+    assert torch.equal(stored.take(rows), expected)
+    announced = []
+    monkeypatch.setattr(stored, "_map", Mock(madvise=lambda *given: announced.append(given)))
+    stored.take(rows)
+    content = stored.path.read_bytes()
+    for (advice, start, length), image in zip(announced, expected, strict=True):
+        assert (advice, start % mmap.PAGESIZE) == (mmap.MADV_WILLNEED, 0)
+        told = content[start : start + length]
+        assert told.endswith(image.numpy().tobytes())
+        assert len(told) - image.numel() < mmap.PAGESIZE
 
 
 def test_blocks_of_files_change_nothing(root, tmp_path, monkeypatch):
