@@ -7,7 +7,7 @@ the audited network itself computes.
 """
 
 from collections.abc import Iterable, Iterator
-from math import ceil
+from math import ceil, prod
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 FEWEST = 20  # known non-members
-_SLICE = 2048  # examples; their pixels take 50 MB for CIFAR
+_SLICE = 2**23  # pixels, in float64 64 MB
 _FITTED = 20_000  # examples that define the components; their pixels take 1 GB for 64x64 colour
 _LOG_GAUSS = -0.6351814227307392  # E log |z| of a standard normal z: -(Euler's gamma + log 2) / 2
 _PENALTY = 10.0  # of squared weights, on standardized features
@@ -213,6 +213,6 @@ def _slices(images: Examples) -> Iterator[tuple[int, Tensor]]:
     """The examples a few at a time, each slice with the position of its first."""
     position = 0
     for block in [images] if isinstance(images, Tensor) else images:
-        for batch in torch.split(block, _SLICE):
+        for batch in torch.split(block, max(1, _SLICE // prod(block.shape[1:]))):
             yield position, batch
             position += len(batch)

@@ -15,7 +15,7 @@ from torch import Tensor
 from datamodules.class_folders import show_path
 
 NAMED = 10  # most damaged files that an error names
-BLOCK = 1024  # images that are in memory at once
+BLOCK = 2**25  # bytes of images that are decoded at once
 COLOURS = {"RGB", "RGBA", "RGBX", "P", "PA"}  # modes that hold colours as they are shown
 GRAYS = {"L", "LA", "La", "1"}
 
@@ -82,8 +82,9 @@ class Decoding:
         self._converted, failures = Counter[str](), dict[str, str]()
         _, channels, size, _ = self.shape
         with ThreadPoolExecutor() as threads:  # Pillow decodes and scales without Python's lock
-            for start in range(0, len(self.files), BLOCK):
-                names = self.files[start : start + BLOCK]
+            step = max(1, BLOCK // (channels * size * size))
+            for start in range(0, len(self.files), step):
+                names = self.files[start : start + step]
                 pixels = np.empty((len(names), size, size, channels), np.uint8)
                 for name, outcome in zip(names, threads.map(self._try, names, pixels), strict=True):
                     if isinstance(outcome, str):

@@ -54,7 +54,7 @@ class ImageFolder(ImageDataModule):
             raise ValueError(f"`test_fraction` must be between 0 and 1, got {test_fraction}.")
         check_background(background)
         self.form, self.test_fraction = Form(image_size, channels, background), test_fraction
-        self.cache = (cache or default_folder()).expanduser()
+        self.cache = (cache or default_folder()).expanduser().absolute()
 
     def read(self) -> tuple[Images, Images]:
         """Read both splits, and take the scaling from the training split.

@@ -69,6 +69,10 @@ class ImageDataModule(InOrder, ABC):
         self.flip, self.crop = flip, crop
         self.notes: list[str] = []  # sentences on how the data was read
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave for another process, which may run in another folder."""
+        return {**self.__dict__, "root": self.root.absolute()}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Arrive in another process, which maps the same file or reads the data again."""
         self.__dict__.update(state)

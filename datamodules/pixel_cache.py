@@ -6,6 +6,8 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from math import prod
+from mmap import ACCESS_READ, MADV_WILLNEED, PAGESIZE, mmap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +15,7 @@ import numpy as np
 import PIL
 import torch
 from filelock import FileLock
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from datamodules.decode import Decoding, Facts, Form, in_memory
@@ -36,10 +38,29 @@ class MappedPixels:
     @cached_property
     def pixels(self) -> UInt8[Tensor, "stored channels height width"]:
         """The images; reading them is what brings them into memory."""
-        array = np.load(self.path, mmap_mode="r")
+        with self.path.open("rb") as file:
+            np.lib.format.read_magic(file)
+            shape, _, _ = np.lib.format.read_array_header_1_0(file)
+            self._start = file.tell()
+            self._map = mmap(file.fileno(), 0, access=ACCESS_READ)
+        array = np.frombuffer(self._map, np.uint8, prod(shape), self._start)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*not writable.*")  # nothing writes to it
-            return torch.from_numpy(array)
+            return torch.from_numpy(array.reshape(shape))
+
+    def take(self, rows: Int64[Tensor, " chosen"]) -> UInt8[Tensor, "chosen channels height width"]:
+        """Copy some images into memory.
+
+        Where memory cannot hold the file, its system is told which of them come next: of images of
+        12 kB at random it otherwise read 736 MB instead of 82 MB, at a half of the speed.
+        """
+        pixels = self.pixels
+        if pixels.nbytes > _memory() / 2:
+            size = pixels[0].numel()
+            for first in (self._start + size * rows).tolist():
+                page = first - first % PAGESIZE
+                self._map.madvise(MADV_WILLNEED, page, first + size - page)
+        return pixels.index_select(0, rows)
 
     def __getstate__(self) -> dict[str, object]:
         return {"path": self.path, "digest": self.digest}
@@ -119,8 +140,8 @@ def obtain_pixels(folder: Path, key: str, decoding: Decoding) -> Decoded:
 
 def _hold(folder: Path, decoding: Decoding, error: Exception) -> Decoded:
     """Decode into memory, if there is enough of it."""
-    needed, present = int(np.prod(decoding.shape)), _memory()
-    if needed > present / 2:
+    needed = prod(decoding.shape)
+    if needed > _memory() / 2:
         raise OSError(
             f"Cannot keep {needed / 1e9:.1f} GB of decoded images in {folder} ({error}). Point "
             "`--data.cache` at a folder with enough room."

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
+from math import prod
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from datamodules.pixel_cache import MappedPixels
 from datamodules.views import normalise
 
-BLOCK = 4096  # examples that are read at once where all are
+BLOCK = 2**25  # bytes that are read at once where all are
 
 
 class Images:
@@ -42,7 +43,9 @@ class Images:
     @property
     def images(self) -> Shaped[Tensor, "examples ..."]:
         """All examples; copied into memory if they are a choice of a file's rows."""
-        return self._all if self.rows is None else self._all.index_select(0, self.rows)
+        if self.mapped is None or self.rows is None:
+            return self._all
+        return self.mapped.take(self.rows)
 
     @property
     def shape(self) -> torch.Size:
@@ -88,8 +91,10 @@ class Images:
         return self.take(order[:size].sort().values), self.take(order[size:].sort().values)
 
     def blocks(self) -> Iterator[Shaped[Tensor, "block ..."]]:
-        """All examples in order, a few thousand at a time."""
-        for rows in torch.split(torch.arange(self.shape[0]), BLOCK):
+        """All examples in order, block by block."""
+        count, *shape = self.shape
+        step = max(1, BLOCK // (self._all.element_size() * prod(shape)))
+        for rows in torch.split(torch.arange(count), step):
             yield self._all[rows[0] : rows[-1] + 1] if self.rows is None else self.take(rows).images
 
     def to(self, device: torch.device) -> "Images":
@@ -165,7 +170,7 @@ def describe_splits(pool: Images, held_out: Images, test: Images, num_classes: i
     """Say how many examples of which shape there are, and in which split."""
     counts = [len(split.labels) for split in (pool, held_out, test)]
     channels, *sides = pool.shape[1:]
-    noun = "images" if sides else "examples"
+    noun = "images" if pool.pictures else "examples"
     shape = f"{'x'.join(map(str, sides))}, {channels} channel{'s' if channels > 1 else ''}"
     return (
         f"Read {sum(counts):,} {noun} of {num_classes} classes "

@@ -51,7 +51,7 @@ class TinyImageNet(ImageDataModule):
         cache: Path | None = None,
     ) -> None:
         super().__init__(root, pool_size, pool_seed, batch_size, flip, crop, download)
-        self.cache = (cache or default_folder()).expanduser()
+        self.cache = (cache or default_folder()).expanduser().absolute()
 
     def fetch(self) -> None:
         archive = Archive(self.url, self.root / f"{FOLDER}.zip", self.md5)

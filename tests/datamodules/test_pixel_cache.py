@@ -1,16 +1,19 @@
 """Decoded images in a file: made once, whole, shared, and the same as in memory."""
 
 import json
+import mmap
 import multiprocessing
 import os
 import pickle
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from attacks.quantile import make_features
 from datamodules import ImageFolder, pixel_cache
 from datamodules.decode import Decoding, Form
 from datamodules.images import Images
@@ -197,8 +200,11 @@ def test_another_process_is_sent_the_path(root, tmp_path, decodings):
 
 
 def test_a_machine_without_the_file_decodes_its_own_images(root, tmp_path, monkeypatch):
-    data = read(root, cache=tmp_path / "cache", pool_size=10)
+    """In another working directory."""
+    monkeypatch.chdir(tmp_path)
+    data = read(root.relative_to(tmp_path), cache=Path("cache"), pool_size=10)
     sent, expected = pickle.dumps(data), data.fingerprint()
+    monkeypatch.chdir("/")
     for path in (tmp_path / "cache").iterdir():
         path.unlink()
     there = pickle.loads(sent)
@@ -210,6 +216,44 @@ def test_a_machine_without_the_file_decodes_its_own_images(root, tmp_path, monke
         ValueError, match=r"holds other images on .* than where the fleet was start"
     ):
         pickle.loads(sent)
+
+
+def test_an_audit_reads_a_mapped_pool_as_one_in_memory(root, tmp_path, monkeypatch):
+    """Pictures of the gallery, and the features of an attack, in blocks of a few images."""
+    mapped, held = read(root, cache=tmp_path / "cache"), in_memory(root, monkeypatch)
+    chosen = torch.tensor([7, 0, 31])
+    assert torch.equal(mapped.pool.pictures(chosen), held.pool.images[chosen])
+    expected = make_features(*held.pool, *held.test)
+    monkeypatch.setattr("datamodules.splits.BLOCK", 1000)
+    assert len([*mapped.levels(mapped.pool)]) == 7
+    splits = mapped.pool, mapped.test
+    parts = [part for split in splits for part in (mapped.levels(split), split.labels)]
+    for ours, theirs in zip(make_features(*parts), expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_images_of_a_file_larger_than_memory_are_announced(root, tmp_path, monkeypatch):
+    data = read(root, cache=tmp_path / "cache")
+    stored, rows = data.pool.mapped, torch.tensor([39, 0, 17])
+    expected = stored.take(rows)
+    assert torch.equal(expected, stored.pixels[rows])
+    monkeypatch.setattr(pixel_cache, "_memory", lambda: 10_000)
+    assert torch.equal(stored.take(rows), expected)
+    announced = []
+    monkeypatch.setattr(stored, "_map", Mock(madvise=lambda *given: announced.append(given)))
+    stored.take(rows)
+    content = stored.path.read_bytes()
+    for (advice, start, length), image in zip(announced, expected, strict=True):
+        assert (advice, start % mmap.PAGESIZE) == (mmap.MADV_WILLNEED, 0)
+        told = content[start : start + length]
+        assert told.endswith(image.numpy().tobytes())
+        assert len(told) - image.numel() < mmap.PAGESIZE
+
+
+def test_blocks_of_files_change_nothing(root, tmp_path, monkeypatch):
+    whole = read(root, cache=tmp_path / "one").fingerprint()
+    monkeypatch.setattr("datamodules.decode.BLOCK", 1000)
+    assert read(root, cache=tmp_path / "many").fingerprint() == whole
 
 
 def test_nothing_is_copied_into_memory(tmp_path):

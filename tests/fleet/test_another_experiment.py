@@ -76,8 +76,8 @@ def test_data_may_move_but_not_change(toy, tmp_path, capsys, unwrap):
     for place, shade in (("here", 0), ("there", 0), ("changed", 1)):
         write_images(tmp_path / place, shade)
 
-    def main(place):
-        arguments = toy(folder, "--fleet.shadows 2 --fleet.targets 0")
+    def main(place, options=""):
+        arguments = toy(folder, f"--fleet.shadows 2 --fleet.targets 0 {options}")
         first, last = arguments.index("--data"), arguments.index("--model.network")
         data = ["--data", "ImageFolder", "--data.root", str(tmp_path / place)]
         train.main([*arguments[:first], *data, "--data.image_size", "8", *arguments[last:]])
@@ -85,6 +85,12 @@ def test_data_may_move_but_not_change(toy, tmp_path, capsys, unwrap):
     main("here")
     main("there")
     assert "nothing to train" in unwrap(capsys.readouterr().out)
+    file = folder / "experiment.yaml"
+    file.write_text(re.sub(" +background: white\n", "", file.read_text()))  # an older folder
+    main("here")
+    assert "nothing to train" in unwrap(capsys.readouterr().out)
+    with pytest.raises(SystemExit, match=r"background: 'white' in the folder, 'black' asked"):
+        main("here", "--data.background black")
     with pytest.raises(SystemExit, match=r"data's fingerprint: '.{16}' in the folder"):
         main("changed")
 
