@@ -34,7 +34,6 @@ from reporting.compare import (
     make_differences,
     name_apart,
 )
-from reporting.dashboard import publish
 from reporting.findings import find
 from reporting.illustrate import illustrate
 from reporting.inputs import digest_inputs, is_done
@@ -106,8 +105,9 @@ def audit(config: Namespace, console: Console) -> None:
             show(results, console)
     console.print(report)
     if config.wandb != "disabled":
-        figures = {name: drawing.figure for name, drawing in drawings.items()}
-        if url := publish(config.run_dir, config.wandb, results, figures):
+        from reporting.dashboard import publish  # W&B takes half a second
+
+        if url := publish(config.run_dir, config.wandb, results):
             console.print(escape(f"View: {url}"))
 
 

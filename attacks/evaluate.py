@@ -6,13 +6,12 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.functional import pad
 
 from attacks import ATTACKS
 from attacks.game import Game, Knowledge, by_shadows
 from attacks.metrics.intervals import Summary, summarise
 from attacks.metrics.measures import Metric, measure
-from attacks.metrics.roc import count_below
+from attacks.metrics.roc import roc
 
 FEW = 10  # a TPR that rests on fewer false positives proves little
 FPR_GRID = torch.logspace(-4, 0, 161, dtype=torch.float64)
@@ -113,12 +112,11 @@ def mean_curve(
     scores: Float[Tensor, "targets examples"], members: Bool[Tensor, "targets examples"]
 ) -> list[float]:
     """TPR at each FPR of `FPR_GRID`, averaged over targets; their thresholds differ."""
-    sides = count_below(scores, (~members, members))
-    fpr, tpr = (side.rates.sort(1).values for side in sides)  # of all thresholds, the highest first
-    grid = (FPR_GRID + 1e-12).expand(len(scores), -1).contiguous()
+    curves = [roc(row, inside) for row, inside in zip(scores, members, strict=True)]
     # the last point of each curve that is not right of the grid's, rounding aside
-    points = torch.searchsorted(fpr, grid, right=True)
-    mean: list[float] = pad(tpr, (1, 0)).gather(1, points).mean(0).tolist()
+    points = [torch.searchsorted(c.fpr, FPR_GRID + 1e-12, right=True) - 1 for c in curves]
+    rates = [curve.tpr[point] for curve, point in zip(curves, points, strict=True)]
+    mean: list[float] = torch.stack(rates).mean(0).tolist()
     return mean
 
 

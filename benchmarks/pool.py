@@ -98,7 +98,7 @@ def train(data: Pool, steps: int, serve_only: bool = False) -> tuple[float, floa
 
 def status(field: str) -> int:
     """Bytes of one field of /proc/self/status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return 1024 * int(next(line for line in lines if line.startswith(f"{field}:")).split()[1])
 
 

@@ -197,7 +197,9 @@ def _write(path: Path, decoding: Decoding) -> None:
             os.fsync(file.fileno())  # or its name may reach the disk before its content
         partial.replace(path)
         digest = digest_sample(MappedPixels(path, "").pixels)
-        partial.write_text(json.dumps({"digest": digest, **decoding.facts._asdict()}), "utf-8")
+        partial.write_text(
+            json.dumps({"digest": digest, **decoding.facts._asdict()}), encoding="utf-8"
+        )
         partial.replace(record)
     finally:
         partial.unlink(missing_ok=True)

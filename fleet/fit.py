@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.pytorch.loggers import Logger
 
 from attacks.game import FULL
 from datamodules.seeds import derive_seed
@@ -18,7 +19,6 @@ from lightning_modules.callbacks.record_embeddings import RecordEmbeddings
 from lightning_modules.callbacks.record_signals import RecordSignals
 from lightning_modules.classifier import Classifier
 from lightning_modules.float32 import tf32
-from lightning_modules.wandb_logger import FleetLogger
 from storage.names import ModelName
 from storage.weights import load_weights
 
@@ -87,8 +87,10 @@ def make_trainer(
         query = experiment.queries[0]
         callbacks.append(RecordEmbeddings(run.model(name), experiment.variants, query))
     callbacks.append(peers)
-    logger: FleetLogger | Literal[False] = False
+    logger: Logger | Literal[False] = False
     if job.config.wandb != "disabled":
+        from lightning_modules.wandb_logger import FleetLogger  # W&B takes half a second
+
         logger = FleetLogger(run.path, name, attempt, experiment, job.config.wandb)
         callbacks.append(LearningRateMonitor("epoch"))
     return Trainer(

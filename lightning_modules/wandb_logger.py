@@ -12,7 +12,7 @@ from wandb.sdk.lib import RunDisabled
 
 from storage.experiment import Experiment
 from storage.names import ModelName, WandbMode
-from storage.wandb_project import PROJECT, SETTINGS, choose_folders, group_name
+from storage.wandb_project import PROJECT, choose_folders, group_name, make_settings
 
 
 class FleetLogger(WandbLogger):
@@ -44,7 +44,7 @@ class FleetLogger(WandbLogger):
             job_type=name.role,
             config=experiment.as_dict(),
             mode=mode,
-            settings=SETTINGS,
+            settings=make_settings(),
         )
         self.failed = False
 
@@ -54,7 +54,7 @@ class FleetLogger(WandbLogger):
         if self._experiment is None:
             self._carefully(lambda: super(FleetLogger, self).experiment)
         if self._experiment is None:
-            self._experiment = wandb.init(mode="disabled", settings=SETTINGS)
+            self._experiment = wandb.init(mode="disabled", settings=make_settings())
         return self._experiment
 
     @rank_zero_only

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import wandb
-from matplotlib.figure import Figure
 
 from attacks.evaluate import FPR_GRID
 from reporting.results import METRICS, Results, flatten
@@ -21,19 +20,17 @@ from reporting.wandb_keys import (
 )
 from reporting.workspace import save_view
 from storage.names import WandbMode
-from storage.wandb_project import PROJECT, SETTINGS, accuracy_key, choose_folders, group_name
+from storage.wandb_project import PROJECT, accuracy_key, choose_folders, group_name, make_settings
 
 
-def log_audit(
-    run_dir: Path, mode: WandbMode, results: Results, figures: Mapping[str, Figure]
-) -> str:
+def log_audit(run_dir: Path, mode: WandbMode, results: Results) -> str:
     """Log one audit as one W&B run: its table, ROC curves, planes, figures and summary.
 
     Args:
         run_dir: the experiment's folder.
         mode: `offline` or `online`.
-        results: results of the audit; docs/dashboard.md lists the keys.
-        figures: figures by name.
+        results: results of the audit, whose figures are in the folder; docs/dashboard.md lists the
+            keys.
 
     Returns:
         The entity that owns the run; empty offline.
@@ -50,19 +47,20 @@ def log_audit(
         job_type="audit",
         config=experiment.as_dict() if experiment else {},
         mode=mode,
-        settings=SETTINGS,
+        settings=make_settings(),
     ) as run:
+        figures = {name: run_dir / "audit" / f"{name}.png" for name in results.figures}
         run.log(_charts(results, figures))
         run.summary.update(_summary(results) | {"left_out": list(results.left_out)})
     entity: str = run.entity
     return entity
 
 
-def _charts(results: Results, figures: Mapping[str, Figure]) -> dict[str, Any]:
+def _charts(results: Results, figures: Mapping[str, Path]) -> dict[str, Any]:
     lines = [flatten(row, results.variants[row.variant]) for row in results.rows]
     table = wandb.Table(columns=list(lines[0]), data=[list(line.values()) for line in lines])
     charts: dict[str, Any] = {"audit/table": table}
-    charts |= {figure_key(name): wandb.Image(figure) for name, figure in figures.items()}
+    charts |= {figure_key(name): wandb.Image(str(path)) for name, path in figures.items()}
     for finding in results.tables:
         rows = [[cell.text for cell in row] for row in finding.rows]
         charts[finding_key(finding)] = wandb.Table(columns=list(finding.columns), data=rows)
@@ -98,16 +96,14 @@ def _summary(results: Results) -> dict[str, float | str]:
     return summary
 
 
-def publish(
-    run_dir: Path, mode: WandbMode, results: Results, figures: Mapping[str, Figure]
-) -> str | None:
+def publish(run_dir: Path, mode: WandbMode, results: Results) -> str | None:
     """Log an audit, and save its view where W&B can be reached; a failure only warns.
 
     Returns:
         The view's URL, if there is one.
     """
     try:
-        entity = log_audit(run_dir, mode, results, figures)
+        entity = log_audit(run_dir, mode, results)
         return save_view(run_dir, entity, results) if mode == "online" else None
     except Exception as error:
         warnings.warn(f"W&B failed, the audit stands without it: {error!r}", stacklevel=2)

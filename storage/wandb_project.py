@@ -1,20 +1,26 @@
-"""Weights & Biases names that training and audits share: project, settings and keys."""
+"""Weights & Biases names that training and audits share: project, settings and keys.
+
+W&B is imported where it is used, because that takes half a second.
+"""
 
 import hashlib
 import os
 import re
 from pathlib import Path
-
-import wandb
-from wandb.env import CACHE_DIR, DATA_DIR, get_cache_dir, get_data_dir
+from typing import Any
 
 from storage.files import as_unicode
 from storage.names import WandbMode
 
 PROJECT = "bitleak"
-# no global run: if a run cannot be closed, the next one must not log into it
-SETTINGS = wandb.Settings(silent=True, console="off", reinit="create_new")
 LONGEST_GROUP = 128  # characters; the service refuses more
+
+
+def make_settings() -> Any:  # noqa: ANN401
+    """Settings of every run; none is global: it might not close, and take the next one's logs."""
+    import wandb
+
+    return wandb.Settings(silent=True, console="off", reinit="create_new")
 
 
 def sortable(variant: str) -> str:
@@ -48,6 +54,8 @@ def choose_folders(run_dir: Path) -> None:
     To be called before the first run, which starts W&B's server: a server that cannot create its
     log file in the cache writes its log on the screen.
     """
+    from wandb.env import CACHE_DIR, DATA_DIR, get_cache_dir, get_data_dir
+
     for variable, folder in ((CACHE_DIR, get_cache_dir()), (DATA_DIR, get_data_dir())):
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
@@ -66,6 +74,8 @@ def check_key(mode: WandbMode) -> None:
     """
     if mode != "online":
         return
+    import wandb
+
     try:
         logged_in = wandb.login(prompt=False)
     except Exception as error:

@@ -2,6 +2,8 @@
 
 import re
 import runpy
+import subprocess
+import sys
 import tomllib
 from importlib import import_module
 from importlib.util import find_spec
@@ -35,6 +37,14 @@ def test_files_beside_the_code_are_installed():
         folder = ROOT / package
         files = {path.name for path in folder.iterdir() if path.suffix not in (".py", "")}
         assert files == {path.name for pattern in patterns for path in folder.glob(pattern)}
+
+
+def test_a_start_imports_nothing_that_only_some_options_need():
+    """Each takes tenths of a second at every start, or is an extra that may be missing."""
+    unused = {"wandb", "wandb_workspaces", "ray", "onnx", "onnxscript", "torchao", "pydantic"}
+    code = f"import sys, train, audit; print(sorted({unused} & sys.modules.keys()))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
+    assert run.stdout.decode().split() == ["[]"]
 
 
 @pytest.mark.parametrize("command", PROJECT["scripts"])

@@ -79,11 +79,6 @@ class Below(NamedTuple):
         """Share that scores below each example; a tie counts half."""
         return (2 * self.lower + self.tied).double() / (2 * self.total)
 
-    @property
-    def rates(self) -> Float[Tensor, "targets examples"]:
-        """Share that scores at or above each example: the rate at the threshold of its score."""
-        return (self.total - self.lower).double() / self.total
-
     def exceed(self, level: float) -> Float[Tensor, "targets examples"]:
         """Probability with which a test of this level finds each example above non-members."""
         above = self.total - self.lower - self.tied
@@ -99,13 +94,14 @@ def count_below(
         scores: higher means likelier a member.
         sides: which examples to count, such as the non-members.
     """
-    scores = scores.contiguous()
-    ordered, order = scores.sort(1)
-    ends = [torch.searchsorted(ordered, scores, right=right) for right in (False, True)]
+    ordered, order = scores.contiguous().sort(1)
+    ends = [torch.searchsorted(ordered, ordered, right=right) for right in (False, True)]
     below = []
     for side in sides:
         counts = pad(side.gather(1, order), (1, 0)).cumsum(1)
-        lower, at_most = (counts.gather(1, end) for end in ends)
+        lower, at_most = (
+            torch.empty_like(order).scatter_(1, order, counts.gather(1, end)) for end in ends
+        )
         below.append(Below(lower, at_most - lower, counts[:, -1:]))
     return below
 

@@ -64,4 +64,4 @@ def test_a_failure_warns_and_the_audit_stands(results, tmp_path, monkeypatch):
 
     monkeypatch.setattr(wandb, "init", fail)
     with pytest.warns(UserWarning, match="W&B failed, the audit stands without it: .*timed out"):
-        assert publish(tmp_path, "online", results, {}) is None
+        assert publish(tmp_path, "online", results) is None

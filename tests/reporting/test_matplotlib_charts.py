@@ -122,6 +122,21 @@ def test_the_legend_of_the_figure_stands_beside_it():
     assert figure.get_suptitle() == "Title"
 
 
+def test_a_figure_is_laid_out_once_as_matplotlib_would(tmp_path):
+    panels = [[Panel([], Axis("x"), Axis("TPR"), f"{row}{i}") for i in range(2)] for row in "ab"]
+    legend = [Series("beside", colour="red", marker="s")]
+    figure = draw(Chart(panels, (6, 5), "Title", legend))
+    places = [axes.get_position().bounds for axes in figure.axes]
+    assert figure.get_layout_engine() is None
+    save(figure, tmp_path / "chart.png")
+    assert [axes.get_position().bounds for axes in figure.axes] == places
+    figure.set_layout_engine("constrained")
+    figure.draw_without_rendering()
+    expected = [axes.get_position().bounds for axes in figure.axes]
+    for place, bounds in zip(places, expected, strict=True):
+        assert place == pytest.approx(bounds, abs=1e-3)
+
+
 def test_letters_that_the_font_lacks_are_drawn_without_a_warning(tmp_path):
     legend = [Series(name, colour="red", marker="s") for name in ("_\N{CJK RADICAL REPEAT}", "é")]
     figure = draw(Chart([[Panel([])]], (4, 3), legend=legend))

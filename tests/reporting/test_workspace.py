@@ -218,12 +218,12 @@ def test_a_failure_warns_and_costs_nothing(logged, monkeypatch, part):
     with pytest.warns(
         UserWarning, match=r"W&B failed, the audit stands without it: .*network is down"
     ):
-        assert publish(logged[0], "online", read_results(logged[0]), {}) is None
+        assert publish(logged[0], "online", read_results(logged[0])) is None
 
 
 def test_a_view_is_only_saved_online(logged, monkeypatch):
     monkeypatch.setattr(dashboard, "log_audit", lambda *_: "team")
     monkeypatch.setattr(dashboard, "save_view", lambda folder, entity, _: f"{folder.name} {entity}")
     folder, results = logged[0], read_results(logged[0])
-    assert publish(folder, "offline", results, {}) is None
-    assert publish(folder, "online", results, {}) == "it's team"
+    assert publish(folder, "offline", results) is None
+    assert publish(folder, "online", results) == "it's team"

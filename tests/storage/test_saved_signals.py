@@ -1,5 +1,6 @@
 import pytest
 import torch
+from safetensors import safe_open
 
 from storage.files import save_whole
 from storage.saved_signals import SavedSignal, load_signals
@@ -32,6 +33,21 @@ def test_a_saved_signal_is_sliced_like_a_tensor(files):
         assert tuple(chosen.shape) == (len(rows), 2, 7)
         assert torch.equal(chosen[..., 1:6], phi[rows][..., 1:6])
         assert torch.equal(chosen[[0]][..., :], phi[rows[:1]])
+
+
+def test_the_header_of_a_file_is_read_once_for_all_selections(files, monkeypatch):
+    paths, phi = files
+    saved, opened = SavedSignal(paths, "phi"), []
+
+    def count(path, **options):
+        opened.append(path)
+        return safe_open(path, **options)
+
+    monkeypatch.setattr("storage.saved_signals.safe_open", count)
+    for rows in ([0, 1], [1, 2], [2, 0]):
+        assert torch.equal(saved[rows][..., 2:4], phi[rows][..., 2:4])
+        assert tuple(saved[rows].shape) == (2, 2, 7)
+    assert sorted(opened) == sorted(paths)
 
 
 def test_load_signals_stacks_models_in_the_given_order(files):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from attacks.metrics.roc import auc, roc
+from attacks.metrics.roc import auc, check, count_below, roc
 
 
 def draw(rng, examples=500, decimals=6, share=0.3, scale=1.0):
@@ -49,6 +49,32 @@ def test_only_the_order_of_scores_matters(rng):
     for other in (roc(scores.double().exp() * 1e-300, members), roc(scores[order], members[order])):
         for expected, rates in zip(roc(scores, members), other, strict=True):
             assert torch.equal(rates, expected)
+
+
+@pytest.mark.parametrize("values", [3, 1000], ids=["ties", "no-ties"])
+def test_examples_below_each_example_match_a_slow_loop(rng, values):
+    """Targets differ in how many members they have; scores may be infinite."""
+    scores = torch.randint(values, (3, 40), generator=rng).double()
+    scores[0, :3], scores[1, 5] = torch.inf, -torch.inf
+    members = torch.rand(3, 40, generator=rng) < torch.tensor([[0.1], [0.5], [0.9]])
+    for side, below in zip(
+        (members, ~members), count_below(scores, (members, ~members)), strict=True
+    ):
+        for target, row in enumerate(scores.tolist()):
+            known = scores[target][side[target]].tolist()
+            lower = [sum(other < score for other in known) for score in row]
+            tied = [sum(other == score for other in known) for score in row]
+            assert below.lower[target].tolist() == lower
+            assert below.tied[target].tolist() == tied
+            assert below.total[target].tolist() == [len(known)]
+            shares = [(a + b / 2) / len(known) for a, b in zip(lower, tied, strict=True)]
+            assert below.shares[target].tolist() == pytest.approx(shares, abs=1e-15)
+
+
+def test_a_target_without_one_side_is_refused():
+    members = torch.tensor([[True, False], [True, True]])
+    with pytest.raises(ValueError, match="got 2 members of 2 examples"):
+        check(torch.zeros(2, 2), members)
 
 
 def test_nan_scores_and_a_missing_side_are_refused():
