@@ -4,6 +4,8 @@ from collections.abc import Collection, Sequence
 from math import ceil
 from typing import NamedTuple
 
+from jsonargparse import Namespace
+
 from fleet.prepare import Job
 from storage.names import ModelName
 from storage.run_folder import RunFolder
@@ -71,6 +73,12 @@ class Counts(NamedTuple):
         return again * len(self.variants) + sum(lacking)
 
 
+def _validations(config: Namespace) -> int:
+    """Passes of a model over the test split while it is trained, which only W&B is told of."""
+    every = config.trainer.check_val_every_n_epoch
+    return 0 if config.wandb == "disabled" or every is None else config.trainer.max_epochs // every
+
+
 def count_work(job: Job) -> Counts:
     """Count the work of a call."""
     trainer, data, todo = job.config.trainer, job.data, job.todo
@@ -82,7 +90,7 @@ def count_work(job: Job) -> Counts:
         epochs=trainer.max_epochs,
         members=members,
         steps=ceil(members / data.batch_size),
-        validations=trainer.max_epochs // (trainer.check_val_every_n_epoch or 1),
+        validations=_validations(job.config),
         pool=len(data.pool.labels),
         test=len(data.test.labels),
         queries=job.experiment.queries,

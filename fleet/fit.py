@@ -98,6 +98,7 @@ def make_trainer(
         logger=logger,
         callbacks=callbacks,
         plugins=[WholeCheckpointIO(), *environment(job.fleet)],
+        limit_val_batches=1.0 if logger else 0,  # whose metrics only W&B is given
         log_every_n_steps=1,  # metrics are logged once per epoch
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -77,7 +77,8 @@ class TrainerOptions:
         num_nodes: number of machines that train a model together.
         precision: arithmetic of training, such as `32-true` or `bf16-mixed`.
         max_epochs: length of training in epochs.
-        check_val_every_n_epoch: epochs between two passes over the test split; null for none.
+        check_val_every_n_epoch: epochs between two passes over the test split, for Weights &
+            Biases only; null for none.
         accumulate_grad_batches: batches per optimizer step.
         gradient_clip_val: largest norm or value of a gradient; null for no limit.
         gradient_clip_algorithm: `norm` (the default) or `value`.

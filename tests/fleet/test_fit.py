@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 import train
 from datamodules.membership import membership
 from datamodules.seeds import derive_seed
+from lightning_modules.classifier import Classifier
 from storage.names import fleet_names
 from storage.run_folder import RunFolder
 from storage.saved_signals import load_signals
@@ -89,3 +90,21 @@ def test_a_model_trains_through_the_compiler(toy, tmp_path, monkeypatch):
     assert compiled
     assert run.read().config["model"]["compile"]
     assert run.is_finished(NAMES[4], ["full"])
+
+
+def test_the_test_split_is_passed_only_for_weights_and_biases(toy, toy_run, tmp_path, monkeypatch):
+    passes, real = [], Classifier.validation_step
+
+    def validate(self, *arguments):
+        passes.append(self.current_epoch)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Classifier, "validation_step", validate)
+    counts = []
+    for mode in ("offline", "disabled"):
+        train.main(toy(tmp_path / mode, f"--fleet.models 4 --wandb {mode}"))
+        counts.append(len(passes))
+        files = [RunFolder(path).weights(NAMES[4], "full") for path in (tmp_path / mode, toy_run)]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    assert set(passes) == {0, 1, 2}
+    assert counts[0] == counts[1]
