@@ -5,7 +5,7 @@ from math import ceil
 
 import torch
 from jsonargparse import Namespace
-from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
 
 from datamodules.batches import Batch
@@ -56,7 +56,7 @@ def rehearse_fit(
     batches = [Batch(images[:size], labels[:size], indices[:size]) for size in shares]
     trainer = _single_device(config.trainer, None if stand_in else devices.kind)
     unused = rehearse(classifier, batches, trainer)
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()  # else the images may seem not to fit beside it
     return check_unused(unused, devices.processes, config.trainer.strategy)
 
@@ -78,11 +78,11 @@ def _single_device(trainer: Namespace, kind: str | None) -> Trainer:
         trainer: options of the trainer.
         kind: `CPU` or `GPU`, or None for the CPU in float32 instead of a GPU.
     """
-    options = {"accelerator": "cpu", "devices": 1, "precision": trainer.precision if kind else None}
-    if kind == "GPU":
-        options |= {"accelerator": trainer.accelerator, "devices": trainer.devices}
+    on_gpu = kind == "GPU"
     return Trainer(
-        **options,
+        accelerator=trainer.accelerator if on_gpu else "cpu",
+        devices=trainer.devices if on_gpu else 1,
+        precision=trainer.precision if kind else None,
         plugins=[LightningEnvironment()],
         logger=False,
         enable_checkpointing=False,

@@ -8,8 +8,9 @@ import torch
 import torchvision
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.models.densenet import DenseNet
-from torchvision.models.resnet import BasicBlock, ResNet
+from torchvision.models.resnet import BasicBlock
+
+STEM = "features.conv0.weight"  # of torchvision's DenseNets
 
 
 def resnet18(num_classes: int, channels: int) -> nn.Module:
@@ -27,20 +28,20 @@ def densenet121(num_classes: int, channels: int) -> nn.Module:
     return small_densenet(torchvision.models.densenet121(num_classes=num_classes), channels)
 
 
-def small_densenet(network: DenseNet, channels: int) -> nn.Module:
+def small_densenet(network: nn.Module, channels: int) -> nn.Module:
     """Give one of torchvision's DenseNets the stem for small images, and name BRECQ's blocks.
 
     Args:
         network: the network, which is changed.
         channels: number of channels of the images.
     """
-    features, width = network.features, network.features.conv0.out_channels
+    features, width = network.get_submodule("features"), len(network.get_parameter(STEM))
     features.conv0, features.pool0 = _conv(channels, width), nn.Identity()
-    nn.init.kaiming_normal_(features.conv0.weight)  # as torchvision's other layers
+    nn.init.kaiming_normal_(network.get_parameter(STEM))  # as torchvision's other layers
     for name, block in features.named_children():
         if name.startswith("denseblock"):
             features.register_module(name, DenseBlock(OrderedDict(block.named_children())))
-    network.quantization_blocks = ["features.denseblock*.denselayer*"]
+    network.quantization_blocks = ["features.denseblock*.denselayer*"]  # type: ignore[assignment]
     return network
 
 
@@ -148,7 +149,7 @@ class DenseBlock(nn.Sequential):
         return features
 
 
-def _small_stem(network: ResNet, channels: int) -> nn.Module:
+def _small_stem(network: nn.Module, channels: int) -> nn.Module:
     """Replace the stem of one of torchvision's ResNets: 3x3, stride 1, no max-pool."""
     network.conv1 = _conv(channels, 64).apply(_he_init)
     network.maxpool = nn.Identity()
