@@ -1,13 +1,12 @@
 """The axis along which the images of a batch lie, in the values that each module gives."""
 
-import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from quantization.advice import leave_out, quoted
 from quantization.calibration import Images
 from quantization.trace import LAYERS, Trace
 
@@ -85,42 +84,3 @@ def check_axes(trace: Trace, names: Sequence[str]) -> None:
             f"{quoted(names)}: the outputs do not belong to one image after the other, along any"
             f" axis. {leave_out(names, layers)}, or use `nearest` or `obc`."
         )
-
-
-def quoted(names: Sequence[str]) -> str:
-    """Names for a message."""
-    return ", ".join(f"`{name}`" for name in names)
-
-
-def leave_out(names: Collection[str], layers: Collection[str]) -> str:
-    """The advice to leave layers at full precision, by patterns that match no other layer."""
-    bits = json.dumps(dict.fromkeys(_patterns(set(names), layers), 32))
-    what = "it" if len(names) == 1 else "them"
-    return f"Leave {what} at full precision with `--layer_bits '{bits}'`"
-
-
-def _patterns(names: set[str], layers: Collection[str]) -> Iterator[str]:
-    """The fewest patterns, found greedily, that match exactly `names` among all `layers`."""
-    left = set(names)
-    while left:
-        name = min(left)
-        fitting = {name: {name}}
-        for pattern in _generalised(name):
-            matching = {layer for layer in layers if fnmatchcase(layer, pattern)}
-            if matching <= names:
-                fitting[pattern] = matching
-        best = max(fitting, key=lambda pattern: len(fitting[pattern] & left))
-        yield best
-        left -= fitting[best] | {name}
-
-
-def _generalised(name: str) -> Iterator[str]:
-    """`a.*.c`, `a.*` and the like for the parts of a layer's name, the longest first."""
-    parts = name.split(".")
-    for start in range(len(parts)):
-        for stop in range(len(parts), start, -1):
-            before, after = ["*"] * (start > 0), ["*"] * (stop < len(parts))
-            pattern = ".".join([*before, *parts[start:stop], *after])
-            if pattern != name:
-                yield pattern
-    yield "*"

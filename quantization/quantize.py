@@ -8,17 +8,16 @@ from functools import partial
 from typing import cast
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from quantization.attention import Multiplied, unfused, write_out
-from quantization.axes import leave_out, quoted
 from quantization.batchnorm import (
     estimate_batchnorm,
     fold_batchnorm,
 )
 from quantization.calibration import CHUNK, Calibration, check_finite
 from quantization.engine import run_engine
+from quantization.follow import follow
 from quantization.methods import WithoutImages
 from quantization.quantized_network import (
     QuantizationRecord,
@@ -33,7 +32,6 @@ from quantization.rounding.gram import Layer
 from quantization.rounding.grid import Bits, find_grid, widest_ternary
 from quantization.shared import Shared
 from quantization.task import Codes, LayerPlan, LayerRecord, Solution, Task, round_layers
-from quantization.trace import Trace
 from quantization.variant import UNQUANTIZED, Variant, check_count
 
 Quantized = tuple[dict[int, QuantizedWeight], list[LayerRecord]]  # weights by parameter identity
@@ -159,40 +157,6 @@ def _fit(
     if variant.estimates_bn:
         estimate_batchnorm(work, torch.cat(list(calibration.batches())))
     return weights, layers
-
-
-def follow(
-    network: nn.Module,
-    bits: Mapping[str, Bits],
-    images: Float[Tensor, "images channels ..."],
-    multiplied: list[Multiplied],
-) -> Trace:
-    """Follow one pass through the network, in which it calls the layers that are `multiplied`.
-
-    Raises:
-        ValueError: the network does not call a layer.
-    """
-    trace = Trace(network, images[:2])
-    if layers := trace.multiplied():
-        multiplied += map(Multiplied.of, layers)
-        trace = Trace(network, images[:2])
-    called = {id(trace.modules[name].weight) for name in trace.layers}
-    names = {layer_name(key): own_bits for key, own_bits in bits.items()}
-    missing: dict[str, list[str]] = {}
-    for key, own_bits in bits.items():
-        name = layer_name(key)
-        if own_bits == UNQUANTIZED or name in trace.layers:
-            continue
-        if id(network.get_parameter(key)) not in called:
-            missing.setdefault(trace.why_not_called(name), []).append(name)
-    if missing:
-        reasons = "; ".join(f"{quoted(missing[reason])}: {reason}" for reason in missing)
-        unfit = [name for group in missing.values() for name in group]
-        raise ValueError(
-            f"{type(network).__name__} has layers without inputs to fit them to. {reasons}."
-            f" {leave_out(unfit, names)}."
-        )
-    return trace
 
 
 def _make_plans(

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from quantization.axes import leave_out
+from quantization.advice import leave_out
 from quantization.batchnorm import batchnorms
 from quantization.calibration import Calibration, DivergedError
 from quantization.engine import check_engine

@@ -11,7 +11,8 @@ from quantization.attention import unfused, write_out
 from quantization.calibration import Calibration
 from quantization.engine import estimate_engine
 from quantization.fit import REFINED
-from quantization.quantize import follow, quantize_network
+from quantization.follow import follow
+from quantization.quantize import quantize_network
 from quantization.quantized_network import QuantizationRecord, layer_bits, layer_name
 from quantization.rounding.adaround import Settings
 from quantization.rounding.grid import Bits

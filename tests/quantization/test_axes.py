@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from quantization import fit
-from quantization.axes import find_axes, leave_out
+from quantization.advice import leave_out
+from quantization.axes import find_axes
 from quantization.calibration import Calibration
 from quantization.quantize import quantize_network
 from quantization.rounding.adaround import Settings
