@@ -25,6 +25,7 @@ DATA = (
     *("FashionMNIST", "CIFAR10", "CIFAR100", "TinyImageNet"),
 )
 Bits = int | float
+EMPTY = inspect.Parameter.empty
 
 
 class FleetOptions:
@@ -158,6 +159,7 @@ def parse(arguments: Sequence[str]) -> tuple[CommandLine, Namespace]:
         name = _data_name(arguments)
         known = _data_options(name)
         dropped = {key for data in _recipes_data(arguments) for key in _data_options(data)}
+        _check_required(name, known, arguments)
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     if name is None:  # a default in the parser would pass its pool size on to other data sets
@@ -200,7 +202,30 @@ def _recipe_data(path: Path) -> str | None:
 
 
 def _data_options(name: str | None) -> set[str]:
-    """Names of all options of a data set.
+    """Names of all options of a data set."""
+    names = {*inspect.signature(_find_data(name)).parameters, "class_path", "init_args", "help"}
+    return {"data", *(f"data.{option}" for option in names)}
+
+
+def _check_required(name: str | None, known: set[str], arguments: Sequence[str]) -> None:
+    """Raise ValueError if a data set lacks an option that only the user knows, such as its file."""
+    given = set[str]()
+    for option, value in pair_options(arguments):
+        given.add(option.replace(".init_args", ""))
+        if option == "config" and Path(value).is_file():
+            given |= {*recipe_keys(Path(value))}
+    parameters = inspect.signature(_find_data(name)).parameters.items()
+    required = {f"data.{key}" for key, parameter in parameters if parameter.default is EMPTY}
+    misspelt = {option for option in given if option.startswith("data.")} - known
+    if (missing := sorted(required - given)) and not misspelt and "data.help" not in given:
+        raise ValueError(
+            f"`--data {name}` needs {' and '.join(f'`--{option}`' for option in missing)}. "
+            f"`--data.help {name}` lists all of its options."
+        )
+
+
+def _find_data(name: str | None) -> type:
+    """The class of a data set.
 
     Raises:
         ValueError: there is no such data set.
@@ -220,5 +245,4 @@ def _data_options(name: str | None) -> set[str]:
             f"`--data` must be a data set or the import path of your own, got `{name}`{reason}. "
             f"{hint}"
         ) from error
-    names = set(inspect.signature(data).parameters) | {"class_path", "init_args", "help"}
-    return {"data", *(f"data.{option}" for option in names)}
+    return data

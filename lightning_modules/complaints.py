@@ -41,6 +41,8 @@ WAYS_OUT = {
     r"to have (\d+) channels, but got (\d+) channels": "Let its constructor take `channels`, or "
     "pass their number in `--model.network_args` (timm: `in_chans`); `--data.channels` changes the "
     "images of an ImageFolder.",
+    r"to conv2d, but got input of size: \[\d+, \d+\]": "The data has rows of numbers: take "
+    "`--model.network mlp`.",
     r"argument": "BitLeak calls it with one tensor of images, by position.",
     r"size|shape|dimension|stride|expected|match|index|multiple|divisible": SIZES,
 }

@@ -96,3 +96,8 @@ def test_an_option_that_arrays_lack_is_refused_by_name(tmp_path, capsys):
     with pytest.raises(SystemExit):
         train.main(["--run_dir", str(tmp_path / "run"), "--trainer.max_epochs", "1", *options])
     assert "There is no option `--data.flip`." in capsys.readouterr().err
+
+
+def test_a_network_for_images_is_answered_with_one_for_tables(arrays, fleet):
+    with pytest.raises(SystemExit, match=r"The data has rows of numbers: take `--model.network ml"):
+        fleet(arrays((12,)), "convnet")

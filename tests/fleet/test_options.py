@@ -87,6 +87,16 @@ def test_a_misspelt_data_set_is_answered_with_the_nearest_name(refuse, name, nea
     assert f"Did you mean `{nearest}" in message
 
 
+@pytest.mark.parametrize(
+    ("name", "option"), [("Arrays", "file"), ("datamodules.ImageFolder", "root")]
+)
+def test_a_data_set_without_its_place_is_told_which_option_it_needs(refuse, name, option):
+    assert refuse("--data", name, "--data.pool_size", "9") == (
+        f"`--data {name}` needs `--data.{option}`. `--data.help {name}` lists all of its options."
+    )
+    assert "There is no option `--data.rot`" in refuse("--data", name, "--data.rot", "here")
+
+
 @pytest.mark.parametrize("form", ["--config {}", "--config={}"])
 def test_a_misspelt_key_of_a_recipe_is_named(refuse, tmp_path, form):
     path = tmp_path / "recipe.yaml"
