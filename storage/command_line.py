@@ -49,6 +49,7 @@ class CommandLine(ArgumentParser):
         """
         arguments = list(sys.argv[1:] if arguments is None else arguments)
         try:
+            _check_encoding(arguments)
             self._check_names(arguments, further, dropped)
             return self.parse_args(arguments)
         except (ArgumentError, ValueError, OSError) as error:
@@ -101,6 +102,17 @@ def pair_options(arguments: Sequence[str]) -> list[tuple[str, str]]:
         if name.startswith("--"):
             pairs.append((name[2:], value if equals else following))
     return pairs
+
+
+def _check_encoding(arguments: Sequence[str]) -> None:
+    """Raise ValueError for a name in another encoding than the locale's, which YAML cannot read."""
+    for argument in arguments:
+        if any(0xDC80 <= ord(character) <= 0xDCFF for character in argument):
+            encoding = sys.getfilesystemencoding()
+            raise ValueError(
+                f"Names must be in the locale's encoding, {encoding}, got `{argument}`. Set "
+                "PYTHONUTF8=1 if the name is in UTF-8; otherwise rename it."
+            )
 
 
 def _one_line(error: Exception) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import train
 from attacks import ATTACKS, DEFAULT_ATTACKS
@@ -39,6 +40,19 @@ def test_a_wrong_option_is_an_error(audited_run, capsys):
         main([])
     with pytest.raises(SystemExit, match="`--run_dir` is missing"):
         main(["--signals", "some.npz"])
+
+
+def test_threads_are_those_of_numpy_and_of_torch(tmp_path):
+    before = torch.get_num_threads()
+    try:
+        with threadpool_limits(1, "blas"):
+            with pytest.raises(SystemExit, match="No experiment in"):
+                main(["--run_dir", str(tmp_path), "--threads", "2"])
+            blas = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+            assert {pool["num_threads"] for pool in blas} == {2}
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.fleet

@@ -134,6 +134,19 @@ def test_a_recipe_is_utf_8_and_its_paths_are_relative_to_it(parser, tmp_path, mo
     assert parser.read(["--config", str(tmp_path / "recipe.yaml")]).title == "caf\u00e9 \u4e2d"
 
 
+def test_a_name_in_another_encoding_is_one_line_with_the_ways_out(parser, monkeypatch):
+    """Python keeps the bytes that it cannot decode as surrogates."""
+    monkeypatch.setattr(sys, "stderr", stream := io.TextIOWrapper(io.BytesIO(), "utf-8"))
+    show_every_character()
+    with pytest.raises(SystemExit):
+        parser.read(["--run_dir", b"caf\xe9".decode("utf-8", "surrogateescape")])
+    stream.flush()
+    assert stream.buffer.getvalue() == (
+        b"demo.py: Names must be in the locale's encoding, utf-8, got `caf\xe9`. Set PYTHONUTF8=1 "
+        b"if the name is in UTF-8; otherwise rename it.\n"
+    )
+
+
 @pytest.mark.parametrize("name", ["runs/digits", "my runs/one #1", "it's", "$HOME", "a\\b", "[x]*"])
 def test_a_quoted_name_is_one_word_of_a_shell(name):
     assert shlex.split(f"audit.py --run_dir {quote(Path(name))}", comments=True)[2:] == [name]
