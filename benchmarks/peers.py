@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 sys.path.pop(0)  # this folder, where statistics.py would hide the standard library's
 sys.path.insert(0, str(Path(__file__).parents[1]))  # BitLeak is not installed beside the peer
-from lightning_modules.networks import resnet20
+from lightning_modules.architectures import resnet20
 
 BATCH = 32  # AIMET's, where it is fixed, and the paper's; brevitas' default is 1
 Weights = dict[str, Tensor]
