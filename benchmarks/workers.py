@@ -1,6 +1,6 @@
 """Two workers of one thread each against one process of two threads, over whole fleets.
 
-    python benchmarks/workers.py data/cifar10-jpeg
+    python -m benchmarks.workers data/cifar10-jpeg
 
 Each round trains the same fleets from the command line. The time is train.py's own, from when the
 images are read. Eight `convnet`s on the two cores of a shared AMD EPYC (Zen 4), two rounds, with
