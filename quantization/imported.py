@@ -22,7 +22,7 @@ def imported(path: str, option: str) -> Callable[..., Any]:
     module, _, attribute = path.rpartition(".")
     try:
         content = import_module(module)
-    except Exception as error:  # the module is the user's, and may raise anything
+    except (Exception, SystemExit) as error:  # the module is the user's, and may do anything
         raise ValueError(
             f"`{option}`: `{path}` cannot be imported ({type(error).__name__}: {error}). Modules "
             f"are looked for in {os.getcwd()}, on PYTHONPATH and among installed packages."
