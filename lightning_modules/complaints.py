@@ -27,9 +27,9 @@ WAYS_OUT = {
     r"inplace operation": "Write that result into a new tensor (`x = x + y` instead of `x += y`, "
     "`inplace=False`).",
     r"Only Tensors created explicitly": "Quantizers and signals need copies. The old "
-    "`torch.nn.utils.weight_norm` forbids them: train with `--quantize` alone and "
-    "`torch.nn.utils.parametrizations.weight_norm`, or without weight norm. Otherwise keep no "
-    "computed tensor as an attribute.",
+    "`torch.nn.utils.weight_norm` and `spectral_norm` forbid them: take those of "
+    "`torch.nn.utils.parametrizations`, and leave their layers out by `--layer_bits`. Otherwise "
+    "keep no computed tensor as an attribute.",
     r"(cannot|can't|could not) (be )?(pickle|copy|deepcopy)": "Quantizers and signals need copies: "
     "keep no file, lock or generator as an attribute, or define `__deepcopy__`.",
     r"memory format|sparse": "Its parameters and buffers must be dense; a buffer with "

@@ -85,8 +85,8 @@ class _Rehearsal:
         unused = [key for key, p in named if p.requires_grad and p.grad is None]
         if len(unused) == sum(p.requires_grad for p in trained.parameters()):
             raise ValueError(
-                f"{self.name} must return logits that depend on its parameters, got none among "
-                f"{len(unused)} that they depend on. Use its layers in `forward`."
+                f"{self.name} must return logits that depend on its parameters, got logits that "
+                f"depend on none of {len(unused)}. Use its layers in `forward`."
             )
         for batch in batches[1:]:  # it may keep something that the next step trips over
             with self.precision.val_step_context():

@@ -224,7 +224,7 @@ LINES = {
     Remembers: "in evaluation on images .*, at line .* keep nothing of an earlier batch",
     Kept: "when it is copied after a step of training: .* keep no computed tensor as an attribute",
     Quits: "in evaluation on .*at line .*: SystemExit: 3",
-    Unrelated: "must return logits that depend on its parameters, got none among 4",
+    Unrelated: "must return logits that depend on its parameters, got .* none of 4. Use",
     NotANumber: "must see and return numbers, got 20 NaN among 20 logits before any training",
     TwoInputs: "TypeError: .*argument: 'mask'. BitLeak calls it with one tensor of images",
     Keeper: "in a training step on 4 images.*: Inference tensors .* keep a buffer",
@@ -235,7 +235,7 @@ LINES = {
     Frozen: "must have parameters that train, got 4 with `requires_grad` off",
     nn.Flatten: "must have parameters that train, got none",
     NoTraining: r"got `tuple` of a tensor of shape \(5, 10\), a tensor of .* in training mode",
-    old_weight_norm: r"when it is copied: RuntimeError: Only Tensors created.* forbids them",
+    old_weight_norm: r"when it is copied: RuntimeError: Only Tensors created.* forbid them",
 }
 
 
