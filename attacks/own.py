@@ -111,7 +111,7 @@ def _score(
 ) -> Float[Tensor, " examples"]:
     try:
         scores = function(target, shadows, included)
-    except Exception as error:  # the function is the user's, and may raise anything
+    except (Exception, SystemExit) as error:  # the function is the user's, and may do anything
         raise _wrong(path, f"run on {len(shadows)} shadows ({_explain(error)})") from error
     expected = f"return a float tensor of {target.shape[-1]} finite scores"
     if not isinstance(scores, Tensor):
@@ -123,11 +123,12 @@ def _score(
     return scores.detach().double().cpu()
 
 
-def _explain(error: Exception) -> str:
+def _explain(error: BaseException) -> str:
     """An error of the user's code in one line, with the place where that called what failed."""
     trace = error.__traceback__ and (error.__traceback__.tb_next or error.__traceback__)
     place = f", {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
+    reason = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {reason}{place}"
 
 
 def _wrong(path: str, must: str) -> ValueError:

@@ -96,9 +96,11 @@ class Decoding:
             named = "; ".join(
                 f"{show_path(file)} ({failures[file]})" for file in sorted(failures)[:NAMED]
             )
+            deep = any("8 bits" in reason for reason in failures.values())
             raise ValueError(
                 f"{len(failures)} of {len(self.files)} images cannot be read: {named}"
-                f"{'; ...' if len(failures) > NAMED else ''}. Replace or remove them."
+                f"{f'; and {len(failures) - NAMED} more' if len(failures) > NAMED else ''}. "
+                f"{'Convert them to 8 bits, or remove' if deep else 'Replace or remove'} them."
             )
 
     @property

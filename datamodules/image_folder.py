@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,10 @@ from datamodules.decode import Decoding, Form, check_background
 from datamodules.images import ImageDataModule, Images
 from datamodules.pixel_cache import default_folder, make_key, obtain_pixels, stamp
 from datamodules.seeds import derive_seed
+
+# Names of the two splits, in small letters.
+TRAIN = ("train", "training")
+TEST = ("test", "testing", "val", "valid", "validation")
 
 
 class ImageFolder(ImageDataModule):
@@ -78,28 +83,35 @@ class ImageFolder(ImageDataModule):
         return train, test
 
     def _two_splits(self) -> tuple[Images, Images] | None:
-        train = self.root / "train"
+        train, test = self._find_split(TRAIN), self._find_split(TEST)
         # `train` may be a class
-        if not train.is_dir() or not any(list_folders(train, Counter())):
+        if train is None or not any(list_folders(train, Counter())):
             return None
-        test = next((self.root / n for n in ("test", "val") if (self.root / n).is_dir()), None)
         if test is None:
             raise FileNotFoundError(
-                f"{self.root.resolve()} has a train folder, but neither test nor val. Add one, or "
-                f"point `--data.root` at train itself to split off a part of it."
+                f"{self.root.resolve()} has a {train.name} folder, but neither test nor val. Add "
+                f"one, or point `--data.root` at {train.name} itself to split off a part of it."
             )
         passed_over = Counter[str]()
         folders = list_folders(self.root, passed_over)
-        passed_over.update(f"folder {name}" for name in folders if name not in ("train", test.name))
+        passed_over.update(
+            f"folder {name}" for name in folders if name not in (train.name, test.name)
+        )
         self._note_passed(self.root, passed_over)
         splits = find_images(train), find_images(test)
         if splits[0].classes != splits[1].classes:
             odd = sorted({*splits[0].classes} ^ {*splits[1].classes})
             raise ValueError(
-                f"train and {test.name} must have the same classes, but only one of them has "
-                f"{', '.join(odd)}. Add the missing folders."
+                f"{train.name} and {test.name} must have the same classes, but only one of "
+                f"them has {', '.join(odd)}. Add the missing folders."
             )
         return self._decode(splits[0]), self._decode(splits[1])
+
+    def _find_split(self, names: Sequence[str]) -> Path | None:
+        """The folder with the first of some names, in small letters or large ones."""
+        folders = sorted(folder for folder in self.root.iterdir() if folder.is_dir())
+        found = {folder.name.lower(): folder for folder in folders}  # small letters come last
+        return next((found[name] for name in names if name in found), None)
 
     def _one_split(self) -> tuple[Images, Images]:
         images = self._decode(find_images(self.root))

@@ -163,7 +163,7 @@ def try_network(
     check_variants(network, map(Variant.parse, config.quantize), images, config.layer_bits)
     of_layers = [v for v in map(Variant.parse, config.quantize) if not v.engine]
     for variant in of_layers[:1]:
-        packed = layer_bits(network, variant)
+        packed = layer_bits(network, variant, config.layer_bits)
         tensors = network.state_dict().items()
         unpacked = [key for key, tensor in tensors if tensor.ndim > 1 and key not in packed]
         if unpacked:

@@ -17,18 +17,25 @@ HIDDEN = tuple(
     Path(file).parent for file in (torch.__file__, __file__, files.__file__, traceback.__file__)
 )
 
+MUST_FIT = r"size|shape|dimension|stride|expected|match|index|multiple|divisible"
 SIZES = "Fit its sizes to the data by `--model.network_args`, or the images by `--data.image_size`."
+WORKED = (
+    "It has worked on 2 images in evaluation: let it take any number of images, keep nothing of an "
+    "earlier batch, and fit what it does only in training to the data."
+)
 WAYS_OUT = {
     r"inplace operation": "Write that result into a new tensor (`x = x + y` instead of `x += y`, "
     "`inplace=False`).",
     r"Only Tensors created explicitly": "Quantizers and signals need copies. The old "
-    "`torch.nn.utils.weight_norm` forbids them: train with `--quantize` alone and "
-    "`torch.nn.utils.parametrizations.weight_norm`, or without weight norm. Otherwise keep no "
-    "computed tensor as an attribute.",
+    "`torch.nn.utils.weight_norm` and `spectral_norm` forbid them: take those of "
+    "`torch.nn.utils.parametrizations`, and leave their layers out by `--layer_bits`. Otherwise "
+    "keep no computed tensor as an attribute.",
     r"(cannot|can't|could not) (be )?(pickle|copy|deepcopy)": "Quantizers and signals need copies: "
     "keep no file, lock or generator as an attribute, or define `__deepcopy__`.",
     r"memory format|sparse": "Its parameters and buffers must be dense; a buffer with "
     "`persistent=False` is not saved.",
+    r"view size is not compatible": "Write `reshape` instead of `view` there: images and weights "
+    "are in `torch.channels_last`.",
     r"more than 1 (value per channel|spatial element)": "Normalisation sees a single value per "
     "channel there: raise `--data.batch_size`, take larger images, or leave out that layer.",
     r"does not require grad": "The loss must depend on weights that train: look for "
@@ -44,11 +51,13 @@ WAYS_OUT = {
     r"to conv2d, but got input of size: \[\d+, \d+\]": "The data has rows of numbers: take "
     "`--model.network mlp`.",
     r"argument": "BitLeak calls it with one tensor of images, by position.",
-    r"size|shape|dimension|stride|expected|match|index|multiple|divisible": SIZES,
+    MUST_FIT: SIZES,
 }
 
 
-def complain(network: nn.Module, step: str, error: Exception, place: str = "") -> str:
+def complain(
+    network: nn.Module, step: str, error: BaseException, place: str = "", worked: bool = False
+) -> str:
     """Say in one line which network failed where and why, with a way out.
 
     Args:
@@ -56,19 +65,22 @@ def complain(network: nn.Module, step: str, error: Exception, place: str = "") -
         step: what it was doing, such as "in evaluation".
         error: what was raised.
         place: a line of the user's code; by default the last one that was running.
+        worked: whether it has evaluated two images.
     """
     layer, running = _locate(network, error)
     where = ", ".join(part for part in (layer, place or running) if part)
     line = (str(error).strip().splitlines() or ["no message"])[0]
     line = line.partition(" Hint: ")[0].partition(".  ")[0].rstrip(".")
     way = next((way for key, way in WAYS_OUT.items() if re.search(key, line, re.IGNORECASE)), "")
+    if way == SIZES and worked:
+        way = WORKED
     return (
         f"{type(network).__name__} fails {step}{f', at {where}' if where else ''}: "
         f"{type(error).__name__}: {line}. {way or 'Mend it, or take another network.'}"
     )
 
 
-def _locate(network: nn.Module, error: Exception) -> tuple[str, str]:
+def _locate(network: nn.Module, error: BaseException) -> tuple[str, str]:
     """The innermost module of the network that was running, and the last line outside torch."""
     names = {id(module): name for name, module in network.named_modules()}
     layer = place = ""

@@ -2,9 +2,11 @@
 
 import inspect
 from collections.abc import Callable
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
+import torch
 from torch import nn
 
 from lightning_modules.architectures import (
@@ -70,7 +72,7 @@ def build_network(
         raise ValueError(f"Network `{name}` takes {signature}, got {given}: {error}.") from error
     try:
         network = _construct(build, signature, num_classes, given)
-    except Exception as error:  # whatever a user's or a library's constructor raises
+    except (Exception, SystemExit) as error:  # whatever a user's or a library's constructor raises
         reason = "".join(str(error).splitlines()[:1]).rstrip(".")
         raise ValueError(
             f"Network `{name}` cannot be built with {given}: {type(error).__name__}: {reason}. "
@@ -79,7 +81,27 @@ def build_network(
     if not isinstance(network, nn.Module):
         kind = type(network).__name__
         raise ValueError(f"Network `{name}` must build a torch.nn.Module, got a {kind}.")
+    network = _plain(network)
+    kinds = (torch.jit.ScriptModule, torch.jit.ScriptFunction)
+    if scripted := [key for key, module in network.named_modules() if isinstance(module, kinds)]:
+        where = f"in {', '.join(filter(None, scripted))}" if scripted[0] else "as a whole"
+        raise ValueError(
+            f"Network `{name}` must consist of plain modules, which can be copied and looked into, "
+            f"got one compiled by `torch.jit` {where}. Build it without `torch.jit`; "
+            "`--model.compile true` compiles it for training."
+        )
     return take_logits(network)
+
+
+def _plain(network: nn.Module) -> nn.Module:
+    """A network without the wrappers of `torch.compile`, which would compile our hooks, too."""
+    wrapped = getattr(network, "_orig_mod", None)
+    if isinstance(wrapped, nn.Module):
+        return _plain(wrapped)
+    for key, child in list(network.named_children()):
+        if (plain := _plain(child)) is not child:
+            setattr(network, key, plain)
+    return network
 
 
 def _construct(
@@ -101,17 +123,25 @@ def _imported(path: str) -> Callable[..., Any]:
     """Import a class or function by its path."""
     module, _, attribute = path.rpartition(".")
     if not module:
+        near = get_close_matches(path, NETWORKS, n=1)
+        hint = f" Did you mean `{near[0]}`?" if near else ""
         raise ValueError(
             f"Network must be one of {', '.join(NETWORKS)}, or the import path of your own such as"
-            f" `package.module.Class`, got `{path}`."
+            f" `package.module.Class`, got `{path}`.{hint}"
         )
     try:
-        build = getattr(import_module(module), attribute)
-    except Exception as error:  # importing runs a user's code, which may raise anything
+        content = import_module(module)
+    except (Exception, SystemExit) as error:  # importing runs a user's code, which may do anything
+        reason = "".join(str(error).splitlines()[:1])
         raise ValueError(
-            f"Network `{path}` cannot be imported ({type(error).__name__}: {error}). Is its "
+            f"Network `{path}` cannot be imported ({type(error).__name__}: {reason}). Is its "
             "folder on PYTHONPATH?"
         ) from error
+    build = getattr(content, attribute, None)
+    if build is None:
+        near = get_close_matches(attribute, [name for name in dir(content) if name[0] != "_"], n=1)
+        hint = f"Did you mean `{module}.{near[0]}`?" if near else "Take a class or function of it."
+        raise ValueError(f"Network `{path}`: module `{module}` has no `{attribute}`. {hint}")
     if not callable(build):
         raise ValueError(f"Network `{path}` must be a class or function, got {build!r}.")
     return build  # type: ignore[no-any-return]

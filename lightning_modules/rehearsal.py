@@ -68,7 +68,7 @@ class _Rehearsal:
         self.classifier, self.device = classifier, trainer.strategy.root_device
         self.precision = trainer.precision_plugin
         self.network = classifier.get_submodule("network")
-        self.name = type(self.network).__name__
+        self.name, self.worked = type(self.network).__name__, False
 
     def run(self, batches: Sequence[Batch]) -> list[str]:
         self._check_weights()
@@ -76,17 +76,24 @@ class _Rehearsal:
         with self._step(self.network, "when it is copied"):
             audited = copy.deepcopy(self.network).to(self.device).float()
         self._save(audited)
-        self._evaluate(audited, first)
+        self._check_numbers(self._evaluate(audited, first), first)
         trained = copy.deepcopy(self.network).to(self.device)
         trained = self.precision.convert_module(trained)
         optimizer = self.classifier.make_optimizer(trained.parameters())
         self._train(trained, batches[0], optimizer)
         named = trained.named_parameters()
         unused = [key for key, p in named if p.requires_grad and p.grad is None]
+        if len(unused) == sum(p.requires_grad for p in trained.parameters()):
+            raise ValueError(
+                f"{self.name} must return logits that depend on its parameters, got logits that "
+                f"depend on none of {len(unused)}. Use its layers in `forward`."
+            )
         for batch in batches[1:]:  # it may keep something that the next step trips over
             with self.precision.val_step_context():
                 self._evaluate(trained, self.precision.convert_input(first))
             self._train(trained, batch, optimizer)
+        with self._step(trained, "when it is copied after a step of training"):
+            copy.deepcopy(trained)
         return unused
 
     def _check_weights(self) -> None:
@@ -110,10 +117,21 @@ class _Rehearsal:
             network.load_state_dict(load(serialise(state)))
 
     @torch.inference_mode()
-    def _evaluate(self, network: nn.Module, images: Tensor) -> None:
+    def _evaluate(self, network: nn.Module, images: Tensor) -> Tensor:
         with self._step(network, f"in evaluation on images of {tuple(images.shape[1:])}"):
             logits = network.eval()(images)
         self._check_logits(logits, len(images))
+        self.worked = True
+        return logits
+
+    def _check_numbers(self, logits: Tensor, images: Tensor) -> None:
+        for what, values in (("images", images), ("logits", logits)):
+            if wrong := int(values.isnan().sum()):
+                raise ValueError(
+                    f"{self.name} must see and return numbers, got {wrong} NaN among "
+                    f"{values.numel()} {what} before any training. Initialise its weights, and "
+                    "look for divisions by zero."
+                )
 
     def _train(self, network: nn.Module, batch: Batch, optimizer: Optimizer) -> None:
         images = self.precision.convert_input(batch.images.to(self.device))
@@ -162,6 +180,6 @@ class _Rehearsal:
             yield
         except OutputError:
             raise
-        except Exception as error:  # whatever a network or a library raises
+        except (Exception, SystemExit) as error:  # whatever a network or a library raises
             place = find_forward(again) if again else ""
-            raise ValueError(complain(network, step, error, place)) from error
+            raise ValueError(complain(network, step, error, place, self.worked)) from error

@@ -1,8 +1,15 @@
 """The advice to leave layers at full precision, by patterns of their names."""
 
 import json
+import shlex
 from collections.abc import Collection, Iterator, Sequence
 from fnmatch import fnmatchcase
+from glob import escape
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a pattern is a layer's name, whatever its characters, or matches it."""
+    return name == pattern or fnmatchcase(name, pattern)
 
 
 def quoted(names: Sequence[str]) -> str:
@@ -12,9 +19,9 @@ def quoted(names: Sequence[str]) -> str:
 
 def leave_out(names: Collection[str], layers: Collection[str]) -> str:
     """The advice to leave layers at full precision, by patterns that match no other layer."""
-    bits = json.dumps(dict.fromkeys(_patterns(set(names), layers), 32))
+    bits = shlex.quote(json.dumps(dict.fromkeys(_patterns(set(names), layers), 32)))
     what = "it" if len(names) == 1 else "them"
-    return f"Leave {what} at full precision with `--layer_bits '{bits}'`"
+    return f"Leave {what} at full precision with `--layer_bits {bits}`"
 
 
 def _patterns(names: set[str], layers: Collection[str]) -> Iterator[str]:
@@ -22,14 +29,15 @@ def _patterns(names: set[str], layers: Collection[str]) -> Iterator[str]:
     left = set(names)
     while left:
         name = min(left)
-        fitting = {name: {name}}
-        for pattern in _generalised(name):
-            matching = {layer for layer in layers if fnmatchcase(layer, pattern)}
+        exact = escape(name)  # it may have brackets or stars of its own
+        fitting = {exact: {name}}
+        for pattern in _generalised(exact):
+            matching = {layer for layer in layers if matches(layer, pattern)}
             if matching <= names:
                 fitting[pattern] = matching
         best = max(fitting, key=lambda pattern: len(fitting[pattern] & left))
         yield best
-        left -= fitting[best] | {name}
+        left -= fitting[best]
 
 
 def _generalised(name: str) -> Iterator[str]:

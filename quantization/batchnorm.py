@@ -82,7 +82,9 @@ def _fold_pairs(network: nn.Module, images: Images) -> list[str]:
         if operation is None or operation.function is not functional.batch_norm:
             continue
         tokens = isinstance(trace.modules[name], nn.Linear) and operation.args[0].ndim > 2
-        if isinstance(norm, _BatchNorm) and trace.count(operation.owner) == 1 and not tokens:
+        computed = "weight" not in dict(trace.modules[name].named_parameters(recurse=False))
+        once = trace.count(operation.owner) == 1
+        if isinstance(norm, _BatchNorm) and once and not tokens and not computed:
             _fold(trace.modules[name], norm)
             folded.append(name)
     return folded

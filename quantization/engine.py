@@ -56,7 +56,7 @@ def run_engine(
         try:
             whole = int(bits) if bits == int(bits) else bits
             made = quantizer.engine(copy.deepcopy(plain), images.clone(), whole)
-        except Exception as error:  # the engine is the user's, and may raise anything
+        except (Exception, SystemExit) as error:  # the engine is the user's, and may do anything
             raise _wrong(quantizer, f"run on this network ({explain(error)})") from error
     if not isinstance(made, nn.Module):
         raise _wrong(quantizer, f"return a network, got {type(made).__name__}")
@@ -146,11 +146,12 @@ def estimate_engine(
     return seconds[2] + max(0.0, seconds[2] - seconds[1]) / added * max(0, count - len(images))
 
 
-def explain(error: Exception) -> str:
+def explain(error: BaseException) -> str:
     """An error of the user's code in one line, with the place where that called what failed."""
     trace = error.__traceback__ and (error.__traceback__.tb_next or error.__traceback__)
     place = f", {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
+    reason = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {reason}{place}"
 
 
 def _wrong(quantizer: WholeNetwork, must: str) -> ValueError:

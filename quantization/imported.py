@@ -22,14 +22,16 @@ def imported(path: str, option: str) -> Callable[..., Any]:
     module, _, attribute = path.rpartition(".")
     try:
         content = import_module(module)
-    except Exception as error:  # the module is the user's, and may raise anything
+    except (Exception, SystemExit) as error:  # the module is the user's, and may do anything
+        reason = " ".join(str(error).split())
         raise ValueError(
-            f"`{option}`: `{path}` cannot be imported ({type(error).__name__}: {error}). Modules "
+            f"`{option}`: `{path}` cannot be imported ({type(error).__name__}: {reason}). Modules "
             f"are looked for in {os.getcwd()}, on PYTHONPATH and among installed packages."
         ) from error
     function = getattr(content, attribute, None)
     if not callable(function):
-        near = get_close_matches(attribute, [n for n in vars(content) if n[0] != "_"], n=1)
+        others = [n for n, value in vars(content).items() if n[0] != "_" and callable(value)]
+        near = get_close_matches(attribute, others, n=1)
         hint = f" Did you mean `{module}.{near[0]}`?" if near else ""
         raise ValueError(
             f"`{option}`: `{path}` must be a function, and {content.__file__} has "

@@ -80,9 +80,19 @@ def load_own(path: str) -> Own:
     """
     function = imported(path, OPTION)
     try:
-        names = list(inspect.signature(function).parameters)
+        signature = inspect.signature(function)
     except (TypeError, ValueError) as error:
         raise ValueError(f"`{OPTION}`: `{path}` has no signature. {SIGNATURES}.") from error
+    known = {*LAYER_WITH_IMAGES, *NETWORK}
+    names = [  # further ones keep their defaults
+        name
+        for name, parameter in signature.parameters.items()
+        if name in known or parameter.default is parameter.empty
+        if parameter.kind is not parameter.VAR_KEYWORD
+    ]
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    if any(signature.parameters[name].kind not in positional for name in names):
+        names = []
     if names == NETWORK:
         engine = WholeNetwork(function, path)
         return Own(Method(f"by {path}, as a whole", engine, options=frozenset()), None, ())
@@ -93,7 +103,7 @@ def load_own(path: str) -> Own:
     if names == LAYER_WITH_IMAGES:
         solve = partial(quantize_in_order, solve=rounding)
         return Own(Method(f"by {path}, each layer on quantized inputs", solve), rounding, (1, 3))
-    raise ValueError(f"`{OPTION}`: `{path}` takes ({', '.join(names)}). {SIGNATURES}.")
+    raise ValueError(f"`{OPTION}`: `{path}` takes {signature}. {SIGNATURES}.")
 
 
 @cache
@@ -129,8 +139,9 @@ def _try(path: str, rounding: Callable[..., Codes], bits: Bits, groups: int) -> 
 
 def _round(path: str, function: Callable[..., Any], weight: Rows, grid: Grid, *gram: Gram) -> Codes:
     try:
-        codes = function(weight, grid, *gram)
-    except Exception as error:  # the function is the user's, and may raise anything
+        with torch.enable_grad():  # it may learn its codes
+            codes = function(weight, grid, *gram)
+    except (Exception, SystemExit) as error:  # the function is the user's, and may do anything
         raise _wrong(path, f"run on a layer of {list(weight.shape)} ({explain(error)})") from error
     expected = f"return uint8 codes {list(weight.shape)} from 0 to {grid.levels - 1}"
     if not isinstance(codes, Tensor):

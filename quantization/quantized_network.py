@@ -1,12 +1,12 @@
 """What a quantized network is: codes for its layers, everything else unchanged, and a record."""
 
-from collections.abc import Mapping
-from fnmatch import fnmatchcase
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
+from quantization.advice import leave_out, matches, quoted
 from quantization.attention import projections
 from quantization.calibration import Calibration
 from quantization.rounding.grid import LEVELS, Bits, Grid, dequantize
@@ -116,6 +116,8 @@ def layer_bits(
 ) -> dict[str, Bits]:
     """Bits of every weight to quantize, by its state-dict key, in the order of registration.
 
+    Weights that a network computes from other parameters have no key, and must be left out.
+
     Args:
         network: the network with the layers.
         variant: gives the bits of all layers, and of the last.
@@ -133,14 +135,8 @@ def layer_bits(
         kinds = ", ".join(layer.__name__ for layer in (*LAYERS, nn.MultiheadAttention))
         raise ValueError(
             f"Nothing to quantize: {type(network).__name__} has no layer of type {kinds}."
+            " Audit it at full precision with `--quantize` alone, or take another network."
         )
-    for key in keys.values():
-        if key not in network.state_dict():
-            raise ValueError(
-                f"`{key}` is computed from other parameters, such as a weight norm's, and cannot"
-                " be stored as codes. Call `remove_parametrizations`, or `remove_weight_norm`, on"
-                " that layer first."
-            )
     bits = dict.fromkeys(names, variant.bits)
     for pattern, own_bits in (patterns or {}).items():
         if own_bits != UNQUANTIZED and own_bits not in LEVELS:
@@ -148,7 +144,7 @@ def layer_bits(
                 f"`layer_bits` must give `{pattern}` one of {', '.join(map(str, LEVELS))} bits, or"
                 f" 32 for full precision, got {own_bits:g}."
             )
-        matching = [name for name in names if fnmatchcase(name, pattern)]
+        matching = [name for name in names if matches(name, pattern)]
         if not matching:
             raise ValueError(
                 f"`layer_bits` has `{pattern}`, which matches no layer of"
@@ -157,4 +153,26 @@ def layer_bits(
         bits |= dict.fromkeys(matching, own_bits)
     if variant.last_bits is not None:
         bits[names[-1]] = variant.last_bits
-    return {keys[name]: own_bits for name, own_bits in bits.items()}
+    stored = network.state_dict()
+    _check_fit([name for name in names if bits[name] != UNQUANTIZED], keys, stored)
+    return {keys[name]: own_bits for name, own_bits in bits.items() if keys[name] in stored}
+
+
+def _check_fit(names: Sequence[str], keys: Mapping[str, str], stored: Mapping[str, Tensor]) -> None:
+    """Raise ValueError if weights that are to be quantized are no plain real numbers."""
+    unfit: dict[str, list[str]] = {}
+    for name in names:
+        weight = stored.get(keys[name])
+        if weight is None:
+            reason = "computed from other parameters, such as a weight or spectral norm's"
+        elif not weight.is_floating_point():
+            reason = f"of type {str(weight.dtype).removeprefix('torch.')}"
+        elif not weight.numel():
+            reason = f"empty, of shape {tuple(weight.shape)}"
+        else:
+            continue
+        unfit.setdefault(reason, []).append(name)
+    if unfit:
+        found = "; ".join(f"{quoted(unfit[reason])}: {reason}" for reason in unfit)
+        advice = leave_out([name for group in unfit.values() for name in group], keys)
+        raise ValueError(f"Layers whose weights cannot be stored as codes. {found}. {advice}.")

@@ -131,7 +131,13 @@ def check_finite(name: str, broken: Mapping[int, int]) -> None:
     """Raise ValueError if any row of an array (row -> number of its values) is not finite."""
     if rows := [row for row, count in broken.items() if count]:
         given = f"{sum(broken.values())} NaN or infinite, the first in row {min(rows)}"
-        raise wrong(name, "be finite", given, "Compute them again, or leave that model out.")
+        way_out = "Compute them again, or leave that model out."
+        if len(rows) > 1:
+            given += f" of {len(rows)} such rows"
+            way_out = (
+                "Compute them again, or leave those models, or those examples, out everywhere."
+            )
+        raise wrong(name, "be finite", given, way_out)
 
 
 def check_arrays(path: Path, axes: Mapping[str, Sequence[str]]) -> None:

@@ -164,7 +164,7 @@ def _check_targets(
     for row, target in enumerate(members[shadows:]):
         if not 0 < (count := int(target.sum())) < len(target):
             given = f"{count} members of {len(target)} in row {row}"
-            way_out = "Audit examples that it trained on, and examples that it did not."
+            way_out = "Audit examples that it trained on and others, or leave out this target."
             raise wrong("target_members", "have members and non-members", given, way_out)
         for twin in (members[:shadows] == target).all(1).nonzero().flatten().tolist():
             for variant, known in by_variant.items():

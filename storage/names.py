@@ -45,7 +45,12 @@ def parse_slice(text: str, num_models: int) -> list[int]:
         if match is None:
             raise ValueError(f"`fleet.models` takes positions like 0-7,12, got {text!r}.")
         first, last = int(match[1]), int(match[2] or match[1])
-        if last < first or last >= num_models:
+        if last < first:
+            raise ValueError(
+                f"`fleet.models` takes the smaller position first, got {part.strip()}. Pass "
+                f"{last}-{first}."
+            )
+        if last >= num_models:
             raise ValueError(
                 f"`fleet.models` must lie within 0-{num_models - 1}, got {part.strip()}. Raise "
                 "`--fleet.shadows` or `--fleet.targets` for more models."

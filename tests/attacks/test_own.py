@@ -112,6 +112,10 @@ def sided(target, shadows, included):
 sided.sides = 2
 
 
+def quits(target, shadows, included):
+    raise SystemExit
+
+
 @pytest.mark.parametrize(
     ("attack", "message"),
     [
@@ -122,6 +126,7 @@ sided.sides = 2
         (infinite, "return a float tensor of 12 finite scores, got 12 that are not"),
         (in_place, "leave its arguments as they are: work on a copy"),
         (random, "give the same scores twice: draw from a torch.Generator with a fixed seed"),
+        (quits, r"run on 8 shadows \(SystemExit: no message, .*test_own.py:\d+\)"),
         (broken, r"run on 8 shadows \(IndexError: index 7 is out of .*, .*test_own.py:\d+\)"),
     ],
 )

@@ -40,9 +40,12 @@ def test_one_split_is_divided_by_seed(tmp_path):
     assert tones(other.test) != tones(data.test)
 
 
-@pytest.mark.parametrize("name", ["test", "val"])
-def test_two_splits_are_kept(tmp_path, name):
-    write(tmp_path / "train", ["cat", "dog"], 6)
+@pytest.mark.parametrize(
+    ("train", "name"),
+    [("train", "test"), ("train", "val"), ("Train", "Test"), ("training", "validation")],
+)
+def test_two_splits_are_kept(tmp_path, train, name):
+    write(tmp_path / train, ["cat", "dog"], 6)
     write(tmp_path / name, ["cat", "dog"], 3, tone=100)
     data = ImageFolder(tmp_path, image_size=8, channels=1)
     data.setup("fit")

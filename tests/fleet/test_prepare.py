@@ -58,6 +58,7 @@ ROOT = Path(train.__file__).parent
         ("--model.lr -1", "Invalid learning rate: -1.0"),
         ("--fleet.shadows 3", "`shadows` must be even.*got 3. Take 4"),
         ("--fleet.shadows 0 --fleet.targets 0", "A fleet needs a model"),
+        ("--data.batch_size 1", r"`batch_size` must be 2 or more for BatchNorm, got 1\.$"),
         ("--fleet.models 3-5", r"must lie within 0-4, got 3-5"),
         ("--fleet.models some", "takes positions like 0-7,12, got 'some'"),
         ("--trainer.max_epochs null", "`--trainer.max_epochs` is missing; pass for example 30"),

@@ -208,6 +208,12 @@ def test_a_gpu_steps_in_one_kernel_unless_gradients_are_clipped(digits, tmp_path
     assert models[None].losses == pytest.approx(models[1e9].losses, rel=1e-2)
 
 
+def test_weights_of_images_are_nhwc_and_those_of_volumes_stay(own_networks):
+    network = Classifier(3, 1, 0, ModelOptions(network="own_networks.Volumes")).network
+    assert network.image.weight.is_contiguous(memory_format=torch.channels_last)
+    assert network.volume.weight.is_contiguous()
+
+
 def test_lazy_layers_are_refused():
     with pytest.raises(ValueError, match="has lazy layers"):
         Classifier(10, 1, 0, ModelOptions("torch.nn.LazyLinear", {"out_features": 3}))

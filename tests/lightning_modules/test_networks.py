@@ -1,4 +1,5 @@
 import sys
+import warnings
 from math import prod
 
 import pytest
@@ -41,6 +42,28 @@ def by_keywords(width: int = 4, **options: int) -> nn.Module:
 def with_fixed_classes(**options: int) -> nn.Module:
     """Passes on options that its network does not have."""
     return WithoutHints(**{"features": 4} | options)
+
+
+class Quits(nn.Module):
+    def __init__(self) -> None:
+        raise SystemExit(2)
+
+
+def scripted() -> nn.Module:
+    with warnings.catch_warnings(action="ignore"):  # it is deprecated
+        return torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2))
+
+
+def with_a_scripted_layer(num_classes: int, channels: int) -> nn.Module:
+    network = Own(num_classes, channels)
+    network.conv = scripted()
+    return network
+
+
+def compiled(num_classes: int, channels: int) -> nn.Module:
+    network = Own(num_classes, channels)
+    network.conv = torch.compile(network.conv)
+    return torch.compile(network)
 
 
 class Shaped(nn.Module):
@@ -107,7 +130,12 @@ def test_the_shape_of_an_example_is_passed_to_those_that_name_it(users):
     [
         ("resnet", {}, "one of resnet18, .*resnet20, .* or the import path .* got `resnet`"),
         ("no_such.Network", {}, "`no_such.Network` cannot be imported .*No module.* PYTHONPATH"),
-        ("torch.nn.NoSuch", {}, "`torch.nn.NoSuch` cannot be imported .*has no attribute"),
+        ("torch.nn.NoSuch", {}, "`torch.nn.NoSuch`: module `torch.nn` has no `NoSuch`. Take a"),
+        ("users_networks.Owm", {}, r"has no `Owm`\. Did you mean `users_networks.Own`\?"),
+        ("convent", {}, r"got `convent`\. Did you mean `convnet`\?"),
+        ("users_networks.Quits", {}, "cannot be built with .*: SystemExit: 2"),
+        ("users_networks.scripted", {}, "one compiled by `torch.jit` as a whole. Build it"),
+        ("users_networks.with_a_scripted_layer", {}, "one compiled by `torch.jit` in conv. Build"),
         ("users_networks.NOT_CALLABLE", {}, "must be a class or function, got 3"),
         ("users_networks.not_a_module", {}, "must build a torch.nn.Module, got a list"),
         ("users_networks.Own", {"depth": 3}, "takes .*width: int = 4.* argument 'depth'"),
@@ -125,7 +153,7 @@ def test_the_shape_of_an_example_is_passed_to_those_that_name_it(users):
         ("users_networks.Own", {"width": "4"}, "cannot be built with .*'width': '4'.*TypeError: "),
         ("users_networks.by_keywords", {"depth": 3}, "cannot be built with .*argument 'depth'"),
         ("mlp", {"widths": [0]}, "`widths` must be 1 or more each"),
-        ("unittest.mock.nothing", {}, "cannot be imported .AttributeError: module"),
+        ("unittest.mock.nothing", {}, "module `unittest.mock` has no `nothing`"),
         ("torchvision.models.resnet18", {"weights": "best"}, "cannot be built with .*weights"),
         ("resnet20", {"width": 3}, "`resnet20` takes .*num_classes.* argument 'width'"),
     ],
@@ -134,3 +162,12 @@ def test_the_shape_of_an_example_is_passed_to_those_that_name_it(users):
 def test_what_cannot_be_built_says_why(name, args, message):
     with pytest.raises(ValueError, match=message):
         build_network(name, 10, 3, args, (3, 8, 8))
+
+
+def test_a_compiled_network_is_taken_without_its_wrappers(users):
+    network = build_network(f"{users}.compiled", 7, 1, {})
+    assert type(network).__name__ == "Own"
+    assert type(network.conv) is nn.Conv2d
+    assert (
+        network.state_dict().keys() == build_network(f"{users}.Own", 7, 1, {}).state_dict().keys()
+    )

@@ -163,6 +163,44 @@ class NoTraining(Own):
         return (super().forward(images), images) if self.training else super().forward(images)
 
 
+class View(Own):
+    def change(self, features):
+        return features.reshape(-1, 2, 8).mT.view(-1, 16)
+
+
+class Remembers(Own):
+    """Adds what it computed of the batch before."""
+
+    last = None
+
+    def change(self, features):
+        before, self.last = self.last, features.detach()
+        return features if before is None else features + before
+
+
+class Kept(Own):
+    """Keeps a tensor with its gradient, which a copy cannot."""
+
+    def change(self, features):
+        self.features = features.relu()
+        return self.features
+
+
+class Quits(Own):
+    def change(self, features):
+        raise SystemExit(3)
+
+
+class Unrelated(Own):
+    def forward(self, images):
+        return torch.zeros(len(images), 10, requires_grad=True)
+
+
+class NotANumber(Own):
+    def change(self, features):
+        return features.log()
+
+
 def old_weight_norm():
     network = Own()
     with pytest.warns(FutureWarning, match="weight_norm"):
@@ -181,7 +219,13 @@ LINES = {
     Loss: r"must return logits of shape \(2, 10\), got \(\). Return the logits, not a loss",
     Tokens: r"must return logits of shape \(2, 10\), got \(2, 4, 10\). Average over",
     Mixed: r"must return logits of shape \(2, 10\), got \(4, 10\). Keep the images apart",
-    Fixed: r"in a training step on 4 images, at line .* Fit its sizes",
+    Fixed: r"in a training step on 4 images, at line .* It has worked on 2 .* any number of images",
+    View: "in evaluation on .* line .* view size .* Write `reshape` instead of `view`",
+    Remembers: "in evaluation on images .*, at line .* keep nothing of an earlier batch",
+    Kept: "when it is copied after a step of training: .* keep no computed tensor as an attribute",
+    Quits: "in evaluation on .*at line .*: SystemExit: 3",
+    Unrelated: "must return logits that depend on its parameters, got .* none of 4. Use",
+    NotANumber: "must see and return numbers, got 20 NaN among 20 logits before any training",
     TwoInputs: "TypeError: .*argument: 'mask'. BitLeak calls it with one tensor of images",
     Keeper: "in a training step on 4 images.*: Inference tensors .* keep a buffer",
     Locked: r"when it is copied: TypeError: cannot pickle '_thread.lock' object..* no file, ",
@@ -191,7 +235,7 @@ LINES = {
     Frozen: "must have parameters that train, got 4 with `requires_grad` off",
     nn.Flatten: "must have parameters that train, got none",
     NoTraining: r"got `tuple` of a tensor of shape \(5, 10\), a tensor of .* in training mode",
-    old_weight_norm: r"when it is copied: RuntimeError: Only Tensors created.* forbids them",
+    old_weight_norm: r"when it is copied: RuntimeError: Only Tensors created.* forbid them",
 }
 
 

@@ -96,3 +96,17 @@ class InPlace(Small):
         scores = super().forward(images).sigmoid()
         scores *= 2
         return scores
+
+
+class Volumes(nn.Module):
+    """Convolves images, then takes their channels for the depth of a volume."""
+
+    def __init__(self, num_classes, channels):
+        super().__init__()
+        self.image = nn.Conv2d(channels, 8, 3, padding=1)
+        self.volume = nn.Conv3d(1, 4, 3)
+        self.fc = nn.Linear(4, num_classes)
+
+    def forward(self, images):
+        volume = self.volume(self.image(images).relu()[:, None])
+        return self.fc(volume.relu().mean((2, 3, 4)))

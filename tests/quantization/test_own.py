@@ -6,10 +6,11 @@ from torch import nn
 
 from quantization.calibration import Calibration
 from quantization.methods import METHODS
-from quantization.own import find_method
+from quantization.own import find_method, load_own
 from quantization.quantize import quantize_network
 from quantization.rehearsal import check_network, check_variants
 from quantization.rounding.gptq import gptq
+from quantization.rounding.grid import find_grid
 from quantization.rounding.nearest import nearest
 from quantization.timing import estimate_seconds
 from quantization.variant import Variant
@@ -136,9 +137,38 @@ def random(weight, grid):
     return (torch.rand(weight.shape) < 0.5).byte()
 
 
+def with_defaults(weight, grid, step=0.5, *, share=1.0, **further):
+    return nearest(weight, grid)
+
+
+def with_gradients(weight, grid):
+    offset = torch.zeros_like(weight, requires_grad=True)
+    (weight + offset).square().sum().backward()
+    return nearest(weight - 0 * offset.grad, grid)
+
+
+@pytest.mark.parametrize("rounding", [with_defaults, with_gradients])
+def test_a_rounding_may_have_defaults_and_learn(make, rounding):
+    variant, weight = make(rounding), torch.randn(3, 5)
+    grid = find_grid(weight, variant.bits, symmetric=False)
+    with torch.no_grad():
+        codes = load_own("mine.own").rounding(weight, grid)
+    assert torch.equal(codes, nearest(weight, grid))
+
+
+def keyword_only(weight, *, grid):
+    return nearest(weight, grid)
+
+
+def quits(weight, grid):
+    raise SystemExit(0)
+
+
 @pytest.mark.parametrize(
     ("rounding", "message"),
     [
+        (keyword_only, r"takes \(weight, \*, grid\)\."),
+        (quits, r"must run on a layer of \[6, 9\] \(SystemExit: 0, .*:\d+"),
         (other_names, r"takes \(w, grid\)\."),
         (floats, r"must return uint8 codes \[6, 9\] from 0 to 3, got \[6, 9\] of torch.float32"),
         (flat, r"must return uint8 codes \[6, 9\] from 0 to 3, got \[54\] of torch.uint8"),

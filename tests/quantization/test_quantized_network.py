@@ -1,15 +1,18 @@
 import copy
 import json
+import re
+import shlex
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from lightning_modules.networks import build_network
+from quantization.advice import leave_out
 from quantization.calibration import Calibration
 from quantization.quantize import quantize_network
-from quantization.quantized_network import QuantizationRecord, layer_bits
+from quantization.quantized_network import QuantizationRecord, layer_bits, weight_keys
 from quantization.rounding.grid import LEVELS, dequantize, find_grid
 from quantization.rounding.nearest import nearest
 from quantization.task import LayerRecord
@@ -160,10 +163,37 @@ def test_a_diverged_layer_is_named():
         quantize_network(network, Variant.parse("nearest-w4"))
 
 
-def test_a_computed_weight_is_named():
-    network = nn.Sequential(nn.Linear(2, 2), weight_norm(nn.Linear(2, 2)))
-    with pytest.raises(ValueError, match=r"`1.weight` is computed.* `remove_parametrizations`"):
-        quantize_network(network, Variant.parse("nearest-w4"))
+def test_computed_weights_are_named_and_may_stay():
+    layers = [weight_norm(nn.Linear(2, 2)), nn.Linear(2, 2), spectral_norm(nn.Linear(2, 2))]
+    network, variant = nn.Sequential(*layers).eval(), Variant.parse("nearest-w4")
+    with pytest.raises(ValueError, match="`0`, `2`: computed from other") as error:
+        layer_bits(network, variant)
+    (way_out,) = re.findall(r"--layer_bits '(.*)'`", str(error.value))
+    patterns = json.loads(way_out)
+    assert layer_bits(network, variant, patterns) == {"1.weight": 4}
+    quantized, _ = quantize_network(network, variant, patterns=patterns)
+    assert list(quantized.weights) == ["1.weight"]
+    assert set(quantized.state_dict()) == set(network.state_dict())
+
+
+def test_weights_that_are_no_real_numbers_are_named():
+    empty = nn.Linear(2, 2)
+    empty.weight = nn.Parameter(torch.empty(0, 2))
+    layers = [empty, nn.Linear(2, 2), nn.Linear(2, 2, dtype=torch.complex64)]
+    network, variant = nn.Sequential(*layers), Variant.parse("nearest-w4")
+    said = r"`0`: empty, of shape \(0, 2\); `2`: of type complex64. .* '{\"0\": 32, \"2\": 32}'"
+    with pytest.raises(ValueError, match=said):
+        layer_bits(network, variant)
+
+
+@pytest.mark.parametrize("name", ["[x]", "it's", "größe", "a*"])
+def test_the_pattern_that_is_advised_matches_a_layer_of_any_name(name):
+    network = nn.Sequential(nn.ModuleDict({name: nn.Linear(2, 2), "x": nn.Linear(2, 2)}))
+    advice = leave_out([f"0.{name}"], weight_keys(network))
+    option, bits = shlex.split(advice.partition("`")[2].removesuffix("`"))
+    assert option == "--layer_bits"
+    found = layer_bits(network, Variant.parse("nearest-w4"), json.loads(bits))
+    assert found == {f"0.{name}.weight": 32, "0.x.weight": 4}
 
 
 def test_a_record_as_json_by_hand():

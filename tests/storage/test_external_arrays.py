@@ -151,7 +151,8 @@ BROKEN = {
     ),
     "NaN logits": (
         put("full/target_logits", (slice(1, 3), 0, 3, 2), np.nan),
-        r"`full/target_logits` must be finite, got 2 NaN or infinite, the first in row 1",
+        r"`full/target_logits` must be finite, got 2 NaN or infinite, the first in row 1 of 2 such "
+        "rows.*those examples",
     ),
     "infinite phi": (
         put("int8/shadow_phi", (4, 1, 3), np.inf),
@@ -165,7 +166,10 @@ BROKEN = {
         put("target_members", 2, False),
         r"`target_members` must have members and non-members.* got 0 members of 40 in row 2",
     ),
-    "no non-members": (put("target_members", 0, True), r"got 40 members of 40 in row 0.*did not"),
+    "no non-members": (
+        put("target_members", 0, True),
+        r"got 40 members of 40 in row 0.*leave out this target",
+    ),
     "few shadows": (few_shadows, r"`shadow_members` must have 4 shadows or more, got 3"),
     "one class": (one_class, r"must have 2 classes or more, got 1.*Save \(0, z\)"),
     "a target that is a shadow": (

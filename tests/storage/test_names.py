@@ -50,7 +50,7 @@ def test_the_slices_of_an_array_job_cover_the_fleet_once():
         ("all", "takes positions"),
         ("13", r"must lie within 0-12, got 13\. Raise `--fleet.shadows` or `--fleet.targets`"),
         ("0-13", "must lie within 0-12, got 0-13"),
-        ("4-3", "must lie within 0-12, got 4-3"),
+        ("4-3", r"takes the smaller position first, got 4-3\. Pass 3-4\."),
     ],
 )
 def test_a_wrong_slice_is_refused_with_the_right_form(text, message):

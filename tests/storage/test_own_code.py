@@ -18,6 +18,7 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "package_of_mine").mkdir()
     (tmp_path / "package_of_mine" / "inner.py").write_text(SOURCE)
     (tmp_path / "broken_of_mine.py").write_text("import torch\n\nraise KeyError('no\\nway')\n")
+    (tmp_path / "quits_of_mine.py").write_text("raise SystemExit(3)")
     return tmp_path
 
 
@@ -51,6 +52,7 @@ def test_a_fingerprint_changes_with_the_file_and_with_nothing_else(place):
             "inner.py has none of that name. Did you mean `package_of_mine.inner.mine`?",
         ),
         ("package_of_mine.inner.number", "must be a function, and"),
+        ("quits_of_mine.attack", "cannot be imported (SystemExit: 3). Modules are looked"),
     ],
 )
 def test_what_cannot_be_imported_is_one_line_with_the_way_out(place, path, message):
