@@ -141,12 +141,12 @@ def check_background(background: str) -> None:
     """Raise ValueError unless it is a colour without transparency."""
     try:
         known = len(ImageColor.getrgb(background)) == 3
-    except ValueError:
+    except (ValueError, TypeError):  # TypeError: None, because in YAML a # begins a comment
         known = False
     if not known:
         raise ValueError(
-            "`background` must be the name of a colour, or #rrggbb in quotes, got "
-            f"`{background}`. Pass for example black or '#808080'."
+            "`background` must be the name of a colour or rgb(red,green,blue), got "
+            f"`{background}`. Pass for example black or 'rgb(128,128,128)'."
         )
 
 
