@@ -76,7 +76,7 @@ def test_a_wrong_option_is_one_line(refuse, arguments, message):
     ("arguments", "message"),
     [
         (["Digits", "--data.batch_size", "1"], "`batch_size` must be 2 or more for BatchNorm, got"),
-        (["ImageFolder", "--data.root", "x", "--data.background", "#808080"], "`background` must"),
+        (["ImageFolder", "--data.root", "x", "--data.background", "12"], "`background` must"),
     ],
 )
 def test_an_error_of_a_data_set_is_as_it_raised_it(arguments, message):
