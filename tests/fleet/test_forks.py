@@ -188,7 +188,7 @@ def test_an_error_in_a_forked_model_stops_that_model_only(
     assert f"{failing} failed: RuntimeError: a [red] kernel failed. The same command" in output
     assert "in step\n    raise RuntimeError" in error.read_text()
     train.main(toy(folder, "--fleet.workers 2"))
-    assert "Finished 1 models" in capsys.readouterr().out
+    assert "Finished 1 model in" in capsys.readouterr().out
     assert tensors(folder) == tensors(toy_run)
 
 
