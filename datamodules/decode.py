@@ -139,16 +139,19 @@ def in_memory(decoding: Decoding) -> UInt8[Tensor, "examples channels height wid
     return pixels
 
 
-def check_background(background: str) -> None:
-    """Raise ValueError unless it is a colour without transparency."""
+def check_background(background: str | None) -> None:
+    """Raise ValueError unless it is a colour without transparency.
+
+    It is None for #808080 on a command line, where # begins a comment of YAML's.
+    """
     try:
-        known = len(ImageColor.getrgb(background)) == 3
+        known = len(ImageColor.getrgb(str(background))) == 3
     except ValueError:
         known = False
     if not known:
         raise ValueError(
-            "`background` must be the name of a colour, or #rrggbb in quotes, got "
-            f"`{background}`. Pass for example black or '#808080'."
+            "`background` must be the name of a colour or rgb(red,green,blue), got "
+            f"`{background}`. Pass for example black or 'rgb(128,128,128)'."
         )
 
 

@@ -26,7 +26,7 @@ class ImageFolder(ImageDataModule):
         root: the folder.
         image_size: width and height in pixels to which images are scaled and cropped.
         channels: 3 for colour, 1 for gray.
-        background: colour on which transparent images are laid: a name or #rrggbb.
+        background: colour on which transparent images are laid: a name, or rgb(red,green,blue).
         test_fraction: share of the images set apart as the test split; unused if the folder has two
             splits.
         pool_size: number of audited examples, drawn from the training split; null for all of it.

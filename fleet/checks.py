@@ -50,13 +50,16 @@ class Devices(NamedTuple):
 
 
 def _describe_several(fleet: FleetOptions) -> str:
-    line = f"Each of {fleet.workers} models at once trains on "
+    several = f"{fleet.workers} models train at once"
+    if fleet.workers == 1:
+        several = "1 model trains at a time"
     if fleet.gpus_per_model:
-        return f"{line}{fleet.gpus_per_model:g} GPU."
+        return f"{several}, on {fleet.gpus_per_model:g} GPU each."
+    line = f"{several} on the CPU"
     if fleet.address or fleet.workers <= (cores := _cores()):
-        return f"{line}the CPU."
+        return f"{line}."
     them = "one core" if cores == 1 else f"{cores} cores"
-    return f"{line}the CPU; they share {them}, so `--fleet.workers {cores}` would be as fast."
+    return f"{line}; they share {them}, so `--fleet.workers {cores}` would be as fast."
 
 
 def check_options(config: Namespace, fleet: FleetOptions) -> Devices:

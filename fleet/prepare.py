@@ -31,6 +31,7 @@ from fleet.rehearsal import rehearse_fit
 from lightning_modules.callbacks.record_embeddings import find_layer
 from lightning_modules.classifier import Classifier
 from lightning_modules.options import CalibrationOptions, ModelOptions
+from lightning_modules.rehearsal import first_of
 from quantization.quantized_network import layer_bits
 from quantization.rehearsal import check_variants
 from quantization.variant import Variant, check_count, wanted
@@ -167,7 +168,7 @@ def try_network(
         tensors = network.state_dict().items()
         unpacked = [key for key, tensor in tensors if tensor.ndim > 1 and key not in packed]
         if unpacked:
-            notes = [f"Note: quantization leaves {', '.join(unpacked)} at full precision."]
+            notes = [f"Note: quantization leaves {first_of(unpacked)} at full precision."]
     return network, notes
 
 

@@ -160,7 +160,8 @@ def summarise(call: Call, failed: Failed) -> Iterator[str]:
     before = len(chosen) - len(outcomes)
     ended = Counter(outcome.state for outcome in outcomes)
     if outcomes:
-        line = f"Finished {ended['finished']} models in {seconds:.0f} s; {before} were before"
+        noun = "model" if ended["finished"] == 1 else "models"
+        line = f"Finished {ended['finished']} {noun} in {seconds:.0f} s; {before} finished before"
         line += f"; {ended['failed']} failed" if ended["failed"] else ""
         yield line + (f"; {ended['busy']} passed over." if ended["busy"] else ".")
     else:

@@ -52,13 +52,18 @@ def check_unused(unused: Sequence[str], processes: int, strategy: str) -> list[s
     """
     if not unused:
         return []
-    names = ", ".join(unused[:3]) + (f" and {len(unused) - 3} more" if len(unused) > 3 else "")
+    names = first_of(unused)
     if processes > 1 and "find_unused_parameters_true" not in strategy:
         raise ValueError(
             f"The loss does not depend on {names}, whose gradients {processes} processes would wait"
             " for. Pass `--trainer.strategy ddp_find_unused_parameters_true`, or leave them out."
         )
     return [f"Note: training leaves {names} as drawn, because the loss does not depend on that."]
+
+
+def first_of(names: Sequence[str]) -> str:
+    """The first three of some names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 class _Rehearsal:

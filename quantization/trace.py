@@ -115,9 +115,12 @@ class Trace(TorchFunctionMode):
             return "not called with one tensor alone"
         if (use := next(self._uses(self.network.get_submodule(name).weight), None)) is None:
             return "not called"
-        function = getattr(use.function, "__name__", str(use.function))
+        function, does = use.function, "passes the weight to"
+        if getattr(function, "__name__", "") == "__get__":  # of a property, such as `T`
+            function, does = function.__self__, "reads the weight's"  # type: ignore[attr-defined]
+        called = getattr(function, "__name__", str(function))
         owner = type(self.modules[use.owner]).__name__
-        return f"not called: {owner} itself passes the weight to `{function}`"
+        return f"not called: {owner} itself {does} `{called}`"
 
     def _uses(self, weight: object) -> Iterator[Operation]:
         """Operations on a weight by modules that are no layers, which have weights of their own."""

@@ -133,6 +133,11 @@ def make_recipe(experiment: Experiment | None) -> str:
     return yaml.safe_dump(options, sort_keys=False)
 
 
+def data_places(experiment: Experiment | None) -> list[str]:
+    """The options of the data set that only a user knows, and that the recipe lacks."""
+    return [place for place in experiment.places if place != "cache"] if experiment else []
+
+
 def render(results: Results, drawings: Sequence[Drawing]) -> str:
     """Fill the page.
 
@@ -163,6 +168,7 @@ def render(results: Results, drawings: Sequence[Drawing]) -> str:
         ],
         basis=results.basis,
         recipe=make_recipe(results.experiment),
+        places=data_places(results.experiment),
         quantizations=quantization_lines(results.variants),
         answer=list(zip(QUESTIONS, results.answer, strict=True)),
         comparisons=results.sentences,

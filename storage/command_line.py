@@ -86,6 +86,20 @@ class CommandLine(ArgumentParser):
             parsed: Namespace = self.parse_string(content, name, ext_vars, env, defaults, **further)
             return parsed
 
+    def instantiate(self, *args: Any, **further: Any) -> Namespace:  # noqa: ANN401
+        """Make what the options name; a constructor's own error is raised as it is.
+
+        jsonargparse wraps it into a tree of types, because a class that need not be given may be
+        null.
+        """
+        try:
+            made: Namespace = super().instantiate(*args, **further)
+        except ValueError as error:
+            if str(error).startswith("Does not validate") and error.__cause__ is not None:
+                raise error.__cause__ from None
+            raise
+        return made
+
     def _check_names(
         self, arguments: Sequence[str], further: Collection[str], dropped: Collection[str]
     ) -> None:

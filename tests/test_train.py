@@ -22,7 +22,7 @@ def test_the_whole_output_away_from_a_terminal(toy, tmp_path, capsys, monkeypatc
         "testing.",
         "1 of 2: shadow-001 finished in T s",
         "2 of 2: target-000 finished in T s",
-        "Finished 2 models in T s; 0 were before.",
+        "Finished 2 models in T s; 0 finished before.",
     ]
     assert lines[-2].startswith("Bytes of a model on disk: full ")
     assert lines[-1] == "3 of the fleet's 5 models are still to be finished."

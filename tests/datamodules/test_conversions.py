@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from datamodules import ImageFolder
@@ -134,12 +135,15 @@ def test_a_data_set_says_what_was_done(tmp_path):
 
 @pytest.mark.parametrize("background", ["transparent", "#12345678", "no colour", "12"])
 def test_a_background_that_is_no_colour_is_refused(background, tmp_path):
-    with pytest.raises(
-        ValueError, match=f"name of a colour, or #rrggbb in quotes, got `{background}`"
-    ):
+    with pytest.raises(ValueError, match=f"name of a colour or .*, got `{background}`"):
         ImageFolder(tmp_path, background=background)
 
 
+def test_a_colour_that_yaml_takes_for_a_comment_is_refused():
+    with pytest.raises(ValueError, match=r"or rgb\(red,green,blue\), got `None`"):
+        check_background(yaml.safe_load("#808080"))
+
+
 def test_backgrounds():
-    for background in ("white", "#ffffff", "#fff", "DarkSlateGray"):
+    for background in ("white", "#ffffff", "#fff", "DarkSlateGray", "rgb(128,128,128)"):
         check_background(background)

@@ -71,7 +71,7 @@ def test_idle_gpus_are_named_with_the_command_that_uses_them(gpus):
         "Each model trains on 4 GPUs together, one model after another."
     )
     packed = FleetOptions(workers=8, gpus_per_model=0.25)
-    assert Devices("GPU").describe(packed) == "Each of 8 models at once trains on 0.25 GPU."
+    assert Devices("GPU").describe(packed) == "8 models train at once, on 0.25 GPU each."
 
 
 @pytest.mark.parametrize(
@@ -85,9 +85,11 @@ def test_idle_gpus_are_named_with_the_command_that_uses_them(gpus):
 def test_more_workers_than_cores_are_allowed_and_told(monkeypatch, cores, end):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
     line = Devices("CPU").describe(FleetOptions(workers=3))
-    assert line == f"Each of 3 models at once trains on the CPU{end}"
+    assert line == f"3 models train at once on the CPU{end}"
     remote = Devices("CPU").describe(FleetOptions(workers=3, address="auto"))
-    assert remote == "Each of 3 models at once trains on the CPU."
+    assert remote == "3 models train at once on the CPU."
+    single = Devices("CPU").describe(FleetOptions(address="auto"))
+    assert single == "1 model trains at a time on the CPU."
 
 
 def test_a_cluster_may_have_gpus_where_its_driver_has_none():

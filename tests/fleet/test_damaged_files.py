@@ -58,7 +58,7 @@ def test_a_model_with_damaged_weights_and_checkpoint_is_trained_again(
     for path in (run.weights(SHADOW, "full"), run.checkpoint(SHADOW)):
         truncate(path)
     train.main([*toy(finished), "--repair"])
-    assert "Finished 1 models" in capsys.readouterr().out
+    assert "Finished 1 model in" in capsys.readouterr().out
     assert tensors(finished) == tensors(toy_run)
 
 

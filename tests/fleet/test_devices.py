@@ -173,7 +173,7 @@ def start_two(toy, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize(
-    ("event", "said"), [("slow", "Finished 1 models"), ("broken", "ValueError: no grid fits")]
+    ("event", "said"), [("slow", "Finished 1 model in"), ("broken", "ValueError: no grid fits")]
 )
 def test_processes_wait_longer_than_any_timeout_and_end_with_one_that_fails(
     start_two, unwrap, wait_for, event, said, rank

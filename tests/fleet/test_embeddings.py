@@ -56,7 +56,7 @@ def test_a_later_call_without_the_option_keeps_them(embedded, toy, tmp_path, cap
     train.main(toy(folder, "--status"))
     assert re.search(r"finished +│ +4 ", capsys.readouterr().out)
     train.main(toy(folder))
-    assert "Finished 1 models" in unwrap(capsys.readouterr().out)
+    assert "Finished 1 model in" in unwrap(capsys.readouterr().out)
     original = embedded.embeddings(name, "full").read_bytes()
     assert run.embeddings(name, "full").read_bytes() == original
 

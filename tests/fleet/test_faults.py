@@ -38,7 +38,7 @@ def test_an_error_stops_one_model_only(
     output, error = unwrap(capsys.readouterr().out), RunFolder(folder).error(SHADOW)
     assert "2 of 5: shadow-001 failed after" in output
     assert "Finished 4 models" in output
-    assert "0 were before; 1 failed." in output
+    assert "0 finished before; 1 failed." in output
     assert "shadow-001 failed: RuntimeError: a [red] kernel failed. The same command" in output
     assert str(error) in output
     assert "in step\n    raise RuntimeError" in error.read_text()
@@ -46,7 +46,7 @@ def test_an_error_stops_one_model_only(
     status = unwrap(capsys.readouterr().out)
     assert "failed │ 1 │ shadow-001: RuntimeError: a [red] kernel failed" in status
     train.main(toy(folder))
-    assert "Finished 1 models" in capsys.readouterr().out
+    assert "Finished 1 model in" in capsys.readouterr().out
     assert not error.exists()
     assert tensors(folder) == tensors(toy_run)
 

@@ -145,7 +145,7 @@ def test_forked_models_are_those_of_one_process(toy, toy_run, tmp_path, tensors,
     folder = tmp_path / "run"
     train.main(toy(folder, "--fleet.workers 2"))
     printed = capsys.readouterr().out
-    assert printed.startswith("Each of 2 models at once trains on the CPU")
+    assert printed.startswith("2 models train at once on the CPU")
     assert "Finished 5 models" in printed
     assert tensors(folder) == tensors(toy_run)
     train.main(["--run_dir", str(folder), "--status"])
@@ -188,7 +188,7 @@ def test_an_error_in_a_forked_model_stops_that_model_only(
     assert f"{failing} failed: RuntimeError: a [red] kernel failed. The same command" in output
     assert "in step\n    raise RuntimeError" in error.read_text()
     train.main(toy(folder, "--fleet.workers 2"))
-    assert "Finished 1 models" in capsys.readouterr().out
+    assert "Finished 1 model in" in capsys.readouterr().out
     assert tensors(folder) == tensors(toy_run)
 
 
@@ -239,6 +239,6 @@ def test_signals_stop_the_driver_as_they_do_one_process(tmp_path, start_command,
     output, _ = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 130, output
     first, last = output.splitlines()
-    assert first.startswith("Each of 2 models at once trains on the CPU")
+    assert first.startswith("2 models train at once on the CPU")
     assert last == "Stopped. The same command goes on from the last checkpoint."
     wait_for(lambda: have_ended(begun))

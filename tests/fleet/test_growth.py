@@ -137,8 +137,8 @@ def test_a_model_locked_by_another_process_is_passed_over(toy, tmp_path, capsys,
         train.main(toy(folder))
     output = unwrap(capsys.readouterr().out)
     assert "3 of 5: shadow-002 passed over, another process works on it" in output
-    assert "0 were before; 1 passed over." in output
+    assert "0 finished before; 1 passed over." in output
     assert "Finished 4 models" in output
     assert not (folder / "models" / "shadow-002" / "full.safetensors").exists()
     train.main(toy(folder))
-    assert "Finished 1 models" in unwrap(capsys.readouterr().out)
+    assert "Finished 1 model in" in unwrap(capsys.readouterr().out)

@@ -72,6 +72,19 @@ def test_a_wrong_option_is_one_line(refuse, arguments, message):
     assert refuse(*arguments).startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["Digits", "--data.batch_size", "1"], "`batch_size` must be 2 or more for BatchNorm, got"),
+        (["ImageFolder", "--data.root", "x", "--data.background", "12"], "`background` must"),
+    ],
+)
+def test_an_error_of_a_data_set_is_as_it_raised_it(arguments, message):
+    parser, config = parse(["--run_dir", "x", "--data", *arguments])
+    with pytest.raises(ValueError, match=f"^{message}"):
+        parser.instantiate(config)
+
+
 @pytest.mark.parametrize("name", ["3", "os.path", "no_such_package.Data", "torch.nn.Linear", "''"])
 def test_anything_but_a_data_set_is_refused(refuse, tmp_path, name):
     recipe = tmp_path / "recipe.yaml"

@@ -94,7 +94,7 @@ def test_a_summary_says_what_became_of_every_model(run):
     diverged = {SHADOWS[1]: "not finite", ModelName("target", 0): "weak"}
     call = Call(run, SHADOWS, ["full", "nearest-w2"], SHADOWS, outcomes, 61.2)
     lines = list(summarise(call, Failed(diverged, set(), ["Not judged."])))
-    assert lines[0] == "Finished 1 models in 61 s; 1 were before; 1 failed; 1 passed over."
+    assert lines[0] == "Finished 1 model in 61 s; 1 finished before; 1 failed; 1 passed over."
     assert lines[1].startswith(
         r"[bold red]shadow-002 failed[/]: KeyError: \[red]. The same command tries it again; the"
     )

@@ -484,3 +484,18 @@ class Shortcut(nn.Module):
 def test_what_no_image_changes_is_no_branch(images):
     assert Trace(nn.Sequential(Shortcut(), Shortcut()).eval(), images).blocks() == ["0", "1"]
     assert Trace(nn.Sequential(Positions()).eval(), images).blocks() == []
+
+
+@pytest.mark.parametrize(
+    ("use", "does"),
+    [
+        (lambda weight: weight.T, "reads the weight's `T`"),
+        (lambda weight: weight * 2, "passes the weight to `mul`"),
+    ],
+)
+def test_what_a_network_does_with_a_weight_of_its_own_accord_is_told(images, use, does):
+    network = Network(lambda n, x: n.conv(x).sum((1, 2, 3)) + use(n.fc.weight).sum())
+    network.fc = nn.Linear(2, 3)
+    assert (
+        Trace(network.eval(), images).why_not_called("fc") == f"not called: Network itself {does}"
+    )

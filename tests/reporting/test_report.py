@@ -253,6 +253,19 @@ def test_what_the_numbers_rest_on_and_how_to_reproduce_them(page):
     assert notes == list(NOTES)
 
 
+@pytest.mark.parametrize(
+    ("places", "said"),
+    [
+        ({}, "run these commands. On the same"),
+        ({"root": "a", "cache": "b"}, "run these commands, with --data.root for the place of your"),
+        ({"file": "a", "labels": "b"}, "with --data.file and --data.labels for the place of your"),
+    ],
+)
+def test_a_reproduction_names_the_options_that_its_recipe_lacks(shown, places, said):
+    page = render(shown._replace(experiment=EXPERIMENT._replace(places=places)), [])
+    assert said in " ".join(re.sub("</?code>", "", page).split())
+
+
 def test_models_trained_elsewhere_have_no_recipe(page, shown):
     without = render(shown._replace(experiment=None), [])
     for text in ("How to reproduce it", "train.py", "<pre>"):
