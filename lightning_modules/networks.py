@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 from torch import nn
@@ -18,6 +17,7 @@ from lightning_modules.architectures import (
     wide_resnet28_2,
 )
 from lightning_modules.logits import take_logits
+from quantization.imported import imported
 
 Shape = tuple[int, ...]
 
@@ -60,7 +60,12 @@ def build_network(
         ValueError: the name is unknown or cannot be imported, the arguments do not fit its
             signature, it raises an error, or what it builds is not an `nn.Module`.
     """
-    build = NETWORKS[name] if name in NETWORKS else _imported(name)
+    if name not in NETWORKS and "." not in name:
+        raise ValueError(
+            f"Network must be one of {', '.join(NETWORKS)}, or the import path of your own such as"
+            f" `package.module.Class`, got `{name}`."
+        )
+    build = NETWORKS[name] if name in NETWORKS else imported(name, "--model.network")
     signature = inspect.signature(build)
     known = {"num_classes": num_classes, "channels": channels, "shape": shape}
     given = {key: value for key, value in known.items() if key in signature.parameters} | args
@@ -95,23 +100,3 @@ def _construct(
         if "'num_classes'" not in str(error):
             raise
         return build(**given)
-
-
-def _imported(path: str) -> Callable[..., Any]:
-    """Import a class or function by its path."""
-    module, _, attribute = path.rpartition(".")
-    if not module:
-        raise ValueError(
-            f"Network must be one of {', '.join(NETWORKS)}, or the import path of your own such as"
-            f" `package.module.Class`, got `{path}`."
-        )
-    try:
-        build = getattr(import_module(module), attribute)
-    except Exception as error:  # importing runs a user's code, which may raise anything
-        raise ValueError(
-            f"Network `{path}` cannot be imported ({type(error).__name__}: {error}). Is its "
-            "folder on PYTHONPATH?"
-        ) from error
-    if not callable(build):
-        raise ValueError(f"Network `{path}` must be a class or function, got {build!r}.")
-    return build  # type: ignore[no-any-return]

@@ -50,7 +50,7 @@ def test_a_fingerprint_changes_with_the_file_and_with_nothing_else(place):
             "package_of_mine.inner.nine",
             "inner.py has none of that name. Did you mean `package_of_mine.inner.mine`?",
         ),
-        ("package_of_mine.inner.number", "must be a function, and"),
+        ("package_of_mine.inner.number", "must be a function or a class, and"),
     ],
 )
 def test_what_cannot_be_imported_is_one_line_with_the_way_out(place, path, message):
