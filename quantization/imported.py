@@ -8,6 +8,11 @@ from importlib import import_module
 from typing import Any
 
 
+def is_own(name: str) -> bool:
+    """Whether a name is the import path of a user's own, not a name of ours."""
+    return "." in name
+
+
 def imported(path: str, option: str) -> Callable[..., Any]:
     """Import a function or a class by its path, from the current folder or wherever Python looks.
 

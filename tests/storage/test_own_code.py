@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from storage.own_code import digest, is_own, load
+from quantization.imported import is_own
+from storage.own_code import digest, load
 
 SOURCE = "def mine(weight, grid):\n    return weight\n\nnumber = 3\n"
 
