@@ -18,11 +18,7 @@ from datamodules.batches import Batch, Loader, fits
 from datamodules.in_order import InOrder
 from datamodules.seeds import derive_seed
 from datamodules.splits import Images, Levels, check_splits, describe_splits, hash_splits
-from datamodules.views import (
-    cut,
-    draw_epoch,
-    view,
-)
+from datamodules.views import cut, draw_epoch, view
 
 __all__ = ["Batch", "ImageDataModule", "Images"]
 
