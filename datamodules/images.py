@@ -171,9 +171,9 @@ class ImageDataModule(InOrder, ABC):
             ways += ["raise `--data.batch_size`"] if steps > 1 else []
             ways += ["take fewer `--trainer.devices`"] if processes > 1 else []
             raise ValueError(
-                f"A training step needs 2 images in each process, because BatchNorm does: "
-                f"{2 * processes} or more, got batches of {smallest} from the {members} images that"
-                f" a model trains on. To change that, {', or '.join(ways)}."
+                f"A training step needs 2 examples in each process, because BatchNorm does: "
+                f"{2 * processes} or more, got batches of {smallest} from the {members} examples "
+                f"that a model trains on. To change that, {', or '.join(ways)}."
             )
         return [len(part) for part in torch.arange(members).tensor_split(steps)]
 
