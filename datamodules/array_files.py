@@ -94,7 +94,8 @@ def _find(file: Path, content: NpzFile, names: tuple[str, ...]) -> tuple[str, np
     except Exception as error:  # what NumPy, zipfile and zlib raise
         raise ValueError(
             f"{file}, `{keys[0]}` must be an array of numbers, got one that NumPy cannot read "
-            f"({error}). Convert it by `.astype(numpy.float32)`, and write the file again."
+            f"({error}). Convert it by `.astype(numpy.float32)`, names by `.astype(str)`, and "
+            "write the file again."
         ) from error
 
 
@@ -140,7 +141,8 @@ def _check_labels(name: str, array: np.ndarray) -> Shaped[np.ndarray, " examples
         raise ValueError(f"{what} must be one whole number or name per example.{way_out}")
     if array.dtype.kind != "f":
         return array if array.dtype.kind in "US" else array.astype(np.int64)
-    if not (np.isfinite(array) & (array == np.round(array))).all():
-        odd = array[~(array == np.round(array))][:3].tolist()
+    whole = np.isfinite(array) & (array == np.round(array))
+    if not whole.all():
+        odd = array[~whole][:3].tolist()
         raise ValueError(f"{what} must be whole numbers or names, got for example {odd}.")
     return array.astype(np.int64)

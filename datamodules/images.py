@@ -18,11 +18,7 @@ from datamodules.batches import Batch, Loader, fits
 from datamodules.in_order import InOrder
 from datamodules.seeds import derive_seed
 from datamodules.splits import Images, Levels, check_splits, describe_splits, hash_splits
-from datamodules.views import (
-    cut,
-    draw_epoch,
-    view,
-)
+from datamodules.views import cut, draw_epoch, view
 
 __all__ = ["Batch", "ImageDataModule", "Images"]
 
@@ -175,9 +171,9 @@ class ImageDataModule(InOrder, ABC):
             ways += ["raise `--data.batch_size`"] if steps > 1 else []
             ways += ["take fewer `--trainer.devices`"] if processes > 1 else []
             raise ValueError(
-                f"A training step needs 2 images in each process, because BatchNorm does: "
-                f"{2 * processes} or more, got batches of {smallest} from the {members} images that"
-                f" a model trains on. To change that, {', or '.join(ways)}."
+                f"A training step needs 2 examples in each process, because BatchNorm does: "
+                f"{2 * processes} or more, got batches of {smallest} from the {members} examples "
+                f"that a model trains on. To change that, {', or '.join(ways)}."
             )
         return [len(part) for part in torch.arange(members).tensor_split(steps)]
 

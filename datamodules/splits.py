@@ -139,24 +139,24 @@ def check_splits(
     """Check that the splits fit together, and fit what their data set says of them.
 
     Raises:
-        ValueError: too few images, or a count, a channel or a label that does not fit.
+        ValueError: too few examples, or a count, a channel or a label that does not fit.
     """
     if len(train.labels) < 2 or not len(test.labels):
         raise ValueError(
-            f"{name} needs 2 images to train on and 1 to test, got {len(train.labels)} and "
-            f"{len(test.labels)}. Leave some out of the pool, or add images."
+            f"{name} needs 2 examples to train on and 1 to test, got {len(train.labels)} and "
+            f"{len(test.labels)}. Leave some out of the pool, or add more."
         )
     channels = [split.shape[1] for split in (train, test)]
     if not channels[0] == len(mean) == len(std) == channels[1]:
         raise ValueError(
-            f"{name} has images of {channels[0]} and {channels[1]} channels, {len(mean)} means "
+            f"{name} has examples of {channels[0]} and {channels[1]} channels, {len(mean)} means "
             f"and {len(std)} stds. Give one mean and std per channel."
         )
     for split in (train, test):
-        images, labels = split.shape[0], split.labels
-        if images != len(labels):
+        count, labels = split.shape[0], split.labels
+        if count != len(labels):
             raise ValueError(
-                f"Every image needs a label, got {images} images and {len(labels)} labels. "
+                f"Every example needs a label, got {count} examples and {len(labels)} labels. "
                 f"{name}'s files do not belong together: download them again."
             )
         if labels.min() < 0 or labels.max() >= num_classes:

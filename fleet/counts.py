@@ -21,7 +21,7 @@ class Counts(NamedTuple):
         todo: models that are not finished.
         finished: number of chosen models that are finished.
         epochs: epochs of training.
-        members: images that a model trains on.
+        members: examples that a model trains on.
         steps: steps per epoch.
         validations: passes over the test split during training.
         pool: images in the pool.

@@ -13,6 +13,7 @@ import yaml
 from jsonargparse import Namespace
 
 from lightning_modules.options import CalibrationOptions, ModelOptions, TrainerOptions
+from quantization.imported import make_importable
 from storage.command_line import CommandLine, make_command_line, pair_options, quote, recipe_keys
 from storage.names import EXPERIMENT_FILE, MEMBERSHIP_FILE, WandbMode
 
@@ -230,6 +231,7 @@ def _find_data(name: str | None) -> type:
     Raises:
         ValueError: there is no such data set.
     """
+    make_importable()
     base = import_module("datamodules").ImageDataModule
     path = "datamodules.Digits" if name is None else name
     module, _, attribute = (f"datamodules.{name}" if name in DATA else path).rpartition(".")

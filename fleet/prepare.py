@@ -101,7 +101,7 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
     limit_threads(1 if can_fork(fleet, devices.kind) else config.threads, devices.processes)
     check_key(config.wandb)
     _print([devices.describe(fleet), *notes, *note_arithmetic(config, devices)], console)
-    with console.status("Reading images"):
+    with console.status("Reading data"):
         data.prepare_data()
         data.setup("fit")
     _print([data.describe()], console)

@@ -37,7 +37,7 @@ def connect(fleet: FleetOptions, threads: int) -> None:
         KeyboardInterrupt: SIGTERM came meanwhile.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray: Any = import_module("ray")  # an extra; `FleetOptions` has checked that it is installed
+    ray: Any = import_module("ray")  # an extra; `check_processes` has found it
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     if fleet.address:
         _check_address(fleet.address)

@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable
 from difflib import get_close_matches
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from lightning_modules.architectures import (
     wide_resnet28_2,
 )
 from lightning_modules.logits import take_logits
+from quantization.imported import imported, is_own
 
 Shape = tuple[int, ...]
 
@@ -62,7 +62,7 @@ def build_network(
         ValueError: the name is unknown or cannot be imported, the arguments do not fit its
             signature, it raises an error, or what it builds is not an `nn.Module`.
     """
-    build = NETWORKS[name] if name in NETWORKS else _imported(name)
+    build = _find(name)
     signature = inspect.signature(build)
     known = {"num_classes": num_classes, "channels": channels, "shape": shape}
     given = {key: value for key, value in known.items() if key in signature.parameters} | args
@@ -82,15 +82,22 @@ def build_network(
         kind = type(network).__name__
         raise ValueError(f"Network `{name}` must build a torch.nn.Module, got a {kind}.")
     network = _plain(network)
-    kinds = (torch.jit.ScriptModule, torch.jit.ScriptFunction)
-    if scripted := [key for key, module in network.named_modules() if isinstance(module, kinds)]:
-        where = f"in {', '.join(filter(None, scripted))}" if scripted[0] else "as a whole"
-        raise ValueError(
-            f"Network `{name}` must consist of plain modules, which can be copied and looked into, "
-            f"got one compiled by `torch.jit` {where}. Build it without `torch.jit`; "
-            "`--model.compile true` compiles it for training."
-        )
+    _refuse_scripted(name, network)
     return take_logits(network)
+
+
+def _find(name: str) -> Callable[..., Any]:
+    """The builder of a network by its name or import path."""
+    if name in NETWORKS:
+        return NETWORKS[name]
+    if not is_own(name):
+        near = get_close_matches(name, NETWORKS, n=1)
+        hint = f" Did you mean `{near[0]}`?" if near else ""
+        raise ValueError(
+            f"Network must be one of {', '.join(NETWORKS)}, or the import path of your own such as"
+            f" `package.module.Class`, got `{name}`.{hint}"
+        )
+    return imported(name, "--model.network")
 
 
 def _plain(network: nn.Module) -> nn.Module:
@@ -102,6 +109,17 @@ def _plain(network: nn.Module) -> nn.Module:
         if (plain := _plain(child)) is not child:
             setattr(network, key, plain)
     return network
+
+
+def _refuse_scripted(name: str, network: nn.Module) -> None:
+    kinds = (torch.jit.ScriptModule, torch.jit.ScriptFunction)
+    if scripted := [key for key, module in network.named_modules() if isinstance(module, kinds)]:
+        where = f"in {', '.join(filter(None, scripted))}" if scripted[0] else "as a whole"
+        raise ValueError(
+            f"Network `{name}` must consist of plain modules, which can be copied and looked into, "
+            f"got one compiled by `torch.jit` {where}. Build it without `torch.jit`; "
+            "`--model.compile true` compiles it for training."
+        )
 
 
 def _construct(
@@ -117,31 +135,3 @@ def _construct(
         if "'num_classes'" not in str(error):
             raise
         return build(**given)
-
-
-def _imported(path: str) -> Callable[..., Any]:
-    """Import a class or function by its path."""
-    module, _, attribute = path.rpartition(".")
-    if not module:
-        near = get_close_matches(path, NETWORKS, n=1)
-        hint = f" Did you mean `{near[0]}`?" if near else ""
-        raise ValueError(
-            f"Network must be one of {', '.join(NETWORKS)}, or the import path of your own such as"
-            f" `package.module.Class`, got `{path}`.{hint}"
-        )
-    try:
-        content = import_module(module)
-    except (Exception, SystemExit) as error:  # importing runs a user's code, which may do anything
-        reason = "".join(str(error).splitlines()[:1])
-        raise ValueError(
-            f"Network `{path}` cannot be imported ({type(error).__name__}: {reason}). Is its "
-            "folder on PYTHONPATH?"
-        ) from error
-    build = getattr(content, attribute, None)
-    if build is None:
-        near = get_close_matches(attribute, [name for name in dir(content) if name[0] != "_"], n=1)
-        hint = f"Did you mean `{module}.{near[0]}`?" if near else "Take a class or function of it."
-        raise ValueError(f"Network `{path}`: module `{module}` has no `{attribute}`. {hint}")
-    if not callable(build):
-        raise ValueError(f"Network `{path}` must be a class or function, got {build!r}.")
-    return build  # type: ignore[no-any-return]

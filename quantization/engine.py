@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from quantization.calibration import CHUNK
+from quantization.calibration import CHUNK, check_finite
 from quantization.rounding.grid import Bits
 
 # Largest difference between the logits of an engine's network and those of its weights alone, as a
@@ -49,9 +49,15 @@ def run_engine(
     Raises:
         ValueError: the engine fails, returns no network, or one that is not told by its weights or
             is the network as it was. The message is one line.
+        DivergedError: the network's own logits are not finite.
     """
     plain = copy.deepcopy(network).eval().float()
-    with torch.random.fork_rng(), torch.enable_grad():
+    with torch.no_grad():
+        logits = plain(images[:CHUNK].clone())
+    check_finite(type(network).__name__, [logits], "gives")
+    # without a list, torch would start every GPU of the machine
+    gpus = [logits.device] if logits.is_cuda else []
+    with torch.random.fork_rng(gpus), torch.enable_grad():
         torch.manual_seed(seed)
         try:
             whole = int(bits) if bits == int(bits) else bits
@@ -83,7 +89,8 @@ def _read_weights(
         if tensor.shape != known.shape:
             shapes = f"{list(known.shape)}, got {list(tensor.shape)}"
             raise _wrong(quantizer, f"keep the shape of `{key}`, {shapes}")
-        if broken := int((~tensor.isfinite()).sum()):
+        # a buffer may be infinite from the start, such as the mask of an attention
+        if broken := int((known.isfinite() & ~tensor.isfinite()).sum()):
             raise _wrong(quantizer, f"keep `{key}` finite, got {broken} numbers that are not")
         weights[key] = tensor.detach().to(known.device, known.dtype).clone()
     return weights
@@ -94,17 +101,19 @@ def _check_logits(
 ) -> None:
     """Raise ValueError unless the engine's network gives the logits of the plain one."""
     with torch.no_grad():
-        expected = plain(images)
+        expected = plain(images.clone())  # a network may work in place
         try:
-            difference = (made(images) - expected).abs().max() / expected.abs().max()
+            difference = (made(images.clone()) - expected).abs().max().item()
         except Exception as error:  # the engine's modules are the user's, too
             raise _wrong(quantizer, f"return a network that runs ({explain(error)})") from error
-    if not difference <= TOLERANCE:
+    largest = expected.abs().max().item()  # 0 before training, if the head starts at zero
+    if not difference <= TOLERANCE * largest:
         raise _wrong(
             quantizer,
-            "return a network that is told by its weights, but its logits differ by "
-            f"{difference:.1%} from those that the weights give: activations may be quantized, too."
-            " Record the logits of such an engine yourself, for `audit.py --signals`",
+            f"return a network that is told by its weights, but its logits are {difference:.2g} "
+            f"off those that the weights give, which reach {largest:.2g}: activations may be "
+            "quantized, too. Record the logits of such an engine yourself, for "
+            "`audit.py --signals`",
         )
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from quantization.engine import WholeNetwork, explain
-from quantization.imported import imported
+from quantization.imported import imported, is_own
 from quantization.methods import METHODS, Method, WithoutImages, quantize_in_order
 from quantization.rounding.grid import Bits, Grid, find_grid
 from quantization.task import Codes, Gram, Rows
@@ -34,11 +34,6 @@ SIGNATURES = (
     "Expected is rounding(weight, grid) or rounding(weight, grid, gram) -> codes uint8 [rows, "
     "columns], or engine(network, images, bits) -> network"
 )
-
-
-def is_own(name: str) -> bool:
-    """Whether a method's name is the import path of a user's own."""
-    return "." in name
 
 
 def find_method(name: str) -> Method:

@@ -10,11 +10,8 @@ from typing import cast
 import torch
 from torch import nn
 
-from quantization.attention import Multiplied, unfused, write_out
-from quantization.batchnorm import (
-    estimate_batchnorm,
-    fold_batchnorm,
-)
+from quantization.attention import unfused, write_out
+from quantization.batchnorm import estimate_batchnorm, fold_batchnorm
 from quantization.calibration import CHUNK, Calibration, check_finite
 from quantization.engine import run_engine
 from quantization.follow import follow
@@ -95,12 +92,11 @@ def quantize_copy(
         The copy, its quantized weights by the identity of its parameters, and a record per layer.
     """
     work = copy.deepcopy(network).eval().requires_grad_(False)
-    with unfused() as multiplied:
-        if calibration is None or not variant.calibrates:
-            write_out(work)
-            return work, *_round(work, bits, variant, shared, stand_in is not None)
-        write_out(work.float(), calibration.images[:2])
-        return work, *_fit(work, bits, variant, calibration, loop, stand_in, shared, multiplied)
+    if calibration is None or not variant.calibrates:
+        write_out(work)
+        return work, *_round(work, bits, variant, shared, stand_in is not None)
+    write_out(work.float(), calibration.images[:2])
+    return work, *_fit(work, bits, variant, calibration, shared, loop, stand_in)
 
 
 def _round(
@@ -118,44 +114,44 @@ def _fit(
     bits: Mapping[str, Bits],
     variant: Variant,
     calibration: Calibration,
+    shared: Shared,
     loop: Settings | None,
     stand_in: FitUnit | None,
-    shared: Shared,
-    multiplied: list[Multiplied],
 ) -> Quantized:
     """Quantize the weights of `work` in place, and fold or re-estimate BatchNorm with images."""
     method, settings = variant.spec, variant.paper_settings
-    if variant.folds or variant.fisher:  # which use values of other layers first
-        for chunk in torch.split(calibration.images, CHUNK):
-            check_finite(type(work).__name__, [work(chunk.clone())], "gives")
-    if variant.folds:
-        fold_batchnorm(work, calibration.images)
-    if isinstance(method.solve, WithoutImages):
-        weights, layers = _round(work, bits, variant, shared, stand_in is not None)
-    else:
-        trace = follow(work, bits, calibration.images, multiplied)
-        plans = _make_plans(work, bits, variant, trace.layers, shared, stand_in is not None)
-        blocks = trace.blocks() if method.fits_blocks else []
-        equal = None if blocks else variant.layerwise
-        # sums that are made before any layer is solved are the same for all bits
-        seeded = variant.method if method.sums_first else equal or variant
-        task = Task(
-            trace,
-            plans,
-            blocks,
-            calibration,
-            zlib.crc32(f"{calibration.seed} {seeded}".encode()),  # whatever ran before
-            shared,
-            paper=variant.paper,
-            loop=(loop or settings.loop) if settings is not None else None,
-            fisher=variant.fisher,
-            stand_in=stand_in,
-        )
-        solve = partial(cast(Callable[[Task], Solution], method.solve), task)
-        codes, layers = shared.once((equal, calibration.key), solve) if equal else solve()
-        weights = _write(work, bits, plans, codes)
-    if variant.estimates_bn:
-        estimate_batchnorm(work, torch.cat(list(calibration.batches())))
+    with unfused() as multiplied:
+        if variant.folds or variant.fisher:  # which use values of other layers first
+            for chunk in torch.split(calibration.images, CHUNK):
+                check_finite(type(work).__name__, [work(chunk.clone())], "gives")
+        if variant.folds:
+            fold_batchnorm(work, calibration.images)
+        if isinstance(method.solve, WithoutImages):
+            weights, layers = _round(work, bits, variant, shared, stand_in is not None)
+        else:
+            trace = follow(work, bits, calibration.images, multiplied)
+            plans = _make_plans(work, bits, variant, trace.layers, shared, stand_in is not None)
+            blocks = trace.blocks() if method.fits_blocks else []
+            equal = None if blocks else variant.layerwise
+            # sums that are made before any layer is solved are the same for all bits
+            seeded = variant.method if method.sums_first else equal or variant
+            task = Task(
+                trace,
+                plans,
+                blocks,
+                calibration,
+                zlib.crc32(f"{calibration.seed} {seeded}".encode()),  # whatever ran before
+                shared,
+                paper=variant.paper,
+                loop=(loop or settings.loop) if settings is not None else None,
+                fisher=variant.fisher,
+                stand_in=stand_in,
+            )
+            solve = partial(cast(Callable[[Task], Solution], method.solve), task)
+            codes, layers = shared.once((equal, calibration.key), solve) if equal else solve()
+            weights = _write(work, bits, plans, codes)
+        if variant.estimates_bn:
+            estimate_batchnorm(work, torch.cat(list(calibration.batches())))
     return weights, layers
 
 

@@ -53,13 +53,14 @@ def check_network(
     Raises:
         ValueError: the variant cannot quantize the network, or a pattern matches no layer.
     """
-    if variant.engine:
-        return check_engine(variant.engine, network, images, variant.bits, patterns)
-    bits = layer_bits(network, variant, patterns)
+    bits = {} if variant.engine else layer_bits(network, variant, patterns)
     if variant.estimates_bn or variant.folds:
         batchnorms(network)
     try:
-        quantize_copy(network, bits, variant, _few(images), Shared(), stand_in=rehearse_unit)
+        if variant.engine:
+            check_engine(variant.engine, network, images, variant.bits, patterns)
+        else:
+            quantize_copy(network, bits, variant, _few(images), Shared(), stand_in=rehearse_unit)
     except DivergedError as error:
         raise ValueError(
             f"`{variant}` cannot quantize {type(network).__name__}, which gives values that are not"

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 from quantization.calibration import CalibrationSource
 from quantization.engine import WholeNetwork
+from quantization.imported import is_own
 from quantization.methods import METHODS, Method, Paper
-from quantization.own import find_method, is_own, try_method
+from quantization.own import find_method, try_method
 from quantization.rounding.grid import TERNARY, Bits, levels
 
 UNQUANTIZED: Bits = 32  # bits of a layer that stays at full precision

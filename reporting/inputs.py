@@ -10,7 +10,7 @@ from pathlib import Path
 from attacks.rmia import DEFAULT, RmiaOptions
 from reporting.results import RESULTS
 from storage.own_code import digest as digest_code
-from storage.own_code import is_own
+from storage.own_code import load
 from storage.run_folder import RunFolder
 
 HOME = Path(__file__).parents[1]
@@ -43,7 +43,7 @@ def digest_inputs(
     for floor in FLOORS:
         suffixes = (".py", ".html", ".css", ".js")
         code += [p for p in sorted((HOME / floor).rglob("*")) if p.suffix in suffixes]
-    own = {name: digest_code(name, "--attacks") for name in attacks or () if is_own(name)}
+    own = {name: digest_code(name, "--attacks") for name in load(attacks or (), "--attacks")}
     facts = [
         repr((attacks, partial, rmia)),
         *(f"{name} {version(name)}" for name in LIBRARIES),

@@ -42,9 +42,6 @@ def write(
         (folder / f"{name}.png").unlink(missing_ok=True)  # from an earlier audit
     for name, drawing in drawings.items():
         save(drawing.figure, folder / f"{name}.png")
-        drawing.figure.set_layout_engine(
-            "none"
-        )  # laid out once, because that takes as long as drawing
     lines = [flatten(row, results.variants[row.variant]) for row in results.rows]
     write_csv(folder / "results.csv", lines)
     write_csv(folder / "exposure.csv", exposure_lines(exposures, examples))

@@ -26,8 +26,6 @@ MISMATCHES = (
     r'Parser key "([\w.]+)": Does not validate against any of the Union subtypes '
     r"Subtypes: \[(.+?)\] Errors: .+? Given value: (.+?)(?= - |$)",
 )
-# Its message if the constructor of an optional object raises an error, which comes first.
-ATTEMPTS = r"^Does not validate against any .*?\nErrors:\n\s*- (.+?)\n\s*- Expected a <class 'NoneT"
 
 
 class CommandLine(ArgumentParser):
@@ -56,20 +54,6 @@ class CommandLine(ArgumentParser):
             return self.parse_args(arguments)
         except (ArgumentError, ValueError, OSError) as error:
             self.exit(2, f"{self.prog}: {_one_line(error)}\n")
-
-    def instantiate(self, config: Namespace, **further: Any) -> Namespace:  # noqa: ANN401
-        """Make the objects that the options describe.
-
-        Raises:
-            ValueError: what their constructors raise.
-        """
-        try:
-            made: Namespace = super().instantiate(config, **further)
-        except ValueError as error:
-            if own := re.search(ATTEMPTS, str(error), re.DOTALL):
-                raise ValueError(" ".join(own[1].split())) from error
-            raise
-        return made
 
     def parse_path(
         self,

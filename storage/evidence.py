@@ -22,7 +22,7 @@ from storage.left_out import (
     leave_out_examples,
     leave_out_images,
     leave_out_models,
-    reasons,
+    why_left_out,
 )
 from storage.names import ModelName
 from storage.records import VariantFacts, average, read_calibrated, read_record
@@ -109,7 +109,7 @@ def restrict(evidence: Evidence, choice: Choice) -> Evidence:
     return evidence._replace(
         game=keep_examples(evidence.game, usable),
         facts=evidence.facts | count,
-        examples=labels | {"left_out": reasons(choice)},
+        examples=labels | {"left_out": why_left_out(choice)},
         left_out=[*evidence.left_out, *examples, *attacks],
     )
 

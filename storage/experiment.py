@@ -28,7 +28,8 @@ REQUIRED = ("fleet", "queries", "quantize")
 # Options that older folders do not record, and what was done then.
 ADDED = {"model.tf32": False, "data.init_args.background": "white"}
 # Options that may differ between two calls on one run folder: places of files, and hardware.
-PLACES = {"root", "download", "cache", "file", "labels"}
+PLACES = {"root", "download"}
+PATHS = {"cache", "file", "labels"}  # the same, if they are paths; a user's own data may differ
 SIZES = "channels", "height", "width"
 HARDWARE = {"accelerator", "strategy", "devices", "num_nodes", "benchmark"}
 
@@ -151,7 +152,7 @@ def describe(
             "init_args": {
                 key: str(value) if isinstance(value, Path) else value
                 for key, value in options.items()
-                if key not in PLACES
+                if not _is_place(key, value)
             },
         },
         "model": config.model.as_dict(),
@@ -174,10 +175,14 @@ def describe(
         places={
             key: str(Path(value).expanduser().resolve())
             for key, value in options.items()
-            if key in PLACES - {"download"} and value is not None
+            if _is_place(key, value) and key != "download" and value is not None
         },
         id=uuid.uuid4().hex[:8],
     )
+
+
+def _is_place(option: str, value: object) -> bool:
+    return option in PLACES or (option in PATHS and isinstance(value, Path | None))
 
 
 def _describe_gpu(accelerator: str) -> dict[str, str]:
@@ -224,7 +229,7 @@ def check_same(path: Path, stored: Experiment, asked: Experiment) -> None:
     """
     # variants that were asked for before are made for new models too; an own quantizer may be new
     own = fingerprint([*stored.config["quantize"], *asked.config["quantize"]])
-    new = {f"{path}'s fingerprint" for path in own.keys() - stored.fingerprints.keys()}
+    new = {f"{name}'s fingerprint" for name in own.keys() - stored.fingerprints.keys()}
     asked = asked._replace(fingerprints=asked.fingerprints | own)
     before, after = _compared(stored), _compared(asked)
     differences = [

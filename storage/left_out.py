@@ -79,7 +79,7 @@ def _examples(count: int) -> str:
     return f"{count:,} example is" if count == 1 else f"{count:,} examples are"
 
 
-def reasons(choice: Choice) -> list[str]:
+def why_left_out(choice: Choice) -> list[str]:
     """Why each example was left out; empty where it was not."""
     words = {"in every shadow": choice.every, "in no shadow": choice.none}
     words["too few shadows"] = choice.mixed & ~choice.usable

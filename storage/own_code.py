@@ -7,12 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from quantization.imported import imported
-
-
-def is_own(name: str) -> bool:
-    """Whether a name is the import path of a user's own function, not a name of ours."""
-    return "." in name
+from quantization.imported import imported, is_own
 
 
 def fingerprint(variants: Iterable[str]) -> dict[str, str]:

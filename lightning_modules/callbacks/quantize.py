@@ -74,7 +74,8 @@ def save_variant(
     state = network.state_dict()
     calibration = draw(variant) if variant.calibrates else None
     try:
-        keys = state if variant.engine else layer_bits(network, variant, patterns)
+        parameters = (key for key, _ in network.named_parameters())
+        keys = parameters if variant.engine else layer_bits(network, variant, patterns)
         if not all(state[key].isfinite().all() for key in keys):
             raise DivergedError
         quantized, record = quantize_network(network, variant, calibration, patterns, shared=shared)

@@ -157,6 +157,10 @@ def test_bytes_of_a_table_keep_its_order(write):
         ({"x": np.arange(40), "y": [0, 1] * 20}, r"`x` of shape \(40,\) .*must be \[examples, fea"),
         ({"x": np.zeros((40, 0)), "y": [0, 1] * 20}, r"of shape \(40, 0\) .*none of them 0"),
         ({"x": table(), "y": np.eye(2)[[0, 1] * 20]}, r"`y` of shape \(40, 2\).* Pass y.argmax\(1"),
+        (
+            {"x": table(), "y": [1, np.inf] * 20},
+            r"must be whole numbers or names, got .*\[inf, inf",
+        ),
         ({"x": table(), "y": [0.5, 1] * 20}, r"must be whole numbers or names, got .*\[0.5, 0.5"),
         (
             {"x": table(), "y": [np.nan, 1] * 20},

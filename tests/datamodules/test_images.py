@@ -162,11 +162,11 @@ def test_options_that_do_not_fit_the_data_are_refused(options, message, noise):
 @pytest.mark.parametrize(
     ("train", "test", "attributes", "message"),
     [
-        ((9, 3, 9), (0, 3, 0), {}, "2 images to train on and 1 to test, got 9 and 0"),
-        ((1, 3, 1), (2, 3, 2), {}, "2 images to train on and 1 to test, got 1 and 2"),
-        ((9, 3, 8), (2, 3, 2), {}, "needs a label, got 9 images and 8 labels"),
-        ((9, 3, 9), (2, 3, 3), {}, "needs a label, got 2 images and 3 labels"),
-        ((9, 1, 9), (2, 3, 2), {}, "images of 1 and 3 channels, 3 means"),
+        ((9, 3, 9), (0, 3, 0), {}, "2 examples to train on and 1 to test, got 9 and 0"),
+        ((1, 3, 1), (2, 3, 2), {}, "2 examples to train on and 1 to test, got 1 and 2"),
+        ((9, 3, 8), (2, 3, 2), {}, "needs a label, got 9 examples and 8 labels"),
+        ((9, 3, 9), (2, 3, 3), {}, "needs a label, got 2 examples and 3 labels"),
+        ((9, 1, 9), (2, 3, 2), {}, "examples of 1 and 3 channels, 3 means"),
         (
             (9, 3, 9),
             (2, 3, 2),

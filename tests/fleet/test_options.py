@@ -208,6 +208,17 @@ def test_a_data_set_keeps_its_own_defaults():
     assert (options.flip, options.crop) == (True, 4)
 
 
+def test_a_data_set_is_found_in_the_current_folder(tmp_path, monkeypatch):
+    """Installed as a command, Python looks in the command's folder instead."""
+    (tmp_path / "data_of_mine.py").write_text("from datamodules import Digits as Mine")
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", os.getcwd())])
+    monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.chdir(tmp_path)
+    _, config = parse(["--run_dir", "x", "--data", "data_of_mine.Mine"])
+    assert config.data.class_path == "data_of_mine.Mine"
+    sys.modules.pop("data_of_mine")
+
+
 def test_a_missing_number_of_epochs_is_an_error(tmp_path):
     with pytest.raises(SystemExit, match=r"`--trainer.max_epochs` is missing"):
         train.main(["--run_dir", str(tmp_path / "run"), "--data", "Digits"])

@@ -29,7 +29,7 @@ QUICK = "--trainer.max_epochs 1 --fleet.shadows 2 --fleet.targets 0 --fleet.work
             r"InPlace fails in the backward pass of a training step on 16 images, at line \d+ of "
             "own_networks.py: RuntimeError: .*inplace operation",
         ),
-        ("--data.pool_size 3", "got batches of 1 from the 1 images .*, enlarge the pool.$"),
+        ("--data.pool_size 3", "got batches of 1 from the 1 examples .*, enlarge the pool.$"),
         (
             "--data.pool_size 6 --data.batch_size 2",
             "got batches of 1 from the 3 .*, enlarge the pool, or raise `--data.batch_size`.$",

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from quantization.calibration import Calibration
+from quantization.calibration import Calibration, DivergedError
 from quantization.engine import WholeNetwork, run_engine
 from quantization.quantize import quantize_network
 from quantization.rehearsal import check_network
@@ -188,7 +188,7 @@ def drawing(network, images, bits):
         (exploded, "keep `4.weight` finite, got 720 numbers that are not"),
         (
             noisy,
-            r"return a network that is told by its weights, but its logits differ by \d.*`aud",
+            r"return a network that is told by its weights, but its logits are \d.* off .*`aud",
         ),
         (failing, r"run on this network \(KeyError: 'no kernel\\nfor this', .*test_engine.py:\d+"),
         (drawing, "give the same weights twice"),
@@ -220,3 +220,47 @@ def test_a_network_in_half_precision_is_quantized_in_single(network, images):
     assert {tensor.dtype for tensor in state.values() if tensor.is_floating_point()} == {
         torch.float32  # as it is audited
     }
+
+
+def halved(network, images, bits):
+    for parameter in network.parameters():
+        parameter.data /= 2
+    return network
+
+
+def test_a_head_that_starts_at_zero_gives_logits_of_zero(make, network, images):
+    """As those of torchvision's and timm's vision transformers."""
+    for parameter in network[4].parameters():
+        nn.init.zeros_(parameter)
+    check_network(network, make(halved), images[:2], {})
+    with pytest.raises(ValueError, match=r"logits are .* off .* which reach 0: activ"):
+        run_engine(WholeNetwork(shifted, "engines.own"), network, images, 4, 0)
+
+
+def shifted(network, images, bits):
+    network.register_forward_hook(lambda module, args, output: output + 1e-6)
+    return halved(network, images, bits)
+
+
+def test_a_buffer_may_be_infinite_from_the_start(make, network, images):
+    """As the mask of a causal attention."""
+    mask = torch.full((3, 3), -torch.inf).triu(1)
+    network.register_buffer("mask", mask)
+    check_network(network, make(whole), images[:2], {})
+    made, _ = quantize_network(network, make(whole), calibrate(images))
+    assert torch.equal(made.rest["mask"], mask)
+
+
+def test_a_network_that_diverged_is_none_of_its_engines_faults(make, network, images):
+    network[4].weight.data *= 1e38
+    with pytest.raises(DivergedError, match="`Sequential` gives values that are not finite"):
+        quantize_network(network, make(whole), calibrate(images))
+    with pytest.raises(ValueError, match="not finite before any training"):
+        check_network(network, make(whole), images[:2], {})
+
+
+def test_an_engine_on_a_cpu_starts_no_gpu(make, network, images, monkeypatch):
+    """PyTorch forks the generators of all GPUs unless it is told which, and warns of several."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_rng_state", lambda device: pytest.fail(f"GPU {device}"))
+    quantize_network(network, make(whole), calibrate(images))

@@ -113,6 +113,22 @@ def test_a_description_holds_what_changes_a_number(config, data):
     assert experiment.places["root"].endswith("/images")
 
 
+def test_options_of_own_data_are_places_only_if_they_are_paths(config, data):
+    """Those of `Arrays` are; in a user's own data, `labels` may be which labels are learned."""
+    options = {"file": Path("x.npz"), "cache": None, "labels": "coarse"}
+    config.data.init_args = Namespace(root="images", **options)
+    experiment = describe(config, data, nn.Linear(64, 10), ["identity"], [])
+    assert experiment.config["data"]["init_args"] == {"labels": "coarse"}
+    assert experiment.places.keys() == {"root", "file"}
+    assert experiment.places["file"].endswith("/x.npz")
+    config.data.init_args = Namespace(file=["a.npz", "b.npz"])
+    experiment = describe(config, data, nn.Linear(64, 10), ["identity"], [])
+    assert (experiment.config["data"]["init_args"], experiment.places) == (
+        {"file": ["a.npz", "b.npz"]},
+        {},
+    )
+
+
 @pytest.mark.parametrize(
     ("processes", "together", "share"), [(1, False, None), (4, False, 8.0), (4, True, None)]
 )

@@ -11,7 +11,7 @@ from storage.left_out import (
     leave_out_examples,
     leave_out_images,
     leave_out_models,
-    reasons,
+    why_left_out,
 )
 from storage.names import ModelName
 
@@ -77,7 +77,7 @@ def test_examples_in_every_shadow_or_in_none(every, none, words):
     ]
     assert f"which 9 of {rest:,} examples lack" in leave_out_attacks(choice, True, 2)[0]
     expected = ["in every shadow"] * every + ["in no shadow"] * none
-    assert reasons(choice) == expected + [""] * (rest - 5) + ["too few shadows"] * 5
+    assert why_left_out(choice) == expected + [""] * (rest - 5) + ["too few shadows"] * 5
 
 
 def test_attacks_that_need_unknown_signals():

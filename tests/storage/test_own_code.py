@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from storage.own_code import digest, is_own, load
+from quantization.imported import is_own
+from storage.own_code import digest, load
 
 SOURCE = "def mine(weight, grid):\n    return weight\n\nnumber = 3\n"
 
@@ -51,7 +52,7 @@ def test_a_fingerprint_changes_with_the_file_and_with_nothing_else(place):
             "package_of_mine.inner.nine",
             "inner.py has none of that name. Did you mean `package_of_mine.inner.mine`?",
         ),
-        ("package_of_mine.inner.number", "must be a function, and"),
+        ("package_of_mine.inner.number", "must be a function or a class, and"),
         ("quits_of_mine.attack", "cannot be imported (SystemExit: 3). Modules are looked"),
     ],
 )
