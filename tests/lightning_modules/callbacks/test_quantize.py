@@ -199,6 +199,26 @@ def test_a_network_that_diverged_is_written_as_it_is(tmp_path, name, layer, fact
     assert not path.with_suffix(".json").exists()
 
 
+def halve(network, images, bits):
+    """Quantize a whole network, as a user's own might."""
+    for parameter in network.parameters():
+        parameter.data /= 2
+    return network
+
+
+def test_a_mask_that_is_infinite_from_the_start_is_no_divergence(tmp_path, monkeypatch, forget_own):
+    monkeypatch.setattr("quantization.own.imported", lambda *_: halve)
+    forget_own()
+    network = Module().network.eval()
+    network.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
+    path = tmp_path / "engines.halve-w4.safetensors"
+    save_variant(network, path, Variant.parse("engines.halve-w4"), draw, {}, Shared())
+    state, saved = network.state_dict(), load_weights(path)
+    assert torch.equal(saved["mask"], state["mask"])
+    assert torch.equal(saved["head.weight"], state["head.weight"] / 2)
+    assert path.with_suffix(".json").exists()
+
+
 def test_only_variants_that_need_images_draw_them_and_all_are_noted(
     tmp_path, data, trainer, monkeypatch
 ):
