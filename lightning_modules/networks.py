@@ -64,7 +64,8 @@ def build_network(
     """
     build = _find(name)
     signature = inspect.signature(build)
-    known = {"num_classes": num_classes, "channels": channels, "shape": shape}
+    known: dict[str, object] = {"num_classes": num_classes, "channels": channels}
+    known |= {} if shape is None else {"shape": shape}
     given = {key: value for key, value in known.items() if key in signature.parameters} | args
     try:
         signature.bind(**given)

@@ -127,9 +127,10 @@ def test_an_audit_of_external_signals_is_logged(
     offline = read_wandb(folder)
     assert offline.run.run_id == f"{results_of(external)['inputs'][:16]}-audit"
     assert offline.summary["none/global_threshold/full/auc"] == read_csv(external)[0]["auc"]
-    (sentence,) = offline.summary["left_out"]
-    assert sentence.startswith("1 of 64 examples were left out")
-    assert results_of(external)["left_out"] == [sentence]
+    accuracy, sentence = offline.summary["left_out"]
+    assert accuracy.startswith("Training accuracy was not judged")
+    assert sentence.startswith("1 example is in no shadow's training set")
+    assert results_of(external)["left_out"] == [accuracy, sentence]
 
 
 def test_online_logging_without_a_key_is_an_error(demo_run, monkeypatch, tmp_path, audit):
