@@ -59,14 +59,14 @@ class CommandLine(ArgumentParser):
         except (ArgumentError, ValueError, OSError) as error:
             self.exit(2, f"{self.prog}: {_one_line(error)}\n")
 
-    def instantiate(self, config: Namespace, **further: Any) -> Namespace:  # noqa: ANN401
+    def instantiate(self, namespace: Namespace, *args: Any, **further: Any) -> Namespace:  # noqa: ANN401
         """Make the objects that the options describe.
 
         Raises:
             ValueError: what their constructors raise.
         """
         try:
-            made: Namespace = super().instantiate(config, **further)
+            made: Namespace = super().instantiate(namespace, *args, **further)
         except ValueError as error:
             if own := re.search(ATTEMPTS, str(error), re.DOTALL):
                 raise ValueError(" ".join(own[1].split())) from error
