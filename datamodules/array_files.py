@@ -62,11 +62,19 @@ def _open(file: Path, option: str) -> np.ndarray | NpzFile:
     try:
         content: np.ndarray | NpzFile = np.load(file, allow_pickle=False)
     except (ValueError, OSError, EOFError, BadZipFile) as error:
+        reason = str(error).rstrip(".")
+        if "pickle" in reason and not _has_header(file):  # NumPy takes any other file for a pickle
+            reason = "it does not begin as either does"
         raise ValueError(
             f"{file} must be a .npz or .npy file of numbers, got one that NumPy cannot read "
-            f"({error}). Write it by `numpy.savez(file, x=features, y=labels)`."
+            f"({reason}). Write it by `numpy.savez(file, x=features, y=labels)`."
         ) from error
     return content
+
+
+def _has_header(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(6).startswith((b"\x93NUMPY", b"PK"))
 
 
 def _read_npy(file: Path, option: str) -> np.ndarray:
@@ -124,9 +132,11 @@ def _check_features(name: str, array: np.ndarray) -> Float32[np.ndarray, "exampl
     finite = np.isfinite(features)
     if not finite.all():
         first = ", ".join(map(str, np.argwhere(~finite)[0]))
+        too_large = bool(np.isfinite(array).all())
+        hint = "Scale the features" if too_large else "Fill missing values"
         raise ValueError(
             f"{what} must be finite in float32, got {(~finite).sum():,} numbers that are not, the "
-            f"first at [{first}]. Fill missing values, or leave these examples out."
+            f"first at [{first}]. {hint}, or leave these examples out."
         )
     return features[:, None] if features.ndim == 3 else features
 

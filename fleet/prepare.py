@@ -194,9 +194,15 @@ def check_calibration(options: CalibrationOptions, data: ImageDataModule, varian
 def _open(
     run: RunFolder, asked: Experiment, matrix: Bool[Tensor, "models examples"], dry_run: bool
 ) -> Experiment:
-    if not dry_run:
-        return run.open(asked, matrix)
-    run.check_writable()
+    try:
+        if not dry_run:
+            return run.open(asked, matrix)
+        run.check_writable()
+    except OSError as error:
+        raise ValueError(
+            f"`--run_dir` must be a folder that can be written to, got {run.path}: "
+            f"{error.strerror or error}. Name another, or make room there."
+        ) from error
     return run.preview(asked, matrix)
 
 

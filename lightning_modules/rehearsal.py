@@ -124,7 +124,7 @@ class _Rehearsal:
     @torch.inference_mode()
     def _evaluate(self, network: nn.Module, images: Tensor) -> Tensor:
         with self._step(network, f"in evaluation on images of {tuple(images.shape[1:])}"):
-            logits = network.eval()(images)
+            logits: Tensor = network.eval()(images)
         self._check_logits(logits, len(images))
         self.worked = True
         return logits

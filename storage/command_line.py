@@ -50,6 +50,8 @@ class CommandLine(ArgumentParser):
         arguments = list(sys.argv[1:] if arguments is None else arguments)
         try:
             _check_encoding(arguments)
+            if ("run_dir", "") in pair_options(arguments):  # a path without a name is this folder
+                raise ValueError("`--run_dir` must name a folder, got ``. Write . for this one.")
             self._check_names(arguments, further, dropped)
             return self.parse_args(arguments)
         except (ArgumentError, ValueError, OSError) as error:
@@ -134,6 +136,10 @@ def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     if missing := re.fullmatch(r"the following arguments are required: (.+)", text):
         return f"Required options are missing: {missing[1]}."
+    if lacks := re.fullmatch(r"argument (--[\w.]+): expected (?:one|at least one) argument", text):
+        return (
+            f"`{lacks[1]}` needs a value. Write one that begins with a dash as `{lacks[1]}=-value`."
+        )
     innermost = text[max(text.rfind('Parser key "'), 0) :]
     for pattern in MISMATCHES:
         if mismatch := re.match(pattern, innermost):
@@ -183,7 +189,12 @@ def answer_help(make_parser: Callable[[], CommandLine], *commands: str) -> None:
 
 
 def quote(value: object) -> str:
-    """A path, a name or another value as one word of a command that is proposed."""
+    """A path, a name or another value as one word of a command that is proposed.
+
+    A path that begins with a dash would be taken for an option.
+    """
+    if isinstance(value, Path) and str(value).startswith("-"):
+        value = f"./{value}"
     return shlex.quote(str(value))
 
 

@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +31,33 @@ def load(names: Iterable[str], option: str) -> dict[str, Callable[..., Any]]:
 
 
 def digest(path: str, option: str) -> str:
-    """Fingerprint of the source file of a function's module; files that it imports do not count.
+    """Fingerprint of the source file of a function's module, and of the file that defines it.
+
+    They differ where a package imports the function from within. Other files that they import do
+    not count.
 
     Raises:
         ValueError: the function cannot be imported, or its module has no source file.
     """
-    imported(path, option)
+    function = imported(path, option)
     module = sys.modules[path.rpartition(".")[0]]
-    try:
-        file = inspect.getsourcefile(module)
-    except TypeError:
-        file = None
-    if file is None or not Path(file).exists():
+    file = _source(module)
+    if file is None:
         raise ValueError(
             f"`{option}`: `{path}` must be in a module with a source file, by which changes are "
             f"noticed, got {module!r}. Call it from a function in a .py file of yours."
         )
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+    while isinstance(function, partial):
+        function = function.func
+    defined = _source(sys.modules.get(getattr(inspect.unwrap(function), "__module__", None) or ""))
+    files = dict.fromkeys([file, defined or file])
+    return hashlib.sha256(b"".join(source.read_bytes() for source in files)).hexdigest()[:16]
+
+
+def _source(module: object) -> Path | None:
+    """The source file of a module, if there is one."""
+    try:
+        file = inspect.getsourcefile(module)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+    return Path(file) if file is not None and Path(file).exists() else None

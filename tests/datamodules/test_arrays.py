@@ -151,7 +151,10 @@ def test_bytes_of_a_table_keep_its_order(write):
             r"npz, `x` of shape \(40, 5\) and type float64 must be finite in float32, got 5 "
             r"numbers that are not, the first at \[0, 0\]",
         ),
-        ({"x": np.full((40, 2), 1e300), "y": [0, 1] * 20}, "must be finite in float32, got 80"),
+        (
+            {"x": np.full((40, 2), 1e300), "y": [0, 1] * 20},
+            "finite in float32, got 80 .* Scale the f",
+        ),
         ({"x": np.array([["a"]] * 40), "y": [0, 1] * 20}, r"`x` .*type <U1 must hold real numbers"),
         ({"x": 1j * table(), "y": [0, 1] * 20}, r"complex.* must hold real numbers"),
         ({"x": np.arange(40), "y": [0, 1] * 20}, r"`x` of shape \(40,\) .*must be \[examples, fea"),
@@ -220,9 +223,8 @@ def test_options_that_do_not_fit_are_refused(write, options, message):
 @pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", b"PK\x03\x04 no zip"])
 def test_a_file_that_numpy_did_not_write_is_refused(tmp_path, content):
     (tmp_path / "data.npz").write_bytes(content)
-    with pytest.raises(
-        ValueError, match=r"data.npz must be a .npz or .npy file of numbers, got one"
-    ):
+    message = r"data.npz must be a .npz or .npy file of numbers, got one(?!.*unsafe)"  # as NumPy's
+    with pytest.raises(ValueError, match=message):
         Arrays(tmp_path / "data.npz").setup("fit")
 
 

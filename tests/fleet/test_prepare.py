@@ -132,7 +132,7 @@ def test_missing_data_names_the_folder(tmp_path):
 @pytest.mark.parametrize("dry", ["false", "true"])
 def test_a_run_folder_that_is_a_file_is_an_error(toy, tmp_path, dry):
     (tmp_path / "run").write_text("no folder")
-    with pytest.raises(SystemExit, match=r"File exists.*run"):
+    with pytest.raises(SystemExit, match=r"`--run_dir` must be .*run: File exists. Name another"):
         train.main(toy(tmp_path / "run", f"--fleet.dry_run {dry}"))
 
 

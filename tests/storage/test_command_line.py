@@ -1,4 +1,5 @@
 import io
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -152,6 +153,24 @@ def test_a_quoted_name_is_one_word_of_a_shell(name):
     assert shlex.split(f"audit.py --run_dir {quote(Path(name))}", comments=True)[2:] == [name]
 
 
+def test_a_path_that_begins_with_a_dash_is_no_option(parser):
+    words = shlex.split(f"--run_dir {quote(Path('-x y'))}")
+    assert parser.read(words).run_dir.resolve() == Path("-x y").resolve()
+    assert quote("-sym") == "-sym"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--run_dir", "-x"], "`--run_dir` needs a value. Write one .* as `--run_dir=-value`."),
+        (["--run_dir", ""], "`--run_dir` must name a folder, got ``. Write . for this one."),
+        (["--run_dir="], "`--run_dir` must name a folder, got ``"),
+    ],
+)
+def test_a_folder_without_a_name_is_one_line(refuse, arguments, message):
+    assert re.match(message, refuse(arguments))
+
+
 def test_a_plain_path_needs_no_quotes():
     assert quote(Path("runs/digits-2_b.x")) == "runs/digits-2_b.x"
 
@@ -174,6 +193,21 @@ def test_what_a_terminal_cannot_show_is_replaced(monkeypatch, encoding, shown):
     for stream in streams.values():
         print("0.65 \u00b1 0.02 \u2501", "caf\udcc3\udca9", end="", file=stream, flush=True)
         assert stream.buffer.getvalue() == shown
+
+
+class Optional:
+    def __init__(self, size: int = 1):
+        if size < 1:
+            raise ValueError(f"`size` must be 1 or more,\ngot {size}.")
+
+
+def test_what_an_optional_object_refuses_is_one_line(parser):
+    parser.add_subclass_arguments(Optional, "thing", required=False)
+    config = parser.read(
+        ["--thing", f"{__name__}.Optional", "--thing.size", "0"], {"thing", "thing.size"}
+    )
+    with pytest.raises(ValueError, match=r"^`size` must be 1 or more, got 0\.$"):
+        parser.instantiate(config)
 
 
 def test_values_are_paired_with_their_options():

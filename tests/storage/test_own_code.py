@@ -44,6 +44,26 @@ def test_a_fingerprint_changes_with_the_file_and_with_nothing_else(place):
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        "from .inner import mine",
+        "from functools import partial\nfrom . import inner\nmine = partial(inner.mine, grid=3)",
+    ],
+)
+def test_a_fingerprint_changes_with_the_file_behind_a_package(place, line):
+    path, package = "package_of_mine.mine", place / "package_of_mine"
+    (package / "__init__.py").write_text(line)
+    first = digest(path, "--quantize")
+    (package / "inner.py").write_text(SOURCE.replace("3", "4"))
+    second = digest(path, "--quantize")
+    (package / "__init__.py").write_text(f"{line}\n")
+    assert (
+        len({first, second, digest(path, "--quantize"), digest("package_of_mine.inner.mine", "")})
+        == 4
+    )
+
+
+@pytest.mark.parametrize(
     ("path", "message"),
     [
         ("nowhere_of_mine.attack", "cannot be imported (ModuleNotFoundError: No module named"),
