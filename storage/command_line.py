@@ -73,7 +73,7 @@ class CommandLine(ArgumentParser):
             return parsed
 
     def instantiate(self, *args: Any, **further: Any) -> Namespace:  # noqa: ANN401
-        """Make what the options name; a constructor's own error is raised as it is.
+        """Make what the options name; a constructor's own error is raised, in one line.
 
         jsonargparse wraps it into a tree of types, because a class that need not be given may be
         null.
@@ -82,7 +82,7 @@ class CommandLine(ArgumentParser):
             made: Namespace = super().instantiate(*args, **further)
         except ValueError as error:
             if str(error).startswith("Does not validate") and error.__cause__ is not None:
-                raise error.__cause__ from None
+                raise ValueError(" ".join(str(error.__cause__).split())) from error
             raise
         return made
 

@@ -113,7 +113,8 @@ def test_a_read_only_folder_is_reported_and_shows_its_status(toy, finished, unwr
     run.weights(SHADOW, "full").unlink()
     done = mounted(script, finished, sys.executable, "train.py", *toy(finished))
     output = unwrap(done.stdout)
-    assert "train.py: [Errno 30] Read-only file system" in output
+    assert "train.py: `--run_dir` must be a folder that can be written to, got" in output
+    assert "Read-only file system. Name another, or make room there." in output
     assert "code 1" in output
     assert "finished │ 4 │" in output
     assert "waiting │ 1 │" in output
