@@ -23,7 +23,6 @@ from threadpoolctl import threadpool_limits
 from attacks.choice import choose_attacks
 from attacks.evaluate import evaluate
 from attacks.game import Game
-from attacks.own import register
 from attacks.rmia import make_options
 from attacks.rmia_tuning import tune
 from attacks.strongest import Strongest
@@ -42,6 +41,7 @@ from reporting.tables import for_terminal, headline
 from reporting.write import write, write_comparison
 from storage.evidence import gather, restrict
 from storage.external_signals import gather_external
+from storage.own_attacks import register
 from storage.own_code import load
 from storage.run_folder import RunFolder
 from storage.wandb_project import check_key

@@ -81,7 +81,7 @@ class Forks:
     def __call__(
         self, names: Sequence[ModelName], begin: Callable[[ModelName], None]
     ) -> Iterator[Outcome]:
-        """Work on the models, the next one wherever a process is free.
+        """Work on the models; whichever process is free takes the next one.
 
         If a process dies, its model is tried again in a new one.
 

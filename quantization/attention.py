@@ -129,7 +129,7 @@ class WrittenOut(nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """As `nn.MultiheadAttention`; an image's own tokens without a batch go its way."""
+        """Compute what `nn.MultiheadAttention` does; inputs without a batch axis are left to it."""
         self.apart |= not (query is key is value)
         if not self.written or query.ndim != 3:
             options = key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal

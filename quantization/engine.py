@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from quantization.calibration import CHUNK, check_finite
+from quantization.imported import explain
 from quantization.rounding.grid import Bits
 
 # Largest difference between the logits of an engine's network and those of its weights alone, as a
@@ -153,14 +154,6 @@ def estimate_engine(
         seconds.append(time.perf_counter() - started)
     added = max(1, len(images) - len(half))
     return seconds[2] + max(0.0, seconds[2] - seconds[1]) / added * max(0, count - len(images))
-
-
-def explain(error: BaseException) -> str:
-    """An error of the user's code in one line, with the place where that called what failed."""
-    trace = error.__traceback__ and (error.__traceback__.tb_next or error.__traceback__)
-    place = f", {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
-    reason = " ".join(str(error).split()) or "no message"
-    return f"{type(error).__name__}: {reason}{place}"
 
 
 def _wrong(quantizer: WholeNetwork, must: str) -> ValueError:

@@ -52,16 +52,7 @@ def fisher_diagonal(
     try:
         with torch.enable_grad():
             for chunk in torch.split(images, CHUNK):
-                logits = network(chunk.clone())  # a network may work in place
-                if not logits.isfinite().all():
-                    raise DivergedError(
-                        "The logits on the calibration images are not finite, so no labels can be"
-                        " drawn. The training diverged: lower the learning rate, or train the model"
-                        " from another start."
-                    )
-                chances = logits.detach().softmax(1).cpu()
-                labels = torch.multinomial(chances, 1, generator=generator).flatten()
-                loss = cross_entropy(logits, labels.to(logits.device), reduction="sum")
+                loss = _loss(network(chunk.clone()), generator)  # a network may work in place
                 slopes = torch.autograd.grad(
                     loss, list(outputs.values()), allow_unused=True, materialize_grads=True
                 )
@@ -73,3 +64,15 @@ def fisher_diagonal(
             handle.remove()
     squares = {name: torch.cat(chunks).square() for name, chunks in gradients.items()}
     return {name: square / square.mean().clamp(min=1e-30) for name, square in squares.items()}
+
+
+def _loss(logits: Float[Tensor, "images classes"], generator: torch.Generator) -> Float[Tensor, ""]:
+    """Sum of -log p(y), with each y drawn from the network's own probabilities."""
+    if not logits.isfinite().all():
+        raise DivergedError(
+            "The logits on the calibration images are not finite, so no labels can be drawn. The"
+            " training diverged: lower the learning rate, or train the model from another start."
+        )
+    chances = logits.detach().softmax(1).cpu()
+    labels = torch.multinomial(chances, 1, generator=generator).flatten()
+    return cross_entropy(logits, labels.to(logits.device), reduction="sum")

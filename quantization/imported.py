@@ -1,4 +1,4 @@
-"""A user's own function or class, imported by its path."""
+"""A user's own function or class, imported by its path, and its errors in one line."""
 
 import os
 import sys
@@ -53,3 +53,11 @@ def make_importable() -> None:
     """
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
+
+
+def explain(error: BaseException) -> str:
+    """An error of the user's code in one line, with the place where that called what failed."""
+    trace = error.__traceback__ and (error.__traceback__.tb_next or error.__traceback__)
+    place = f", {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
+    reason = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {reason}{place}"

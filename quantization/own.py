@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from quantization.engine import WholeNetwork, explain
-from quantization.imported import imported, is_own
+from quantization.engine import WholeNetwork
+from quantization.imported import explain, imported, is_own
 from quantization.methods import METHODS, Method, WithoutImages, quantize_in_order
 from quantization.rounding.grid import Bits, Grid, find_grid
 from quantization.task import Codes, Gram, Rows

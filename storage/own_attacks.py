@@ -11,6 +11,7 @@ from torch import Tensor
 from attacks import ATTACKS, Attack
 from attacks.choice import DEFAULT, Sides
 from attacks.game import Shadows, Target
+from quantization.imported import explain
 
 Function = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -112,7 +113,7 @@ def _score(
     try:
         scores = function(target, shadows, included)
     except (Exception, SystemExit) as error:  # the function is the user's, and may do anything
-        raise _wrong(path, f"run on {len(shadows)} shadows ({_explain(error)})") from error
+        raise _wrong(path, f"run on {len(shadows)} shadows ({explain(error)})") from error
     expected = f"return a float tensor of {target.shape[-1]} finite scores"
     if not isinstance(scores, Tensor):
         raise _wrong(path, f"{expected}, got {type(scores).__name__}")
@@ -121,14 +122,6 @@ def _score(
     if broken := int((~scores.isfinite()).sum()):
         raise _wrong(path, f"{expected}, got {broken} that are not")
     return scores.detach().double().cpu()
-
-
-def _explain(error: BaseException) -> str:
-    """An error of the user's code in one line, with the place where that called what failed."""
-    trace = error.__traceback__ and (error.__traceback__.tb_next or error.__traceback__)
-    place = f", {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
-    reason = " ".join(str(error).split()) or "no message"
-    return f"{type(error).__name__}: {reason}{place}"
 
 
 def _wrong(path: str, must: str) -> ValueError:

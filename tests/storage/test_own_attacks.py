@@ -7,7 +7,7 @@ from attacks import ATTACKS
 from attacks.choice import choose_attacks
 from attacks.evaluate import score
 from attacks.game import Game, make_cases
-from attacks.own import register, shorten
+from storage.own_attacks import register, shorten
 
 CALLS = []
 
@@ -15,7 +15,7 @@ CALLS = []
 @pytest.fixture(autouse=True)
 def registry(monkeypatch):
     """Leave the registry of attacks as it was."""
-    monkeypatch.setattr("attacks.own.ATTACKS", ATTACKS)
+    monkeypatch.setattr("storage.own_attacks.ATTACKS", ATTACKS)
     before = dict(ATTACKS)
     yield
     ATTACKS.clear()
@@ -126,8 +126,11 @@ def quits(target, shadows, included):
         (infinite, "return a float tensor of 12 finite scores, got 12 that are not"),
         (in_place, "leave its arguments as they are: work on a copy"),
         (random, "give the same scores twice: draw from a torch.Generator with a fixed seed"),
-        (quits, r"run on 8 shadows \(SystemExit: no message, .*test_own.py:\d+\)"),
-        (broken, r"run on 8 shadows \(IndexError: index 7 is out of .*, .*test_own.py:\d+\)"),
+        (quits, r"run on 8 shadows \(SystemExit: no message, .*test_own_attacks.py:\d+\)"),
+        (
+            broken,
+            r"run on 8 shadows \(IndexError: index 7 is out .*test_own_attacks.py:\d+\)",
+        ),
     ],
 )
 def test_what_is_no_attack_is_refused_with_the_signature(attack, message):
