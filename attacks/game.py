@@ -131,6 +131,20 @@ class Case(NamedTuple):
     shadows: list[int]
 
 
+class Curve(NamedTuple):
+    """A way to trade accuracy for leakage that other variants are compared with.
+
+    Attributes:
+        name: what it is, in a phrase: `early stopping`.
+        variants: from the one that is expected to leak least to `full`.
+        against: the variants that are compared with networks of equal accuracy on the curve.
+    """
+
+    name: str
+    variants: Sequence[str]
+    against: Sequence[str]
+
+
 class Game(NamedTuple):
     """All that an audit's attacks, findings and comparisons start from.
 
@@ -143,6 +157,9 @@ class Game(NamedTuple):
         kept: which examples of the pool these are; None for all of them.
         rmia: choices of RMIA.
         tuned: instead of `rmia.a`, the `a` of each case by the variant of its shadows.
+        accuracy: test accuracy of each case's target, by variant; empty where it is unknown.
+        snapshots: the variants on the way to `full`, in the order of training.
+        curves: what other variants are compared with at equal accuracy.
     """
 
     signals: Mapping[str, ModelSignals]
@@ -152,6 +169,9 @@ class Game(NamedTuple):
     kept: Bool[Tensor, " pool"] | None = None
     rmia: RmiaOptions = DEFAULT
     tuned: Mapping[str, Sequence[float]] = {}
+    accuracy: Mapping[str, Float[Tensor, " targets"]] = {}
+    snapshots: Sequence[str] = ()
+    curves: Sequence[Curve] = ()
 
     @property
     def variants(self) -> list[str]:

@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from attacks.choice import Choice
-from attacks.game import FULL, Case, Game, ModelSignals, keep_examples, make_cases
+from attacks.game import FULL, Case, Curve, Game, ModelSignals, keep_examples, make_cases
 from attacks.health import find_failures, unjudged
 from attacks.metrics.intervals import mean_accuracy
 from attacks.quantile import make_features
@@ -24,7 +24,7 @@ from storage.left_out import (
     leave_out_models,
     why_left_out,
 )
-from storage.names import ModelName
+from storage.names import ModelName, is_snapshot
 from storage.records import VariantFacts, average, read_calibrated, read_record
 from storage.run_folder import RunFolder
 from storage.saved_signals import SavedSignal, load_signals
@@ -81,22 +81,39 @@ def gather(run: RunFolder, allow_partial: bool) -> Evidence:
     # a diverged model has no record of its calibration
     sound = [name for name in finished if name not in excluded]
     calibrated = {v: read_calibrated(run, v, members, sound) for v in variants}
+    facts = {variant: _read_facts(run, variant, audited) for variant in variants}
     game = Game(
         signals=_read_signals(run, experiment, data),
         members=_matrix(members),
         cases=cases,
         calibrated={variant: mask for variant, mask in calibrated.items() if mask is not None},
+        **trade_offs(facts),
     )
     return Evidence(
         name=run.name,
         game=game,
-        variants={variant: _read_facts(run, variant, audited) for variant in variants},
+        variants=facts,
         facts=_describe(experiment, game, models),
         excluded=excluded,
         left_out=[*models, *unknown, *images],
         experiment=experiment,
         images=None if data is None else data.pool,
     )
+
+
+def trade_offs(facts: Mapping[str, VariantFacts]) -> dict[str, Any]:
+    """What of a game rests on accuracy: `accuracy`, `snapshots` and `curves`, by field."""
+    known = {v: torch.tensor(f.accuracy_by_target, dtype=torch.float64) for v, f in facts.items()}
+    snapshots = [variant for variant in facts if is_snapshot(variant)]
+    others = [variant for variant in facts if variant not in (FULL, *snapshots)]
+    curves = []
+    if snapshots and FULL in facts:
+        curves.append(Curve("early stopping", [*snapshots, FULL], others))
+    return {
+        "accuracy": {variant: values for variant, values in known.items() if len(values)},
+        "snapshots": snapshots,
+        "curves": curves,
+    }
 
 
 def restrict(evidence: Evidence, choice: Choice) -> Evidence:

@@ -36,7 +36,7 @@ from attacks.game import Case, Game, ModelSignals
 from attacks.health import failures, unjudged
 from attacks.metrics.intervals import Estimate, mean_accuracy
 from attacks.signals import signals
-from storage.evidence import Evidence, check_cases
+from storage.evidence import Evidence, check_cases, trade_offs
 from storage.external_arrays import (
     ROLES,
     as_floats,
@@ -86,10 +86,11 @@ def gather_external(path: Path) -> Evidence:
     check_cases(cases, excluded)
     models = leave_out_models(excluded, trained_here=False)
     inside = members[usable].sum(0)
+    by_name = {variant: _read_facts(known, audited) for variant, known in by_variant.items()}
     return Evidence(
         name=as_unicode(path.resolve().stem),
-        game=Game(by_variant, members, cases),
-        variants={variant: _read_facts(known, audited) for variant, known in by_variant.items()},
+        game=Game(by_variant, members, cases, **trade_offs(by_name)),
+        variants=by_name,
         facts={
             "signals": f"{path}, {members.shape[1]} examples",
             "audited models": str(len(cases)),

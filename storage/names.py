@@ -9,6 +9,8 @@ WandbMode = Literal["disabled", "offline", "online"]
 EXPERIMENT_FILE = "experiment.yaml"
 MEMBERSHIP_FILE = "membership.safetensors"
 
+_SNAPSHOT = re.compile(r"(?:epoch|round|task)-\d+")
+
 
 class ModelName(NamedTuple):
     """One model of a fleet; `str()` gives the name of its folder and of its W&B run."""
@@ -18,6 +20,16 @@ class ModelName(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.role}-{self.number:03d}"
+
+
+def snapshot_name(epoch: int) -> str:
+    """Name of the variant at the end of an epoch, counted from 1: `epoch-05`."""
+    return f"epoch-{epoch:02d}"
+
+
+def is_snapshot(variant: str) -> bool:
+    """Whether a variant is a state on the way to the end of training."""
+    return _SNAPSHOT.fullmatch(variant) is not None
 
 
 def fleet_names(shadows: int, targets: int) -> list[ModelName]:
