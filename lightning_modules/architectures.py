@@ -72,16 +72,27 @@ def wide_resnet28_2(num_classes: int, channels: int) -> nn.Module:
     ).apply(_he_init)
 
 
-def convnet(num_classes: int, channels: int) -> nn.Module:
-    """Three convolutions, each with BatchNorm, ReLU and max-pool; 0.02 M parameters, for CPUs."""
+def convnet(num_classes: int, channels: int, width: int = 16) -> nn.Module:
+    """Three convolutions, each with BatchNorm, ReLU and max-pool; 0.02 M parameters, for CPUs.
+
+    Args:
+        num_classes: number of classes.
+        channels: number of channels of an image.
+        width: number of output channels of the first convolution; each further one doubles it.
+
+    Raises:
+        ValueError: a width below 1.
+    """
+    if width < 1:
+        raise ValueError(f"`width` must be 1 or more, got {width}.")
     return nn.Sequential(
         OrderedDict(
-            layer1=_conv_stage(channels, 16),
-            layer2=_conv_stage(16, 32),
-            layer3=_conv_stage(32, 64),
+            layer1=_conv_stage(channels, width),
+            layer2=_conv_stage(width, 2 * width),
+            layer3=_conv_stage(2 * width, 4 * width),
             avgpool=nn.AdaptiveAvgPool2d(1),
             flatten=nn.Flatten(),
-            fc=nn.Linear(64, num_classes),
+            fc=nn.Linear(4 * width, num_classes),
         )
     ).apply(_he_init)
 
