@@ -26,16 +26,12 @@ from attacks.game import Game
 from attacks.rmia import make_options
 from attacks.rmia_tuning import tune
 from attacks.strongest import Strongest
-from reporting.compare import (
-    against_first,
-    enter,
-    make_comparison,
-    make_differences,
-    name_apart,
-)
+from reporting.compare import against_first, enter, name_apart
+from reporting.compare_views import make_comparison, make_differences
 from reporting.findings import find
 from reporting.illustrate import illustrate
 from reporting.inputs import digest_inputs, is_done
+from reporting.pairing import pair_with_first
 from reporting.results import Results, make_results, read_results
 from reporting.tables import for_terminal, headline
 from reporting.write import write, write_comparison
@@ -150,15 +146,18 @@ def compare(config: Namespace, console: Console) -> None:
         )
     names = name_apart(config.compare)
     results = {n: read_results(path) for n, path in zip(names, config.compare, strict=True)}
-    entries = enter(results)
-    differences = against_first(entries)
-    for table in make_differences(results), make_comparison(entries, differences):
+    pairings, entries = pair_with_first(results), enter(results)
+    differences = against_first(entries, pairings)
+    tables = make_differences(results, pairings), make_comparison(entries, differences, pairings)
+    for table in tables:
         console.print(for_terminal(table, table.title), soft_wrap=False)
+    for pairing in pairings.values():
+        console.print(escape(pairing.sentence))
     if not any(any(by_end.values()) for by_end in differences):
         console.print(f"No variant of another experiment is also in {escape(names[0])}.")
     name = "-".join(["compared", *names]).replace("/", "-")
     folder = config.run_dir or config.compare[0].resolve().parent / name
-    write_comparison(folder, entries, differences)
+    write_comparison(folder, entries, differences, pairings)
     console.print(escape(f"Written: {folder}/comparison.csv and .png"))
 
 
