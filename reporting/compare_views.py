@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 from math import isnan, nan
 from typing import Any
 
+from attacks.frontier import Frontier
 from attacks.metrics.differences import Difference
 from attacks.metrics.intervals import Estimate
 from attacks.metrics.measures import Metric
 from reporting.compare import Differences, Entry
+from reporting.compare_frontier import full_name
+from reporting.frontier import as_accurate_as
 from reporting.pairing import Pairing
 from reporting.results import Results
 from reporting.tables import DASH, Cell, Table, estimate_cell, metric_cell, number
@@ -128,8 +131,12 @@ def comparison_lines(
     entries: Sequence[Entry],
     differences: Sequence[Differences],
     pairings: Mapping[str, Pairing],
+    frontier: Frontier | None = None,
 ) -> list[dict[str, Any]]:
-    """Lines of comparison.csv: risk at both ends, by kind of shadows, and the differences."""
+    """Lines of comparison.csv: risk at both ends, by kind of shadows, and the differences.
+
+    Columns on networks that were stopped early are there if anything is compared with them.
+    """
     kinds = dict.fromkeys(kind for entry in entries for kind in entry.by_kind["auc"])
     lines = []
     for entry, by_end in zip(entries, differences, strict=True):
@@ -144,15 +151,25 @@ def comparison_lines(
                 own = entry.by_kind[end].get(kind)
                 line[f"{end}_{kind}_attack"] = own and own.attack
                 line |= _numbers(f"{end}_{kind}", own and getattr(own.summary, end))
-            difference = by_end[end]
-            line |= _numbers(f"{end}_beyond", difference and difference.estimate)
-            for key in ("p", "p_holm"):
-                value = nan if difference is None else getattr(difference, key)
-                line[f"{end}_{key}"] = None if isnan(value) else value
+            line |= _test_numbers(end, "beyond", by_end[end])
+        if frontier is not None and frontier.beside:
+            place = frontier.beside.get(full_name(entry))
+            line["as_accurate_as"] = place and as_accurate_as(frontier, place)
+            for end in entry.risk:
+                difference = place.differences.get(end) if place else None
+                line |= _test_numbers(f"{end}_stopped_early", "less", difference)
         line["targets"] = entry.risk["auc"].summary.targets
         pairing = pairings.get(entry.experiment)  # not of the first experiment
         lines.append(line | {"paired_targets": pairing and len(pairing.own)})
     return lines
+
+
+def _test_numbers(key: str, name: str, difference: Difference | None) -> dict[str, float | None]:
+    line = _numbers(f"{key}_{name}", difference and difference.estimate)
+    for p in ("p", "p_holm"):
+        value = nan if difference is None else getattr(difference, p)
+        line[f"{key}_{p}"] = None if isnan(value) else value
+    return line
 
 
 def _numbers(key: str, estimate: Estimate | None) -> dict[str, float | None]:

@@ -9,12 +9,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from attacks.findings import Exposures
-from reporting.compare import Differences, Entry
+from reporting.compare import Entry
 from reporting.compare_figure import comparison_chart
-from reporting.compare_views import comparison_lines
 from reporting.illustrate import CAPTIONS, Drawing
 from reporting.matplotlib_charts import draw, save
-from reporting.pairing import Pairing
 from reporting.report import render
 from reporting.results import RESULTS, Results, as_json, flatten
 from reporting.tables import for_terminal, headline
@@ -52,13 +50,10 @@ def write(
 
 
 def write_comparison(
-    folder: Path,
-    entries: Sequence[Entry],
-    differences: Sequence[Differences],
-    pairings: Mapping[str, Pairing],
+    folder: Path, lines: Sequence[Mapping[str, Any]], entries: Sequence[Entry]
 ) -> None:
     """Write comparison.csv and comparison.png."""
-    write_csv(folder / "comparison.csv", comparison_lines(entries, differences, pairings))
+    write_csv(folder / "comparison.csv", lines)
     save(draw(comparison_chart(entries)), folder / "comparison.png")
 
 

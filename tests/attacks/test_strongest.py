@@ -297,8 +297,10 @@ def test_one_row_per_variant_and_metric_is_marked_and_it_has_the_highest_value(b
                 row for row in best.rows if row.variant == variant and metric in row.strongest
             ]
             values = [getattr(made.row.summary, metric).value for made in attacks]
-            row = attacks[values.index(max(values))].row  # two shadows cannot be halved
-            assert marked == [row._replace(strongest=BOTH, halves=dict.fromkeys(BOTH))]
+            row = attacks[values.index(max(values))].row
+            # two shadows cannot be halved, which an attack without shadows does not need
+            halves = dict.fromkeys(BOTH, [[0.0] * 4] if row.knowledge == "none" else None)
+            assert marked == [row._replace(strongest=BOTH, halves=halves)]
             assert best.variants[variant].rows[metric] is marked[0]
     tied = Strongest(play(MEMBERS))
     tied.add([made("full", "none", name, [0.7] * 4) for name in ("first", "second")])
@@ -358,9 +360,9 @@ def test_the_strongest_row_keeps_what_either_half_of_the_shadows_finds(synthetic
     best = strongest_of(synthetic_fleet, 8, 4, ["lira_online", "attack_r"])
     row = best.variants[W2].rows["auc"]
     assert row in best.rows
-    cases = [[[Case(t, h) for t in range(8, 12)] for h in way] for way in HALVES]
-    found = [[areas_of(best.game, row.attack, row.knowledge, half) for half in way] for way in cases]
-    for own, (first, second) in zip(row.halves["auc"], found, strict=True):
+    for own, way in zip(row.halves["auc"], HALVES, strict=True):
+        cases = [[Case(target, half) for target in range(8, 12)] for half in way]
+        first, second = (areas_of(best.game, row.attack, row.knowledge, c) for c in cases)
         assert own == pytest.approx(list(np.subtract(first, second) / 2), abs=1e-12)
     assert row.halves.keys() == set(row.strongest)
     assert all(not row.halves for row in best.rows if not row.strongest)
