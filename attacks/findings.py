@@ -6,6 +6,7 @@ their tables.
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -143,7 +144,10 @@ def find_z_scores(game: Game, best: Strongest) -> dict[str, dict[Knowledge, ZSco
 
 
 def find_joint_attacks(game: Game, best: Strongest) -> list[JointAttack]:
-    """Attack the holders of the reference and another variant, of all, or of those of equal bits.
+    """Attack the holders of several variants.
+
+    These are the reference and any other, a snapshot and the next, the reference and all snapshots,
+    all variants of equal bits, and all there are.
 
     Empty where joint LiRA lacks two shadows on a side of an example.
     """
@@ -152,7 +156,7 @@ def find_joint_attacks(game: Game, best: Strongest) -> list[JointAttack]:
     alone = {v: best.outcome(kept.best["auc"], "auc") for v, kept in best.variants.items()}
     areas = {variant: float(outcome.measured.values.mean()) for variant, outcome in alone.items()}
     attacks = []
-    for variants in _holdings(game.variants):
+    for variants in _holdings(game.variants, game.snapshots):
         scores = _score_jointly(game, variants)
         strongest = max(variants, key=areas.__getitem__)
         halves = None
@@ -212,17 +216,17 @@ def correct_together(
     return corrected
 
 
-def _holdings(variants: list[str]) -> list[tuple[str, ...]]:
+def _holdings(variants: list[str], snapshots: Sequence[str]) -> list[tuple[str, ...]]:
     """Sets of variants that an attacker may hold together."""
     reference, *others = variants
     held: list[tuple[str, ...]] = [(reference, variant) for variant in others]
+    held += pairwise(snapshots)
     by_bits: dict[str, list[str]] = {}
     for variant in others:
         by_bits.setdefault(variant.partition("-w")[2], []).append(variant)
     held += [tuple(alike) for bits, alike in by_bits.items() if bits and len(alike) > 1]
-    if len(others) > 1:
-        held.append((reference, *others))
-    return held
+    held += [(reference, *snapshots), (reference, *others)]
+    return [variants for variants in dict.fromkeys(held) if len(variants) > 1]
 
 
 def find_calibration(game: Game, best: Strongest) -> dict[str, Estimate]:

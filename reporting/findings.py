@@ -32,6 +32,7 @@ from attacks.z_scores import ZScores
 from reporting.frontier import tabulate_frontiers
 from reporting.tables import DASH, Body, Cell, Table, difference_cells, estimate_cell, number
 from reporting.text import NAMES, RECALIBRATED_NOTE, SHADOWS, TITLES
+from storage.names import is_snapshot
 
 
 class Finding(NamedTuple):
@@ -163,7 +164,7 @@ def _joint_attacks(value: list[JointAttack]) -> Body:
     rows = []
     for attack in value:
         names, auc = attack.variants, attack.summary.auc
-        held = " + ".join(names) if len(names) < 4 else f"all {len(names)} variants{_bits(names)}"
+        held = " + ".join(names) if len(names) < 4 else _describe_holding(names)
         tpr = estimate_cell(attack.summary.tpr_1pct, percent=True)
         gain = difference_cells(attack.gain)
         rows.append((Cell(held), estimate_cell(auc), tpr, Cell(attack.best), *gain))
@@ -177,10 +178,13 @@ def _joint_attacks(value: list[JointAttack]) -> Body:
     )
 
 
-def _bits(variants: Sequence[str]) -> str:
-    """` of w2` where all of some variants end in `-w2`, as those of equal bits do."""
+def _describe_holding(variants: Sequence[str]) -> str:
+    """Name many variants: those of equal bits all end in `-w2`, for example."""
+    snapshots = sum(is_snapshot(variant) for variant in variants)
+    if snapshots == len(variants) - 1:
+        return f"full + all {snapshots} snapshots"
     ends = {variant.partition("-w")[2] for variant in variants}
-    return f" of w{ends.pop()}" if len(ends) == 1 else ""
+    return f"all {len(variants)} variants" + (f" of w{ends.pop()}" if len(ends) == 1 else "")
 
 
 def _calibration(value: dict[str, Estimate]) -> Body:

@@ -104,7 +104,9 @@ def gather(run: RunFolder, allow_partial: bool) -> Evidence:
 def trade_offs(facts: Mapping[str, VariantFacts]) -> dict[str, Any]:
     """What of a game rests on accuracy: `accuracy`, `snapshots` and `curves`, by field."""
     known = {v: torch.tensor(f.accuracy_by_target, dtype=torch.float64) for v, f in facts.items()}
-    snapshots = [variant for variant in facts if is_snapshot(variant)]
+    snapshots = sorted(
+        filter(is_snapshot, facts), key=lambda variant: int(variant.rpartition("-")[2])
+    )
     others = [variant for variant in facts if variant not in (FULL, *snapshots)]
     curves = []
     if snapshots and FULL in facts:
