@@ -4,7 +4,7 @@ Each function takes the game and the strongest attacks. `reporting/findings.py` 
 their tables.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -40,11 +40,13 @@ class Differences(NamedTuple):
         against_reference: by risk metric, AUC first, the metric minus that on the reference, for
             each other variant; p is corrected for both metrics together.
         beyond_gap: AUC minus that of the gap attack, for each variant that it was run on.
+        snapshots: the variants on the way to the reference, whose p are corrected by themselves.
     """
 
     reference: str
     against_reference: dict[Metric, dict[str, Difference]]
     beyond_gap: dict[str, Difference]
+    snapshots: Sequence[str] = ()
 
 
 class JointAttack(NamedTuple):
@@ -124,11 +126,12 @@ def find_differences(game: Game, best: Strongest) -> Differences:
         if kept.gap is not None
     }
     pairs = [(v, name) for v in areas if (name := f"the gap attack on {v}") in gaps]
-    beyond = paired_differences(areas | gaps, pairs)
+    beyond = {d.first: d for d in paired_differences(areas | gaps, pairs)}
     return Differences(
         reference,
-        correct_together(against),
-        {difference.first: difference for difference in beyond},
+        correct_together(against, apart=game.snapshots),
+        correct_together({"auc": beyond}, apart=game.snapshots)["auc"],
+        game.snapshots,
     )
 
 
@@ -190,15 +193,27 @@ def _measure_jointly(variants: Sequence[str], game: Game) -> Float[Tensor, "1 ta
 
 
 def correct_together(
-    differences: Mapping[Metric, Mapping[str, Difference]],
+    differences: Mapping[Metric, Mapping[str, Difference]], apart: Collection[str] = ()
 ) -> dict[Metric, dict[str, Difference]]:
-    """Correct the p-values of several metrics' comparisons for the number of all of them."""
-    flat = [difference for group in differences.values() for difference in group.values()]
-    corrected = iter(holm([difference.p for difference in flat]))
-    return {
-        metric: {name: d._replace(p_holm=next(corrected)) for name, d in group.items()}
-        for metric, group in differences.items()
-    }
+    """Correct the p-values of several metrics' comparisons for the number of all of them.
+
+    Args:
+        differences: by metric and name.
+        apart: names whose comparisons are corrected by themselves, as those of snapshots, which
+            would otherwise cost the other variants findings.
+    """
+    corrected: dict[Metric, dict[str, Difference]] = {m: dict(g) for m, g in differences.items()}
+    for inside in (False, True):
+        family = [
+            (metric, name)
+            for metric, group in differences.items()
+            for name in group
+            if (name in apart) is inside
+        ]
+        values = holm([differences[metric][name].p for metric, name in family])
+        for (metric, name), p in zip(family, values, strict=True):
+            corrected[metric][name] = differences[metric][name]._replace(p_holm=p)
+    return corrected
 
 
 def _holdings(variants: list[str], snapshots: Sequence[str]) -> list[tuple[str, ...]]:

@@ -19,6 +19,7 @@ from attacks.findings import (
     find_joint_attacks,
     find_z_scores,
 )
+from attacks.frontier import find_frontiers
 from attacks.game import Game, Knowledge
 from attacks.metrics.differences import Difference
 from attacks.metrics.epsilon import EpsilonBound
@@ -28,7 +29,8 @@ from attacks.metrics.measures import Metric
 from attacks.shadow_split import ShadowSplit, find_shadow_differences
 from attacks.strongest import Strongest
 from attacks.z_scores import ZScores
-from reporting.tables import DASH, Cell, Table, difference_cells, estimate_cell, number
+from reporting.frontier import tabulate_frontiers
+from reporting.tables import DASH, Body, Cell, Table, difference_cells, estimate_cell, number
 from reporting.text import NAMES, RECALIBRATED_NOTE, SHADOWS, TITLES
 from storage.names import is_snapshot
 
@@ -45,15 +47,7 @@ class Finding(NamedTuple):
 
     title: str
     compute: Callable[[Game, Strongest], Any]
-    table: Callable[[Any], "Body"] | None
-
-
-class Body(NamedTuple):
-    """A table without its key and title."""
-
-    columns: tuple[str, ...]
-    rows: Sequence[tuple[Cell, ...]]
-    note: str
+    table: Callable[[Any], Body] | None
 
 
 def find(game: Game, best: Strongest) -> dict[str, Any]:
@@ -81,6 +75,7 @@ def _differences(value: Differences) -> Body:
         pair = *difference_cells(difference), *difference_cells(tail[1][variant], percent=True)
         rows.append((Cell(variant), *pair, *difference_cells(gaps.get(variant))))
     name = NAMES[tail[0]]
+    snapshots = "; snapshots of training by themselves" if value.snapshots else ""
     return Body(
         (
             "variant",
@@ -96,7 +91,7 @@ def _differences(value: Differences) -> Body:
         "compared over its examples alone. For each half of the targets, the strongest attack is "
         "chosen on the other half; for a single target on the same examples. p is corrected for "
         f"all comparisons by AUC and {name} together, and for those with the gap attack apart "
-        "(Holm). "
+        f"(Holm){snapshots}. "
         "The gap attack accuses every example that is classified correctly: where no attack "
         "is shown to exceed it, a smaller leak may be no more than a smaller difference in "
         "accuracy between members and non-members.",
@@ -251,6 +246,9 @@ def _exposures(value: Exposures) -> Body:
 
 FINDINGS: dict[str, Finding] = {
     "differences": Finding("Do two variants leak differently?", find_differences, _differences),
+    "frontier": Finding(
+        "What the same loss of accuracy buys otherwise", find_frontiers, tabulate_frontiers
+    ),
     "shadows": Finding(
         "What quantizing the shadows is worth to the attacker",
         find_shadow_differences,

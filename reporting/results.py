@@ -40,7 +40,7 @@ class Results(NamedTuple):
         rows: every attack on every variant; the strongest on each is marked.
         findings: values by key, as `plain` makes them.
         tables: tables of the findings.
-        answer: what the audit says, in three statements.
+        answer: what the audit says, in four statements.
         sentences: the differences between variants, in words.
         figures: names of the figures that were drawn.
         left_out: models, images, examples and attacks that were left out, one sentence each.
@@ -94,7 +94,13 @@ def make_results(
         rows=best.rows,
         findings=plain(findings),
         tables=tables,
-        answer=answer(best.rows, evidence.variants, differences, findings["shadows"]),
+        answer=answer(
+            best.rows,
+            evidence.variants,
+            differences,
+            findings["shadows"],
+            findings["frontier"],
+        ),
         sentences=[
             compare({metric: group[variant] for metric, group in against.items()})
             for variant in against["auc"]
