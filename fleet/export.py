@@ -54,14 +54,14 @@ from storage.weights import load_quantized, load_weights
 def read(path: Path) -> tuple[dict[str, Tensor], QuantizedNetwork | None]:
     """Read a network's state, and its codes if it has any.
 
-    It has none at full precision, and from a quantizer of whole networks.
+    It has none at full precision, in a control, and from a quantizer of whole networks.
 
     Raises:
         ValueError: the file is damaged, or the training diverged.
     """
     state = load_weights(path)
     quantized = None if path.stem == FULL else load_quantized(path)
-    if quantized is not None and quantized.variant.engine:
+    if quantized is not None and not quantized.variant.has_codes:
         quantized = None
     unpacked = quantized is not None and not quantized.weights
     if unpacked or any(tensor.isnan().any() for tensor in state.values()):
