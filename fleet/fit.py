@@ -17,6 +17,7 @@ from lightning_modules.callbacks.progress import SaveProgress
 from lightning_modules.callbacks.quantize import Quantize
 from lightning_modules.callbacks.record_embeddings import RecordEmbeddings
 from lightning_modules.callbacks.record_signals import RecordSignals
+from lightning_modules.callbacks.snapshots import SaveSnapshots
 from lightning_modules.classifier import Classifier
 from lightning_modules.float32 import tf32
 from storage.names import ModelName
@@ -78,6 +79,7 @@ def make_trainer(
     run, experiment = job.run, job.experiment
     callbacks = [
         StopDiverged(),
+        SaveSnapshots(run.model(name), experiment.snapshots),
         SaveCheckpoint(run.checkpoint(name), job.config.checkpoint_every),
         SaveWeights(run.weights(name, FULL)),
         *ours,

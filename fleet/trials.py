@@ -176,7 +176,7 @@ def try_quantizations(job: Job, network: nn.Module) -> dict[str, QuantizationCos
     costs, tried = dict[str, QuantizationCost](), dict[str, float]()
     work, solved = dict[str, Work](), dict[Variant, str]()
     patterns, first = job.config.layer_bits, next(iter(job.members.values()))
-    for name in job.experiment.variants[1:]:
+    for name in job.experiment.quantized:
         variant, known = Variant.parse(name), recorded_seconds(job.run, list(job.members), name)
         size = stored_bytes(network, variant, patterns)
         if not known and solved.setdefault(variant.base, name) != name:
