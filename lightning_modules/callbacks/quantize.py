@@ -66,7 +66,7 @@ def save_variant(
     draw: Calibrate,
     patterns: Mapping[str, Bits],
     shared: Shared,
-    seed: int = 0,
+    seed: int,
 ) -> None:
     """Write one variant to `path`, and the record of its layers beside it, as JSON.
 
