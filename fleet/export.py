@@ -55,7 +55,7 @@ from storage.weights import load_quantized, load_weights
 def read(path: Path) -> tuple[dict[str, Tensor], QuantizedNetwork | None]:
     """Read a network's state, and its codes if it has any.
 
-    It has none at full precision, as snapshots are, and from a quantizer of whole networks.
+    It has none in `full`, a snapshot and a control, and from a quantizer of whole networks.
 
     Raises:
         ValueError: the file is damaged, or the training diverged.
@@ -63,7 +63,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], QuantizedNetwork | None]:
     state = load_weights(path)
     unquantized = path.stem == FULL or is_snapshot(path.stem)
     quantized = None if unquantized else load_quantized(path)
-    if quantized is not None and quantized.variant.engine:
+    if quantized is not None and not quantized.variant.has_codes:
         quantized = None
     unpacked = quantized is not None and not quantized.weights
     if unpacked or any(tensor.isnan().any() for tensor in state.values()):

@@ -14,6 +14,7 @@ from attacks.metrics.intervals import mean_accuracy
 from attacks.quantile import make_features
 from datamodules.images import ImageDataModule, Images
 from datamodules.stored import load_stored
+from quantization.variant import noise_of
 from storage.checksums import changed
 from storage.experiment import Experiment
 from storage.left_out import (
@@ -111,6 +112,13 @@ def trade_offs(facts: Mapping[str, VariantFacts]) -> dict[str, Any]:
     curves = []
     if snapshots and FULL in facts:
         curves.append(Curve("early stopping", [*snapshots, FULL], others))
+    noisy: dict[str, dict[float, str]] = {}
+    for variant in others:
+        if (control := noise_of(variant)) is not None and control[0] in facts and FULL in facts:
+            noisy.setdefault(control[0], {})[control[1]] = variant
+    for base, controls in noisy.items():
+        steps = [controls[factor] for factor in sorted(controls, reverse=True)]
+        curves.append(Curve(f"noise like {base}", [*steps, FULL], [base]))
     return {
         "accuracy": {variant: values for variant, values in known.items() if len(values)},
         "snapshots": snapshots,
