@@ -26,7 +26,12 @@ ADDING = ("quantize", "record_embeddings")
 # Options without which a folder cannot be read.
 REQUIRED = ("fleet", "queries", "quantize")
 # Options that older folders do not record, and what was done then.
-ADDED = {"model.tf32": False, "data.init_args.background": "white"}
+ADDED = {
+    "model.tf32": False,
+    **{f"model.dp.{option}": None for option in ("noise", "epsilon", "delta")},
+    "model.dp.clip": 1.0,
+    "data.init_args.background": "white",
+}
 # Options that may differ between two calls on one run folder: places of files, and hardware.
 PLACES = {"root", "download"}
 PATHS = {"cache", "file", "labels"}  # the same, if they are paths; a user's own data may differ

@@ -1,0 +1,45 @@
+"""The callback that records what DP-SGD proves of a model."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from attacks.game import FULL
+from lightning_modules.accountant import Mechanism, spend
+from storage.files import write_text
+
+
+class SavePrivacy(Callback):
+    """Write `<variant>.json` beside the weights of each state of training: its steps and epsilon.
+
+    Epsilon follows from the number of steps alone, so it is the same after a resume. Place it
+    before the callbacks that write the weights, so that these never lack a record.
+
+    Args:
+        folder: the model's folder.
+        mechanism: what its training does in each step.
+        clip: norm to which the gradient of each example is clipped.
+        snapshots: variants on the way, by their number of epochs.
+    """
+
+    def __init__(
+        self, folder: Path, mechanism: Mechanism, clip: float, snapshots: Mapping[int, str]
+    ) -> None:
+        self.folder, self.mechanism, self.clip = folder, mechanism, clip
+        self.snapshots = snapshots
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if snapshot := self.snapshots.get(trainer.current_epoch + 1):
+            self._write(snapshot, trainer.global_step)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not (self.folder / f"{FULL}.safetensors").exists():
+            self._write(FULL, trainer.global_step)
+
+    def _write(self, variant: str, steps: int) -> None:
+        spent = spend(self.mechanism, steps)
+        record = self.mechanism._asdict() | {"clip": self.clip, "steps": steps} | spent._asdict()
+        write_text(self.folder / f"{variant}.json", json.dumps(record))
