@@ -1,8 +1,8 @@
 """Checks of everything that a user can get wrong, before any training."""
 
 import copy
-from dataclasses import replace
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch

@@ -47,9 +47,8 @@ def check_privacy(config: Namespace, devices: Devices) -> None:
         )
     if trainer.precision not in PRECISIONS:
         raise ValueError(
-            f"`trainer.precision` must be 32-true with `--model.dp`, got {trainer.precision}: norms "
-            "that are rounded to a few bits let gradients exceed the clipping norm, and the proof "
-            "fails."
+            f"`trainer.precision` must be 32-true with `--model.dp`, got {trainer.precision}: with "
+            "norms of a few bits gradients would exceed the clipping norm, against the proof."
         )
     if config.model.compile:
         raise ValueError(

@@ -152,7 +152,7 @@ class PreActivationBlock(nn.Module):
         return residual + (features if self.downsample is None else self.downsample(active))
 
 
-class OutOfPlaceBlock(BasicBlock):
+class OutOfPlaceBlock(BasicBlock):  # type: ignore[misc]  # torchvision is not typed
     """BasicBlock that changes nothing in place, which the hooks of DP-SGD do not allow."""
 
     def forward(

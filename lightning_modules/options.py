@@ -46,8 +46,8 @@ class DpOptions:
             raise ValueError(f"`model.dp.delta` must be between 0 and 1, got {self.delta:g}.")
         if self.noise is not None and self.epsilon is not None:
             raise ValueError(
-                f"`model.dp.noise` and `model.dp.epsilon` follow from each other, got {self.noise:g}"
-                f" and {self.epsilon:g}. Leave out one of them."
+                "`model.dp.noise` and `model.dp.epsilon` follow from each other, got "
+                f"{self.noise:g} and {self.epsilon:g}. Leave out one of them."
             )
         if self.delta is not None and not self.on:
             raise ValueError(

@@ -92,6 +92,12 @@ class Experiment(NamedTuple):
         return queries
 
     @property
+    def private(self) -> bool:
+        """Whether its models are trained by DP-SGD."""
+        options = self.config["model"].get("dp", {})
+        return any(options.get(key) is not None for key in ("noise", "epsilon"))
+
+    @property
     def embedded(self) -> list[ModelName]:
         """Models whose embeddings are recorded: those that are audited, if it was asked for."""
         audited = self.names[self.shadows if self.targets else 0 :]
