@@ -99,7 +99,7 @@ def train_fleet(job: Job, console: Console) -> int:
     run, todo, experiment = job.run, job.todo, job.experiment
     variants, embedded = experiment.variants, experiment.embedded
     started, outcomes = time.monotonic(), list[Outcome]()
-    task = Task(run, variants, job.devices.processes, job.retry, embedded)
+    task = Task(run, experiment, job.devices.processes, job.retry)
     work = partial(complete, task, partial(fit, job))
     display = FleetProgress(run, len(todo), job.config.trainer.max_epochs, console)
     with _workers(job, work) as do_all, display as progress:

@@ -16,6 +16,7 @@ from datamodules.views import check_queries, default_queries, is_random, view
 from fleet.cluster import check_tasks, environment
 from fleet.forks import can_fork
 from fleet.options import FleetOptions
+from fleet.snapshots import check_snapshots
 
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -69,14 +70,15 @@ def check_options(config: Namespace, fleet: FleetOptions) -> Devices:
     device, BatchNorm sees the whole batch.
 
     Raises:
-        ValueError: a count below 1, no length of training, weights spread over devices, workers
-            whose models span several devices, a dry run that repairs, a device without float64, or
-            SLURM's variables contradict the options.
+        ValueError: a count below 1, no length of training, an impossible snapshot, weights spread
+            over devices, workers whose models span several devices, a dry run that repairs, a
+            device without float64, or SLURM's variables contradict the options.
     """
     if config.trainer.devices == "auto":
         config.trainer.devices = 1
     _avoid_mps(config.trainer)
     _check_counts(config)
+    check_snapshots(config.snapshots, config.trainer.max_epochs)
     if fleet.dry_run and config.repair:
         raise ValueError(
             "`--repair` deletes damaged files, but `--fleet.dry_run true` changes nothing. Leave "

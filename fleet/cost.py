@@ -125,8 +125,9 @@ def _saved(counts: Counts, costs: Costs) -> tuple[int, float]:
 def _lines(counts: Counts, costs: Costs, total: float) -> list[str]:
     training, signals, _, full, quantizations, _ = costs
     models, variants = len(counts.todo), len(counts.variants)
-    stored = full + sum(cost.stored for cost in quantizations.values())
+    stored = full * (1 + counts.snapshots) + sum(cost.stored for cost in quantizations.values())
     kept = variants * counts.kept(signals.kept)
+    whole = "full and each snapshot" if counts.snapshots else "full"
     disk = models * (stored + kept + training.checkpoint)
     # 4 bytes per number; a network whose last layer has fewer inputs keeps fewer
     embedded = HEADER + 4 * COMPONENTS * (counts.pool + counts.test)
@@ -141,7 +142,7 @@ def _lines(counts: Counts, costs: Costs, total: float) -> list[str]:
         f"and is written {_saved(counts, costs)[0]} times. Training peaked at "
         f"{training.memory / 1e9:.2f} GB of memory.",
         f"Disk: {disk / 1e9:.3g} GB. Bytes per model: {stored:,} of weights, {full:,} of "
-        f"them full; {kept:,} of signals; {training.checkpoint:,} of its checkpoint."
+        f"them {whole}; {kept:,} of signals; {training.checkpoint:,} of its checkpoint."
         + (f" {variants * embedded:,} of embeddings per audited model." if counts.embedded else ""),
         gpu_line(models, *_parts(counts, costs)),
     ]

@@ -28,6 +28,7 @@ class Counts(NamedTuple):
         test: images in the test split.
         queries: views that the attacker asks for.
         variants: all variants, `full` among them.
+        snapshots: number of snapshots among them.
         workers: models that are trained at once.
         checkpoint_every: least number of seconds between two checkpoints.
         retry: unfinished models that are trained again from another start.
@@ -45,6 +46,7 @@ class Counts(NamedTuple):
     test: int
     queries: Sequence[str]
     variants: Sequence[str]
+    snapshots: int
     workers: int
     checkpoint_every: float
     retry: Collection[ModelName] = ()
@@ -95,6 +97,7 @@ def count_work(job: Job) -> Counts:
         test=len(data.test.labels),
         queries=job.experiment.queries,
         variants=job.experiment.variants,
+        snapshots=len(job.experiment.snapshots),
         workers=job.fleet.workers,
         checkpoint_every=job.config.checkpoint_every,
         retry=job.retry,

@@ -2,7 +2,7 @@
 
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -13,7 +13,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from attacks.game import FULL
 from fleet import interrupt
 from fleet.errors import explain, fills_disk, is_hopeless
+from lightning_modules.callbacks.checkpoints import finished_epochs
 from storage.checksums import break_seals, damaged, remove, seal
+from storage.experiment import Experiment
 from storage.files import write_text
 from storage.names import ModelName
 from storage.run_folder import RunFolder
@@ -42,22 +44,20 @@ class Task(NamedTuple):
 
     Attributes:
         run: the folder of the fleet.
-        variants: variants that a model must have, `full` among them.
+        experiment: what every model must have.
         processes: number of processes that train a model together, this one included.
         retry: models to train from another start -> number of their failed trainings when that was
             decided.
-        embedded: models whose embeddings are recorded.
     """
 
     run: RunFolder
-    variants: list[str]
+    experiment: Experiment
     processes: int
     retry: dict[ModelName, int]
-    embedded: Collection[ModelName] = ()
 
     def missing(self, name: ModelName) -> list[str]:
         """Variants of which a model still lacks a file."""
-        return self.run.missing(name, self.variants, self.embedded)
+        return self.run.missing(name, self.experiment.variants, self.experiment.embedded)
 
 
 def complete(task: Task, fit: Callable[[ModelName], None], name: ModelName) -> Outcome:
@@ -81,7 +81,7 @@ def complete(task: Task, fit: Callable[[ModelName], None], name: ModelName) -> O
         with _lock(run, name):
             if is_first():
                 run.error(name).unlink(missing_ok=True)
-                _clear(run, name)
+                _clear(task, name)
                 break_seals(run.model(name))
             # another process may have finished it in the meantime
             if task.processes > 1 or task.missing(name):
@@ -186,13 +186,25 @@ def _lacking(task: Task, name: ModelName) -> list[str]:
     return missing
 
 
-def _clear(run: RunFolder, name: ModelName) -> None:
-    """Delete the variants of weights that are gone: training from the start gives other ones."""
-    if run.weights(name, FULL).exists() or run.checkpoint(name).exists():
+def _clear(task: Task, name: ModelName) -> None:
+    """Delete what goes with weights that are gone: training from the start gives other ones.
+
+    So it does where training has passed a snapshot whose file is gone.
+    """
+    run, full, checkpoint = task.run, task.run.weights(name, FULL), task.run.checkpoint(name)
+    snapshots = task.experiment.snapshots.items()
+    gone = [epoch for variant, epoch in snapshots if not run.weights(name, variant).exists()]
+    if full.exists():
+        whole = not gone
+    else:
+        whole = checkpoint.exists() and (not gone or finished_epochs(checkpoint) < min(gone))
+    if whole:
         return
+    checkpoint.unlink(missing_ok=True)
     folder = run.model(name)
-    for path in [*folder.glob("*-w*"), *folder.glob("signals/*"), *folder.glob("embeddings/*")]:
-        path.unlink()
+    for pattern in ("*.safetensors", "*-w*.json", "signals/*", "embeddings/*"):
+        for path in folder.glob(pattern):
+            path.unlink()
 
 
 def _lock(run: RunFolder, name: ModelName) -> AbstractContextManager[Any]:

@@ -19,6 +19,7 @@ from lightning_modules.callbacks.quantize import Quantize
 from lightning_modules.callbacks.record_embeddings import RecordEmbeddings
 from lightning_modules.callbacks.record_signals import RecordSignals
 from lightning_modules.callbacks.save_privacy import SavePrivacy
+from lightning_modules.callbacks.snapshots import SaveSnapshots
 from lightning_modules.float32 import tf32
 from lightning_modules.private import make_classifier
 from storage.names import ModelName
@@ -81,8 +82,9 @@ def make_trainer(
     callbacks: list[Callback] = [StopDiverged()]
     if (dp := job.model.dp).on:
         drawn = mechanism(dp, int(job.members[name].sum()), job.data.batch_size)
-        callbacks.append(SavePrivacy(run.model(name), drawn, dp.clip, {}))
+        callbacks.append(SavePrivacy(run.model(name), drawn, dp.clip, experiment.snapshots))
     callbacks += [
+        SaveSnapshots(run.model(name), experiment.snapshots),
         SaveCheckpoint(run.checkpoint(name), job.config.checkpoint_every),
         SaveWeights(run.weights(name, FULL)),
         *ours,

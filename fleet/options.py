@@ -99,6 +99,15 @@ def make_parser(data: type | None = None) -> CommandLine:
         "brecq-w1.58-nonmembers, or my_package.my_rounding-w4, by the import path of your own",
     )
     parser.add_argument(
+        "--snapshots",
+        nargs="*",
+        type=int,
+        default=[],
+        help="epochs such as 5 10 15 at whose end each model is kept as a variant of its own, "
+        "epoch-05: what stopping early would leak; a snapshot costs a file of weights and a pass "
+        "over the pool",
+    )
+    parser.add_argument(
         "--layer_bits",
         type=dict[str, Bits],
         default={},

@@ -30,6 +30,7 @@ from fleet.forks import can_fork
 from fleet.options import FleetOptions
 from fleet.privacy import check_layers, check_privacy, settle
 from fleet.rehearsal import rehearse_fit
+from fleet.snapshots import check_passed
 from lightning_modules.callbacks.record_embeddings import find_layer
 from lightning_modules.classifier import Classifier
 from lightning_modules.options import CalibrationOptions, ModelOptions
@@ -205,6 +206,8 @@ def _open(
     run: RunFolder, asked: Experiment, matrix: Bool[Tensor, "models examples"], dry_run: bool
 ) -> Experiment:
     try:
+        run.preview(asked, matrix)
+        check_passed(run, asked)
         if not dry_run:
             return run.open(asked, matrix)
         run.check_writable()

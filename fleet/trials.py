@@ -173,7 +173,7 @@ def try_quantizations(job: Job, network: nn.Module) -> dict[str, QuantizationCos
     costs, tried = dict[str, QuantizationCost](), dict[str, float]()
     work = dict[str, Work]()
     patterns, first = job.config.layer_bits, next(iter(job.members.values()))
-    for name in job.experiment.variants[1:]:
+    for name in job.experiment.quantized:
         variant, known = Variant.parse(name), recorded_seconds(job.run, list(job.members), name)
         seconds, source = fmean(known or [0.0]), f"{len(known)} finished models"
         kind, images = cost_class(variant), None

@@ -153,13 +153,15 @@ class PreActivationBlock(nn.Module):
 
 
 class OutOfPlaceBlock(BasicBlock):  # type: ignore[misc]  # torchvision is not typed
-    """BasicBlock that changes nothing in place, which the hooks of DP-SGD do not allow."""
+    """BasicBlock that adds out of place, because DP-SGD's hooks do not allow `+=`."""
 
     def forward(
         self, x: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch out_channels out_height out_width"]:
-        residual: Tensor = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
-        return (residual + (x if self.downsample is None else self.downsample(x))).relu()
+        residual: Tensor = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        identity: Tensor = x if self.downsample is None else self.downsample(x)
+        active: Tensor = self.relu(residual + identity)
+        return active
 
 
 class DenseBlock(nn.Sequential):
@@ -190,7 +192,7 @@ def _narrow_resnet(
         OrderedDict(
             conv1=_conv(channels, 16),
             bn1=norm(16),
-            relu=_relu(norm),
+            relu=nn.ReLU(inplace=True),
             layer1=_narrow_stage(blocks, 16, 16, 1, norm),
             layer2=_narrow_stage(blocks, 16, 32, 2, norm),
             layer3=_narrow_stage(blocks, 32, 64, 2, norm),
@@ -223,16 +225,15 @@ def _wide_stage(in_channels: int, out_channels: int, stride: int) -> nn.Module:
 
 def _conv_stage(in_channels: int, out_channels: int, norm: Norm) -> nn.Module:
     return nn.Sequential(
-        _conv(in_channels, out_channels), norm(out_channels), _relu(norm), nn.MaxPool2d(2)
+        _conv(in_channels, out_channels),
+        norm(out_channels),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
     )
 
 
 def _group_norm(channels: int) -> nn.Module:
     return nn.GroupNorm(GROUPS, channels)
-
-
-def _relu(norm: Norm) -> nn.Module:
-    return nn.ReLU(inplace=norm is nn.BatchNorm2d)  # hooks of DP-SGD allow nothing in place
 
 
 def _conv(in_channels: int, out_channels: int, stride: int = 1, kernel_size: int = 3) -> nn.Conv2d:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -66,7 +65,7 @@ class Classifier(LightningModule):
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
 
     @classmethod
-    def for_data(cls, data: ImageDataModule, seed: int, options: ModelOptions) -> Self:
+    def for_data(cls, data: ImageDataModule, seed: int, options: ModelOptions) -> "Classifier":
         """A model for the classes and the images of a data set."""
         shape = tuple(data.pool.shape[1:])
         return cls(data.num_classes, len(data.mean), seed, options, shape)

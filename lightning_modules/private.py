@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from datamodules.images import Batch, ImageDataModule
 from lightning_modules.classifier import Classifier
-from lightning_modules.options import DpOptions, ModelOptions
+from lightning_modules.options import ModelOptions
 
 
 class PrivateClassifier(Classifier):
@@ -20,13 +20,16 @@ class PrivateClassifier(Classifier):
     The update is that sum over the expected size of a batch, which says nothing about the batch.
     Noise is drawn from torch's generator, which is seeded anew in each epoch.
 
-    Attributes:
-        dp: noise and clipping norm.
-        batch_size: expected number of examples in a batch.
+    Args:
+        data: the data set; its `batch_size` is the expected one.
+        seed: the model's seed.
+        options: the network, and how it is trained, with a known noise.
     """
 
-    dp: DpOptions
-    batch_size: int
+    def __init__(self, data: ImageDataModule, seed: int, options: ModelOptions) -> None:
+        shape = tuple(data.pool.shape[1:])
+        super().__init__(data.num_classes, len(data.mean), seed, options, shape)
+        self.dp, self.batch_size = options.dp, data.batch_size
 
     def on_train_start(self) -> None:
         self._attached = ExitStack()
@@ -46,6 +49,9 @@ class PrivateClassifier(Classifier):
             for weight in self.network.parameters():
                 weight.grad_sample = weight.new_zeros(0, *weight.shape)  # type: ignore[attr-defined]
 
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        optimizer.zero_grad(set_to_none=True)  # noisy gradients have another layout in memory
+
     @contextmanager
     def hooked(self, network: nn.Module) -> Iterator[None]:
         """Keep the gradient of each example in the parameters of a network.
@@ -55,11 +61,22 @@ class PrivateClassifier(Classifier):
         """
         from opacus.grad_sample import GradSampleModule
 
+        # hooks see the values between layers, which nothing may overwrite
+        in_place = [layer for layer in network.modules() if getattr(layer, "inplace", False)]
         hooks = GradSampleModule(network)
         try:
+            for layer in in_place:
+                layer.inplace = False  # type: ignore[assignment]
             yield
         finally:
+            for layer in in_place:
+                layer.inplace = True  # type: ignore[assignment]
             hooks.to_standard_module()
+            # left by Opacus: an empty list, and the last sum of gradients without its noise
+            for layer in network.modules():
+                vars(layer).pop("activations", None)
+            for weight in network.parameters():
+                vars(weight).pop("summed_grad", None)
 
     def make_optimizer(self, parameters: Iterable[nn.Parameter], fused: bool = False) -> Optimizer:
         from opacus.optimizers import DPOptimizer
@@ -74,18 +91,9 @@ class PrivateClassifier(Classifier):
 
 
 def make_classifier(data: ImageDataModule, seed: int, options: ModelOptions) -> Classifier:
-    """A model for the classes and the images of a data set, trained as its options say.
-
-    Args:
-        data: the data set.
-        seed: the model's seed.
-        options: the network, and how it is trained; with DP-SGD, its noise is known.
-    """
-    if not options.dp.on:
-        return Classifier.for_data(data, seed, options)
-    model = PrivateClassifier.for_data(data, seed, options)
-    model.dp, model.batch_size = options.dp, data.batch_size
-    return model
+    """A model for the classes and the images of a data set, trained as its options say."""
+    private = options.dp.on
+    return (PrivateClassifier if private else Classifier.for_data)(data, seed, options)
 
 
 def find_batchnorm(network: nn.Module) -> list[str]:

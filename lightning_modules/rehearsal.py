@@ -162,7 +162,7 @@ class _Rehearsal:
         def both() -> None:
             torch.autograd.backward(forward())
 
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=True)
         with self._step(network, f"in a training step on {size} images"):
             loss = forward()
         with self._step(network, f"in the backward pass of a training step on {size} images", both):

@@ -15,14 +15,14 @@ from torch import nn
 from attacks.game import FULL
 from datamodules.images import ImageDataModule
 from quantization.rounding.grid import Bits
-from storage.names import ModelName, fleet_names
+from storage.names import ModelName, fleet_names, snapshot_name
 from storage.own_code import fingerprint
 
 FORMAT = 1  # of experiment.yaml and of the folder that it describes
 # Options that may be raised, because new models leave the present ones as they are.
 GROWING = ("fleet.shadows", "fleet.targets")
 # Options that only add files of their own: what one call asked for stays asked for.
-ADDING = ("quantize", "record_embeddings")
+ADDING = ("quantize", "record_embeddings", "snapshots")
 # Options without which a folder cannot be read.
 REQUIRED = ("fleet", "queries", "quantize")
 # Options that older folders do not record, and what was done then.
@@ -67,8 +67,19 @@ class Experiment(NamedTuple):
 
     @property
     def variants(self) -> list[str]:
-        """Names of all variants, `full` first."""
-        return [FULL, *self.config["quantize"]]
+        """Names of all variants: `full`, the snapshots, and what quantization makes."""
+        return [FULL, *self.snapshots, *self.quantized]
+
+    @property
+    def quantized(self) -> list[str]:
+        """Names of the quantized variants."""
+        quantized: list[str] = self.config["quantize"]
+        return quantized
+
+    @property
+    def snapshots(self) -> dict[str, int]:
+        """Epoch of each snapshot by the variant's name, in the order of training."""
+        return {snapshot_name(epoch): epoch for epoch in self.config.get("snapshots", [])}
 
     @property
     def shadows(self) -> int:
@@ -174,6 +185,7 @@ def describe(
         "layer_bits": config.layer_bits,
         "quantize": list(dict.fromkeys(variants)),
         "record_embeddings": config.record_embeddings,
+        "snapshots": sorted(config.snapshots),
     }
     sizes = dict(zip(SIZES, data.pool.shape[1:], strict=False))  # a table has but its features
     return Experiment(
@@ -223,9 +235,10 @@ def _fingerprint(
 
 def grow(stored: Experiment, asked: Experiment) -> Experiment:
     """Add to the stored experiment the models, variants and embeddings of `asked`, its places."""
-    variants = list(dict.fromkeys([*stored.config["quantize"], *asked.config["quantize"]]))
+    variants = list(dict.fromkeys([*stored.quantized, *asked.quantized]))
+    snapshots = sorted({*stored.snapshots.values(), *asked.snapshots.values()})
     embedded = any(e.config.get("record_embeddings", False) for e in (stored, asked))
-    config = asked.config | {"quantize": variants}
+    config = asked.config | {"quantize": variants, "snapshots": snapshots}
     if embedded:  # a folder from before the option stays as it is
         config |= {"record_embeddings": True}
     fingerprints = stored.fingerprints | asked.fingerprints  # of quantizers that were added
@@ -239,7 +252,7 @@ def check_same(path: Path, stored: Experiment, asked: Experiment) -> None:
         ValueError: the message names each field that differs, both values and the ways out.
     """
     # variants that were asked for before are made for new models too; an own quantizer may be new
-    own = fingerprint([*stored.config["quantize"], *asked.config["quantize"]])
+    own = fingerprint([*stored.quantized, *asked.quantized])
     new = {f"{name}'s fingerprint" for name in own.keys() - stored.fingerprints.keys()}
     asked = asked._replace(fingerprints=asked.fingerprints | own)
     before, after = _compared(stored), _compared(asked)

@@ -100,7 +100,7 @@ def toy():
         "--threads 1 --checkpoint_every 0 --data datamodules.Digits --data.pool_size 64 "
         "--data.batch_size 16 --data.flip true --data.crop 1 --model.network convnet "
         "--trainer.accelerator cpu --trainer.max_epochs 3 --fleet.shadows 4 --fleet.targets 1 "
-        "--quantize nearest-w2 nearest-w1.58-last8 adaround-w1.58-last8"
+        "--snapshots 1 --quantize nearest-w2 nearest-w1.58-last8 adaround-w1.58-last8"
     )
 
     def arguments(run_dir, options=""):

@@ -44,6 +44,16 @@ class WholeCheckpointIO(TorchCheckpointIO):
             ) from error
 
 
+def finished_epochs(path: Path) -> int:
+    """Number of epochs after which a checkpoint was written.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    checkpoint = WholeCheckpointIO().load_checkpoint(path, weights_only=True)
+    return int(checkpoint["epoch"]) + 1
+
+
 class SaveCheckpoint(Checkpoint):
     """Write `last.ckpt` at the end of an epoch; Lightning runs it after all other callbacks.
 

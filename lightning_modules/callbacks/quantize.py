@@ -22,6 +22,7 @@ from quantization.rounding.grid import Bits
 from quantization.shared import Shared
 from quantization.variant import Variant, wanted
 from storage.files import write_text
+from storage.names import is_snapshot
 from storage.weights import save_quantized
 
 Calibrate = Callable[[Variant], Calibration]
@@ -96,7 +97,8 @@ class Quantize(Callback):
 
     Args:
         model_dir: folder for the files, `<variant>.safetensors` and `<variant>.json`.
-        variants: names of all variants, `full` among them, so that shares are those of the signals.
+        variants: names of all variants, `full` and snapshots too, so that shares are those of the
+            signals.
         options: images that a quantizer looks at.
         members: the examples that the model trained on.
         seed: the model's seed.
@@ -127,7 +129,7 @@ class Quantize(Callback):
         network.to(trainer.strategy.root_device)  # Lightning has already moved it back to the CPU
         for name in share(trainer, self.variants):
             path = self.model_dir / f"{name}.safetensors"
-            if name != FULL and not path.exists():
+            if name != FULL and not is_snapshot(name) and not path.exists():
                 self.note(name)
                 save_variant(network, path, Variant.parse(name), draw, self.patterns, shared)
         network.to(home)

@@ -22,22 +22,32 @@ class SavePrivacy(Callback):
         folder: the model's folder.
         mechanism: what its training does in each step.
         clip: norm to which the gradient of each example is clipped.
-        snapshots: variants on the way, by their number of epochs.
+        snapshots: variant -> number of epochs after which it is kept.
     """
 
     def __init__(
-        self, folder: Path, mechanism: Mechanism, clip: float, snapshots: Mapping[int, str]
+        self, folder: Path, mechanism: Mechanism, clip: float, snapshots: Mapping[str, int]
     ) -> None:
         self.folder, self.mechanism, self.clip = folder, mechanism, clip
         self.snapshots = snapshots
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if snapshot := self.snapshots.get(trainer.current_epoch + 1):
-            self._write(snapshot, trainer.global_step)
+        for variant, epoch in self.snapshots.items():
+            if epoch == trainer.current_epoch + 1:
+                self._write(variant, trainer.global_step)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record the end of a diverged training for the snapshots that it did not reach."""
+        for variant in self.snapshots:
+            if trainer.should_stop and not self._made(variant):
+                self._write(variant, trainer.global_step)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not (self.folder / f"{FULL}.safetensors").exists():
+        if not self._made(FULL):
             self._write(FULL, trainer.global_step)
+
+    def _made(self, variant: str) -> bool:
+        return (self.folder / f"{variant}.safetensors").exists()
 
     def _write(self, variant: str, steps: int) -> None:
         spent = spend(self.mechanism, steps)

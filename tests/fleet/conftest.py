@@ -22,7 +22,7 @@ PATIENCE = 1200  # seconds; only what hangs takes so long
 @pytest.fixture(scope="session")
 def variants():
     """Names of the variants of the toy fleet."""
-    return ["full", "nearest-w2", "nearest-w1.58-last8", "adaround-w1.58-last8"]
+    return ["full", "epoch-01", "nearest-w2", "nearest-w1.58-last8", "adaround-w1.58-last8"]
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def counts(tmp_path):
         file.touch()
     variants = ["full", "nearest-w2", "adaround-w2-paper"]
     queries = ["mirror", "shift+1+0"]
-    return Counts(run, names, 4, 10, 500, 50, 5, 1000, 100, queries, variants, 2, 60.0)
+    return Counts(run, names, 4, 10, 500, 50, 5, 1000, 100, queries, variants, 0, 2, 60.0)
 
 
 def test_a_model_that_is_trained_again_lacks_everything(costs, counts):

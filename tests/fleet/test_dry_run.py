@@ -22,13 +22,13 @@ def test_a_dry_run_writes_nothing_and_lists_the_work(toy, tmp_path, monkeypatch,
     assert list(tmp_path.iterdir()) == []
     assert counts == {
         "training, 3 epochs": 3,
-        "signals of a variant": 12,
+        "signals of a variant": 15,
         "nearest-w2": 3,
         "nearest-w1.58-last8": 3,
         "adaround-w1.58-last8": 3,
     }
     assert "3 to be made, 0 finished" in said
-    assert "3 epochs of 2 steps over 32 images; 4 variants; identity, mirror, shift-1+0" in said
+    assert "3 epochs of 2 steps over 32 images; 5 variants; identity, mirror, shift-1+0" in said
 
 
 def test_a_dry_run_of_a_finished_fleet_counts_only_what_is_missing(
@@ -40,7 +40,7 @@ def test_a_dry_run_of_a_finished_fleet_counts_only_what_is_missing(
     assert snapshot(finished) == before
     assert counts["training, 3 epochs"] == counts["nearest-w2"] == 2
     assert counts["nearest-w8"] == 7
-    assert counts["signals of a variant"] == 5 + 2 * 5
+    assert counts["signals of a variant"] == 5 + 2 * 6
     assert "5 finished models" in said
     folder = finished / "models" / "shadow-000"
     sizes = {name: sum(path.stat().st_size for path in folder.glob(name)) for name in FILES}
@@ -48,6 +48,8 @@ def test_a_dry_run_of_a_finished_fleet_counts_only_what_is_missing(
     said = unwrap(capsys.readouterr().out)
     assert "0 to be made, 5 finished" in said
     assert f"{sizes['*.safetensors']:,} of weights" in said
+    full = (folder / "full.safetensors").stat().st_size
+    assert f"{full:,} of them full and each snapshot; " in said
     assert f"{sizes['last.ckpt']:,} of its checkpoint" in said
     kept = int(re.search(r"([\d,]+) of signals", said)[1].replace(",", ""))
     assert kept == pytest.approx(sizes["signals/*.safetensors"], abs=4 * 16)

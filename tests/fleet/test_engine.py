@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from fleet import interrupt
 from fleet.engine import Outcome, Task, check_files, complete, is_running, one_by_one
+from storage.experiment import Experiment
 from storage.files import save_whole
 from storage.names import ModelName
 from storage.run_folder import RunFolder
@@ -22,7 +23,9 @@ def run(tmp_path):
 
 
 def task(run, processes=1, retry=None):
-    return Task(run, ["full"], processes, retry or {})
+    config = {"quantize": [], "fleet": {"shadows": 3, "targets": 0}}
+    experiment = Experiment(config, {}, {}, {}, {}, "")
+    return Task(run, experiment, processes, retry or {})
 
 
 def make_fit(run):

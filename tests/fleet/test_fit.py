@@ -45,12 +45,12 @@ def test_a_model_trained_alone_equals_the_same_model_of_the_fleet(
     train.main(toy(tmp_path / "run", f"--fleet.models {position}"))
     alone = of_models(tensors(tmp_path / "run"), *NAMES)
     assert alone == of_models(tensors(toy_run), NAMES[position])
-    assert len(alone) == 8
+    assert len(alone) == 10
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
 def test_every_precision_of_training_ends_in_float32_signals(toy, tmp_path, precision):
-    options = f"--trainer.precision {precision} --fleet.models 0 --trainer.max_epochs 1"
+    options = f"--trainer.precision {precision} --fleet.models 0 --trainer.max_epochs 1 --snapshots"
     train.main(toy(tmp_path / "run", options))
     signals = load_file(tmp_path / "run" / "models" / "shadow-000" / "signals/full.safetensors")
     assert signals["phi"].dtype == torch.float32

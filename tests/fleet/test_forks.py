@@ -159,6 +159,7 @@ def test_forked_models_may_have_several_threads(tmp_path, start_command, tensors
     environment = {"OMP_WAIT_POLICY": "PASSIVE"}  # there may be fewer cores than threads
     for workers in (2, 1):
         options = f"--fleet.workers {workers} --threads 2 --fleet.shadows 2 --trainer.max_epochs 1"
+        options += " --snapshots"
         driver = start_command(tmp_path / str(workers), options, environment)
         output, _ = driver.communicate(timeout=PATIENCE)
         assert "Finished 3 models" in output

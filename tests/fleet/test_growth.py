@@ -68,7 +68,7 @@ def test_another_variant_adds_only_its_own_files(toy, finished, snapshot, no_tra
         for file in ("nearest-w4.safetensors", "nearest-w4.json", "signals/nearest-w4.safetensors")
     }
     run = RunFolder(finished)
-    assert run.read().config["quantize"] == [*variants[1:], "nearest-w4"]
+    assert run.read().config["quantize"] == [*variants[2:], "nearest-w4"]
     network = Classifier(10, 1, 0, ModelOptions("convnet")).network
     network.load_state_dict(load_file(run.weights(NAMES[1], "full")))
     expected = quantize_network(network, Variant.parse("nearest-w4"))[0].state_dict()

@@ -13,7 +13,7 @@ from fleet.rehearsal import rehearse_fit
 from lightning_modules.classifier import Classifier
 from lightning_modules.options import ModelOptions
 
-QUICK = "--trainer.max_epochs 1 --fleet.shadows 2 --fleet.targets 0 --fleet.workers 1 "
+QUICK = "--trainer.max_epochs 1 --snapshots --fleet.shadows 2 --fleet.targets 0 --fleet.workers 1 "
 
 
 @pytest.mark.parametrize("dry", ["false", "true"])

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,8 @@ def test_a_fleet_killed_eight_times_ends_bit_for_bit_the_same(
             time.sleep(0.001)
         time.sleep(0.05 * rng.random())
         number = kills.pop(rng.randrange(len(kills)))
-        os.kill(process.pid, number)
+        with suppress(ProcessLookupError):  # it may just have ended
+            os.kill(process.pid, number)
         process.join(PATIENCE)
         assert process.exitcode in (-number, 130, 1, 0)  # 1: before `main` got anywhere
         now = last_epochs(folder)
@@ -115,14 +117,16 @@ def test_only_the_interrupted_epoch_is_trained_again(
     assert tensors(folder) == tensors(toy_run)
 
 
-@pytest.mark.parametrize("left", [1, 4, 5, 8])
+@pytest.mark.parametrize("left", [2, 5, 6, 10])
 def test_files_missing_after_a_kill_are_completed_without_training(
     toy, toy_run, finished, left, no_training, tensors, variants
 ):
     """The last model keeps its first `left` files; the others are half written."""
     name = NAMES[-1]
     run = RunFolder(finished)
-    order = [run.checkpoint(name), *(run.weights(name, variant) for variant in variants)]
+    made = [variant for variant in variants if variant != "epoch-01"]
+    order = [run.weights(name, "epoch-01"), run.checkpoint(name)]
+    order += [run.weights(name, variant) for variant in made]
     order += [run.signals(name, variant) for variant in variants]
     for path in order[left:]:
         path.with_name(f"{path.name}.partial").write_bytes(path.read_bytes()[:100])

@@ -1,0 +1,54 @@
+"""Which epochs can be kept as snapshots."""
+
+from collections.abc import Sequence
+
+from attacks.game import FULL
+from lightning_modules.callbacks.progress import read_progress
+from storage.experiment import Experiment
+from storage.run_folder import RunFolder
+
+
+def check_snapshots(epochs: Sequence[int], last: int) -> None:
+    """Refuse snapshots that no epoch ends with, or that another variant is already.
+
+    Args:
+        epochs: the epochs that are asked for.
+        last: the epoch that training ends with.
+
+    Raises:
+        ValueError: an epoch is out of range, or named twice.
+    """
+    for epoch in epochs:
+        if epochs.count(epoch) > 1:
+            raise ValueError(f"`--snapshots` must name each epoch once, got {epoch} twice.")
+        if not 1 <= epoch < last:
+            hint = " The end of training is kept anyway, as `full`." if epoch == last else ""
+            raise ValueError(
+                f"`--snapshots` must be epochs from 1 to {last - 1}, because training ends after "
+                f"{last} (`--trainer.max_epochs`), got {epoch}.{hint}"
+            )
+
+
+def check_passed(run: RunFolder, asked: Experiment) -> None:
+    """Refuse new snapshots of models whose training has begun, because their past is gone.
+
+    Raises:
+        ValueError: the folder has such models; says what training them again would cost.
+    """
+    if not run.experiment_file.exists():
+        return
+    stored = run.read()
+    has = stored.snapshots.values()
+    new = [epoch for epoch in asked.snapshots.values() if epoch not in has]
+    trained = [n for n in stored.names if run.weights(n, FULL).exists()]
+    begun = [n for n in stored.names if n in trained or run.checkpoint(n).exists()]
+    if not new or not begun:
+        return
+    spent = sum(p.seconds for name in begun if (p := read_progress(run.progress(name))))
+    raise ValueError(
+        f"`--snapshots` must be asked for before training, because the weights at the end of an "
+        f"epoch are gone once the next has begun: got {', '.join(map(str, new))}, but {run.path} "
+        f"has {', '.join(map(str, has)) or 'none'}, and {len(begun)} of its models have begun. "
+        f"Train into a new folder with `--run_dir`, which costs these models again ({spent:.0f} s "
+        "of one process), or ask for what this folder has. Nothing was changed."
+    )
