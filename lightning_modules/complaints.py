@@ -24,7 +24,7 @@ WORKED = (
     "earlier batch, and fit what it does only in training to the data."
 )
 WAYS_OUT = {
-    r"inplace operation": "Write that result into a new tensor (`x = x + y` instead of `x += y`, "
+    r"inplace operation|modified inplace": "Write that result into a new tensor (`x = x + y` instead of `x += y`, "
     "`inplace=False`).",
     r"Only Tensors created explicitly": "Quantizers and signals need copies. The old "
     "`torch.nn.utils.weight_norm` and `spectral_norm` forbid them: take those of "
