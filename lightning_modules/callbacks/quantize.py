@@ -66,6 +66,7 @@ def save_variant(
     draw: Calibrate,
     patterns: Mapping[str, Bits],
     shared: Shared,
+    seed: int,
 ) -> None:
     """Write one variant to `path`, and the record of its layers beside it, as JSON.
 
@@ -79,7 +80,9 @@ def save_variant(
         keys = parameters if variant.engine else layer_bits(network, variant, patterns)
         if not all(state[key].isfinite().all() for key in keys):
             raise DivergedError
-        quantized, record = quantize_network(network, variant, calibration, patterns, shared=shared)
+        quantized, record = quantize_network(
+            network, variant, calibration, patterns, shared=shared, seed=seed
+        )
     except DivergedError:
         save_quantized(path, QuantizedNetwork(variant, {}, state))
         return
@@ -131,5 +134,6 @@ class Quantize(Callback):
             path = self.model_dir / f"{name}.safetensors"
             if name != FULL and not is_snapshot(name) and not path.exists():
                 self.note(name)
-                save_variant(network, path, Variant.parse(name), draw, self.patterns, shared)
+                variant = Variant.parse(name)
+                save_variant(network, path, variant, draw, self.patterns, shared, self.seed)
         network.to(home)

@@ -193,7 +193,7 @@ def test_a_network_that_diverged_is_written_as_it_is(tmp_path, name, layer, fact
     with torch.no_grad():
         network.get_submodule(layer).weight.mul_(factor)
     path = tmp_path / f"{name}.safetensors"
-    save_variant(network, path, Variant.parse(name), draw, {}, Shared())
+    save_variant(network, path, Variant.parse(name), draw, {}, Shared(), 0)
     state, saved = network.state_dict(), load_weights(path)
     assert all(torch.equal(state[key], saved[key]) or state[key].isnan().any() for key in state)
     assert not path.with_suffix(".json").exists()
@@ -212,7 +212,7 @@ def test_a_mask_that_is_infinite_from_the_start_is_no_divergence(tmp_path, monke
     network = Module().network.eval()
     network.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
     path = tmp_path / "engines.halve-w4.safetensors"
-    save_variant(network, path, Variant.parse("engines.halve-w4"), draw, {}, Shared())
+    save_variant(network, path, Variant.parse("engines.halve-w4"), draw, {}, Shared(), 0)
     state, saved = network.state_dict(), load_weights(path)
     assert torch.equal(saved["mask"], state["mask"])
     assert torch.equal(saved["head.weight"], state["head.weight"] / 2)
@@ -263,7 +263,7 @@ def test_the_record_is_there_before_the_weights(tmp_path, monkeypatch):
         lambda path, quantized: written.append(path.with_suffix(".json").exists()),
     )
     path = tmp_path / "model" / "adaround-w2.safetensors"
-    save_variant(Module().network.eval(), path, Variant.parse("adaround-w2"), draw, {}, Shared())
+    save_variant(Module().network.eval(), path, Variant.parse("adaround-w2"), draw, {}, Shared(), 0)
     assert written == [True]
     record = json.loads(path.with_suffix(".json").read_text())
     assert [layer["name"] for layer in record["layers"]] == ["body.0", "head"]
