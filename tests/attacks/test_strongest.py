@@ -364,7 +364,7 @@ def test_the_strongest_row_keeps_what_either_half_of_the_shadows_finds(synthetic
         cases = [[Case(target, half) for target in range(8, 12)] for half in way]
         first, second = (areas_of(best.game, row.attack, row.knowledge, c) for c in cases)
         assert own == pytest.approx(list(np.subtract(first, second) / 2), abs=1e-12)
-    assert row.halves.keys() == set(row.strongest)
+    assert row.halves.keys() == set(BOTH)
     assert all(not row.halves for row in best.rows if not row.strongest)
 
 
