@@ -126,9 +126,11 @@ def attack(
 
 
 def show(results: Results, console: Console) -> None:
-    """Print the headline table, what was left out, the answer and the comparisons."""
+    """Print the headline table, warnings, what was left out, the answer and the comparisons."""
     table = for_terminal(headline(results.rows, results.variants), results.name)
     console.print(table, soft_wrap=False)
+    for sentence in results.warnings:
+        console.print(f"[bold red]{escape(sentence)}[/]")
     for sentence in results.left_out:
         console.print(f"[bold]{escape(sentence)}[/]")
     for sentence in (*results.answer, "", *results.sentences, ""):

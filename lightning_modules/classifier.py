@@ -1,6 +1,7 @@
 """The LightningModule of every model in a fleet."""
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Float
@@ -9,7 +10,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parameter import UninitializedParameter
-from torch.optim import SGD
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -128,7 +129,11 @@ class Classifier(LightningModule):
             },
         }
 
-    def make_optimizer(self, parameters: Iterable[nn.Parameter], fused: bool = False) -> SGD:
+    def hooked(self, network: nn.Module) -> AbstractContextManager[object]:
+        """What this model's network, or a copy of it, needs while it is trained: nothing here."""
+        return nullcontext()
+
+    def make_optimizer(self, parameters: Iterable[nn.Parameter], fused: bool = False) -> Optimizer:
         """SGD with this model's options, for its parameters or those of a copy.
 
         Raises:

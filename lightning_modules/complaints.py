@@ -24,8 +24,8 @@ WORKED = (
     "earlier batch, and fit what it does only in training to the data."
 )
 WAYS_OUT = {
-    r"inplace operation": "Write that result into a new tensor (`x = x + y` instead of `x += y`, "
-    "`inplace=False`).",
+    r"inplace operation|modified inplace": "Write that result into a new tensor (`x = x + y` "
+    "instead of `x += y`, `inplace=False`).",
     r"Only Tensors created explicitly": "Quantizers and signals need copies. The old "
     "`torch.nn.utils.weight_norm` and `spectral_norm` forbid them: take those of "
     "`torch.nn.utils.parametrizations`, and leave their layers out by `--layer_bits`. Otherwise "

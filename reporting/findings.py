@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from attacks import ATTACKS
 from attacks.findings import (
-    Bounds,
     Differences,
     Exposures,
     JointAttack,
@@ -19,17 +18,20 @@ from attacks.findings import (
     find_joint_attacks,
     find_z_scores,
 )
+from attacks.frontier import find_frontiers
 from attacks.game import Game, Knowledge
 from attacks.metrics.differences import Difference
-from attacks.metrics.epsilon import EpsilonBound
 from attacks.metrics.exposure import MOVED
 from attacks.metrics.intervals import Estimate
 from attacks.metrics.measures import Metric
 from attacks.shadow_split import ShadowSplit, find_shadow_differences
 from attacks.strongest import Strongest
 from attacks.z_scores import ZScores
-from reporting.tables import DASH, Cell, Table, difference_cells, estimate_cell, number
+from reporting.bounds import show_bounds
+from reporting.frontier import tabulate_frontiers
+from reporting.tables import DASH, Body, Cell, Table, difference_cells, estimate_cell, number
 from reporting.text import NAMES, RECALIBRATED_NOTE, SHADOWS, TITLES
+from storage.names import is_snapshot
 
 
 class Finding(NamedTuple):
@@ -44,15 +46,7 @@ class Finding(NamedTuple):
 
     title: str
     compute: Callable[[Game, Strongest], Any]
-    table: Callable[[Any], "Body"] | None
-
-
-class Body(NamedTuple):
-    """A table without its key and title."""
-
-    columns: tuple[str, ...]
-    rows: Sequence[tuple[Cell, ...]]
-    note: str
+    table: Callable[[Any], Body] | None
 
 
 def find(game: Game, best: Strongest) -> dict[str, Any]:
@@ -80,6 +74,7 @@ def _differences(value: Differences) -> Body:
         pair = *difference_cells(difference), *difference_cells(tail[1][variant], percent=True)
         rows.append((Cell(variant), *pair, *difference_cells(gaps.get(variant))))
     name = NAMES[tail[0]]
+    snapshots = "; snapshots of training by themselves" if value.snapshots else ""
     return Body(
         (
             "variant",
@@ -95,7 +90,7 @@ def _differences(value: Differences) -> Body:
         "compared over its examples alone. For each half of the targets, the strongest attack is "
         "chosen on the other half; for a single target on the same examples. p is corrected for "
         f"all comparisons by AUC and {name} together, and for those with the gap attack apart "
-        "(Holm). "
+        f"(Holm){snapshots}. "
         "The gap attack accuses every example that is classified correctly: where no attack "
         "is shown to exceed it, a smaller leak may be no more than a smaller difference in "
         "accuracy between members and non-members.",
@@ -168,7 +163,7 @@ def _joint_attacks(value: list[JointAttack]) -> Body:
     rows = []
     for attack in value:
         names, auc = attack.variants, attack.summary.auc
-        held = " + ".join(names) if len(names) < 4 else f"all {len(names)} variants{_bits(names)}"
+        held = " + ".join(names) if len(names) < 4 else _describe_holding(names)
         tpr = estimate_cell(attack.summary.tpr_1pct, percent=True)
         gain = difference_cells(attack.gain)
         rows.append((Cell(held), estimate_cell(auc), tpr, Cell(attack.best), *gain))
@@ -182,10 +177,13 @@ def _joint_attacks(value: list[JointAttack]) -> Body:
     )
 
 
-def _bits(variants: Sequence[str]) -> str:
-    """` of w2` where all of some variants end in `-w2`, as those of equal bits do."""
+def _describe_holding(variants: Sequence[str]) -> str:
+    """Name many variants: those of equal bits all end in `-w2`, for example."""
+    snapshots = sum(is_snapshot(variant) for variant in variants)
+    if snapshots == len(variants) - 1:
+        return f"full + all {snapshots} snapshots"
     ends = {variant.partition("-w")[2] for variant in variants}
-    return f" of w{ends.pop()}" if len(ends) == 1 else ""
+    return f"all {len(variants)} variants" + (f" of w{ends.pop()}" if len(ends) == 1 else "")
 
 
 def _calibration(value: dict[str, Estimate]) -> Body:
@@ -196,31 +194,6 @@ def _calibration(value: dict[str, Estimate]) -> Body:
         "targets alone (of a single target, over its examples). Its shadows all "
         "trained on the example; some of them were calibrated on it, the others not.",
     )
-
-
-def _bounds(value: dict[str, Bounds]) -> Body:
-    guesses = max((bounds.guesses for bounds in value.values()), default=0)
-    rows = [
-        (Cell(variant), _tested(bounds.tested), number(bounds.one_run, f"{bounds.one_run:.2f}"))
-        for variant, bounds in value.items()
-    ]
-    return Body(
-        ("variant", "from TPR and FPR", "one-run audit"),
-        rows,
-        "At 95% confidence, in nats, with delta = 0: a network that was trained with a smaller "
-        "epsilon would leak this much in at most 5% of audits. This holds for each number by "
-        "itself: without any leak, up to one in 20 exceeds 0. Attack and threshold are chosen on "
-        "half of the targets and tested on the other half; a single target is divided into halves "
-        "of its examples. The first column treats a target's examples as independent, the one-run "
-        f"audit does not: it counts the correct ones of {guesses} guesses, a number fixed "
-        "beforehand. It treats members, a random half of fixed size, as drawn by fair coin flips, "
-        "and models that are each other's shadows as independent. 0 proves nothing.",
-    )
-
-
-def _tested(bound: EpsilonBound) -> Cell:
-    rates = f"TPR {100 * bound.tpr:.1f}%, FPR {100 * bound.fpr:.1f}%"
-    return number(bound.epsilon, f"{bound.epsilon:.2f} ({rates})")
 
 
 def _exposures(value: Exposures) -> Body:
@@ -247,6 +220,9 @@ def _exposures(value: Exposures) -> Body:
 
 FINDINGS: dict[str, Finding] = {
     "differences": Finding("Do two variants leak differently?", find_differences, _differences),
+    "frontier": Finding(
+        "What the same loss of accuracy buys otherwise", find_frontiers, tabulate_frontiers
+    ),
     "shadows": Finding(
         "What quantizing the shadows is worth to the attacker",
         find_shadow_differences,
@@ -261,7 +237,7 @@ FINDINGS: dict[str, Finding] = {
     "calibration": Finding(
         "Was a training example used to calibrate the quantizer?", find_calibration, _calibration
     ),
-    "epsilon": Finding("Lower bounds on epsilon", find_bounds, _bounds),
+    "epsilon": Finding("Lower bounds on epsilon", find_bounds, show_bounds),
     "exposure": Finding("Who becomes safer, and who more exposed", find_exposures, _exposures),
     "convergence": Finding("AUC against the number of shadows", find_convergence, None),
 }

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from attacks.evaluate import FPR_GRID, Row, tail_metric
+from attacks.game import Proven
 from attacks.metrics.intervals import Estimate, Summary
 from attacks.metrics.measures import Metric
 from attacks.strongest import Strongest
 from reporting.answer import answer
 from reporting.basis import describe_basis
+from reporting.bounds import warn
 from reporting.findings import make_tables
 from reporting.tables import Cell, Table, exposed_table
 from reporting.text import compare
@@ -40,10 +42,11 @@ class Results(NamedTuple):
         rows: every attack on every variant; the strongest on each is marked.
         findings: values by key, as `plain` makes them.
         tables: tables of the findings.
-        answer: what the audit says, in three statements.
+        answer: what the audit says, in four statements.
         sentences: the differences between variants, in words.
         figures: names of the figures that were drawn.
         left_out: models, images, examples and attacks that were left out, one sentence each.
+        warnings: contradictions that somebody must look into, one sentence each.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Results(NamedTuple):
     sentences: list[str]
     figures: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def tail(self) -> Metric:
@@ -94,12 +98,19 @@ def make_results(
         rows=best.rows,
         findings=plain(findings),
         tables=tables,
-        answer=answer(best.rows, evidence.variants, differences, findings["shadows"]),
+        answer=answer(
+            best.rows,
+            evidence.variants,
+            differences,
+            findings["shadows"],
+            findings["frontier"],
+        ),
         sentences=[
             compare({metric: group[variant] for metric, group in against.items()})
             for variant in against["auc"]
         ],
         left_out=tuple(evidence.left_out),
+        warnings=tuple(warn(findings["epsilon"])),
     )
 
 
@@ -128,12 +139,13 @@ def flatten(row: Row, facts: VariantFacts) -> dict[str, Any]:
         for field, number in estimate._asdict().items():
             end = "" if field == "value" else f"_{field}"
             line[f"{key}{end}"] = None if isnan(number) else number
-    made = facts.quantization
+    made, proven = facts.quantization, facts.proven
     return (
         line
         | {key: getattr(row.summary, key) for key in COUNTS}
         | {"shadows": row.shadows, "bytes": facts.bytes or None}
         | {"seconds": made.seconds if made else None}
+        | {"epsilon_proven": proven and proven.epsilon, "delta": proven and proven.delta}
     )
 
 
@@ -162,6 +174,7 @@ def as_json(results: Results) -> str:
             "sentences": results.sentences,
             "figures": list(results.figures),
             "left_out": list(results.left_out),
+            "warnings": list(results.warnings),
         },
         indent=1,
         allow_nan=False,
@@ -216,6 +229,7 @@ def _from_json(content: Mapping[str, Any]) -> Results:
         sentences=content["sentences"],
         figures=tuple(content["figures"]),
         left_out=tuple(content["left_out"]),
+        warnings=tuple(content.get("warnings", ())),  # unknown to older audits
     )
 
 
@@ -230,7 +244,9 @@ def _read_facts(facts: Mapping[str, Any]) -> VariantFacts:
         layers = [LayerMeans(**layer) for layer in made["layers"]]
         made = QuantizationMeans(**{**made, "layers": layers})
     accuracy = Estimate(**{key: _number(v) for key, v in facts["accuracy"].items()})
-    return VariantFacts(accuracy, facts["bytes"], made, facts["accuracy_by_target"])
+    proven = facts.get("proven")  # unknown to older audits
+    known = proven and Proven(**proven)
+    return VariantFacts(accuracy, facts["bytes"], made, facts["accuracy_by_target"], known)
 
 
 def _read_row(line: Mapping[str, Any]) -> Row:

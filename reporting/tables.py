@@ -65,6 +65,14 @@ class Table(NamedTuple):
     note: str
 
 
+class Body(NamedTuple):
+    """A table without its key and title."""
+
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[Cell, ...]]
+    note: str
+
+
 def number(value: float, text: str) -> Cell:
     """A cell that sorts by its value; NaN is unknown."""
     return Cell(text, None if isnan(value) else value)

@@ -58,10 +58,10 @@ def write_comparison(
 
 
 def headline_text(results: Results, width: int) -> str:
-    """The headline table, what was left out, and the answer, as plain text."""
+    """The headline table, warnings, what was left out, and the answer, as plain text."""
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(for_terminal(headline(results.rows, results.variants), results.name))
-    for sentence in (*results.left_out, *results.answer):
+    for sentence in (*results.warnings, *results.left_out, *results.answer):
         console.print(escape(sentence))
     return console.export_text()
 

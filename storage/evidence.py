@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from attacks.choice import Choice
-from attacks.game import FULL, Case, Curve, Game, ModelSignals, keep_examples, make_cases
+from attacks.game import FULL, Case, Curve, Game, ModelSignals, Proven, keep_examples, make_cases
 from attacks.health import find_failures, unjudged
 from attacks.metrics.intervals import mean_accuracy
 from attacks.quantile import make_features
@@ -26,6 +26,7 @@ from storage.left_out import (
     why_left_out,
 )
 from storage.names import ModelName, is_snapshot
+from storage.privacy import is_trained, prove
 from storage.records import VariantFacts, average, read_calibrated, read_record
 from storage.run_folder import RunFolder
 from storage.saved_signals import SavedSignal, load_signals
@@ -82,12 +83,14 @@ def gather(run: RunFolder, allow_partial: bool) -> Evidence:
     # a diverged model has no record of its calibration
     sound = [name for name in finished if name not in excluded]
     calibrated = {v: read_calibrated(run, v, members, sound) for v in variants}
-    facts = {variant: _read_facts(run, variant, audited) for variant in variants}
+    proven = prove(run, variants, audited) if experiment.private else {}
+    facts = {v: _read_facts(run, v, audited, proven.get(v)) for v in variants}
     game = Game(
         signals=_read_signals(run, experiment, data),
         members=_matrix(members),
         cases=cases,
         calibrated={variant: mask for variant, mask in calibrated.items() if mask is not None},
+        proven=proven,
         **trade_offs(facts),
     )
     return Evidence(
@@ -105,7 +108,9 @@ def gather(run: RunFolder, allow_partial: bool) -> Evidence:
 def trade_offs(facts: Mapping[str, VariantFacts]) -> dict[str, Any]:
     """What of a game rests on accuracy: `accuracy`, `snapshots` and `curves`, by field."""
     known = {v: torch.tensor(f.accuracy_by_target, dtype=torch.float64) for v, f in facts.items()}
-    snapshots = [variant for variant in facts if is_snapshot(variant)]
+    snapshots = sorted(
+        filter(is_snapshot, facts), key=lambda variant: int(variant.rpartition("-")[2])
+    )
     others = [variant for variant in facts if variant not in (FULL, *snapshots)]
     curves = []
     if snapshots and FULL in facts:
@@ -222,15 +227,19 @@ def _read_signals(
     return signals
 
 
-def _read_facts(run: RunFolder, variant: str, audited: Sequence[ModelName]) -> VariantFacts:
+def _read_facts(
+    run: RunFolder, variant: str, audited: Sequence[ModelName], proven: Proven | None
+) -> VariantFacts:
     """Facts about a variant apart from its leakage, from the audited models."""
     correct = load_signals([run.signals(name, variant) for name in audited], "test_correct")
-    records = (read_record(run, name, variant) for name in audited)
+    quantized = [] if is_trained(variant) else audited
+    records = (read_record(run, name, variant) for name in quantized)
     return VariantFacts(
         accuracy=mean_accuracy(correct),
         bytes=run.weights(audited[0], variant).stat().st_size,
         quantization=average([record for record in records if record is not None]),
         accuracy_by_target=correct.double().mean(1).tolist(),
+        proven=proven,
     )
 
 

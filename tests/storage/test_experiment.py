@@ -87,6 +87,7 @@ def config():
         calibration=Namespace(images=8, rounds=0),
         layer_bits={},
         record_embeddings=False,
+        snapshots=[5, 1],
         threads=2,
     )
 
@@ -105,7 +106,9 @@ def test_a_description_holds_what_changes_a_number(config, data):
         "layer_bits": {},
         "quantize": ["nearest-w2", "nearest-w4"],
         "record_embeddings": False,
+        "snapshots": [1, 5],
     }
+    assert experiment.variants == ["full", "epoch-01", "epoch-05", "nearest-w2", "nearest-w4"]
     assert experiment.input == {"num_classes": 10, "channels": 1, "height": 8, "width": 8}
     assert experiment.fingerprints.keys() == {"data", "network"}
     assert experiment.versions.keys() == {"torch", "lightning", "bitleak", "threads"}
@@ -196,6 +199,20 @@ def test_embeddings_that_were_asked_for_stay_asked_for(asked):
     assert grow(before, off).config["record_embeddings"] is False
     assert grow(before, off).embedded == []
     assert differing({"a": on, "b": off}) == {}
+
+
+def test_snapshots_that_were_asked_for_stay_asked_for(asked):
+    """A folder from before the option has none."""
+    some, more, before = asked(config__snapshots=[2]), asked(config__snapshots=[9, 11]), asked()
+    assert before.snapshots == {}
+    assert grow(before, some).snapshots == {"epoch-02": 2}
+    assert list(grow(some, more).snapshots.items()) == [
+        ("epoch-02", 2),
+        ("epoch-09", 9),
+        ("epoch-11", 11),
+    ]
+    assert grow(some, before).variants[:2] == ["full", "epoch-02"]
+    assert differing({"a": some, "b": more}) == {}
 
 
 def test_the_audited_models_are_embedded(asked):
