@@ -99,7 +99,7 @@ def test_without_noise_steps_are_those_of_clipped_sgd(digits, tmp_path, network,
     for (key, value), other in zip(
         model.network.named_parameters(), network.parameters(), strict=True
     ):
-        torch.testing.assert_close(value, other, rtol=1e-3, atol=1e-5, msg=key)
+        torch.testing.assert_close(value, other, rtol=1e-3, atol=1e-5)
 
 
 def test_an_empty_batch_is_a_step_of_noise_with_its_standard_deviation(digits, tmp_path):
