@@ -65,6 +65,8 @@ class PrivateClassifier(Classifier):
         in_place = [layer for layer in network.modules() if getattr(layer, "inplace", False)]
         images = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
         handles = [layer.register_forward_pre_hook(_contiguous) for layer in images]
+        if errors := GradSampleModule.validate(network):
+            raise errors[0]  # it would raise all of them, as a list
         hooks = GradSampleModule(network)
         try:
             for layer in in_place:

@@ -96,9 +96,7 @@ def test_without_noise_steps_are_those_of_clipped_sgd(digits, tmp_path, network,
     assert [len(batch.labels) for batch in model.batches].count(0)
     assert len(model.batches) == 2 * 10
     assert min(every) < clip < max(every)  # some are clipped, and others are not
-    for (key, value), other in zip(
-        model.network.named_parameters(), network.parameters(), strict=True
-    ):
+    for value, other in zip(model.network.parameters(), network.parameters(), strict=True):
         torch.testing.assert_close(value, other, rtol=1e-3, atol=1e-5)
 
 
