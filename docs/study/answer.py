@@ -29,7 +29,7 @@ def mismatch(edition: Edition) -> str:
         found = [part["mismatch"].compared for part in _split(edition, measure).values()]
         statuses[measure] = judge(found, "more").status
     shown = overall(statuses).replace("held", "shown")
-    shown = shown.replace("the tail", "the tail (TPR at 1% and 0.1% FPR)")
+    shown = shown.replace("the tail", "TPR at 1% and 0.1% FPR")
     papers = list(SEEN_BY)[-1]
     return (
         "Mismatch: of the gain in AUC that an attacker with full-precision shadows sees, "

@@ -55,14 +55,14 @@ def counts(edition: Edition, fleet: str, variants: Sequence[str]) -> str:
     for measure in MEASURES:
         found = {v: edition.get(Asked(fleet, "left", v, measure)) for v in variants}
         known = [turned(pair).shown for pair in found.values() if pair is not None]
-        less, more = known.count("less"), known.count("more")
-        parts.append(f"{NAMES[measure]}: less {less}, more {more}, not shown {known.count(None)}")
+        less, more, neither = (known.count(word) for word in ("less", "more", None))
+        parts.append(f"{NAMES[measure]} {less}, {more} and {neither}")
     curve = edition.curve(fleet)
     outside = [v for v in variants if curve.place(v).outside]
     beyond = f" Outside the curve: {listed(outside)}." if outside else ""
     return (
-        f"Of {len(variants)} variants, so many leak less or more than networks of equal accuracy "
-        f"that were stopped early: {'; '.join(parts)}.{beyond}"
+        "Shown to leak less, shown to leak more, and neither, beside networks of equal accuracy "
+        f"that were stopped early, of {len(variants)} variants: {'; '.join(parts)}.{beyond}"
     )
 
 

@@ -8,7 +8,7 @@ from docs.study.fleets import BASE
 from docs.study.numbers import ATTACKERS, MEASURES, Study
 from docs.study.sentences import judged
 from docs.study.tables import cell, pairs_table, table
-from docs.study.verdicts import NAMES, counted
+from docs.study.verdicts import NAMES, counted, listed
 
 
 def instead(edition: Edition) -> str:
@@ -38,24 +38,33 @@ def bounds_table(private: Study) -> str:
 
 def bounds(private: Study) -> str:
     """Whether the audited bounds are below the proven ones, in one sentence."""
-    found = private.results.findings["epsilon"]
-    proven = {v: b for v, b in found.items() if b["proven"] and b["proven"]["epsilon"]}
+    proven = {
+        variant: found
+        for variant, found in private.results.findings["epsilon"].items()
+        if found["proven"] and found["proven"]["epsilon"]
+    }
     ratios = {
-        variant: max(b["tested"]["epsilon"], b["one_run"]) / b["proven"]["epsilon"]
-        for variant, b in proven.items()
+        variant: max(found["tested"]["epsilon"], found["one_run"]) / found["proven"]["epsilon"]
+        for variant, found in proven.items()
     }
     broken = [variant for variant, ratio in ratios.items() if ratio > 1]
-    delta = next(iter(proven.values()))["proven"]["delta"]
     if broken:
         return (
-            f"The audited lower bound exceeds the proven upper bound for {', '.join(broken)}: "
-            "training is not as private as it says, or the auditor is wrong."
+            f"It does not for {listed(broken)}, where the audited lower bound exceeds the proven "
+            "upper bound: training is not as private as it says, or the auditor is wrong."
         )
+    delta = next(iter(proven.values()))["proven"]["delta"]
     return (
-        f"The audited lower bound is below the proven upper bound for "
-        f"{counted(len(proven), len(proven))} variants with a proof (delta {delta:g}), at most "
-        f"{max(ratios.values()):.2f} of it."
+        f"It does for {counted(len(proven), len(proven))} with a proof: the audited lower bound is "
+        f"at most {max(ratios.values()):.2f} of the proven upper bound (delta {delta:g})."
     )
+
+
+def privacy(private: Study) -> str:
+    """How the private fleet was trained: its noise or its epsilon, and its clipping."""
+    dp = private.config["model"]["dp"]
+    strength = f"epsilon {dp['epsilon']:g}" if dp["epsilon"] else f"noise {dp['noise']:g}"
+    return f"{strength} and clip {dp['clip']:g}"
 
 
 def grids_table(edition: Edition) -> str:

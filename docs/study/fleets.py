@@ -1,7 +1,7 @@
 """The second edition's fleets: which experiments it rests on, and their variants by kind."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,7 +49,8 @@ def _lacks_ternary(study: Study) -> Lack | None:
 
 
 def _lacks_proof(study: Study) -> Lack | None:
-    if not any(facts.proven for facts in study.results.variants.values()):
+    proven = [facts.proven for facts in study.results.variants.values()]
+    if not any(proof and proof.epsilon for proof in proven):
         return "a proven bound", "Train it with `--model.dp.noise`, and audit it again."
     return None
 
@@ -146,8 +147,3 @@ def base_of(control: str) -> str:
     """The quantized variant that a control is one of."""
     match = _CONTROL.fullmatch(control)
     return match[1] if match else control
-
-
-def known(study: Study, variants: Sequence[str]) -> list[str]:
-    """Those of some variants that a fleet has."""
-    return [variant for variant in variants if variant in study.variants]

@@ -47,6 +47,7 @@ HERE = Path(__file__).parent
 KEPT = "results.json"
 CONTROL = "control.json"
 PAGE = HERE.parent / "study.md"
+WHERE = HERE  # of kept results and figures
 SECOND = (answer, beside, costs, elsewhere, fleets, shares)  # of the second edition
 WIDTH = 100  # of a line of text
 
@@ -141,16 +142,16 @@ def main(arguments: Sequence[str]) -> None:
     given = parser.parse_args(arguments)
     try:
         if given.run_dir:
-            write_text(HERE / KEPT, keep(read_results(given.run_dir)))
+            write_text(WHERE / KEPT, keep(read_results(given.run_dir)))
         if given.control:
-            write_text(HERE / CONTROL, keep_control(read_results(given.control)))
+            write_text(WHERE / CONTROL, keep_control(read_results(given.control)))
         for name in FLEETS:
             if run_dir := getattr(given, name):
-                write_text(kept_at(HERE, name), keep_fleet(name, read_results(run_dir)))
-        page = make(HERE)
+                write_text(kept_at(WHERE, name), keep_fleet(name, read_results(run_dir)))
+        page = make(WHERE)
     except (ValueError, OSError) as error:
         parser.exit(1, f"docs.study: {error}\n")
     for name, chart in page.charts.items():
         figure = draw(chart)
-        write_whole(HERE / f"{name}.png", partial(figure.savefig, format="png", dpi=110))
+        write_whole(WHERE / f"{name}.png", partial(figure.savefig, format="png", dpi=110))
     write_text(PAGE, render(page))

@@ -11,6 +11,7 @@ from storage.command_line import quote
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "study"
 SMALL = "cifar10_small.yaml"  # the recipe of the first edition
+ADDING = "snapshots", "quantize"  # options that add variants
 SECTIONS = "model", "trainer", "fleet"  # of the options that a recipe names, beside the data
 
 
@@ -40,12 +41,11 @@ def commands(study: Study, keep: str = "", recipe: str = SMALL) -> str:
     options = made["data"]["init_args"].items()
     changes += [f"--data.{k} {v}" for k, v in options if _differs(named, k, v, changes)]
     for section in SECTIONS:
-        present = made[section]
-        for key, value in written[section].items():
-            if key in present and present[key] != value:
-                changes.append(f"--{section}.{key} {present[key]}")
-    if made["quantize"] != written["quantize"]:
-        changes.append(f"--quantize {' '.join(made['quantize'])}")
+        changes += _changes(f"--{section}", written[section], made[section])
+    for option in ADDING:
+        asked = made.get(option, [])  # unknown to older folders
+        if asked != written.get(option, []):
+            changes.append(" ".join([f"--{option}", *map(str, asked)]))
     run_dir = quote(f"runs/study/{study.results.name}")
     changes += [f"--run_dir {run_dir}"] if run_dir != written["run_dir"] else []
     lines = [f"python train.py --config recipes/study/{recipe}", *changes]
@@ -68,12 +68,12 @@ def data(study: Study, recipe: str = SMALL) -> str:
     return f"{told}, as in the recipe"
 
 
-def compare_data(control: Study, study: Study) -> str:
-    """What a control's images were read by, beside those of the study."""
+def compare_data(control: Study, study: Study, recipe: str = SMALL) -> str:
+    """What a fleet's images were read by, beside those of the study."""
     options = control.config["data"] == study.config["data"]
     if options and _fingerprint(control) == _fingerprint(study):
         return "the same images by the same options"
-    return f"images by {data(control)}"
+    return f"images by {data(control, recipe)}"
 
 
 def versions(study: Study) -> str:
@@ -88,6 +88,17 @@ def versions(study: Study) -> str:
 def _fingerprint(study: Study) -> str:
     experiment = study.results.experiment
     return experiment.fingerprints["data"] if experiment else "unknown"
+
+
+def _changes(option: str, named: Mapping[str, Any], made: Mapping[str, Any]) -> list[str]:
+    """The options of a section that the recipe has otherwise."""
+    changes = []
+    for key, value in named.items():
+        if isinstance(value, Mapping):
+            changes += _changes(f"{option}.{key}", value, made.get(key) or {})
+        elif key in made and made[key] != value:
+            changes.append(f"{option}.{key} {_plain(made[key])}")
+    return changes
 
 
 def _read(recipe: str) -> dict[str, Any]:

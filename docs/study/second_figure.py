@@ -4,14 +4,14 @@ from attacks.game import FULL
 from attacks.metrics.intervals import Estimate
 from attacks.metrics.measures import Metric
 from docs.study.edition import Edition
-from docs.study.figures import COLOURS, MARKERS
+from docs.study.figures import COLOURS
 from docs.study.fleets import BASE, controls_of, made_of
 from docs.study.numbers import MEASURES, STRONGEST, Study
 from docs.study.verdicts import NAMES
 from reporting.charts import GUIDE, Axis, Chart, Panel, Series
 
-CONTROL = "tab:red"
-DECAY = "tab:purple"
+CONTROL, DECAY = "tab:red", "tab:purple"
+MARKERS = {"w4": "o", "w2": "s", "w1.58": "D"}  # by bits
 
 
 def all_of(edition: Edition) -> dict[str, Chart]:
@@ -46,25 +46,29 @@ def frontier(edition: Edition, fleet: str) -> Chart:
             points.append(decay._replace(label="weight decay", colour=DECAY, marker="*", size=11.0))
         axes = Axis("test accuracy"), Axis(f"{NAMES[measure]}, the strongest attack")
         panels.append(Panel([line, dots, *points], *axes))
-    styles = {(s.label, s.colour, s.marker): s for s in panels[0].series}
-    entries = [Series(s.label, colour=s.colour, marker=s.marker, dashes=s.dashes, filled=s.filled)
-               for s in styles.values() if s.label != FULL]  # fmt: skip
-    return Chart([panels], (14, 4.6), legend=entries, share_x="all")
+    return Chart([panels], (14, 4.6), legend=_legend(panels[0]), share_x="all")
+
+
+def _legend(panel: Panel) -> list[Series]:
+    """What each line and point is, without the points themselves."""
+    styles = {series.label: series for series in panel.series}
+    return [s._replace(x=(), y=(), x_interval=None, y_interval=None) for s in styles.values()]
 
 
 def _point(study: Study, variant: str, measure: Metric) -> Series:
     """One variant: methods by colour, controls hollow."""
     accurate, leak = _accuracy(study, variant), _leak(study, variant, measure)
-    method = variant.split("-")[0]
-    control = variant in controls_of(study)
+    method, _, bits = variant.partition("-")
+    control, asymmetric = variant in controls_of(study), "-asym" in variant
+    name = "controls" if control else f"{method} {bits}" if bits else FULL
     return Series(
-        FULL if variant == FULL else "controls" if control else method,
+        name,
         [accurate.value],
         [leak.value],
         x_interval=([accurate.low], [accurate.high]),
         y_interval=([leak.low], [leak.high]),
         colour=CONTROL if control else COLOURS.get(method, "black"),
-        marker="X" if control else MARKERS.get(method, "P"),
+        marker="X" if control else "P" if asymmetric else MARKERS.get(bits, "*"),
         filled=not control,
         names=[variant],
         size=8.0,

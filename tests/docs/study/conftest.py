@@ -1,6 +1,6 @@
 """The kept results of the study, every comparison of its first edition, and made-up fleets."""
 
-from copy import deepcopy
+from copy import copy, deepcopy
 
 import pytest
 
@@ -36,13 +36,7 @@ def estimate(values):
 def copy_variant(results, source, name, change, accuracy):
     """Add a variant whose every number is changed from that of another."""
     for row in [row for row in results.rows if row.variant == source]:
-        values = {
-            metric: [change(metric, value, target) for target, value in enumerate(row.by_target[metric])]
-            for metric in MEASURES
-        }
-        summary = row.summary._replace(**{m: estimate(v) for m, v in values.items()})
-        new = row._replace(variant=name, by_target=values, summary=summary, strongest=())
-        results.rows.append(new)
+        results.rows.append(changed(row, change)._replace(variant=name))
     facts = results.variants[source]
     by_target = [value + accuracy for value in facts.accuracy_by_target]
     results.variants[name] = facts._replace(
@@ -50,23 +44,30 @@ def copy_variant(results, source, name, change, accuracy):
     )
 
 
+def changed(row, change):
+    """A row whose every number is changed."""
+    values = {m: [change(m, *item) for item in enumerate(row.by_target[m])] for m in MEASURES}
+    means = {measure: estimate(found) for measure, found in values.items()}
+    return row._replace(by_target=values, summary=row.summary._replace(**means))
+
+
 def towards_guessing(share):
     """Change every metric so that this share of what it is beyond guessing is left."""
     guesses = dict(zip(MEASURES, GUESSES, strict=True))
 
-    def change(metric, value, target):
+    def change(metric, target, value):
         noise = 1e-3 * ((7 * target + len(metric)) % 5 - 2)  # targets differ
-        return guesses[metric] + share * (value - guesses[metric]) + noise * (value - guesses[metric])
+        return guesses[metric] + (share + noise) * (value - guesses[metric])
 
     return change
 
 
 @pytest.fixture(scope="session")
 def make_fleet(study):
-    """Results like those of the first edition, with snapshots whose leakage grows in `SNAPSHOTS`."""
+    """Results like those of the first edition, with snapshots that leak as `SNAPSHOTS` says."""
 
-    def make(name="cifar10_small", snapshots=SNAPSHOTS, keep=(), **fields):
-        variants = ["full", "adaround-w4", "adaround-w2", *TERNARY, *keep]
+    def make(name="cifar10_small", snapshots=SNAPSHOTS):
+        variants = ["full", "adaround-w4", "adaround-w2", *TERNARY]
         results = study.results._replace(
             name=name,
             rows=[row for row in study.results.rows if row.variant in variants],
@@ -77,10 +78,8 @@ def make_fleet(study):
         )
         results = deepcopy(results)
         for snapshot, share in snapshots.items():
-            copy_variant(
-                results, "full", snapshot, towards_guessing(share), (share - 1) * BELOW
-            )
-        return results._replace(**fields)
+            copy_variant(results, "full", snapshot, towards_guessing(share), (share - 1) * BELOW)
+        return results
 
     return make
 
@@ -101,16 +100,18 @@ def base(make_fleet):
 def fleets(base, make_fleet):
     """All fleets of the second edition."""
     decay = make_fleet("weight_decay", {})
-    shrink = towards_guessing(0.4)
-    for place, row in enumerate(decay.rows):
-        values = {m: [shrink(m, v, t) for t, v in enumerate(row.by_target[m])] for m in MEASURES}
-        decay.rows[place] = row._replace(by_target=values)
-    private = make_fleet("private", {})
-    proven = Proven(8.0, 1e-4)
+    decay = decay._replace(rows=[changed(row, towards_guessing(0.4)) for row in decay.rows])
+    private, proven = make_fleet("private", {}), Proven(8.0, 1e-4)
     private.variants["full"] = private.variants["full"]._replace(proven=proven)
     tested = {"epsilon": 1.5, "tpr": 0.1, "fpr": 0.01}
     bounds = {"tested": tested, "one_run": 0.5, "guesses": 100, "proven": proven._asdict()}
-    private = private._replace(findings={"epsilon": {"full": bounds}})
+    dp = {"noise": 0.6, "epsilon": None, "delta": None, "clip": 1.0}
+    config = private.experiment.config
+    config = config | {"model": config["model"] | {"dp": dp}}
+    private = private._replace(
+        findings={"epsilon": {"full": bounds}},
+        experiment=private.experiment._replace(config=config),
+    )
     published = make_fleet("published", {})
     for variant in TERNARY:
         copy_variant(published, variant, f"{variant}-paper", towards_guessing(0.9), -0.01)
@@ -126,3 +127,15 @@ def fleets(base, make_fleet):
 @pytest.fixture(scope="session")
 def edition(fleets):
     return Edition(fleets)
+
+
+@pytest.fixture
+def change(edition):
+    """Makes the same edition, but for some comparisons."""
+
+    def make(changes):
+        other = copy(edition)
+        other._compared = edition._compared | changes
+        return other
+
+    return make
