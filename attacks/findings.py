@@ -4,8 +4,9 @@ Each function takes the game and the strongest attacks. `reporting/findings.py` 
 their tables.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -39,11 +40,13 @@ class Differences(NamedTuple):
         against_reference: by risk metric, AUC first, the metric minus that on the reference, for
             each other variant; p is corrected for both metrics together.
         beyond_gap: AUC minus that of the gap attack, for each variant that it was run on.
+        snapshots: the variants on the way to the reference, whose p are corrected by themselves.
     """
 
     reference: str
     against_reference: dict[Metric, dict[str, Difference]]
     beyond_gap: dict[str, Difference]
+    snapshots: Sequence[str] = ()
 
 
 class JointAttack(NamedTuple):
@@ -136,11 +139,12 @@ def find_differences(game: Game, best: Strongest) -> Differences:
         if kept.gap is not None
     }
     pairs = [(v, name) for v in areas if (name := f"the gap attack on {v}") in gaps]
-    beyond = paired_differences(areas | gaps, pairs)
+    beyond = {d.first: d for d in paired_differences(areas | gaps, pairs)}
     return Differences(
         reference,
-        correct_together(against),
-        {difference.first: difference for difference in beyond},
+        correct_together(against, apart=game.snapshots),
+        correct_together({"auc": beyond}, apart=game.snapshots)["auc"],
+        game.snapshots,
     )
 
 
@@ -153,7 +157,10 @@ def find_z_scores(game: Game, best: Strongest) -> dict[str, dict[Knowledge, ZSco
 
 
 def find_joint_attacks(game: Game, best: Strongest) -> list[JointAttack]:
-    """Attack the holders of the reference and another variant, of all, or of those of equal bits.
+    """Attack the holders of several variants.
+
+    These are the reference and any other, a snapshot and the next, the reference and all snapshots,
+    all variants of equal bits, and all there are.
 
     Empty where joint LiRA lacks two shadows on a side of an example.
     """
@@ -162,7 +169,7 @@ def find_joint_attacks(game: Game, best: Strongest) -> list[JointAttack]:
     alone = {v: best.outcome(kept.best["auc"], "auc") for v, kept in best.variants.items()}
     areas = {variant: float(outcome.measured.values.mean()) for variant, outcome in alone.items()}
     attacks = []
-    for variants in _holdings(game.variants):
+    for variants in _holdings(game.variants, game.snapshots):
         scores = _score_jointly(game, variants)
         strongest = max(variants, key=areas.__getitem__)
         halves = None
@@ -199,28 +206,40 @@ def _measure_jointly(variants: Sequence[str], game: Game) -> Float[Tensor, "1 ta
 
 
 def correct_together(
-    differences: Mapping[Metric, Mapping[str, Difference]],
+    differences: Mapping[Metric, Mapping[str, Difference]], apart: Collection[str] = ()
 ) -> dict[Metric, dict[str, Difference]]:
-    """Correct the p-values of several metrics' comparisons for the number of all of them."""
-    flat = [difference for group in differences.values() for difference in group.values()]
-    corrected = iter(holm([difference.p for difference in flat]))
-    return {
-        metric: {name: d._replace(p_holm=next(corrected)) for name, d in group.items()}
-        for metric, group in differences.items()
-    }
+    """Correct the p-values of several metrics' comparisons for the number of all of them.
+
+    Args:
+        differences: by metric and name.
+        apart: names whose comparisons are corrected by themselves, as those of snapshots, which
+            would otherwise cost the other variants findings.
+    """
+    corrected: dict[Metric, dict[str, Difference]] = {m: dict(g) for m, g in differences.items()}
+    for inside in (False, True):
+        family = [
+            (metric, name)
+            for metric, group in differences.items()
+            for name in group
+            if (name in apart) is inside
+        ]
+        values = holm([differences[metric][name].p for metric, name in family])
+        for (metric, name), p in zip(family, values, strict=True):
+            corrected[metric][name] = differences[metric][name]._replace(p_holm=p)
+    return corrected
 
 
-def _holdings(variants: list[str]) -> list[tuple[str, ...]]:
+def _holdings(variants: list[str], snapshots: Sequence[str]) -> list[tuple[str, ...]]:
     """Sets of variants that an attacker may hold together."""
     reference, *others = variants
     held: list[tuple[str, ...]] = [(reference, variant) for variant in others]
+    held += pairwise(snapshots)
     by_bits: dict[str, list[str]] = {}
     for variant in others:
         by_bits.setdefault(variant.partition("-w")[2], []).append(variant)
     held += [tuple(alike) for bits, alike in by_bits.items() if bits and len(alike) > 1]
-    if len(others) > 1:
-        held.append((reference, *others))
-    return held
+    held += [(reference, *snapshots), (reference, *others)]
+    return [variants for variants in dict.fromkeys(held) if len(variants) > 1]
 
 
 def find_calibration(game: Game, best: Strongest) -> dict[str, Estimate]:

@@ -43,7 +43,7 @@ def find_shadow_differences(game: Game, best: Strongest) -> dict[Metric, dict[st
     """Split what quantizing the shadows is worth, for variants attacked with both kinds of shadows.
 
     Each step compares the same targets, by the strongest attack of each kind by that metric, and p
-    is corrected for all steps by both metrics on all variants.
+    is corrected for all steps by both metrics on all variants, on snapshots by themselves.
     """
     ladders = {
         metric: {
@@ -54,15 +54,17 @@ def find_shadow_differences(game: Game, best: Strongest) -> dict[Metric, dict[st
         for metric in best.risks
     }
     gains: dict[Metric, dict[str, Difference]] = {}
+    snapshots: set[str] = set()
     for metric, by_variant in ladders.items():
         outcomes: dict[str, Outcome] = {}
         pairs: list[tuple[str, str]] = []
         for variant, ladder in by_variant.items():
             named = {f"{variant}, {RUNGS[step]}": rung for step, rung in ladder.items()}
             outcomes |= named
+            snapshots |= named.keys() if variant in game.snapshots else set()
             pairs += [(upper, lower) for lower, upper in pairwise(named)]
         gains[metric] = {gain.first: gain for gain in paired_differences(outcomes, pairs)}
-    gains = correct_together(gains)
+    gains = correct_together(gains, apart=snapshots)
     return {
         metric: {v: _split(v, ladder, gains[metric]) for v, ladder in by_variant.items()}
         for metric, by_variant in ladders.items()

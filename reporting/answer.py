@@ -1,22 +1,33 @@
-"""The answer of an audit in three statements, each by a rule that docs/metrics.md states."""
+"""The answer of an audit in four statements, each by a rule that docs/metrics.md states."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import isnan
 
 from attacks.evaluate import FEW, Row
 from attacks.findings import Differences
+from attacks.frontier import Frontier
 from attacks.metrics.differences import Difference
 from attacks.metrics.measures import Metric
 from attacks.shadow_split import ShadowSplit
-from reporting.text import GUESSING, NAMES, SHADOWS, extent, false_positives, name_attack, show
+from reporting.text import (
+    GUESSING,
+    LEVEL,
+    NAMES,
+    SHADOWS,
+    extent,
+    false_positives,
+    name_attack,
+    show,
+)
+from reporting.worth import state_worth
 from storage.records import VariantFacts
 
 QUESTIONS = (
     "How much leaks?",
     "Which variants leak less, which more?",
     "Must the attacker quantize its shadows?",
+    "Is it worth its accuracy?",
 )
-LEVEL = 0.05  # of a corrected p-value
 Shown = Mapping[Metric, Difference]  # differences of one variant that are shown
 
 
@@ -25,8 +36,9 @@ def answer(
     variants: Mapping[str, VariantFacts],
     differences: Differences,
     shadows: Mapping[Metric, Mapping[str, ShadowSplit]],
+    frontiers: Mapping[str, Frontier],
 ) -> list[str]:
-    """State how much the reference leaks, which variants leak otherwise, and what shadows matter.
+    """State what leaks, which variants leak otherwise, what shadows matter, and what it is worth.
 
     1. A leak of the reference is shown at an end of its risk, AUC or TPR at a low FPR, where the
        95% interval of the attack that is strongest there lies above guessing.
@@ -38,21 +50,30 @@ def answer(
     3. Matched shadows are compared by AUC with the next best that an attacker has who cannot
        quantize: full-precision shadows, recalibrated where there is a population, and the strongest
        attack with each; again at 5% after correction.
+    4. As `state_worth` says. Snapshots of training are no variants of 2 and 3, but what 4 compares
+       with.
 
     Args:
         rows: attacks on all variants, of which the strongest are marked.
         variants: facts about each variant.
         differences: of the variants from the reference.
         shadows: by metric and variant, what each step to matched shadows gains.
+        frontiers: variants beside networks of equal accuracy, by curve.
     """
-    ends = differences.against_reference
+    ends, snapshots = differences.against_reference, differences.snapshots
     strongest = {
         metric: row
         for metric in ends
         for row in rows
         if row.variant == differences.reference and metric in row.strongest
     }
-    return [_leak(strongest), _variants(differences, variants), _shadows(shadows["auc"])]
+    splits = {v: split for v, split in shadows["auc"].items() if v not in snapshots}
+    return [
+        _leak(strongest),
+        _variants(differences, variants),
+        _shadows(splits),
+        state_worth(frontiers, snapshots),
+    ]
 
 
 def _leak(strongest: Mapping[Metric, Row]) -> str:
@@ -90,9 +111,13 @@ def _variants(differences: Differences, variants: Mapping[str, VariantFacts]) ->
     shown: dict[str, Shown] = {
         variant: {end: ends[end][variant] for end in ends if ends[end][variant].p_holm < LEVEL}
         for variant in ends["auc"]
+        if variant not in differences.snapshots
     }
     if not any(shown.values()):
-        return _nothing_shown(list(shown), reference)
+        alone = (
+            f"{reference} and its snapshots were" if differences.snapshots else f"{reference} was"
+        )
+        return _nothing_shown(list(shown), reference, alone)
     signs = {v: {d.estimate.value > 0 for d in found.values()} for v, found in shown.items()}
     less, more, both = (
         {v: found for v, found in shown.items() if signs[v] == wanted}
@@ -118,9 +143,9 @@ def _variants(differences: Differences, variants: Mapping[str, VariantFacts]) ->
     return " ".join([*statements, f"The test accuracy of {reference} is {accuracy}."])
 
 
-def _nothing_shown(others: Sequence[str], reference: str) -> str:
+def _nothing_shown(others: Sequence[str], reference: str, alone: str) -> str:
     if not others:
-        return f"Only {reference} was audited: there is no variant to compare it with."
+        return f"Only {alone} audited: there is no variant to compare it with."
     none = f"{others[0]} is not"
     if len(others) > 1:
         none = f"None of {len(others)} other variants is"

@@ -18,6 +18,7 @@ from attacks.findings import (
     find_joint_attacks,
     find_z_scores,
 )
+from attacks.frontier import find_frontiers
 from attacks.game import Game, Knowledge
 from attacks.metrics.differences import Difference
 from attacks.metrics.exposure import MOVED
@@ -27,8 +28,10 @@ from attacks.shadow_split import ShadowSplit, find_shadow_differences
 from attacks.strongest import Strongest
 from attacks.z_scores import ZScores
 from reporting.bounds import show_bounds
+from reporting.frontier import tabulate_frontiers
 from reporting.tables import DASH, Body, Cell, Table, difference_cells, estimate_cell, number
 from reporting.text import NAMES, RECALIBRATED_NOTE, SHADOWS, TITLES
+from storage.names import is_snapshot
 
 
 class Finding(NamedTuple):
@@ -71,6 +74,7 @@ def _differences(value: Differences) -> Body:
         pair = *difference_cells(difference), *difference_cells(tail[1][variant], percent=True)
         rows.append((Cell(variant), *pair, *difference_cells(gaps.get(variant))))
     name = NAMES[tail[0]]
+    snapshots = "; snapshots of training by themselves" if value.snapshots else ""
     return Body(
         (
             "variant",
@@ -86,7 +90,7 @@ def _differences(value: Differences) -> Body:
         "compared over its examples alone. For each half of the targets, the strongest attack is "
         "chosen on the other half; for a single target on the same examples. p is corrected for "
         f"all comparisons by AUC and {name} together, and for those with the gap attack apart "
-        "(Holm). "
+        f"(Holm){snapshots}. "
         "The gap attack accuses every example that is classified correctly: where no attack "
         "is shown to exceed it, a smaller leak may be no more than a smaller difference in "
         "accuracy between members and non-members.",
@@ -159,7 +163,7 @@ def _joint_attacks(value: list[JointAttack]) -> Body:
     rows = []
     for attack in value:
         names, auc = attack.variants, attack.summary.auc
-        held = " + ".join(names) if len(names) < 4 else f"all {len(names)} variants{_bits(names)}"
+        held = " + ".join(names) if len(names) < 4 else _describe_holding(names)
         tpr = estimate_cell(attack.summary.tpr_1pct, percent=True)
         gain = difference_cells(attack.gain)
         rows.append((Cell(held), estimate_cell(auc), tpr, Cell(attack.best), *gain))
@@ -173,10 +177,13 @@ def _joint_attacks(value: list[JointAttack]) -> Body:
     )
 
 
-def _bits(variants: Sequence[str]) -> str:
-    """` of w2` where all of some variants end in `-w2`, as those of equal bits do."""
+def _describe_holding(variants: Sequence[str]) -> str:
+    """Name many variants: those of equal bits all end in `-w2`, for example."""
+    snapshots = sum(is_snapshot(variant) for variant in variants)
+    if snapshots == len(variants) - 1:
+        return f"full + all {snapshots} snapshots"
     ends = {variant.partition("-w")[2] for variant in variants}
-    return f" of w{ends.pop()}" if len(ends) == 1 else ""
+    return f"all {len(variants)} variants" + (f" of w{ends.pop()}" if len(ends) == 1 else "")
 
 
 def _calibration(value: dict[str, Estimate]) -> Body:
@@ -213,6 +220,9 @@ def _exposures(value: Exposures) -> Body:
 
 FINDINGS: dict[str, Finding] = {
     "differences": Finding("Do two variants leak differently?", find_differences, _differences),
+    "frontier": Finding(
+        "What the same loss of accuracy buys otherwise", find_frontiers, tabulate_frontiers
+    ),
     "shadows": Finding(
         "What quantizing the shadows is worth to the attacker",
         find_shadow_differences,

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 
 from attacks.findings import Convergence
+from attacks.frontier import Frontier
 from reporting.charts import Chart
 from reporting.figures import convergence_chart, layers_chart, roc_chart
 from reporting.gallery import Pictures, gallery_figure
@@ -15,7 +16,8 @@ from reporting.results import Results
 
 CAPTIONS = {
     "plane": "Test accuracy against risk at both ends, each by the attack that is strongest there, "
-    "with 95% intervals. Dotted: guessing. An arrow names a point that lies beyond the edge.",
+    "with 95% intervals. Dotted: guessing. An arrow names a point that lies beyond the edge."
+    "{curves}",
     "roc": "ROC curves of the strongest attack on each variant by AUC, mean over targets. Each "
     "target has its own thresholds; in the tables, targets with fewer than 2 false positives share "
     "them.",
@@ -31,6 +33,11 @@ CAPTIONS = {
     "reconstructed with, over the squared full-precision output, on the calibration "
     "images. Rounding to nearest, which moves no weight, is not shown.",
 }
+CURVES = (
+    " Lines: what networks leak that trade accuracy for leakage otherwise, through full, by the "
+    "strongest attack on each, with a band of 95% intervals; a variant below the line of early "
+    "stopping leaks less than a network of equal accuracy that was stopped early."
+)
 
 
 class Drawing(NamedTuple):
@@ -57,17 +64,20 @@ def illustrate(
     accuracy = {variant: facts.accuracy for variant, facts in variants.items()}
     quantizations = {variant: facts.quantization for variant, facts in variants.items()}
     convergence: dict[str, Convergence] = findings["convergence"]
+    frontiers: dict[str, Frontier] = findings["frontier"]
+    curves = {name: frontier.variants for name, frontier in frontiers.items()}
     charts = {
-        "plane": plane_chart(rows, accuracy),
+        "plane": plane_chart(rows, accuracy, curves),
         "roc": roc_chart(rows, rows[0].summary.non_members),
         "convergence": convergence_chart(convergence) if convergence else None,
         "layers": layers_chart(quantizations),
     }
     counts = sorted({made.models for made in quantizations.values() if made})
     models = " to ".join(dict.fromkeys(map(str, counts[:1] + counts[-1:])))
+    words = CURVES if curves else ""
     drawings = {}
     for name, caption in CAPTIONS.items():
-        caption, chart = caption.format(models=models), charts.get(name)
+        caption, chart = caption.format(models=models, curves=words), charts.get(name)
         if chart is not None:
             drawings[name] = Drawing(caption, draw(chart), chart)
         elif name == "gallery" and pictures is not None:

@@ -7,8 +7,8 @@ from attacks.game import FULL, Knowledge
 from attacks.metrics.intervals import Estimate
 from attacks.metrics.measures import Metric
 from reporting.axis_limits import at_edge, bulk_limits
-from reporting.charts import Axis, Chart, Choice, Guide, Panel, Series
-from reporting.styles import Style, legend, styles_of
+from reporting.charts import GUIDE, Axis, Chart, Choice, Guide, Panel, Series
+from reporting.styles import EARLY, LINES, Style, legend, styles_of
 from reporting.text import (
     GUESSING,
     NAMES,
@@ -40,19 +40,57 @@ def alternative(row: Row, style: Style, group: str, metric: Metric = "auc") -> S
     )
 
 
-def plane_chart(rows: Sequence[Row], accuracy: Mapping[str, Estimate]) -> Chart:
+def plane_chart(
+    rows: Sequence[Row],
+    accuracy: Mapping[str, Estimate],
+    curves: Mapping[str, Sequence[str]] = {},
+) -> Chart:
     """Utility against risk at both ends, for each kind of attacker, as Fig. 1 of arXiv:2512.15335.
 
     The limits are those of `bulk_limits`; a point beyond them stands at the edge.
+
+    Args:
+        rows: attacks on all variants.
+        accuracy: test accuracy of each variant.
+        curves: the variants that each curve runs through, by its name.
     """
     shown, kinds = styles_of(list(accuracy)), attackers(rows)
     x = Axis("test accuracy", limits=bulk_limits(list(accuracy.values())))
     ends: tuple[Metric, ...] = ("auc", tail_metric(rows[0].summary))
-    panels = [_plane(rows, accuracy, shown, x, metric) for metric in ends]
-    entries = legend(shown, list(accuracy))
+    panels = []
+    for metric in ends:
+        panel = _plane(rows, accuracy, shown, x, metric)
+        lines = [_curve(*named, rows, accuracy, metric) for named in curves.items()]
+        panels.append(panel._replace(series=[*lines, *panel.series]))
+    lines = [_line(name, size=7) for name in curves]
+    own = [entry for entry in legend(shown, list(accuracy)) if entry.label not in curves]
+    entries = own + [line._replace(marker="." * (line.label == EARLY)) for line in lines]
     if len(kinds) > 1:
         entries += knowledge_legend(kinds)
     return Chart([panels], (11.5, 4.8), legend=entries)
+
+
+def _curve(
+    name: str,
+    variants: Sequence[str],
+    rows: Sequence[Row],
+    accuracy: Mapping[str, Estimate],
+    metric: Metric,
+) -> Series:
+    """A line through variants, each by the strongest attack on it, with its band."""
+    leaks = [max(leak_of(row, metric) for row in rows if row.variant == v) for v in variants]
+    return _line(name)._replace(
+        x=[accuracy[variant].value for variant in variants],
+        y=[leak.value for leak in leaks],
+        y_interval=([leak.low for leak in leaks], [leak.high for leak in leaks]),
+        band=True,
+        names=list(variants),
+    )
+
+
+def _line(name: str, size: float = 6.0) -> Series:
+    """The style of a curve: early stopping has a solid line."""
+    return Series(name, colour=GUIDE, dashes=LINES[name != EARLY], width=1.2, size=size)
 
 
 def knowledge_legend(kinds: Sequence[Knowledge]) -> list[Series]:
@@ -89,9 +127,18 @@ def _plane(
         for row in own:
             point = _point(row, accuracy[variant], shown[variant], kind, metric)
             values = f"{100 * accuracy[variant].value:.1f}%", show_metric(row.summary, metric)
-            point = at_edge(point._replace(size=size, bars=bars), x, y, named, values)
+            point = point._replace(size=size, bars=bars)
+            if shown[variant].method == EARLY:
+                point = _on_curve(point)
+            point = at_edge(point, x, y, named, values)
             points.append(point)
     return Panel(points, x, y, guides=[Guide(y=guess)])
+
+
+def _on_curve(point: Series) -> Series:
+    """A snapshot's point: one for all kinds of attackers, whose intervals the band shows."""
+    group = point.choice._replace(group=point.choice.variant)
+    return point._replace(filled=True, half=False, bars=0.0, size=8.0, choice=group)
 
 
 def leak_of(row: Row, metric: Metric) -> Estimate:

@@ -42,10 +42,12 @@ class Results(NamedTuple):
         rows: every attack on every variant; the strongest on each is marked.
         findings: values by key, as `plain` makes them.
         tables: tables of the findings.
-        answer: what the audit says, in three statements.
+        answer: what the audit says, in four statements.
         sentences: the differences between variants, in words.
         figures: names of the figures that were drawn.
         left_out: models, images, examples and attacks that were left out, one sentence each.
+        audited: fingerprint of what each audited model trained on, by its name and in the order of
+            `by_target`; empty if it is unknown.
         warnings: contradictions that somebody must look into, one sentence each.
     """
 
@@ -61,6 +63,7 @@ class Results(NamedTuple):
     sentences: list[str]
     figures: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    audited: Mapping[str, str] = {}
     warnings: tuple[str, ...] = ()
 
     @property
@@ -98,12 +101,19 @@ def make_results(
         rows=best.rows,
         findings=plain(findings),
         tables=tables,
-        answer=answer(best.rows, evidence.variants, differences, findings["shadows"]),
+        answer=answer(
+            best.rows,
+            evidence.variants,
+            differences,
+            findings["shadows"],
+            findings["frontier"],
+        ),
         sentences=[
             compare({metric: group[variant] for metric, group in against.items()})
             for variant in against["auc"]
         ],
         left_out=tuple(evidence.left_out),
+        audited=evidence.audited,
         warnings=tuple(warn(findings["epsilon"])),
     )
 
@@ -150,7 +160,8 @@ def as_json(results: Results) -> str:
     for row in results.rows:
         facts = results.variants[row.variant]
         by_target = row.by_target | {"accuracy": list(facts.accuracy_by_target)}
-        rows.append(flatten(row, facts) | plain({"tpr": row.tpr, "by_target": by_target}))
+        lists = {"tpr": row.tpr, "by_target": by_target, "halves": row.halves}
+        rows.append(flatten(row, facts) | plain(lists))
     return json.dumps(
         {
             "format": FORMAT,
@@ -168,6 +179,7 @@ def as_json(results: Results) -> str:
             "sentences": results.sentences,
             "figures": list(results.figures),
             "left_out": list(results.left_out),
+            "audited": dict(results.audited),
             "warnings": list(results.warnings),
         },
         indent=1,
@@ -223,6 +235,7 @@ def _from_json(content: Mapping[str, Any]) -> Results:
         sentences=content["sentences"],
         figures=tuple(content["figures"]),
         left_out=tuple(content["left_out"]),
+        audited=content.get("audited", {}),  # older files lack it
         warnings=tuple(content.get("warnings", ())),  # unknown to older audits
     )
 
@@ -257,6 +270,7 @@ def _read_row(line: Mapping[str, Any]) -> Row:
         tpr=line["tpr"],
         by_target={metric: line["by_target"][metric] for metric in METRICS},
         strongest=tuple(line["strongest"].split()),
+        halves=line.get("halves", {}),  # older files lack them
     )
 
 

@@ -8,13 +8,17 @@ from matplotlib.colors import to_hex
 
 from attacks.game import FULL
 from reporting.charts import GUIDE, INK, Series
+from storage.names import is_snapshot
 
 MARKERS = "osD^vPXph<>8dH"
 LINES = ((), (3.7, 1.6), (6.4, 1.6, 1, 1.6), (4, 1, 1, 1, 1, 1), (2, 2), (6, 1))
+EARLY = "early stopping"  # the method of snapshots
 
 
 class Style(NamedTuple):
     """The style of one variant: bits set the colour, method and settings the marker.
+
+    Snapshots of training are small points in greys that darken with time.
 
     Attributes:
         method: the part of the name before the bits; lines of one method share a panel.
@@ -34,9 +38,10 @@ class Style(NamedTuple):
 
 
 def styles_of(variants: Sequence[str]) -> dict[str, Style]:
-    """Styles of `full` and of variants named METHOD-wBITS[-SETTINGS]: no two alike."""
+    """Styles of `full`, snapshots and variants named METHOD-wBITS[-SETTINGS]: no two alike."""
     parts = {}
-    for variant in (variant for variant in variants if variant != FULL):
+    snapshots = [variant for variant in variants if is_snapshot(variant)]
+    for variant in (v for v in variants if v != FULL and v not in snapshots):
         method, _, rest = variant.partition("-w")
         bits, dash, settings = rest.partition("-")
         parts[variant] = method, f"{method}{dash}{settings}", bits
@@ -50,6 +55,10 @@ def styles_of(variants: Sequence[str]) -> dict[str, Style]:
         siblings = list(dict.fromkeys(r for m, r, _ in parts.values() if m == method))
         dashes = LINES[siblings.index(scheme) % len(LINES)]
         styles[variant] = Style(method, scheme, bits, colours[bits], marker, dashes)
+    for place, variant in enumerate(snapshots):
+        level = 0.57 - 0.4 * place / len(snapshots)  # 0.57 is 3.1 to 1 on white
+        grey = to_hex((level, level, level))
+        styles[variant] = Style(EARLY, EARLY, "", grey, ".", LINES[place % len(LINES)])
     return styles
 
 
@@ -71,7 +80,7 @@ def legend(shown: Mapping[str, Style], variants: Sequence[str]) -> list[Series]:
     """Entries of a legend: one per number of bits and one per scheme, not per variant."""
     quantized = [shown[variant] for variant in variants if variant != FULL]
     entries = [(FULL, INK, "*")] if FULL in variants else []
-    colours = {style.bits: style.colour for style in quantized}
+    colours = {style.bits: style.colour for style in quantized if style.method != EARLY}
     widths = sorted(colours, key=_width, reverse=True)
     entries += [(f"{bits} bits", colours[bits], "s") for bits in widths]
     markers = {style.scheme: style.marker for style in quantized}

@@ -9,6 +9,7 @@ from attacks.metrics.differences import Difference
 from attacks.metrics.intervals import Estimate, Summary
 from attacks.metrics.measures import Metric
 
+LEVEL = 0.05  # of a corrected p-value
 MARK = "†"
 BEST = "★"
 SHADOWS: dict[str, str] = {  # by kind of knowledge
@@ -166,7 +167,7 @@ def compare(differences: Mapping[Metric, Difference]) -> str:
 
 def _direction(difference: Difference) -> str:
     """Whether the first is shown to leak more or less; empty if neither."""
-    if difference.p_holm >= 0.05:
+    if difference.p_holm >= LEVEL:
         return ""
     return "more" if difference.estimate.value > 0 else "less"
 

@@ -5,7 +5,8 @@ from reporting.results import Results
 from reporting.tables import Table
 from storage.wandb_project import sortable
 
-ANSWER_KEYS = "answer/leak", "answer/variants", "answer/knowledge"  # of its three statements
+# of its four statements
+ANSWER_KEYS = "answer/leak", "answer/variants", "answer/knowledge", "answer/frontier"
 
 
 def risk_key(metric: str, variant: str) -> str:

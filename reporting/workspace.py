@@ -38,7 +38,8 @@ def make_workspace(entity: str, name: str, results: Results) -> ws.Workspace:
     variants = list(results.variants)
     ends: tuple[Metric, ...] = ("auc", results.tail)
     risks = {end: [risk_key(end, variant) for variant in variants] for end in ends}
-    answer = [f"**{q}** {s}" for q, s in zip(QUESTIONS, results.answer, strict=True)]
+    # audits from before there were snapshots have three statements
+    answer = [f"**{q}** {s}" for q, s in zip(QUESTIONS, results.answer, strict=False)]
     planes = [
         _chart(f"plane/{metric}", "scatter", {"x": "accuracy", "y": metric}, title=metric)
         for metric in METRICS

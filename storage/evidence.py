@@ -1,5 +1,6 @@
 """The evidence of an audit: signals, membership and facts, read from the files of a fleet."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from attacks.metrics.intervals import mean_accuracy
 from attacks.quantile import make_features
 from datamodules.images import ImageDataModule, Images
 from datamodules.stored import load_stored
+from quantization.variant import noise_of
 from storage.checksums import changed
 from storage.experiment import Experiment
 from storage.left_out import (
@@ -47,6 +49,8 @@ class Evidence(NamedTuple):
         experiment: None for models that were trained elsewhere.
         images: the pool; None if its images are no longer in their place.
         examples: facts about every example of the pool, by column of exposure.csv.
+        audited: fingerprint of what each audited model trained on, by its name; empty for models
+            that were trained elsewhere.
     """
 
     name: str
@@ -58,6 +62,7 @@ class Evidence(NamedTuple):
     experiment: Experiment | None = None
     images: Images | None = None
     examples: Mapping[str, Sequence[int | str]] = {}
+    audited: Mapping[str, str] = {}
 
 
 def gather(run: RunFolder, allow_partial: bool) -> Evidence:
@@ -101,17 +106,27 @@ def gather(run: RunFolder, allow_partial: bool) -> Evidence:
         left_out=[*models, *unknown, *images],
         experiment=experiment,
         images=None if data is None else data.pool,
+        audited={str(name): _fingerprint(members[name]) for name in audited},
     )
 
 
 def trade_offs(facts: Mapping[str, VariantFacts]) -> dict[str, Any]:
     """What of a game rests on accuracy: `accuracy`, `snapshots` and `curves`, by field."""
     known = {v: torch.tensor(f.accuracy_by_target, dtype=torch.float64) for v, f in facts.items()}
-    snapshots = [variant for variant in facts if is_snapshot(variant)]
+    snapshots = sorted(
+        filter(is_snapshot, facts), key=lambda variant: int(variant.rpartition("-")[2])
+    )
     others = [variant for variant in facts if variant not in (FULL, *snapshots)]
     curves = []
     if snapshots and FULL in facts:
         curves.append(Curve("early stopping", [*snapshots, FULL], others))
+    noisy: dict[str, dict[float, str]] = {}
+    for variant in others:
+        if (control := noise_of(variant)) is not None and control[0] in facts and FULL in facts:
+            noisy.setdefault(control[0], {})[control[1]] = variant
+    for base, controls in noisy.items():
+        steps = [controls[factor] for factor in sorted(controls, reverse=True)]
+        curves.append(Curve(f"noise like {base}", [*steps, FULL], [base]))
     return {
         "accuracy": {variant: values for variant, values in known.items() if len(values)},
         "snapshots": snapshots,
@@ -191,6 +206,10 @@ def _find_failures(
     rows = _matrix({name: members[name] for name in finished})
     reasons = find_failures(phi, signal(FULL, "correct"), rows)
     return {finished[index]: reason for index, reason in reasons.items()}, unjudged(phi[FULL])
+
+
+def _fingerprint(members: Bool[Tensor, " pool"]) -> str:
+    return hashlib.sha256(members.numpy().tobytes()).hexdigest()[:16]
 
 
 def _matrix(rows: Mapping[ModelName, Tensor]) -> Bool[Tensor, "models examples"]:

@@ -11,7 +11,7 @@ from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 
 from attacks.evaluate import evaluate, score
-from attacks.findings import _bound
+from attacks.findings import _bound, find_joint_attacks
 from attacks.game import Case, Game, ModelSignals, make_cases
 from attacks.joint_lira import lira_joint
 from attacks.metrics.differences import holm
@@ -165,6 +165,32 @@ def test_variants_of_equal_bits_are_held_together(synthetic_fleet):
         ("a-w2", "b-w2"),
         tuple(leaks),
     ]
+
+
+@pytest.mark.parametrize(
+    ("snapshots", "held"),
+    [
+        (["epoch-05"], [("full", "epoch-05"), ("full", W2), ("full", "epoch-05", W2)]),
+        (
+            ["epoch-05", "epoch-10"],
+            [
+                *[("full", "epoch-05"), ("full", "epoch-10"), ("full", W2)],
+                ("epoch-05", "epoch-10"),
+                ("full", "epoch-05", "epoch-10"),
+                ("full", "epoch-05", "epoch-10", W2),
+            ],
+        ),
+        ([], [("full", W2)]),
+    ],
+)
+def test_who_may_hold_several_epochs(synthetic_fleet, snapshots, held):
+    phi, members = synthetic_fleet()
+    signals = dict.fromkeys(["full", *snapshots, W2], ModelSignals(phi))
+    game = Game(signals, members, make_cases(12, 2), snapshots=snapshots)
+    best = Strongest(game)
+    for variant in game.variants:
+        best.add(evaluate(game, variant, ["lira_online_fixed"]))
+    assert [attack.variants for attack in find_joint_attacks(game, best)] == held
 
 
 def test_joint_attacks_on_fleets_without_targets(synthetic_fleet):

@@ -79,7 +79,8 @@ def test_damaged_embeddings_are_named_and_made_again(embedded, toy, tmp_path, au
 @pytest.mark.fleet
 def test_without_targets_every_shadow_is_embedded(toy, tmp_path):
     folder = tmp_path / "run"
-    options = "--fleet.targets 0 --fleet.models 0-1 --trainer.max_epochs 1 --snapshots --quantize nearest-w2"
+    options = "--fleet.targets 0 --fleet.models 0-1 --trainer.max_epochs 1 --snapshots"
+    options += " --quantize nearest-w2"
     train.main(toy(folder, f"{options} {ON}"))
     run = RunFolder(folder)
     assert [str(name) for name in run.read().embedded] == [f"shadow-00{i}" for i in range(4)]

@@ -166,6 +166,7 @@ def test_a_cpu_that_emulates_bfloat16_is_noted(
     toy, tmp_path, monkeypatch, capsys, emulates, unwrap
 ):
     monkeypatch.setattr("fleet.checks.emulates_bfloat16", lambda: emulates)
-    options = "--fleet.models 4 --quantize --trainer.precision bf16-mixed --trainer.max_epochs 1 --snapshots"
+    options = "--fleet.models 4 --quantize --trainer.precision bf16-mixed"
+    options += " --trainer.max_epochs 1 --snapshots"
     train.main(toy(tmp_path / "run", options))
     assert ("this CPU emulates bf16" in unwrap(capsys.readouterr().out)) == emulates

@@ -9,7 +9,7 @@ from torch.nn.functional import relu
 from torchvision.models.densenet import DenseNet
 from torchvision.models.resnet import BasicBlock
 
-from lightning_modules.architectures import PreActivationBlock, mlp, small_densenet
+from lightning_modules.architectures import PreActivationBlock, convnet, mlp, small_densenet
 from lightning_modules.networks import NETWORKS, build_network
 from quantization.calibration import Calibration
 from quantization.quantize import quantize_network
@@ -187,6 +187,21 @@ def test_mlp_is_its_formula_whatever_the_shape(rng, shape):
 
 def test_mlp_without_hidden_layers_is_linear():
     assert [*dict(mlp(3, (4,), [], dropout=0.5).named_children())] == ["flatten", "fc"]
+
+
+def test_the_width_of_a_convnet_multiplies_every_layer():
+    """By hand as above: 9 in out, 2 per channel of BatchNorm, and the classifier."""
+    network = build_network("convnet", 10, 1, {"width": 8})
+    by_hand = 9 * (8 + 8 * 16 + 16 * 32) + 2 * (8 + 16 + 32) + 32 * 10 + 10
+    assert sum(p.numel() for p in network.parameters()) == by_hand
+    same = build_network("convnet", 10, 1, {"width": 16}).state_dict()
+    standard = build_network("convnet", 10, 1, {}).state_dict()
+    assert {k: v.shape for k, v in same.items()} == {k: v.shape for k, v in standard.items()}
+
+
+def test_a_convnet_refuses_a_width_of_nothing():
+    with pytest.raises(ValueError, match="`width` must be 1 or more, got 0"):
+        convnet(10, 1, width=0)
 
 
 def test_mlp_refuses_empty_layers():

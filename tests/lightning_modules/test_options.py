@@ -38,6 +38,13 @@ def test_every_option_of_a_model_but_two_is_read_by_the_classifier():
     assert spy.read == {option.name for option in fields(ModelOptions)} - {"tf32", "dp"}
 
 
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_smoothing_that_leaves_no_label_is_refused(share):
+    ModelOptions(label_smoothing=0.99)
+    with pytest.raises(ValueError, match=rf"must be 0 \(none\) to below 1, got {share}"):
+        ModelOptions(label_smoothing=share)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -259,8 +259,13 @@ def test_variants_of_equal_bits_are_told_from_all_variants():
     (joint, *_), quantizers = VALUES["joint_lira"], ("nearest", "adaround", "obc", "gptq")
     alike = joint._replace(variants=tuple(f"{name}-w1.58" for name in quantizers))
     every = joint._replace(variants=("full", *alike.variants))
-    (table,) = make_tables({"joint_lira": [alike, every]})
-    assert [row[0].text for row in table.rows] == ["all 4 variants of w1.58", "all 5 variants"]
+    epochs = joint._replace(variants=("full", "epoch-05", "epoch-10", "epoch-15"))
+    (table,) = make_tables({"joint_lira": [alike, every, epochs]})
+    assert [row[0].text for row in table.rows] == [
+        "all 4 variants of w1.58",
+        "all 5 variants",
+        "full + all 3 snapshots",
+    ]
 
 
 def test_convergence_is_for_its_figure_alone():

@@ -18,7 +18,7 @@ def save_signals(path, run, **changes):
     """Save phi and the membership of a run as a user would who trained the models elsewhere."""
     members = torch.stack(list(run.membership().values()))
     arrays = {"shadow_members": members[:4].numpy(), "target_members": members[4:].numpy()}
-    for variant in ("full", *run.read().config["quantize"]):
+    for variant in run.read().variants:
         files = [load_file(run.signals(name, variant)) for name in run.read().names]
         for part, key in (("", "phi"), ("population_", "population")):
             signals = torch.stack([file[key] for file in files]).numpy()

@@ -87,6 +87,7 @@ def config():
         calibration=Namespace(images=8, rounds=0),
         layer_bits={},
         record_embeddings=False,
+        snapshots=[5, 1],
         threads=2,
     )
 
@@ -105,7 +106,9 @@ def test_a_description_holds_what_changes_a_number(config, data):
         "layer_bits": {},
         "quantize": ["nearest-w2", "nearest-w4"],
         "record_embeddings": False,
+        "snapshots": [1, 5],
     }
+    assert experiment.variants == ["full", "epoch-01", "epoch-05", "nearest-w2", "nearest-w4"]
     assert experiment.input == {"num_classes": 10, "channels": 1, "height": 8, "width": 8}
     assert experiment.fingerprints.keys() == {"data", "network"}
     assert experiment.versions.keys() == {"torch", "lightning", "bitleak", "threads"}
@@ -198,6 +201,20 @@ def test_embeddings_that_were_asked_for_stay_asked_for(asked):
     assert differing({"a": on, "b": off}) == {}
 
 
+def test_snapshots_that_were_asked_for_stay_asked_for(asked):
+    """A folder from before the option has none."""
+    some, more, before = asked(config__snapshots=[2]), asked(config__snapshots=[9, 11]), asked()
+    assert before.snapshots == {}
+    assert grow(before, some).snapshots == {"epoch-02": 2}
+    assert list(grow(some, more).snapshots.items()) == [
+        ("epoch-02", 2),
+        ("epoch-09", 9),
+        ("epoch-11", 11),
+    ]
+    assert grow(some, before).variants[:2] == ["full", "epoch-02"]
+    assert differing({"a": some, "b": more}) == {}
+
+
 def test_the_audited_models_are_embedded(asked):
     on = {"config__record_embeddings": True}
     assert asked(**on).embedded == fleet_names(4, 1)[4:]
@@ -254,10 +271,14 @@ def test_a_fleet_begun_on_one_device_does_not_go_on_over_four(tmp_path, asked):
             check_same(tmp_path, before, after)
 
 
-def test_a_folder_from_before_tf32_was_an_option_goes_on_without_it(tmp_path, asked):
-    check_same(tmp_path, asked(), asked(config__model__tf32=False))
-    with pytest.raises(ValueError, match=r"model.tf32: False in the folder, True asked"):
-        check_same(tmp_path, asked(), asked(config__model__tf32=True))
+@pytest.mark.parametrize(
+    ("option", "before", "now"), [("tf32", False, True), ("label_smoothing", 0.0, 0.2)]
+)
+def test_a_folder_from_before_an_option_goes_on_without_it(tmp_path, asked, option, before, now):
+    key = f"config__model__{option}"
+    check_same(tmp_path, asked(), asked(**{key: before}))
+    with pytest.raises(ValueError, match=rf"model.{option}: {before} in the folder, {now} asked"):
+        check_same(tmp_path, asked(), asked(**{key: now}))
 
 
 def test_a_folder_from_before_privacy_was_an_option_goes_on_without_it(tmp_path, asked):

@@ -3,7 +3,30 @@ from itertools import pairwise
 
 import pytest
 
-from storage.names import ModelName, fleet_names, parse_slice
+from storage.names import ModelName, fleet_names, is_snapshot, parse_slice, snapshot_name
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    [
+        ("epoch-05", True),
+        ("epoch-120", True),
+        ("round-05", True),
+        ("task-2", True),
+        ("full", False),
+        ("nearest-w2", False),
+        ("epoch-5-w2", False),
+        ("my-epoch-05", False),
+    ],
+)
+def test_snapshots_are_told_by_their_names(variant, expected):
+    assert is_snapshot(variant) == expected
+
+
+def test_a_snapshot_is_named_by_its_epoch():
+    names = [snapshot_name(epoch) for epoch in (3, 20, 100)]
+    assert names == ["epoch-03", "epoch-20", "epoch-100"]
+    assert all(map(is_snapshot, names))
 
 
 def test_names_follow_the_order_of_the_membership_matrix():
