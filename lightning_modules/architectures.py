@@ -80,25 +80,36 @@ def wide_resnet28_2(num_classes: int, channels: int) -> nn.Module:
     ).apply(_he_init)
 
 
-def convnet(num_classes: int, channels: int) -> nn.Module:
-    """Three convolutions, each with BatchNorm, ReLU and max-pool; 0.02 M parameters, for CPUs."""
-    return _convnet(num_classes, channels, nn.BatchNorm2d)
+def convnet(num_classes: int, channels: int, width: int = 16) -> nn.Module:
+    """Three convolutions, each with BatchNorm, ReLU and max-pool; 0.02 M parameters, for CPUs.
+
+    Args:
+        num_classes: number of classes.
+        channels: number of channels of an image.
+        width: number of output channels of the first convolution; each further one doubles it.
+
+    Raises:
+        ValueError: a width below 1.
+    """
+    if width < 1:
+        raise ValueError(f"`width` must be 1 or more, got {width}.")
+    return _convnet(num_classes, channels, nn.BatchNorm2d, width)
 
 
 def convnet_gn(num_classes: int, channels: int) -> nn.Module:
     """The same with GroupNorm, which keeps the examples of a batch apart; 0.02 M parameters."""
-    return _convnet(num_classes, channels, _group_norm)
+    return _convnet(num_classes, channels, _group_norm, width=16)
 
 
-def _convnet(num_classes: int, channels: int, norm: Norm) -> nn.Module:
+def _convnet(num_classes: int, channels: int, norm: Norm, width: int) -> nn.Module:
     return nn.Sequential(
         OrderedDict(
-            layer1=_conv_stage(channels, 16, norm),
-            layer2=_conv_stage(16, 32, norm),
-            layer3=_conv_stage(32, 64, norm),
+            layer1=_conv_stage(channels, width, norm),
+            layer2=_conv_stage(width, 2 * width, norm),
+            layer3=_conv_stage(2 * width, 4 * width, norm),
             avgpool=nn.AdaptiveAvgPool2d(1),
             flatten=nn.Flatten(),
-            fc=nn.Linear(64, num_classes),
+            fc=nn.Linear(4 * width, num_classes),
         )
     ).apply(_he_init)
 

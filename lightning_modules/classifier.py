@@ -46,6 +46,7 @@ class Classifier(LightningModule):
         self.num_classes, self.seed = num_classes, seed
         self.lr, self.momentum = options.lr, options.momentum
         self.weight_decay, self.schedule = options.weight_decay, options.schedule
+        self.label_smoothing = options.label_smoothing
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "initialisation"))
             arguments = options.network_args or {}
@@ -87,7 +88,8 @@ class Classifier(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         logits = self(batch.images)
-        loss = cross_entropy(logits, batch.labels)  # nats
+        smoothing = self.label_smoothing
+        loss = cross_entropy(logits, batch.labels, label_smoothing=smoothing)  # nats
         if self.trainer.loggers:
             # one `log` per epoch: with one per step, small networks took up to 20% longer
             with torch.no_grad():

@@ -72,11 +72,15 @@ class ModelOptions:
         lr: highest learning rate of SGD.
         momentum: momentum of SGD.
         weight_decay: L2 penalty of SGD on every parameter.
+        label_smoothing: share of the label that is spread evenly over all classes in training.
         schedule: learning rate by step over the whole fit: `cosine` to zero, or `one-cycle`.
         compile: train through `torch.compile`; on CPUs it gained nothing and cost half a minute.
         tf32: let GPUs round the factors of float32 products to 10 bits in training, which is
             faster; signals and quantization are computed in true float32 all the same.
         dp: differential privacy.
+
+    Raises:
+        ValueError: the smoothing leaves nothing of the label.
     """
 
     network: str = "resnet18"
@@ -84,10 +88,18 @@ class ModelOptions:
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    label_smoothing: float = 0.0
     schedule: Literal["cosine", "one-cycle"] = "cosine"
     compile: bool = False
     tf32: bool = False
     dp: DpOptions = DpOptions()
+
+    def __post_init__(self) -> None:
+        """Refuse a label that says nothing."""
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(
+                f"`model.label_smoothing` must be 0 (none) to below 1, got {self.label_smoothing}."
+            )
 
     @classmethod
     def read(cls, options: Mapping[str, Any]) -> "ModelOptions":

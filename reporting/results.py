@@ -46,6 +46,8 @@ class Results(NamedTuple):
         sentences: the differences between variants, in words.
         figures: names of the figures that were drawn.
         left_out: models, images, examples and attacks that were left out, one sentence each.
+        audited: fingerprint of what each audited model trained on, by its name and in the order of
+            `by_target`; empty if it is unknown.
         warnings: contradictions that somebody must look into, one sentence each.
     """
 
@@ -61,6 +63,7 @@ class Results(NamedTuple):
     sentences: list[str]
     figures: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    audited: Mapping[str, str] = {}
     warnings: tuple[str, ...] = ()
 
     @property
@@ -110,6 +113,7 @@ def make_results(
             for variant in against["auc"]
         ],
         left_out=tuple(evidence.left_out),
+        audited=evidence.audited,
         warnings=tuple(warn(findings["epsilon"])),
     )
 
@@ -156,7 +160,8 @@ def as_json(results: Results) -> str:
     for row in results.rows:
         facts = results.variants[row.variant]
         by_target = row.by_target | {"accuracy": list(facts.accuracy_by_target)}
-        rows.append(flatten(row, facts) | plain({"tpr": row.tpr, "by_target": by_target}))
+        lists = {"tpr": row.tpr, "by_target": by_target, "halves": row.halves}
+        rows.append(flatten(row, facts) | plain(lists))
     return json.dumps(
         {
             "format": FORMAT,
@@ -174,6 +179,7 @@ def as_json(results: Results) -> str:
             "sentences": results.sentences,
             "figures": list(results.figures),
             "left_out": list(results.left_out),
+            "audited": dict(results.audited),
             "warnings": list(results.warnings),
         },
         indent=1,
@@ -229,6 +235,7 @@ def _from_json(content: Mapping[str, Any]) -> Results:
         sentences=content["sentences"],
         figures=tuple(content["figures"]),
         left_out=tuple(content["left_out"]),
+        audited=content.get("audited", {}),  # older files lack it
         warnings=tuple(content.get("warnings", ())),  # unknown to older audits
     )
 
@@ -263,6 +270,7 @@ def _read_row(line: Mapping[str, Any]) -> Row:
         tpr=line["tpr"],
         by_target={metric: line["by_target"][metric] for metric in METRICS},
         strongest=tuple(line["strongest"].split()),
+        halves=line.get("halves", {}),  # older files lack them
     )
 
 

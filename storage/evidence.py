@@ -1,5 +1,6 @@
 """The evidence of an audit: signals, membership and facts, read from the files of a fleet."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -48,6 +49,8 @@ class Evidence(NamedTuple):
         experiment: None for models that were trained elsewhere.
         images: the pool; None if its images are no longer in their place.
         examples: facts about every example of the pool, by column of exposure.csv.
+        audited: fingerprint of what each audited model trained on, by its name; empty for models
+            that were trained elsewhere.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Evidence(NamedTuple):
     experiment: Experiment | None = None
     images: Images | None = None
     examples: Mapping[str, Sequence[int | str]] = {}
+    audited: Mapping[str, str] = {}
 
 
 def gather(run: RunFolder, allow_partial: bool) -> Evidence:
@@ -102,6 +106,7 @@ def gather(run: RunFolder, allow_partial: bool) -> Evidence:
         left_out=[*models, *unknown, *images],
         experiment=experiment,
         images=None if data is None else data.pool,
+        audited={str(name): _fingerprint(members[name]) for name in audited},
     )
 
 
@@ -201,6 +206,10 @@ def _find_failures(
     rows = _matrix({name: members[name] for name in finished})
     reasons = find_failures(phi, signal(FULL, "correct"), rows)
     return {finished[index]: reason for index, reason in reasons.items()}, unjudged(phi[FULL])
+
+
+def _fingerprint(members: Bool[Tensor, " pool"]) -> str:
+    return hashlib.sha256(members.numpy().tobytes()).hexdigest()[:16]
 
 
 def _matrix(rows: Mapping[ModelName, Tensor]) -> Bool[Tensor, "models examples"]:

@@ -28,6 +28,7 @@ REQUIRED = ("fleet", "queries", "quantize")
 # Options that older folders do not record, and what was done then.
 ADDED = {
     "model.tf32": False,
+    "model.label_smoothing": 0.0,
     **{f"model.dp.{option}": None for option in ("noise", "epsilon", "delta")},
     "model.dp.clip": 1.0,
     "data.init_args.background": "white",

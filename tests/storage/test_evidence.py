@@ -1,5 +1,6 @@
 """Which models of a run are audited: the finished and sound ones, and the errors otherwise."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -222,6 +223,21 @@ def test_a_diverged_model_does_not_hide_who_was_calibrated(make_run, change_sign
     mask = evidence.game.calibrated["nearest-w2"]
     assert mask[0].nonzero().flatten().tolist() == [1, 5]
     assert not mask[3].any()
+
+
+def test_targets_are_known_by_what_they_trained_on(make_run):
+    """By the rows that are stored, whole; a target keeps its name where others are missing."""
+    run = make_run(targets=3)
+    members = run.membership()
+    audited = gather(run, allow_partial=False).audited
+    assert list(audited) == ["target-000", "target-001", "target-002"]
+    for name in run.read().names[-3:]:
+        digest = hashlib.sha256(bytes(members[name].tolist())).hexdigest()
+        assert digest.startswith(audited[str(name)])
+    assert len(set(audited.values())) == 3
+    shutil.rmtree(run.model(run.read().names[-3]))
+    fewer = gather(run, allow_partial=True).audited
+    assert fewer == {name: audited[name] for name in ("target-001", "target-002")}
 
 
 def test_noise_is_a_curve_for_the_variant_that_it_is_a_control_of():
