@@ -7,9 +7,9 @@ from attacks.metrics.differences import Difference
 from attacks.metrics.intervals import Estimate
 from attacks.metrics.measures import Metric
 from reporting.frontier import outside, place_of
+from reporting.styles import EARLY
 from reporting.text import LEVEL, NAMES, show_change
 
-EARLY = "early stopping"  # the curve through the snapshots
 EQUAL = "a network of equal accuracy that was stopped early"
 UNTESTED = f"Whether any variant leaks less than {EQUAL} was not tested"
 UNSHOWN = "which does not show that they leak alike"

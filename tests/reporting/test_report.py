@@ -192,7 +192,7 @@ def test_hostile_text_stays_text(shown, rows, accuracy, units):
         variants={HOSTILE: VariantFacts(accuracy["full"], 1, made)},
         basis={HOSTILE: HOSTILE},
         experiment=EXPERIMENT._replace(config={"name": HOSTILE}),
-        answer=[HOSTILE] * 3,
+        answer=[HOSTILE] * 4,
         sentences=[HOSTILE],
         tables=[table(HOSTILE, (HOSTILE,), (HOSTILE,), note=HOSTILE)],
     )
