@@ -22,20 +22,18 @@ from threadpoolctl import threadpool_limits
 
 from attacks.choice import choose_attacks
 from attacks.evaluate import evaluate
+from attacks.frontier import Frontier
 from attacks.game import Game
 from attacks.rmia import make_options
 from attacks.rmia_tuning import tune
 from attacks.strongest import Strongest
-from reporting.compare import (
-    against_first,
-    enter,
-    make_comparison,
-    make_differences,
-    name_apart,
-)
+from reporting.compare import against_first, enter, name_apart
+from reporting.compare_frontier import find_frontier, sentences, tabulate
+from reporting.compare_views import comparison_lines, make_comparison, make_differences
 from reporting.findings import find
 from reporting.illustrate import illustrate
 from reporting.inputs import digest_inputs, is_done
+from reporting.pairing import pair_with_first
 from reporting.results import Results, make_results, read_results
 from reporting.tables import for_terminal, headline
 from reporting.write import write, write_comparison
@@ -126,9 +124,11 @@ def attack(
 
 
 def show(results: Results, console: Console) -> None:
-    """Print the headline table, what was left out, the answer and the comparisons."""
+    """Print the headline table, warnings, what was left out, the answer and the comparisons."""
     table = for_terminal(headline(results.rows, results.variants), results.name)
     console.print(table, soft_wrap=False)
+    for sentence in results.warnings:
+        console.print(f"[bold red]{escape(sentence)}[/]")
     for sentence in results.left_out:
         console.print(f"[bold]{escape(sentence)}[/]")
     for sentence in (*results.answer, "", *results.sentences, ""):
@@ -150,16 +150,32 @@ def compare(config: Namespace, console: Console) -> None:
         )
     names = name_apart(config.compare)
     results = {n: read_results(path) for n, path in zip(names, config.compare, strict=True)}
-    entries = enter(results)
-    differences = against_first(entries)
-    for table in make_differences(results), make_comparison(entries, differences):
+    pairings, entries = pair_with_first(results), enter(results)
+    differences = against_first(entries, pairings)
+    tables = make_differences(results, pairings), make_comparison(entries, differences, pairings)
+    for table in tables:
         console.print(for_terminal(table, table.title), soft_wrap=False)
+    for pairing in pairings.values():
+        console.print(escape(pairing.sentence))
+    frontier = find_frontier(entries, pairings)
+    if frontier is not None:
+        show_frontier(frontier, names, console)
     if not any(any(by_end.values()) for by_end in differences):
         console.print(f"No variant of another experiment is also in {escape(names[0])}.")
     name = "-".join(["compared", *names]).replace("/", "-")
     folder = config.run_dir or config.compare[0].resolve().parent / name
-    write_comparison(folder, entries, differences)
+    lines = comparison_lines(entries, differences, pairings, frontier)
+    write_comparison(folder, lines, entries)
     console.print(escape(f"Written: {folder}/comparison.csv and .png"))
+
+
+def show_frontier(frontier: Frontier, names: Sequence[str], console: Console) -> None:
+    """Print what other experiments leak beside networks of the first that were stopped early."""
+    if frontier.beside:
+        table = tabulate(frontier, names[0])
+        console.print(for_terminal(table, table.title), soft_wrap=False)
+    for sentence in sentences(frontier, names):
+        console.print(escape(sentence))
 
 
 if __name__ == "__main__":

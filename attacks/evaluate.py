@@ -1,6 +1,6 @@
 """Every attack on a variant with every kind of knowledge: a game in, scores and rows out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -31,6 +31,8 @@ class Row(NamedTuple):
         by_target: each metric of each target, by which two rows can be compared in pairs.
         strongest: the risk metrics by which this is the strongest attack on the variant, over all
             targets: AUC, and `tail_metric`.
+        halves: what either half of the shadows finds, as `Outcome.halves` has it, by the metrics of
+            `strongest`; None where it is unknown.
     """
 
     variant: str
@@ -41,6 +43,7 @@ class Row(NamedTuple):
     tpr: list[float]
     by_target: dict[Metric, list[float]]
     strongest: tuple[Metric, ...] = ()
+    halves: Mapping[Metric, list[list[float]] | None] = {}
 
 
 class Scored(NamedTuple):

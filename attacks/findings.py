@@ -17,7 +17,7 @@ from attacks import ATTACKS
 from attacks.calibration_set import calibration_auc
 from attacks.choice import FINDINGS, scorable, suffices
 from attacks.evaluate import score
-from attacks.game import Case, Game, Knowledge, by_shadows, keep_examples
+from attacks.game import Case, Game, Knowledge, Proven, by_shadows, keep_examples
 from attacks.joint_lira import lira_joint
 from attacks.metrics.differences import Difference, Outcome, holm, paired_differences
 from attacks.metrics.epsilon import EpsilonBound, epsilon_bound, one_run_epsilon
@@ -75,11 +75,24 @@ class Bounds(NamedTuple):
         tested: from error rates.
         one_run: from the number of correct guesses.
         guesses: number of guesses about all tested targets, fixed beforehand.
+        proven: upper bound that differential privacy proves, at whose delta the lower bounds are;
+            None for models that were trained without it, whose lower bounds are at delta = 0.
     """
 
     tested: EpsilonBound
     one_run: float
     guesses: int
+    proven: Proven | None = None
+
+    @property
+    def lower(self) -> float:
+        """The larger of the lower bounds."""
+        return max(self.tested.epsilon, self.one_run)
+
+    @property
+    def upper(self) -> float | None:
+        """The proven upper bound; None if nothing is proven."""
+        return self.proven and self.proven.epsilon
 
 
 class Convergence(NamedTuple):
@@ -236,16 +249,19 @@ def find_calibration(game: Game, best: Strongest) -> dict[str, Estimate]:
 
 
 def find_bounds(game: Game, best: Strongest) -> dict[str, Bounds]:
-    """Lower bounds on epsilon of every variant."""
-    return {variant: _bound(kept.tested) for variant, kept in best.variants.items()}
+    """Lower bounds on epsilon of every variant, beside what is proven."""
+    proven = game.proven
+    return {v: _bound(kept.tested, proven.get(v)) for v, kept in best.variants.items()}
 
 
-def _bound(tested: HeldOut) -> Bounds:
-    scores, members = tested
+def _bound(held_out: HeldOut, proven: Proven | None) -> Bounds:
+    scores, members = held_out
+    delta = proven.delta if proven else 0.0
     half = len(members) // 2
     guesses = max(2, int(GUESSES * members.shape[1]) // 2 * 2)
-    one_run = one_run_epsilon(scores[half:], members[half:], guesses)
-    return Bounds(epsilon_bound(scores, members), one_run, guesses * (len(members) - half))
+    one_run = one_run_epsilon(scores[half:], members[half:], guesses, delta)
+    tested = epsilon_bound(scores, members, delta)
+    return Bounds(tested, one_run, guesses * (len(members) - half), proven)
 
 
 def find_convergence(game: Game, best: Strongest) -> dict[str, Convergence]:

@@ -102,20 +102,27 @@ def _follow(curve: Curve, accuracy: Mapping[str, Tensor], best: Strongest) -> Fr
     points = {metric: [outcome(variant, metric) for variant in names] for metric in best.risks}
     beside = {}
     for variant in (variant for variant in curve.against if variant in accuracy):
-        own = accuracy[variant]
+        own, differences = accuracy[variant], {}
         equal = find_equal(path, own)
-        if equal.outside:
-            beside[variant] = Beside(equal.outside, nan, ("", ""), {})
-            continue
-        differences = {
-            metric: compare_at(equal, known, path, outcome(variant, metric), own)._replace(
-                first=curve.name, second=variant
-            )
-            for metric, known in points.items()
-        }
-        stretch = names[equal.pieces[0]], names[equal.pieces[-1] + 1]
-        beside[variant] = Beside("", equal.place, stretch, differences)
+        if not equal.outside:
+            differences = {
+                metric: compare_at(equal, known, path, outcome(variant, metric), own)._replace(
+                    first=curve.name, second=variant
+                )
+                for metric, known in points.items()
+            }
+        beside[variant] = set_beside(names, equal, differences)
     return Frontier(names, beside)
+
+
+def set_beside(
+    variants: Sequence[str], equal: Equal, differences: dict[Metric, Difference]
+) -> Beside:
+    """Name the stretch of a curve's variants on which networks of equal accuracy lie."""
+    stretch = "", ""
+    if equal.pieces:
+        stretch = variants[equal.pieces[0]], variants[equal.pieces[-1] + 1]
+    return Beside(equal.outside, equal.place, stretch, differences)
 
 
 def first_crossing(path: Sequence[float], value: float) -> float:
@@ -172,11 +179,24 @@ def compare_at(
         outcome: that of the variant.
         own: its accuracy.
     """
+    curve = networks_at(equal, points, path, own)
+    named = {str(position): there for position, there in enumerate(curve)}
+    return shown_by_all(
+        paired_differences({**named, "own": outcome}, [(name, "own") for name in named])
+    )
+
+
+def networks_at(
+    equal: Equal, points: Sequence[Outcome], path: Accuracies, own: Float[Tensor, " targets"]
+) -> list[Outcome]:
+    """What networks of equal accuracy leak, wherever on a curve they may be; at `place` first."""
     here = max(ceil(equal.place) - 1, 0)
     pieces = [here, *(piece for piece in equal.pieces if piece != here)]
-    curve = [there for piece in pieces for there in _on_piece(equal, points, path, own, piece)]
-    named = {str(position): there for position, there in enumerate(curve)}
-    found = paired_differences({**named, "own": outcome}, [(name, "own") for name in named])
+    return [there for piece in pieces for there in _on_piece(equal, points, path, own, piece)]
+
+
+def shown_by_all(found: Sequence[Difference]) -> Difference:
+    """The first of several differences, with the largest p and the union of the intervals."""
     estimates = [difference.estimate for difference in found]
     one_sided = len({estimate.value > 0 for estimate in estimates}) == 1
     p = max(difference.p for difference in found) if one_sided else 1.0

@@ -145,6 +145,20 @@ class Curve(NamedTuple):
     against: Sequence[str]
 
 
+class Proven(NamedTuple):
+    """What is proven of a variant of models that were trained with differential privacy.
+
+    Attributes:
+        epsilon: upper bound on epsilon, in nats; None if nothing is proven.
+        delta: probability with which the bound may fail.
+        reason: why nothing is proven, in a phrase; empty if something is.
+    """
+
+    epsilon: float | None
+    delta: float
+    reason: str = ""
+
+
 class Game(NamedTuple):
     """All that an audit's attacks, findings and comparisons start from.
 
@@ -160,6 +174,7 @@ class Game(NamedTuple):
         accuracy: test accuracy of each case's target, by variant; empty where it is unknown.
         snapshots: the variants on the way to `full`, in the order of training.
         curves: what other variants are compared with at equal accuracy.
+        proven: what differential privacy proves of each variant; empty without it.
     """
 
     signals: Mapping[str, ModelSignals]
@@ -172,6 +187,7 @@ class Game(NamedTuple):
     accuracy: Mapping[str, Float[Tensor, " targets"]] = {}
     snapshots: Sequence[str] = ()
     curves: Sequence[Curve] = ()
+    proven: Mapping[str, Proven] = {}
 
     @property
     def variants(self) -> list[str]:

@@ -102,9 +102,8 @@ class Strongest:
         variant = attacks[0].row.variant
         self.risks = "auc", tail_metric(attacks[0].row.summary)
         rows = self._mark(attacks)
-        self.rows += rows
-        strongest = {m: next(row for row in rows if m in row.strongest) for m in self.risks}
-        self.attack = self.attack or strongest["auc"].attack
+        places = {m: next(i for i, r in enumerate(rows) if m in r.strongest) for m in self.risks}
+        self.attack = self.attack or rows[places["auc"]].attack
         kinds: dict[Knowledge, list[Scored]] = {}
         for scored in attacks:
             kinds.setdefault(scored.row.knowledge, []).append(scored)
@@ -114,13 +113,17 @@ class Strongest:
         choices |= {(k, m): self._choose(s, m) for k, s in kinds.items() for m in self.risks}
         gap, paper = by_name.get(("gap", "none")), by_name.get(PAPERS)
         fixed = {name: (s, s) for name, s in (("gap", gap), ("paper", paper)) if s is not None}
-        halves = self._halve(
-            variant, [s for pair in (*choices.values(), *fixed.values()) for s in pair]
-        )
+        halved = [s for pair in (*choices.values(), *fixed.values()) for s in pair]
+        halves = self._halve(variant, [*halved, *(attacks[place] for place in places.values())])
         enter = partial(_enter, halves=halves, round_robin=is_round_robin(self.game))
+        for metric, place in places.items():
+            found = halves[_name(attacks[place])][metric]
+            known = {metric: None if found is None else found.tolist()}
+            rows[place] = rows[place]._replace(halves={**rows[place].halves, **known})
+        self.rows += rows
         matched = kinds.get("matched")
         self.variants[variant] = Kept(
-            rows=strongest,
+            rows={metric: rows[place] for metric, place in places.items()},
             best={m: enter(choices[None, m]) for m in self.risks},
             by_knowledge={kind: {m: enter(choices[kind, m]) for m in self.risks} for kind in kinds},
             matched=max(matched, key=_auc).row.attack if matched else None,

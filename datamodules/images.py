@@ -1,7 +1,7 @@
 """The images of one experiment, and the part of them that the next fit trains on."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import accumulate, pairwise
 from math import ceil
@@ -18,7 +18,7 @@ from datamodules.batches import Batch, Loader, fits
 from datamodules.in_order import InOrder
 from datamodules.seeds import derive_seed
 from datamodules.splits import Images, Levels, check_splits, describe_splits, hash_splits
-from datamodules.views import cut, draw_epoch, view
+from datamodules.views import Epoch, cut, draw_epoch, draw_poisson_epoch, view
 
 __all__ = ["Batch", "ImageDataModule", "Images"]
 
@@ -64,6 +64,7 @@ class ImageDataModule(InOrder, ABC):
         self.pool_size, self.pool_seed, self.batch_size = pool_size, pool_seed, batch_size
         self.flip, self.crop = flip, crop
         self.notes: list[str] = []  # sentences on how the data was read
+        self.poisson = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave for another process, which may run in another folder."""
@@ -127,8 +128,14 @@ class ImageDataModule(InOrder, ABC):
             )
         check_splits(train, test, type(self).__name__, self.num_classes, self.mean, self.std)
 
-    def assign(self, members: Bool[Tensor, " examples"], seed: int) -> None:
+    def assign(self, members: Bool[Tensor, " examples"], seed: int, poisson: bool = False) -> None:
         """Choose the members that the next fit trains on, and the seed of order and augmentation.
+
+        Args:
+            members: which examples of the pool the fit trains on.
+            seed: seed of order and augmentation.
+            poisson: draw every batch anew, each member by a coin of its own, as the proof of DP-SGD
+                assumes; `batch_size` is then the expected size.
 
         Raises:
             ValueError: a membership row of another pool, or one without members.
@@ -139,12 +146,13 @@ class ImageDataModule(InOrder, ABC):
                 f"`members` must mark some of the {size} examples of the pool, got "
                 f"{int(members.sum())} of {len(members)}. Was it drawn for another `pool_size`?"
             )
-        self._split = members.nonzero().flatten().cpu(), seed
+        self._split, self.poisson = (members.nonzero().flatten().cpu(), seed), poisson
 
     def train_dataloader(self) -> Loader:
         """Serve every member once per epoch, in that epoch's own order and views.
 
-        Batches are of nearly equal size, so that none is too small for BatchNorm.
+        Batches are of nearly equal size, so that none is too small for BatchNorm. With `poisson`,
+        there are as many, drawn independently.
 
         Raises:
             RuntimeError: `assign` was not called, or no trainer is attached.
@@ -156,7 +164,9 @@ class ImageDataModule(InOrder, ABC):
         steps = len(self.batch_sizes(len(self._split[0]), self.trainer.world_size))
         if self.pool.device != device and fits(self.pool, device):
             self.pool = self.pool.to(device)
-        return Loader(steps, partial(self._epoch, self.trainer, *self._split, steps))
+        rate = self.batch_size / len(self._split[0])
+        draw = partial(draw_poisson_epoch, rate=rate) if self.poisson else draw_epoch
+        return Loader(steps, partial(self._epoch, self.trainer, draw, *self._split, steps))
 
     def batch_sizes(self, members: int, processes: int) -> list[int]:
         """Sizes of the batches of an epoch over `members` examples.
@@ -177,18 +187,26 @@ class ImageDataModule(InOrder, ABC):
             )
         return [len(part) for part in torch.arange(members).tensor_split(steps)]
 
-    def _epoch(self, trainer: Trainer, members: Tensor, seed: int, steps: int) -> Iterator[Batch]:
+    def _epoch(
+        self,
+        trainer: Trainer,
+        draw: Callable[..., Epoch],
+        members: Tensor,
+        seed: int,
+        steps: int,
+    ) -> Iterator[Batch]:
         # Read with the first batch, not in `iter()`: when a fit resumes from the end of an epoch,
         # Lightning calls `iter()` first and counts that epoch afterwards.
         epoch_seed = derive_seed(seed, "epoch", trainer.current_epoch)
-        order, sizes, windows = draw_epoch(members, steps, self.flip, self.crop, epoch_seed)
+        order, sizes, windows = draw(members, steps, self.flip, self.crop, epoch_seed)
         # copied to the device once per epoch, because a GPU waits for every copy
         order = order.to(self.pool.labels.device)
         windows = windows and windows.to(self.device)
-        change = partial(view, query="identity")
+        change = identity = partial(view, query="identity")
         for start, end in pairwise([0, *accumulate(sizes)]):
             if windows is not None:
-                change = partial(cut, crop=self.crop, windows=windows.take(slice(start, end)))
+                taken = windows.take(slice(start, end))
+                change = partial(cut, crop=self.crop, windows=taken) if end > start else identity
             # every process augments the whole batch, so that their number changes no image
             yield self._share(self._batch(self.pool, order[start:end], change))
 

@@ -61,6 +61,31 @@ def draw_epoch(
     generator = torch.Generator().manual_seed(seed)
     order = members[torch.randperm(len(members), generator=generator)]
     sizes = [len(part) for part in order.tensor_split(steps)]
+    return _plan(order, sizes, flip, crop, generator)
+
+
+def draw_poisson_epoch(
+    members: Int64[Tensor, " members"], steps: int, flip: bool, crop: int, seed: int, rate: float
+) -> Epoch:
+    """Draw the batches of an epoch independently: each step takes each member with chance `rate`.
+
+    A batch may be empty, and a member may come in several batches or in none.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    size = len(members)  # in float64, because a float32 has but 2^24 values
+    coins = (torch.rand(size, generator=generator, dtype=torch.float64) for _ in range(steps))
+    batches = [members[drawn < rate] for drawn in coins]
+    return _plan(torch.cat(batches), [len(batch) for batch in batches], flip, crop, generator)
+
+
+def _plan(
+    order: Int64[Tensor, " examples"],
+    sizes: list[int],
+    flip: bool,
+    crop: int,
+    generator: torch.Generator,
+) -> Epoch:
+    """Add the windows of an epoch's examples, drawn batch by batch."""
     if not flip and not crop:
         return Epoch(order, sizes, None)
     batches = [draw_windows(size, flip, crop, generator) for size in sizes]

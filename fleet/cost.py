@@ -31,8 +31,8 @@ from fleet.trials import (
     try_signals,
     try_training,
 )
-from lightning_modules.classifier import Classifier
 from lightning_modules.float32 import tf32
+from lightning_modules.private import make_classifier
 from storage.files import serialise
 
 
@@ -50,11 +50,12 @@ class Costs(NamedTuple):
 def print_cost(job: Job, console: Console) -> None:
     """Try some steps of a model, and print the work and its cost."""
     data = job.data
-    classifier = Classifier.for_data(data, 0, job.model)
+    classifier = make_classifier(data, 0, job.model)
     network = copy.deepcopy(classifier.get_submodule("network"))
     batch = next(data.test_batches())
     operations = count_operations(copy.deepcopy(network), batch.images[:2], batch.labels[:2])
-    data.assign(next(iter(job.members.values())), job.config.seed)
+    members = next(iter(job.members.values()))
+    data.assign(members, job.config.seed, poisson=job.model.dp.on)
     options = job.config.trainer.as_dict() | ({"devices": 1} if job.fleet.apart else {})
     with console.status("Trying some steps of training"), tf32(job.model.tf32):
         training = try_training(classifier, data, options, environment(job.fleet))

@@ -28,6 +28,8 @@ def quieten() -> None:
     for package in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(package).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning 2.6 on torch 2.14
+    # Opacus' hooks on a first layer, whose images need no gradient
+    warnings.filterwarnings("ignore", "Full backward hook is firing")
 
 
 class FleetProgress:

@@ -47,6 +47,7 @@ from quantization.deploy import Image, to_onnx, to_torchao
 from quantization.quantized_network import QuantizedNetwork
 from storage.experiment import Experiment
 from storage.files import save_whole, write_whole
+from storage.names import is_snapshot
 from storage.run_folder import RunFolder
 from storage.weights import load_quantized, load_weights
 
@@ -54,14 +55,15 @@ from storage.weights import load_quantized, load_weights
 def read(path: Path) -> tuple[dict[str, Tensor], QuantizedNetwork | None]:
     """Read a network's state, and its codes if it has any.
 
-    It has none at full precision, and from a quantizer of whole networks.
+    It has none in `full`, a snapshot and a control, and from a quantizer of whole networks.
 
     Raises:
         ValueError: the file is damaged, or the training diverged.
     """
     state = load_weights(path)
-    quantized = None if path.stem == FULL else load_quantized(path)
-    if quantized is not None and quantized.variant.engine:
+    unquantized = path.stem == FULL or is_snapshot(path.stem)
+    quantized = None if unquantized else load_quantized(path)
+    if quantized is not None and not quantized.variant.has_codes:
         quantized = None
     unpacked = quantized is not None and not quantized.weights
     if unpacked or any(tensor.isnan().any() for tensor in state.values()):

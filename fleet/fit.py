@@ -10,6 +10,7 @@ from attacks.game import FULL
 from datamodules.seeds import derive_seed
 from fleet.cluster import ending_together, environment
 from fleet.prepare import Job
+from fleet.privacy import mechanism
 from lightning_modules.callbacks.checkpoints import SaveCheckpoint, SaveWeights, WholeCheckpointIO
 from lightning_modules.callbacks.guards import StopDiverged
 from lightning_modules.callbacks.peers import Peers
@@ -17,9 +18,10 @@ from lightning_modules.callbacks.progress import SaveProgress
 from lightning_modules.callbacks.quantize import Quantize
 from lightning_modules.callbacks.record_embeddings import RecordEmbeddings
 from lightning_modules.callbacks.record_signals import RecordSignals
+from lightning_modules.callbacks.save_privacy import SavePrivacy
 from lightning_modules.callbacks.snapshots import SaveSnapshots
-from lightning_modules.classifier import Classifier
 from lightning_modules.float32 import tf32
+from lightning_modules.private import make_classifier
 from storage.names import ModelName
 from storage.weights import load_weights
 
@@ -29,8 +31,8 @@ def fit(job: Job, name: ModelName) -> None:
     run, data, members = job.run, job.data, job.members[name]
     attempt = run.attempt(name)
     seed = derive_seed(job.config.seed, name.role, name.number, attempt)
-    data.assign(members, seed)
-    classifier = Classifier.for_data(data, seed, job.model)
+    data.assign(members, seed, poisson=job.model.dp.on)
+    classifier = make_classifier(data, seed, job.model)
     options, progress = job.config.trainer.as_dict(), SaveProgress(run.progress(name))
     if job.fleet.apart:
         options["devices"] = 1  # a model of its own per process, and Ray hides other GPUs
@@ -77,8 +79,11 @@ def make_trainer(
         options: options of the trainer.
     """
     run, experiment = job.run, job.experiment
-    callbacks = [
-        StopDiverged(),
+    callbacks: list[Callback] = [StopDiverged()]
+    if (dp := job.model.dp).on:
+        drawn = mechanism(dp, int(job.members[name].sum()), job.data.batch_size)
+        callbacks.append(SavePrivacy(run.model(name), drawn, dp.clip, experiment.snapshots))
+    callbacks += [
         SaveSnapshots(run.model(name), experiment.snapshots),
         SaveCheckpoint(run.checkpoint(name), job.config.checkpoint_every),
         SaveWeights(run.weights(name, FULL)),

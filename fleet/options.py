@@ -96,7 +96,8 @@ def make_parser(data: type | None = None) -> CommandLine:
         nargs="*",
         default=["adaround-w4", "adaround-w2", "adaround-w1.58"],
         help="variants besides full, such as nearest-w4, adaround-w2-last8, "
-        "brecq-w1.58-nonmembers, or my_package.my_rounding-w4, by the import path of your own",
+        "brecq-w1.58-nonmembers, the control adaround-w2-noise, or my_package.my_rounding-w4, by "
+        "the import path of your own",
     )
     parser.add_argument(
         "--snapshots",

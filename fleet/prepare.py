@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -27,11 +28,13 @@ from fleet.engine import check_files
 from fleet.failed import find_failed
 from fleet.forks import can_fork
 from fleet.options import FleetOptions
+from fleet.privacy import check_layers, check_privacy, settle
 from fleet.rehearsal import rehearse_fit
 from fleet.snapshots import check_passed
 from lightning_modules.callbacks.record_embeddings import find_layer
 from lightning_modules.classifier import Classifier
 from lightning_modules.options import CalibrationOptions, ModelOptions
+from lightning_modules.private import make_classifier
 from lightning_modules.rehearsal import first_of
 from quantization.quantized_network import layer_bits
 from quantization.rehearsal import check_variants
@@ -48,7 +51,7 @@ class Job(NamedTuple):
     Attributes:
         config: options of the command line.
         fleet: number of models, and where they are trained.
-        model: the network, and how it is trained.
+        model: the network, and how it is trained; with DP-SGD, its noise is solved for.
         calibration: images that a quantizer looks at.
         data: the pool and the test split.
         run: the folder of the fleet.
@@ -95,7 +98,9 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
         FileNotFoundError: the data set is missing.
         OSError: the run folder cannot be written to.
     """
-    devices = check_options(config, fleet)
+    devices, model = check_options(config, fleet), ModelOptions.read(config.model.as_dict())
+    if model.dp.on:
+        check_privacy(config, devices)
     notes = check_processes(fleet, devices.kind)
     config.threads = choose_threads(config, fleet, devices.local)
     # a process that is to be forked must not have several, see `Forks`
@@ -108,11 +113,16 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
     _print([data.describe()], console)
     queries, notes = choose_queries(config, data)
     _print(notes, console)
-    model = ModelOptions(**config.model.as_dict())
     calibration = CalibrationOptions(**config.calibration.as_dict())
     matrix = membership(config.seed, fleet.shadows, fleet.targets, len(data.pool.labels))
-    classifier = Classifier.for_data(data, 0, model)
     counts = sorted(set(matrix.sum(1).tolist()))
+    if model.dp.on:
+        dp, line = settle(model.dp, counts, data.batch_size, config.trainer.max_epochs)
+        model = replace(model, dp=dp)
+        _print([line], console)
+    classifier = make_classifier(data, 0, model)
+    if model.dp.on:
+        check_layers(classifier.network)
     notes = rehearse_fit(config, fleet, devices, classifier, data, counts)
     _print(notes, console)
     network, notes = try_network(config, classifier, data)

@@ -169,15 +169,23 @@ def count_operations(network: nn.Module, images: Tensor, labels: Tensor) -> Oper
 
 
 def try_quantizations(job: Job, network: nn.Module) -> dict[str, QuantizationCost]:
-    """Cost of each variant, from finished models or else from one trial per kind of variant."""
+    """Cost of each variant, from finished models or else from one trial per kind of variant.
+
+    A variant's controls are made from its codes, for which the first of them pays.
+    """
     costs, tried = dict[str, QuantizationCost](), dict[str, float]()
-    work = dict[str, Work]()
+    work, solved = dict[str, Work](), dict[Variant, str]()
     patterns, first = job.config.layer_bits, next(iter(job.members.values()))
     for name in job.experiment.quantized:
         variant, known = Variant.parse(name), recorded_seconds(job.run, list(job.members), name)
+        size = stored_bytes(network, variant, patterns)
+        if solved.setdefault(variant.base, name) != name and not known:
+            source = f"solved with {solved[variant.base]}"
+            costs[name] = QuantizationCost(0.0, source, size, Work(0, 0))
+            continue
         seconds, source = fmean(known or [0.0]), f"{len(known)} finished models"
         kind, images = cost_class(variant), None
-        if variant.calibrates and kind not in work:
+        if variant.calibrates and kind not in work.keys() & tried.keys():
             images = calibrate(job.data, job.calibration, first, 0, variant)
         if not known:
             source = "trial: estimate"
@@ -186,7 +194,6 @@ def try_quantizations(job: Job, network: nn.Module) -> dict[str, QuantizationCos
             seconds = tried[kind]
         if kind not in work:
             work[kind] = count_quantization(network, variant, images, patterns)
-        size = stored_bytes(network, variant, patterns)
         costs[name] = QuantizationCost(seconds, source, size, work[kind])
     return costs
 

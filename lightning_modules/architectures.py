@@ -1,7 +1,7 @@
 """Architectures for images of 8x8 and up, and for rows of numbers."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 
 import torch
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
 STEM = "features.conv0.weight"  # of torchvision's DenseNets
+GROUPS = 8  # of channels in a GroupNorm
+
+Norm = Callable[[int], nn.Module]  # normalisation of some channels
 
 
 def resnet18(num_classes: int, channels: int) -> nn.Module:
@@ -55,6 +58,11 @@ def resnet8(num_classes: int, channels: int) -> nn.Module:
     return _narrow_resnet(1, num_classes, channels)
 
 
+def resnet8_gn(num_classes: int, channels: int) -> nn.Module:
+    """ResNet-8 with GroupNorm, which keeps the examples of a batch apart; 0.08 M parameters."""
+    return _narrow_resnet(1, num_classes, channels, _group_norm)
+
+
 def wide_resnet28_2(num_classes: int, channels: int) -> nn.Module:
     """WRN-28-2 of Zagoruyko and Komodakis 2016 (arXiv:1605.07146); 1.5 M parameters."""
     return nn.Sequential(
@@ -72,16 +80,36 @@ def wide_resnet28_2(num_classes: int, channels: int) -> nn.Module:
     ).apply(_he_init)
 
 
-def convnet(num_classes: int, channels: int) -> nn.Module:
-    """Three convolutions, each with BatchNorm, ReLU and max-pool; 0.02 M parameters, for CPUs."""
+def convnet(num_classes: int, channels: int, width: int = 16) -> nn.Module:
+    """Three convolutions, each with BatchNorm, ReLU and max-pool; 0.02 M parameters, for CPUs.
+
+    Args:
+        num_classes: number of classes.
+        channels: number of channels of an image.
+        width: number of output channels of the first convolution; each further one doubles it.
+
+    Raises:
+        ValueError: a width below 1.
+    """
+    if width < 1:
+        raise ValueError(f"`width` must be 1 or more, got {width}.")
+    return _convnet(num_classes, channels, nn.BatchNorm2d, width)
+
+
+def convnet_gn(num_classes: int, channels: int) -> nn.Module:
+    """The same with GroupNorm, which keeps the examples of a batch apart; 0.02 M parameters."""
+    return _convnet(num_classes, channels, _group_norm, width=16)
+
+
+def _convnet(num_classes: int, channels: int, norm: Norm, width: int) -> nn.Module:
     return nn.Sequential(
         OrderedDict(
-            layer1=_conv_stage(channels, 16),
-            layer2=_conv_stage(16, 32),
-            layer3=_conv_stage(32, 64),
+            layer1=_conv_stage(channels, width, norm),
+            layer2=_conv_stage(width, 2 * width, norm),
+            layer3=_conv_stage(2 * width, 4 * width, norm),
             avgpool=nn.AdaptiveAvgPool2d(1),
             flatten=nn.Flatten(),
-            fc=nn.Linear(64, num_classes),
+            fc=nn.Linear(4 * width, num_classes),
         )
     ).apply(_he_init)
 
@@ -135,6 +163,18 @@ class PreActivationBlock(nn.Module):
         return residual + (features if self.downsample is None else self.downsample(active))
 
 
+class OutOfPlaceBlock(BasicBlock):  # type: ignore[misc]  # torchvision is not typed
+    """BasicBlock that adds out of place, because DP-SGD's hooks do not allow `+=`."""
+
+    def forward(
+        self, x: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch out_channels out_height out_width"]:
+        residual: Tensor = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        identity: Tensor = x if self.downsample is None else self.downsample(x)
+        active: Tensor = self.relu(residual + identity)
+        return active
+
+
 class DenseBlock(nn.Sequential):
     """Layers that each see the features of all before them, as one tensor.
 
@@ -156,15 +196,17 @@ def _small_stem(network: nn.Module, channels: int) -> nn.Module:
     return network
 
 
-def _narrow_resnet(blocks: int, num_classes: int, channels: int) -> nn.Module:
+def _narrow_resnet(
+    blocks: int, num_classes: int, channels: int, norm: Norm = nn.BatchNorm2d
+) -> nn.Module:
     return nn.Sequential(
         OrderedDict(
             conv1=_conv(channels, 16),
-            bn1=nn.BatchNorm2d(16),
+            bn1=norm(16),
             relu=nn.ReLU(inplace=True),
-            layer1=_narrow_stage(blocks, 16, 16, stride=1),
-            layer2=_narrow_stage(blocks, 16, 32, stride=2),
-            layer3=_narrow_stage(blocks, 32, 64, stride=2),
+            layer1=_narrow_stage(blocks, 16, 16, 1, norm),
+            layer2=_narrow_stage(blocks, 16, 32, 2, norm),
+            layer3=_narrow_stage(blocks, 32, 64, 2, norm),
             avgpool=nn.AdaptiveAvgPool2d(1),
             flatten=nn.Flatten(),
             fc=nn.Linear(64, num_classes),
@@ -172,13 +214,16 @@ def _narrow_resnet(blocks: int, num_classes: int, channels: int) -> nn.Module:
     ).apply(_he_init)
 
 
-def _narrow_stage(blocks: int, in_channels: int, out_channels: int, stride: int) -> nn.Module:
+def _narrow_stage(
+    blocks: int, in_channels: int, out_channels: int, stride: int, norm: Norm
+) -> nn.Module:
     downsample = None
     if stride != 1:
         projection = _conv(in_channels, out_channels, stride, kernel_size=1)
-        downsample = nn.Sequential(projection, nn.BatchNorm2d(out_channels))
-    first = BasicBlock(in_channels, out_channels, stride, downsample)
-    rest = [BasicBlock(out_channels, out_channels) for _ in range(blocks - 1)]
+        downsample = nn.Sequential(projection, norm(out_channels))
+    block = BasicBlock if norm is nn.BatchNorm2d else OutOfPlaceBlock
+    first = block(in_channels, out_channels, stride, downsample, norm_layer=norm)
+    rest = [block(out_channels, out_channels, norm_layer=norm) for _ in range(blocks - 1)]
     return nn.Sequential(first, *rest)
 
 
@@ -189,17 +234,21 @@ def _wide_stage(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     )
 
 
-def _conv_stage(in_channels: int, out_channels: int) -> nn.Module:
+def _conv_stage(in_channels: int, out_channels: int, norm: Norm) -> nn.Module:
     return nn.Sequential(
         _conv(in_channels, out_channels),
-        nn.BatchNorm2d(out_channels),
+        norm(out_channels),
         nn.ReLU(inplace=True),
         nn.MaxPool2d(2),
     )
 
 
+def _group_norm(channels: int) -> nn.Module:
+    return nn.GroupNorm(GROUPS, channels)
+
+
 def _conv(in_channels: int, out_channels: int, stride: int = 1, kernel_size: int = 3) -> nn.Conv2d:
-    """Convolution without a bias, because BatchNorm follows; at stride 1 images keep their size."""
+    """Convolution without a bias, because a norm follows; at stride 1 images keep their size."""
     padding = kernel_size // 2
     return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
 

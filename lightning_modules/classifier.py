@@ -1,6 +1,7 @@
 """The LightningModule of every model in a fleet."""
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Float
@@ -9,7 +10,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parameter import UninitializedParameter
-from torch.optim import SGD
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -45,6 +46,7 @@ class Classifier(LightningModule):
         self.num_classes, self.seed = num_classes, seed
         self.lr, self.momentum = options.lr, options.momentum
         self.weight_decay, self.schedule = options.weight_decay, options.schedule
+        self.label_smoothing = options.label_smoothing
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "initialisation"))
             arguments = options.network_args or {}
@@ -86,7 +88,8 @@ class Classifier(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         logits = self(batch.images)
-        loss = cross_entropy(logits, batch.labels)  # nats
+        smoothing = self.label_smoothing
+        loss = cross_entropy(logits, batch.labels, label_smoothing=smoothing)  # nats
         if self.trainer.loggers:
             # one `log` per epoch: with one per step, small networks took up to 20% longer
             with torch.no_grad():
@@ -128,7 +131,11 @@ class Classifier(LightningModule):
             },
         }
 
-    def make_optimizer(self, parameters: Iterable[nn.Parameter], fused: bool = False) -> SGD:
+    def hooked(self, network: nn.Module) -> AbstractContextManager[object]:
+        """What this model's network, or a copy of it, needs while it is trained: nothing here."""
+        return nullcontext()
+
+    def make_optimizer(self, parameters: Iterable[nn.Parameter], fused: bool = False) -> Optimizer:
         """SGD with this model's options, for its parameters or those of a copy.
 
         Raises:

@@ -10,9 +10,11 @@ from torch import nn
 
 from lightning_modules.architectures import (
     convnet,
+    convnet_gn,
     densenet121,
     mlp,
     resnet8,
+    resnet8_gn,
     resnet18,
     resnet20,
     resnet50,
@@ -29,8 +31,10 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "densenet121": densenet121,
     "resnet20": resnet20,
     "resnet8": resnet8,
+    "resnet8_gn": resnet8_gn,
     "wide_resnet28_2": wide_resnet28_2,
     "convnet": convnet,
+    "convnet_gn": convnet_gn,
     "mlp": mlp,
 }
 

@@ -3,7 +3,9 @@
 Importing them imports neither torch nor Lightning, so that `--help` answers at once.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Literal
 
 Precision = Literal[
@@ -13,20 +15,72 @@ Precision = Literal[
 
 
 @dataclass(frozen=True)
+class DpOptions:
+    """Differential privacy by DP-SGD (docs/dp.md); off unless a noise or an epsilon is given.
+
+    Args:
+        noise: standard deviation of the noise on a step's sum of gradients, in units of `clip`.
+        epsilon: upper bound on epsilon after all epochs, for which the noise is solved.
+        delta: probability with which the bound may fail; by default the largest power of ten below
+            1 / members.
+        clip: norm to which the gradient of each example is clipped.
+
+    Raises:
+        ValueError: a number is out of range, or two options contradict each other.
+    """
+
+    noise: float | None = None
+    epsilon: float | None = None
+    delta: float | None = None
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that prove nothing."""
+        for name, value in (("noise", self.noise), ("epsilon", self.epsilon), ("clip", self.clip)):
+            if value is not None and not 0 < value < inf:
+                way_out = (
+                    " Without noise nothing is private; leave it out." if name == "noise" else ""
+                )
+                raise ValueError(f"`model.dp.{name}` must be above 0, got {value:g}.{way_out}")
+        if self.delta is not None and not 0 < self.delta < 1:
+            raise ValueError(f"`model.dp.delta` must be between 0 and 1, got {self.delta:g}.")
+        if self.noise is not None and self.epsilon is not None:
+            raise ValueError(
+                "`model.dp.noise` and `model.dp.epsilon` follow from each other, got "
+                f"{self.noise:g} and {self.epsilon:g}. Leave out one of them."
+            )
+        if self.delta is not None and not self.on:
+            raise ValueError(
+                "`model.dp.delta` needs `--model.dp.noise` or `--model.dp.epsilon`, got neither."
+            )
+
+    @property
+    def on(self) -> bool:
+        """Whether models are trained by DP-SGD."""
+        return self.noise is not None or self.epsilon is not None
+
+
+@dataclass(frozen=True)
 class ModelOptions:
     """The network of every model in a fleet, and how SGD trains it.
 
     Args:
-        network: a name (resnet18, resnet50, densenet121, resnet20, resnet8, wide_resnet28_2,
-            convnet, mlp) or the import path of your own module, `package.module.Class`.
+        network: a name (resnet18, resnet50, densenet121, resnet20, resnet8, resnet8_gn,
+            wide_resnet28_2, convnet, convnet_gn, mlp; _gn has GroupNorm instead of BatchNorm) or
+            the import path of your own module, `package.module.Class`.
         network_args: further keyword arguments of the network.
         lr: highest learning rate of SGD.
         momentum: momentum of SGD.
         weight_decay: L2 penalty of SGD on every parameter.
+        label_smoothing: share of the label that is spread evenly over all classes in training.
         schedule: learning rate by step over the whole fit: `cosine` to zero, or `one-cycle`.
         compile: train through `torch.compile`; on CPUs it gained nothing and cost half a minute.
         tf32: let GPUs round the factors of float32 products to 10 bits in training, which is
             faster; signals and quantization are computed in true float32 all the same.
+        dp: differential privacy.
+
+    Raises:
+        ValueError: the smoothing leaves nothing of the label.
     """
 
     network: str = "resnet18"
@@ -34,9 +88,23 @@ class ModelOptions:
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    label_smoothing: float = 0.0
     schedule: Literal["cosine", "one-cycle"] = "cosine"
     compile: bool = False
     tf32: bool = False
+    dp: DpOptions = DpOptions()
+
+    def __post_init__(self) -> None:
+        """Refuse a label that says nothing."""
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(
+                f"`model.label_smoothing` must be 0 (none) to below 1, got {self.label_smoothing}."
+            )
+
+    @classmethod
+    def read(cls, options: Mapping[str, Any]) -> "ModelOptions":
+        """Make options of plain values, nested as on the command line."""
+        return cls(**{**options, "dp": DpOptions(**options["dp"])})
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ What a network or a library raises becomes one line: in which step, in which lay
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from jaxtyping import Float
@@ -84,6 +84,22 @@ class _Rehearsal:
         self._check_numbers(self._evaluate(audited, first), first)
         trained = copy.deepcopy(self.network).to(self.device)
         trained = self.precision.convert_module(trained)
+        with (
+            self._step(trained, "when gradients of single images are kept"),
+            ExitStack() as stack,
+        ):
+            stack.enter_context(self.classifier.hooked(trained))
+            hooks = stack.pop_all()
+        with hooks:
+            unused = self._train_steps(trained, first, batches)
+        with self._step(trained, "when it is copied after a step of training"):
+            copy.deepcopy(trained)
+        return unused
+
+    def _train_steps(
+        self, trained: nn.Module, first: Tensor, batches: Sequence[Batch]
+    ) -> list[str]:
+        """Train for a step per batch; returns the names of the parameters without a gradient."""
         optimizer = self.classifier.make_optimizer(trained.parameters())
         self._train(trained, batches[0], optimizer)
         named = trained.named_parameters()
@@ -97,8 +113,6 @@ class _Rehearsal:
             with self.precision.val_step_context():
                 self._evaluate(trained, self.precision.convert_input(first))
             self._train(trained, batch, optimizer)
-        with self._step(trained, "when it is copied after a step of training"):
-            copy.deepcopy(trained)
         return unused
 
     def _check_weights(self) -> None:
@@ -151,7 +165,7 @@ class _Rehearsal:
         def both() -> None:
             torch.autograd.backward(forward())
 
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=True)
         with self._step(network, f"in a training step on {size} images"):
             loss = forward()
         with self._step(network, f"in the backward pass of a training step on {size} images", both):

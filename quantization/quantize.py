@@ -13,6 +13,7 @@ from torch import nn
 from quantization.attention import unfused, write_out
 from quantization.batchnorm import estimate_batchnorm, fold_batchnorm
 from quantization.calibration import CHUNK, Calibration, check_finite
+from quantization.controls import make_control
 from quantization.engine import run_engine
 from quantization.follow import follow
 from quantization.methods import WithoutImages
@@ -42,6 +43,8 @@ def quantize_network(
     patterns: Mapping[str, Bits] | None = None,
     loop: Settings | None = None,
     shared: Shared | None = None,
+    seed: int = 0,
+    solved: QuantizedNetwork | None = None,
 ) -> tuple[QuantizedNetwork, QuantizationRecord]:
     """Quantize every weight of convolutions, linear layers and attention in a copy of the network.
 
@@ -52,6 +55,8 @@ def quantize_network(
         patterns: bits of some layers, see `layer_bits`.
         loop: constants of the published loop instead of the paper's, for variants with `-paper`.
         shared: what earlier variants of this network have left; without, the result is the same.
+        seed: the model's seed, for the noise of a control.
+        solved: what a control's base has made of the network before, if that is known.
 
     Returns:
         The codes with everything else the network has, and a record.
@@ -64,16 +69,33 @@ def quantize_network(
     if variant.calibrates:
         check_count(variant, 0 if calibration is None else len(calibration.images))
     if variant.engine and calibration is not None:  # None would have been refused
-        images, seed = calibration.images, calibration.seed
-        state = run_engine(variant.engine, network, images, variant.bits, seed)
-        seconds = time.perf_counter() - started
-        record = QuantizationRecord(variant, variant.objective, [], seconds)
-        return QuantizedNetwork(variant, {}, state), record
+        images, own_seed = calibration.images, calibration.seed
+        state = run_engine(variant.engine, network, images, variant.bits, own_seed)
+        quantized, layers = QuantizedNetwork(variant, {}, state), list[LayerRecord]()
+    elif variant.is_control and solved is not None:
+        quantized, layers = solved, list[LayerRecord]()
+    else:
+        solve = partial(_solve, network, variant.base, calibration, patterns, shared, loop)
+        key = variant.base, calibration and calibration.key, loop
+        quantized, layers = shared.once(key, solve)
+    if variant.is_control:
+        quantized, layers = make_control(network.state_dict(), quantized, variant, seed), []
+    seconds = time.perf_counter() - started
+    return quantized, QuantizationRecord(variant, variant.objective, layers, seconds)
+
+
+def _solve(
+    network: nn.Module,
+    variant: Variant,
+    calibration: Calibration | None,
+    patterns: Mapping[str, Bits] | None,
+    shared: Shared,
+    loop: Settings | None,
+) -> tuple[QuantizedNetwork, list[LayerRecord]]:
+    """The codes of a variant that is no control, and a record of each layer."""
     bits = layer_bits(network, variant, patterns)
     work, weights, layers = quantize_copy(network, bits, variant, calibration, shared, loop)
-    seconds = time.perf_counter() - started
-    record = QuantizationRecord(variant, variant.objective, layers, seconds)
-    return _collect(network, work, weights, variant), record
+    return _collect(network, work, weights, variant), layers
 
 
 @torch.no_grad()

@@ -39,7 +39,7 @@ class QuantizedNetwork(NamedTuple):
     Attributes:
         variant: how it was quantized.
         weights: weights of convolutions, linear layers and attention, by their key in the state
-            dict; none of a `WholeNetwork`, whose weights need not lie on a grid.
+            dict; none of a `WholeNetwork` or a control, whose weights need not lie on a grid.
         rest: biases, normalisation and everything else, by key.
     """
 

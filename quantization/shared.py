@@ -11,7 +11,9 @@ T = TypeVar("T")
 
 
 class Shared:
-    """Values by what they were made from: grids, Gram matrices, and codes of equal problems.
+    """Values by what they were made from: grids, Gram matrices, codes, and whole solutions.
+
+    Methods share the codes of equal problems; a variant and its controls share its solution.
 
     For one network whose weights stay as they are, with one set of bits by pattern.
 

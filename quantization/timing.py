@@ -35,7 +35,10 @@ def _loop(variant: Variant) -> Settings | None:
 
 
 def cost_class(variant: Variant) -> str:
-    """The part of a variant's name that decides its cost: everything but bits and images."""
+    """The part of a variant's name that decides its cost: everything but bits and images.
+
+    A control costs what its base does, unless `Shared` has that.
+    """
     return "-".join([variant.method, *variant.options()])
 
 
@@ -58,6 +61,7 @@ def estimate_seconds(
         calibration: the images that the variant will look at, if it does.
         patterns: bits of some layers, see `layer_bits`.
     """
+    variant = variant.base
     if variant.engine and calibration is not None:
         images, count = calibration.images[:TRIAL_IMAGES], len(calibration.images)
         return estimate_engine(variant.engine, network, images, variant.bits, count)

@@ -1,7 +1,9 @@
 """The name of one quantized state of a network, parsed and printed here and nowhere else."""
 
+import math
 import re
 from dataclasses import dataclass, replace
+from decimal import Decimal
 
 from quantization.calibration import CalibrationSource
 from quantization.engine import WholeNetwork
@@ -17,6 +19,7 @@ _NUMBER = r"\d+(?:\.\d+)?"
 _NAME = re.compile(
     rf"([\w.]+)-w({_NUMBER})(?:-(sym|asym))?(?:-last({_NUMBER}))?"
     rf"{''.join(f'(-{option})?' for option in OPTIONS)}(?:-(nonmembers|heldout))?"
+    rf"(?:-(?P<noise>noise)(?P<factor>{_NUMBER})?|-(zeros))?"
 )
 _SYMMETRIC = {None: None, "sym": True, "asym": False}
 _SOURCES: dict[str | None, CalibrationSource] = {
@@ -29,6 +32,9 @@ _SOURCES: dict[str | None, CalibrationSource] = {
 @dataclass(frozen=True)
 class Variant:
     """How a network is quantized: `nearest-w2`, `brecq-w1.58-last8`, `obc-w2-sym-last8-bn`.
+
+    A name that ends in `-noise` or `-zeros` is a control of the variant before that: the
+    full-precision network, changed in another way; see `controls`.
 
     Two variants that mean the same have the same name, because files are found by it: a suffix that
     repeats a default is refused.
@@ -46,10 +52,13 @@ class Variant:
         folded: fold BatchNorm into the convolution before it first.
         bn: re-estimate BatchNorm's statistics afterwards.
         calibration: the part of the data that calibration images come from.
+        noise: of a control with Gaussian noise, its standard deviation in units of the root mean
+            square of each layer's change.
+        zeros: a control with zeros where quantization sets weights to zero.
 
     Raises:
-        ValueError: the method or the bits do not exist, or a field repeats a default or changes
-            nothing for the method.
+        ValueError: the method or the bits do not exist, a field repeats a default or changes
+            nothing for the method, or there is no such control.
     """
 
     method: str
@@ -61,6 +70,8 @@ class Variant:
     folded: bool = False
     bn: bool = False
     calibration: CalibrationSource = "members"
+    noise: float | None = None
+    zeros: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what does not exist or has a shorter name."""
@@ -86,6 +97,8 @@ class Variant:
                 f" write `{self.method}-w{self.bits:g}`."
             )
         self._check_options()
+        if self.is_control:
+            self._check_control()
 
     def _check_options(self) -> None:
         options = self.options()
@@ -108,6 +121,27 @@ class Variant:
                 f"`{self}`: {self.method} looks at no images; remove `-{self.calibration}`."
             )
 
+    def _check_control(self) -> None:
+        if self.noise is not None and self.zeros:
+            raise ValueError(f"`{self}`: a control has noise or zeros; remove one of them.")
+        if self.noise is not None and not 0 < self.noise < math.inf:
+            raise ValueError(
+                f"`{self}`: noise needs a finite factor above 0, got {self.noise:g}; without noise"
+                " it is `full`."
+            )
+        if self.engine:
+            raise ValueError(
+                f"`{self}`: {self.method} quantizes whole networks, and a control is made layer by"
+                f" layer; write `{self.base}`."
+            )
+        if self.folds or self.estimates_bn:
+            verb, option = ("folds", "folded") if self.folds else ("re-estimates", "bn")
+            suffix = "paper" if option in self._implied else option
+            raise ValueError(
+                f"`{self}`: a control keeps BatchNorm as it was trained, and `-{suffix}` {verb} it"
+                f" for {self.method}; remove `-{suffix}`."
+            )
+
     @classmethod
     def parse(cls, name: str) -> "Variant":
         """Read a name such as `nearest-w2-sym-last8`.
@@ -119,15 +153,17 @@ class Variant:
         if match is None:
             raise ValueError(
                 "A variant is named METHOD-wBITS[-sym|-asym][-lastBITS][-paper][-fisher][-folded]"
-                f"[-bn][-nonmembers|-heldout], such as `adaround-w2-last8`, got `{name}`."
+                "[-bn][-nonmembers|-heldout][-noise[FACTOR]|-zeros], such as `adaround-w2-last8`,"
+                f" got `{name}`."
             )
-        method, bits, grid, last, *options, source = match.groups()
+        method, bits, grid, last, *options, source, noise, factor, zeros = match.groups()
+        if factor and float(factor) == 1:
+            raise ValueError(f"`{name}`: 1 is the default; write `-noise`.")
         paper, fisher, folded, bn = map(bool, options)
         last_bits = float(last) if last else None
         symmetric, calibration = _SYMMETRIC[grid], _SOURCES[source]
-        return cls(
-            method, float(bits), last_bits, symmetric, paper, fisher, folded, bn, calibration
-        )
+        kind = method, float(bits), last_bits, symmetric, paper, fisher, folded, bn, calibration
+        return cls(*kind, float(factor or 1) if noise else None, bool(zeros))
 
     def __str__(self) -> str:
         """The name that `parse` reads."""
@@ -135,11 +171,24 @@ class Variant:
         last = "" if self.last_bits is None else f"-last{self.last_bits:g}"
         options = "".join(f"-{option}" for option in self.options())
         source = "" if self.calibration == "members" else f"-{self.calibration}"
-        return f"{self.method}-w{self.bits:g}{grid}{last}{options}{source}"
+        control = "-zeros" if self.zeros else ""
+        if self.noise is not None:
+            control = f"-noise{_shortest(self.noise)}{control}"
+        return f"{self.method}-w{self.bits:g}{grid}{last}{options}{source}{control}"
 
     def options(self) -> list[str]:
         """The `OPTIONS` that are set, in the order of the name."""
         return [option for option in OPTIONS if getattr(self, option)]
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it is the full-precision network, changed in another way than quantization."""
+        return self.noise is not None or self.zeros
+
+    @property
+    def base(self) -> "Variant":
+        """The quantized variant of which it is a control; of any other variant, itself."""
+        return replace(self, noise=None, zeros=False)
 
     @property
     def spec(self) -> Method:
@@ -155,6 +204,11 @@ class Variant:
     def engine(self) -> WholeNetwork | None:
         """Its method, if that quantizes whole networks instead of layers."""
         return self.spec.solve if isinstance(self.spec.solve, WholeNetwork) else None
+
+    @property
+    def has_codes(self) -> bool:
+        """Whether its weights are codes, not any numbers."""
+        return not (self.engine or self.is_control)
 
     @property
     def paper_settings(self) -> Paper | None:
@@ -194,13 +248,34 @@ class Variant:
 
     @property
     def objective(self) -> str:
-        """What it minimises, in a phrase."""
+        """What it minimises, or what a control is instead, in a phrase."""
+        if self.zeros:
+            return f"zero where {self.base} has zeros, all other weights as trained"
+        if self.noise is not None:
+            size = f"{times} times the root" if (times := _shortest(self.noise)) else "the"
+            return f"Gaussian noise of {size} mean square of {self.base}'s change, per layer"
         settings = self.paper_settings
         return (settings and settings.objective) or self.spec.objective
 
     def is_symmetric(self, bits: Bits) -> bool:
         """Whether a layer of `bits`, such as a last layer with its own, gets a symmetric grid."""
         return bits == TERNARY if self.symmetric is None else self.symmetric
+
+
+def _shortest(factor: float) -> str:
+    """A factor as `Variant.parse` reads it: 0.5, and nothing for 1."""
+    return "" if factor == 1 else f"{Decimal(repr(factor)).normalize():f}"
+
+
+def noise_of(name: str) -> tuple[str, float] | None:
+    """The base and the factor of a control with noise, by its name alone; None for other names.
+
+    No method is looked up, because an audit imports no quantizer of a user's own.
+    """
+    match = _NAME.fullmatch(name)
+    if match is None or match["noise"] is None:
+        return None
+    return name[: match.start("noise") - 1], float(match["factor"] or 1)
 
 
 def wanted(variant: Variant, images: int, rounds: int) -> tuple[int, int]:

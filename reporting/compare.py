@@ -1,32 +1,26 @@
-"""Several experiments compared: their results in, a table and lines of a CSV file out."""
+"""Several experiments compared: their results in, differences from the first one out."""
 
 from collections.abc import Mapping, Sequence
 from itertools import count
 from math import isnan, nan
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import torch
 
 from attacks.evaluate import Row
 from attacks.game import Knowledge
-from attacks.metrics.differences import Difference, Sample, holm, welch
+from attacks.metrics.between import paired, welch
+from attacks.metrics.differences import Difference, Outcome, holm
 from attacks.metrics.intervals import Estimate
-from attacks.metrics.measures import Metric
+from attacks.metrics.measures import Measured, Metric
+from reporting.pairing import Pairing
 from reporting.results import Results
-from reporting.tables import DASH, Cell, Table, estimate_cell, metric_cell, number
-from reporting.text import MARK_NOTE, NAMES, false_positives, kinds_of, show_change, show_p
-from storage.experiment import differing
+from reporting.text import kinds_of
 from storage.files import as_unicode
+from storage.names import is_snapshot
 from storage.records import VariantFacts
 
-NOTE = (
-    "In brackets: 95% intervals. {ends} are those of the attack that is strongest by each, with "
-    "any shadows or none; {mark} Beyond {first}'s: difference between the strongest attacks, by "
-    "Welch's t over the targets, which generalises to more targets of these pools, in points for "
-    "a TPR; p is corrected for the number of comparisons in both columns together (Holm). The "
-    "targets are different models, so nothing that they share cancels: a difference may come from "
-    "anything that differs between the experiments, or from the draw of their pools. It is unknown "
-    "with a single target, or where the targets do not differ."
-)
 Differences = Mapping[Metric, Difference | None]  # of one entry, by end of the risk
 
 
@@ -40,6 +34,7 @@ class Entry(NamedTuple):
         risk: by metric, AUC and tail: the attack that is strongest by it.
         by_kind: the same by kind of shadows, where attacks without shadows count for each kind;
             a kind that the variant was not attacked with is missing.
+        round_robin: whether the audited models are the shadows.
     """
 
     variant: str
@@ -47,6 +42,21 @@ class Entry(NamedTuple):
     facts: VariantFacts
     risk: dict[Metric, Row]
     by_kind: dict[Metric, dict[Knowledge, Row]]
+    round_robin: bool = False
+
+    def outcome(self, end: Metric, targets: Sequence[int] = ()) -> Outcome:
+        """What the strongest attack by one metric finds, on some targets or on all of them.
+
+        What the shadows add is unknown by a metric that the audit did not report the risk by, and
+        where only part of a round robin is asked for.
+        """
+        values = torch.tensor(self.risk[end].by_target[end], dtype=torch.float64)
+        halves, chosen = self.risk[end].halves.get(end), list(targets) or list(range(len(values)))
+        known = None
+        if halves is not None and not (self.round_robin and len(chosen) < len(values)):
+            known = torch.tensor(halves, dtype=torch.float64)[:, chosen]
+        measured = Measured(values[chosen], values.new_zeros(len(chosen), 0))
+        return Outcome(measured, known, self.round_robin)
 
 
 def name_apart(folders: Sequence[Path]) -> list[str]:
@@ -90,8 +100,9 @@ def enter(results: Mapping[str, Results]) -> list[Entry]:
                         kind: _strongest([r for r in rows if r.knowledge in (kind, "none")], end)
                         for kind in kinds
                     }
-                facts = audit.variants[variant]
-                entries.append(Entry(variant, experiment, facts, risk, by_kind))
+                facts, trained = audit.variants[variant], audit.experiment
+                in_turn = trained is not None and not trained.targets
+                entries.append(Entry(variant, experiment, facts, risk, by_kind, in_turn))
     return entries
 
 
@@ -99,21 +110,30 @@ def _strongest(rows: Sequence[Row], metric: Metric) -> Row:
     return max(rows, key=lambda row: getattr(row.summary, metric).value)
 
 
-def against_first(entries: Sequence[Entry]) -> list[Differences]:
+def against_first(entries: Sequence[Entry], pairings: Mapping[str, Pairing]) -> list[Differences]:
     """How much the strongest attack differs from that in the first experiment, per entry and end.
 
-    None for the first experiment itself and for variants that it lacks; NaN where unknown.
+    Paired, or by Welch's t. None for the first experiment itself and for variants that it lacks;
+    NaN where unknown. Snapshots, which are many and alike, are corrected apart.
     """
     first = {e.variant: e for e in entries if e.experiment == entries[0].experiment}
     compared: dict[tuple[int, Metric], tuple[Estimate, float]] = {}
     for position, entry in enumerate(entries):
         reference = first.get(entry.variant)
         if reference is not None and reference is not entry:
-            for end, row in entry.risk.items():
-                samples = _sample(row, end), _sample(reference.risk[end], end)
-                compared[position, end] = welch(*samples)
-    known = {key: p for key, (_, p) in compared.items() if not isnan(p)}
-    corrected = dict(zip(known, holm(list(known.values())), strict=True))
+            pairing = pairings[entry.experiment]
+            test = paired if pairing.own else welch
+            for end in entry.risk:
+                pair = entry.outcome(end, pairing.own), reference.outcome(end, pairing.first)
+                compared[position, end] = test(*pair)
+    corrected: dict[tuple[int, Metric], float] = {}
+    for snapshots in (False, True):
+        family = {
+            (position, end): p
+            for (position, end), (_, p) in compared.items()
+            if is_snapshot(entries[position].variant) == snapshots and not isnan(p)
+        }
+        corrected |= dict(zip(family, holm(list(family.values())), strict=True))
     return [
         {
             end: Difference(
@@ -128,96 +148,3 @@ def against_first(entries: Sequence[Entry]) -> list[Differences]:
         }
         for position, entry in enumerate(entries)
     ]
-
-
-def _sample(row: Row, metric: Metric) -> Sample:
-    estimate = getattr(row.summary, metric)
-    return Sample(estimate.value, estimate.spread, row.summary.targets)
-
-
-def make_differences(results: Mapping[str, Results]) -> Table:
-    """Options and facts that differ between the experiments, one column per experiment."""
-    options = differing({name: audit.experiment for name, audit in results.items()})
-    rows = {key: values for key, values in options.items() if not key.startswith("fleet.")}
-    for key in ("audited models", "shadow models", "RMIA"):  # outcomes of options
-        rows[key] = [audit.basis.get(key, "-") for audit in results.values()]
-    rows["left out"] = [" ".join(audit.left_out) or "none" for audit in results.values()]
-    attacks = [{row.attack for row in audit.rows} for audit in results.values()]
-    shared = set.intersection(*attacks)
-    rows["attacks beside the shared ones"] = [", ".join(sorted(own - shared)) for own in attacks]
-    lines = [
-        [Cell(text) for text in (key, *values)]
-        for key, values in rows.items()
-        if len(set(values)) > 1
-    ]
-    note = "Any of these lines may be the cause of a difference in leakage below."
-    if not lines:
-        note = "Only the variants: the options and versions are the same."
-    return Table("options", "What differs between the experiments", ("", *results), lines, note)
-
-
-def make_comparison(entries: Sequence[Entry], differences: Sequence[Differences]) -> Table:
-    """The table of leakage and accuracy: one line per variant and experiment."""
-    first, ends = entries[0].experiment, list(entries[0].risk)
-    columns = ["variant", "experiment", "test accuracy", *(NAMES[end] for end in ends)]
-    for end in ends:
-        columns += [f"{NAMES[end]} beyond {first}'s", "p"]
-    lines = []
-    for entry, by_end in zip(entries, differences, strict=True):
-        cells = [cell for end in ends for cell in _difference_cells(by_end[end], end)]
-        lines.append(
-            (
-                Cell(entry.variant),
-                Cell(entry.experiment),
-                estimate_cell(entry.facts.accuracy, percent=True),
-                *(metric_cell(row.summary, end) for end, row in entry.risk.items()),
-                *cells,
-            )
-        )
-    names = " and ".join(NAMES[end] for end in ends)
-    note = NOTE.format(ends=names, mark=MARK_NOTE, first=first)
-    return Table("comparison", "Leakage and accuracy", tuple(columns), lines, note)
-
-
-def _difference_cells(difference: Difference | None, metric: Metric) -> tuple[Cell, Cell]:
-    if difference is None:
-        return DASH, DASH
-    estimate = difference.estimate
-    if isnan(difference.p):
-        shown = f"{show_change(estimate, metric).split(' (')[0]} (unknown)"
-        return number(estimate.value, shown), Cell("unknown")
-    p = number(difference.p_holm, show_p(difference.p_holm))
-    return number(estimate.value, show_change(estimate, metric)), p
-
-
-def comparison_lines(
-    entries: Sequence[Entry], differences: Sequence[Differences]
-) -> list[dict[str, Any]]:
-    """Lines of comparison.csv: risk at both ends, by kind of shadows, and the differences."""
-    kinds = dict.fromkeys(kind for entry in entries for kind in entry.by_kind["auc"])
-    lines = []
-    for entry, by_end in zip(entries, differences, strict=True):
-        line: dict[str, Any] = {"variant": entry.variant, "experiment": entry.experiment}
-        line |= _numbers("accuracy", entry.facts.accuracy)
-        for end, row in entry.risk.items():
-            line |= {f"{end}_attack": row.attack, f"{end}_knowledge": row.knowledge}
-            line |= _numbers(end, getattr(row.summary, end))
-            if (count := false_positives(row.summary, end)) is not None:
-                line[f"{end}_false_positives"] = count
-            for kind in kinds:
-                own = entry.by_kind[end].get(kind)
-                line[f"{end}_{kind}_attack"] = own and own.attack
-                line |= _numbers(f"{end}_{kind}", own and getattr(own.summary, end))
-            difference = by_end[end]
-            line |= _numbers(f"{end}_beyond", difference and difference.estimate)
-            for key in ("p", "p_holm"):
-                value = nan if difference is None else getattr(difference, key)
-                line[f"{end}_{key}"] = None if isnan(value) else value
-        lines.append(line | {"targets": entry.risk["auc"].summary.targets})
-    return lines
-
-
-def _numbers(key: str, estimate: Estimate | None) -> dict[str, float | None]:
-    value, low, high, _ = estimate or (nan, nan, nan, nan)
-    ends = zip(("", "_low", "_high"), (value, low, high), strict=True)
-    return {f"{key}{end}": None if isnan(bound) else bound for end, bound in ends}

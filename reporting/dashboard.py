@@ -51,7 +51,8 @@ def log_audit(run_dir: Path, mode: WandbMode, results: Results) -> str:
     ) as run:
         figures = {name: run_dir / "audit" / f"{name}.png" for name in results.figures}
         run.log(_charts(results, figures))
-        run.summary.update(_summary(results) | {"left_out": list(results.left_out)})
+        told = {"left_out": list(results.left_out), "warnings": list(results.warnings)}
+        run.summary.update(_summary(results) | told)
     entity: str = run.entity
     return entity
 

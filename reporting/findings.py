@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from attacks import ATTACKS
 from attacks.findings import (
-    Bounds,
     Differences,
     Exposures,
     JointAttack,
@@ -22,13 +21,13 @@ from attacks.findings import (
 from attacks.frontier import find_frontiers
 from attacks.game import Game, Knowledge
 from attacks.metrics.differences import Difference
-from attacks.metrics.epsilon import EpsilonBound
 from attacks.metrics.exposure import MOVED
 from attacks.metrics.intervals import Estimate
 from attacks.metrics.measures import Metric
 from attacks.shadow_split import ShadowSplit, find_shadow_differences
 from attacks.strongest import Strongest
 from attacks.z_scores import ZScores
+from reporting.bounds import show_bounds
 from reporting.frontier import tabulate_frontiers
 from reporting.tables import DASH, Body, Cell, Table, difference_cells, estimate_cell, number
 from reporting.text import NAMES, RECALIBRATED_NOTE, SHADOWS, TITLES
@@ -197,31 +196,6 @@ def _calibration(value: dict[str, Estimate]) -> Body:
     )
 
 
-def _bounds(value: dict[str, Bounds]) -> Body:
-    guesses = max((bounds.guesses for bounds in value.values()), default=0)
-    rows = [
-        (Cell(variant), _tested(bounds.tested), number(bounds.one_run, f"{bounds.one_run:.2f}"))
-        for variant, bounds in value.items()
-    ]
-    return Body(
-        ("variant", "from TPR and FPR", "one-run audit"),
-        rows,
-        "At 95% confidence, in nats, with delta = 0: a network that was trained with a smaller "
-        "epsilon would leak this much in at most 5% of audits. This holds for each number by "
-        "itself: without any leak, up to one in 20 exceeds 0. Attack and threshold are chosen on "
-        "half of the targets and tested on the other half; a single target is divided into halves "
-        "of its examples. The first column treats a target's examples as independent, the one-run "
-        f"audit does not: it counts the correct ones of {guesses} guesses, a number fixed "
-        "beforehand. It treats members, a random half of fixed size, as drawn by fair coin flips, "
-        "and models that are each other's shadows as independent. 0 proves nothing.",
-    )
-
-
-def _tested(bound: EpsilonBound) -> Cell:
-    rates = f"TPR {100 * bound.tpr:.1f}%, FPR {100 * bound.fpr:.1f}%"
-    return number(bound.epsilon, f"{bound.epsilon:.2f} ({rates})")
-
-
 def _exposures(value: Exposures) -> Body:
     shadows = ", with matched shadows" if ATTACKS[value.attack].shadows else ""
     rows = []
@@ -263,7 +237,7 @@ FINDINGS: dict[str, Finding] = {
     "calibration": Finding(
         "Was a training example used to calibrate the quantizer?", find_calibration, _calibration
     ),
-    "epsilon": Finding("Lower bounds on epsilon", find_bounds, _bounds),
+    "epsilon": Finding("Lower bounds on epsilon", find_bounds, show_bounds),
     "exposure": Finding("Who becomes safer, and who more exposed", find_exposures, _exposures),
     "convergence": Finding("AUC against the number of shadows", find_convergence, None),
 }

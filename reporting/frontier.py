@@ -21,7 +21,7 @@ def tabulate_frontiers(value: Mapping[str, Frontier]) -> Body:
                 cells = [*difference_cells(auc), *difference_cells(rate, percent=True)]
                 tail = NAMES[metric]
             place = None if beside.outside else beside.place
-            where = Cell(_as_accurate_as(frontier, beside), place)
+            where = Cell(as_accurate_as(frontier, beside), place)
             rows.append((Cell(variant), Cell(name), where, *cells))
     return Body(
         (
@@ -42,7 +42,8 @@ def tabulate_frontiers(value: Mapping[str, Frontier]) -> Body:
     )
 
 
-def _as_accurate_as(frontier: Frontier, beside: Beside) -> str:
+def as_accurate_as(frontier: Frontier, beside: Beside) -> str:
+    """Where a curve has a variant's accuracy and may have it, or how the variant lies outside."""
     if beside.outside:
         return f"outside: {outside(frontier, beside)}"
     first, last = beside.stretch

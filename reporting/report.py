@@ -173,6 +173,7 @@ def render(results: Results, drawings: Sequence[Drawing]) -> str:
         answer=list(zip(QUESTIONS, results.answer, strict=True)),
         comparisons=results.sentences,
         left_out=results.left_out,
+        warnings=results.warnings,
         many=MANY,
         summary=headline(rows, results.variants),
         tables=results.tables,

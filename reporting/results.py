@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from attacks.evaluate import FPR_GRID, Row, tail_metric
+from attacks.game import Proven
 from attacks.metrics.intervals import Estimate, Summary
 from attacks.metrics.measures import Metric
 from attacks.strongest import Strongest
 from reporting.answer import answer
 from reporting.basis import describe_basis
+from reporting.bounds import warn
 from reporting.findings import make_tables
 from reporting.tables import Cell, Table, exposed_table
 from reporting.text import compare
@@ -44,6 +46,9 @@ class Results(NamedTuple):
         sentences: the differences between variants, in words.
         figures: names of the figures that were drawn.
         left_out: models, images, examples and attacks that were left out, one sentence each.
+        audited: fingerprint of what each audited model trained on, by its name and in the order of
+            `by_target`; empty if it is unknown.
+        warnings: contradictions that somebody must look into, one sentence each.
     """
 
     name: str
@@ -58,6 +63,8 @@ class Results(NamedTuple):
     sentences: list[str]
     figures: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    audited: Mapping[str, str] = {}
+    warnings: tuple[str, ...] = ()
 
     @property
     def tail(self) -> Metric:
@@ -106,6 +113,8 @@ def make_results(
             for variant in against["auc"]
         ],
         left_out=tuple(evidence.left_out),
+        audited=evidence.audited,
+        warnings=tuple(warn(findings["epsilon"])),
     )
 
 
@@ -134,12 +143,13 @@ def flatten(row: Row, facts: VariantFacts) -> dict[str, Any]:
         for field, number in estimate._asdict().items():
             end = "" if field == "value" else f"_{field}"
             line[f"{key}{end}"] = None if isnan(number) else number
-    made = facts.quantization
+    made, proven = facts.quantization, facts.proven
     return (
         line
         | {key: getattr(row.summary, key) for key in COUNTS}
         | {"shadows": row.shadows, "bytes": facts.bytes or None}
         | {"seconds": made.seconds if made else None}
+        | {"epsilon_proven": proven and proven.epsilon, "delta": proven and proven.delta}
     )
 
 
@@ -150,7 +160,8 @@ def as_json(results: Results) -> str:
     for row in results.rows:
         facts = results.variants[row.variant]
         by_target = row.by_target | {"accuracy": list(facts.accuracy_by_target)}
-        rows.append(flatten(row, facts) | plain({"tpr": row.tpr, "by_target": by_target}))
+        lists = {"tpr": row.tpr, "by_target": by_target, "halves": row.halves}
+        rows.append(flatten(row, facts) | plain(lists))
     return json.dumps(
         {
             "format": FORMAT,
@@ -168,6 +179,8 @@ def as_json(results: Results) -> str:
             "sentences": results.sentences,
             "figures": list(results.figures),
             "left_out": list(results.left_out),
+            "audited": dict(results.audited),
+            "warnings": list(results.warnings),
         },
         indent=1,
         allow_nan=False,
@@ -222,6 +235,8 @@ def _from_json(content: Mapping[str, Any]) -> Results:
         sentences=content["sentences"],
         figures=tuple(content["figures"]),
         left_out=tuple(content["left_out"]),
+        audited=content.get("audited", {}),  # older files lack it
+        warnings=tuple(content.get("warnings", ())),  # unknown to older audits
     )
 
 
@@ -236,7 +251,9 @@ def _read_facts(facts: Mapping[str, Any]) -> VariantFacts:
         layers = [LayerMeans(**layer) for layer in made["layers"]]
         made = QuantizationMeans(**{**made, "layers": layers})
     accuracy = Estimate(**{key: _number(v) for key, v in facts["accuracy"].items()})
-    return VariantFacts(accuracy, facts["bytes"], made, facts["accuracy_by_target"])
+    proven = facts.get("proven")  # unknown to older audits
+    known = proven and Proven(**proven)
+    return VariantFacts(accuracy, facts["bytes"], made, facts["accuracy_by_target"], known)
 
 
 def _read_row(line: Mapping[str, Any]) -> Row:
@@ -253,6 +270,7 @@ def _read_row(line: Mapping[str, Any]) -> Row:
         tpr=line["tpr"],
         by_target={metric: line["by_target"][metric] for metric in METRICS},
         strongest=tuple(line["strongest"].split()),
+        halves=line.get("halves", {}),  # older files lack them
     )
 
 

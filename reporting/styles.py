@@ -56,7 +56,8 @@ def styles_of(variants: Sequence[str]) -> dict[str, Style]:
         dashes = LINES[siblings.index(scheme) % len(LINES)]
         styles[variant] = Style(method, scheme, bits, colours[bits], marker, dashes)
     for place, variant in enumerate(snapshots):
-        grey = to_hex([0.57 - 0.4 * place / len(snapshots)] * 3)  # 0.57 is 3.1 to 1 on white
+        level = 0.57 - 0.4 * place / len(snapshots)  # 0.57 is 3.1 to 1 on white
+        grey = to_hex((level, level, level))
         styles[variant] = Style(EARLY, EARLY, "", grey, ".", LINES[place % len(LINES)])
     return styles
 

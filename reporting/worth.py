@@ -48,7 +48,7 @@ def state_worth(frontiers: Mapping[str, Frontier], snapshots: Sequence[str]) -> 
 def _state(frontier: Frontier, equal: str) -> list[str]:
     """Sentences on all variants that are compared with one curve."""
     if len(frontier.beside) == 1:
-        return [_describe(frontier, next(iter(frontier.beside)), equal)]
+        return [describe(frontier, next(iter(frontier.beside)), equal)]
     by_verdict: dict[str, list[str]] = {"less": [], "more": [], "both": [], "unclear": []}
     beyond: dict[str, list[str]] = {}
     for variant, beside in frontier.beside.items():
@@ -75,7 +75,7 @@ def _state(frontier: Frontier, equal: str) -> list[str]:
     for verdict in ("less", "more", "both"):
         if group := by_verdict[verdict]:
             largest = max(group, key=lambda variant: _extent_of(frontier.beside[variant]))
-            described = _describe(frontier, largest, equal)
+            described = describe(frontier, largest, equal)
             sentences.append(f"By estimate most: {described}" if len(group) > 1 else described)
     return sentences
 
@@ -101,7 +101,7 @@ def _extent_of(beside: Beside) -> tuple[bool, float]:
     return metric == "auc", abs(difference.estimate.value)
 
 
-def _describe(frontier: Frontier, variant: str, equal: str) -> str:
+def describe(frontier: Frontier, variant: str, equal: str) -> str:
     """A sentence on one variant."""
     beside = frontier.beside[variant]
     if beside.outside:

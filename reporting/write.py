@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from attacks.findings import Exposures
-from reporting.compare import Differences, Entry, comparison_lines
+from reporting.compare import Entry
 from reporting.compare_figure import comparison_chart
 from reporting.illustrate import CAPTIONS, Drawing
 from reporting.matplotlib_charts import draw, save
@@ -50,18 +50,18 @@ def write(
 
 
 def write_comparison(
-    folder: Path, entries: Sequence[Entry], differences: Sequence[Differences]
+    folder: Path, lines: Sequence[Mapping[str, Any]], entries: Sequence[Entry]
 ) -> None:
     """Write comparison.csv and comparison.png."""
-    write_csv(folder / "comparison.csv", comparison_lines(entries, differences))
+    write_csv(folder / "comparison.csv", lines)
     save(draw(comparison_chart(entries)), folder / "comparison.png")
 
 
 def headline_text(results: Results, width: int) -> str:
-    """The headline table, what was left out, and the answer, as plain text."""
+    """The headline table, warnings, what was left out, and the answer, as plain text."""
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(for_terminal(headline(results.rows, results.variants), results.name))
-    for sentence in (*results.left_out, *results.answer):
+    for sentence in (*results.warnings, *results.left_out, *results.answer):
         console.print(escape(sentence))
     return console.export_text()
 

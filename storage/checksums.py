@@ -17,7 +17,10 @@ from storage.files import write_text
 SUMS = "SHA256SUMS"  # in a model's folder, in the format of `sha256sum --check`
 LINE = re.compile(r"[0-9a-f]{64}  [^/\s][^\n]*")  # of that file
 # files that get a checksum
-SEALED = ("*.safetensors", "*-w*.json", "signals/*.safetensors", "embeddings/*.safetensors")
+SEALED = (
+    "*.safetensors", "*-w*.json", "full.json", "epoch-*.json",
+    "signals/*.safetensors", "embeddings/*.safetensors",
+)  # fmt: skip
 # What zipfile, torch and safetensors raise for damaged content.
 UNREADABLE = (
     zipfile.BadZipFile, SafetensorError, UnpicklingError, EOFError, ValueError, LookupError,

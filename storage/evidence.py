@@ -1,5 +1,6 @@
 """The evidence of an audit: signals, membership and facts, read from the files of a fleet."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,12 +9,13 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from attacks.choice import Choice
-from attacks.game import FULL, Case, Curve, Game, ModelSignals, keep_examples, make_cases
+from attacks.game import FULL, Case, Curve, Game, ModelSignals, Proven, keep_examples, make_cases
 from attacks.health import find_failures, unjudged
 from attacks.metrics.intervals import mean_accuracy
 from attacks.quantile import make_features
 from datamodules.images import ImageDataModule, Images
 from datamodules.stored import load_stored
+from quantization.variant import noise_of
 from storage.checksums import changed
 from storage.experiment import Experiment
 from storage.left_out import (
@@ -25,6 +27,7 @@ from storage.left_out import (
     why_left_out,
 )
 from storage.names import ModelName, is_snapshot
+from storage.privacy import is_trained, prove
 from storage.records import VariantFacts, average, read_calibrated, read_record
 from storage.run_folder import RunFolder
 from storage.saved_signals import SavedSignal, load_signals
@@ -46,6 +49,8 @@ class Evidence(NamedTuple):
         experiment: None for models that were trained elsewhere.
         images: the pool; None if its images are no longer in their place.
         examples: facts about every example of the pool, by column of exposure.csv.
+        audited: fingerprint of what each audited model trained on, by its name; empty for models
+            that were trained elsewhere.
     """
 
     name: str
@@ -57,6 +62,7 @@ class Evidence(NamedTuple):
     experiment: Experiment | None = None
     images: Images | None = None
     examples: Mapping[str, Sequence[int | str]] = {}
+    audited: Mapping[str, str] = {}
 
 
 def gather(run: RunFolder, allow_partial: bool) -> Evidence:
@@ -81,12 +87,14 @@ def gather(run: RunFolder, allow_partial: bool) -> Evidence:
     # a diverged model has no record of its calibration
     sound = [name for name in finished if name not in excluded]
     calibrated = {v: read_calibrated(run, v, members, sound) for v in variants}
-    facts = {variant: _read_facts(run, variant, audited) for variant in variants}
+    proven = prove(run, variants, audited) if experiment.private else {}
+    facts = {v: _read_facts(run, v, audited, proven.get(v)) for v in variants}
     game = Game(
         signals=_read_signals(run, experiment, data),
         members=_matrix(members),
         cases=cases,
         calibrated={variant: mask for variant, mask in calibrated.items() if mask is not None},
+        proven=proven,
         **trade_offs(facts),
     )
     return Evidence(
@@ -98,6 +106,7 @@ def gather(run: RunFolder, allow_partial: bool) -> Evidence:
         left_out=[*models, *unknown, *images],
         experiment=experiment,
         images=None if data is None else data.pool,
+        audited={str(name): _fingerprint(members[name]) for name in audited},
     )
 
 
@@ -111,6 +120,13 @@ def trade_offs(facts: Mapping[str, VariantFacts]) -> dict[str, Any]:
     curves = []
     if snapshots and FULL in facts:
         curves.append(Curve("early stopping", [*snapshots, FULL], others))
+    noisy: dict[str, dict[float, str]] = {}
+    for variant in others:
+        if (control := noise_of(variant)) is not None and control[0] in facts and FULL in facts:
+            noisy.setdefault(control[0], {})[control[1]] = variant
+    for base, controls in noisy.items():
+        steps = [controls[factor] for factor in sorted(controls, reverse=True)]
+        curves.append(Curve(f"noise like {base}", [*steps, FULL], [base]))
     return {
         "accuracy": {variant: values for variant, values in known.items() if len(values)},
         "snapshots": snapshots,
@@ -192,6 +208,10 @@ def _find_failures(
     return {finished[index]: reason for index, reason in reasons.items()}, unjudged(phi[FULL])
 
 
+def _fingerprint(members: Bool[Tensor, " pool"]) -> str:
+    return hashlib.sha256(members.numpy().tobytes()).hexdigest()[:16]
+
+
 def _matrix(rows: Mapping[ModelName, Tensor]) -> Bool[Tensor, "models examples"]:
     return torch.stack(list(rows.values()))
 
@@ -216,15 +236,19 @@ def _read_signals(
     return signals
 
 
-def _read_facts(run: RunFolder, variant: str, audited: Sequence[ModelName]) -> VariantFacts:
+def _read_facts(
+    run: RunFolder, variant: str, audited: Sequence[ModelName], proven: Proven | None
+) -> VariantFacts:
     """Facts about a variant apart from its leakage, from the audited models."""
     correct = load_signals([run.signals(name, variant) for name in audited], "test_correct")
-    records = (read_record(run, name, variant) for name in audited)
+    quantized = [] if is_trained(variant) else audited
+    records = (read_record(run, name, variant) for name in quantized)
     return VariantFacts(
         accuracy=mean_accuracy(correct),
         bytes=run.weights(audited[0], variant).stat().st_size,
         quantization=average([record for record in records if record is not None]),
         accuracy_by_target=correct.double().mean(1).tolist(),
+        proven=proven,
     )
 
 

@@ -26,7 +26,13 @@ ADDING = ("quantize", "record_embeddings", "snapshots")
 # Options without which a folder cannot be read.
 REQUIRED = ("fleet", "queries", "quantize")
 # Options that older folders do not record, and what was done then.
-ADDED = {"model.tf32": False, "data.init_args.background": "white"}
+ADDED = {
+    "model.tf32": False,
+    "model.label_smoothing": 0.0,
+    **{f"model.dp.{option}": None for option in ("noise", "epsilon", "delta")},
+    "model.dp.clip": 1.0,
+    "data.init_args.background": "white",
+}
 # Options that may differ between two calls on one run folder: places of files, and hardware.
 PLACES = {"root", "download"}
 PATHS = {"cache", "file", "labels"}  # the same, if they are paths; a user's own data may differ
@@ -96,6 +102,12 @@ class Experiment(NamedTuple):
         """Views of an example that the attacker asks for."""
         queries: list[str] = self.config["queries"]
         return queries
+
+    @property
+    def private(self) -> bool:
+        """Whether its models are trained by DP-SGD."""
+        options = self.config["model"].get("dp", {})
+        return any(options.get(key) is not None for key in ("noise", "epsilon"))
 
     @property
     def embedded(self) -> list[ModelName]:

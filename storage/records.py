@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from attacks.game import Proven
 from attacks.metrics.intervals import Estimate
 from storage.names import ModelName
 from storage.run_folder import RunFolder
@@ -64,16 +65,20 @@ class VariantFacts(NamedTuple):
         bytes: size of a weights file; 0 if unknown.
         quantization: how it was quantized; None for `full`, or if no record was kept.
         accuracy_by_target: accuracy of each audited model.
+        proven: what differential privacy proves of it; None without.
     """
 
     accuracy: Estimate
     bytes: int
     quantization: QuantizationMeans | None = None
     accuracy_by_target: Sequence[float] = ()
+    proven: Proven | None = None
 
 
 def read_record(run: RunFolder, name: ModelName, variant: str) -> dict[str, Any] | None:
-    """Read the quantizer's record of one model's variant; None for `full` or a diverged model.
+    """Read the record of one model's variant, of its quantization or of its private training.
+
+    None for a diverged model, and for a state of training without differential privacy.
 
     Raises:
         ValueError: the file is damaged.

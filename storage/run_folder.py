@@ -75,7 +75,7 @@ class RunFolder:
         return self.model(name) / f"{variant}.safetensors"
 
     def record(self, name: ModelName, variant: str) -> Path:
-        """The quantizer's record of one variant, layer by layer; `full` has none."""
+        """The quantizer's record of one variant, layer by layer; of `full`, that of DP-SGD."""
         return self.model(name) / f"{variant}.json"
 
     def signals(self, name: ModelName, variant: str) -> Path:

@@ -2,7 +2,8 @@
 
 A weight `fc.weight` becomes `fc.weight.codes`, `.scale` and `.zero`. The metadata has one entry,
 `quantized`: JSON with the variant and, for each weight, its number of levels and its shape.
-An own quantizer of whole networks leaves float32 weights, which are stored as they are.
+An own quantizer of whole networks leaves float32 weights, which are stored as they are, and so does
+a control.
 (safetensors writes several entries in random order, and equal networks should give equal files.)
 """
 
@@ -94,8 +95,12 @@ def stored_bytes(
     rest, weights = dict(network.state_dict()), {}
     packed = {} if variant.engine else layer_bits(network, variant, patterns)
     for key, bits in packed.items():
-        if bits != UNQUANTIZED:
-            weight = rest.pop(key)
+        if bits == UNQUANTIZED:
+            continue
+        weight = rest.pop(key)
+        if variant.is_control:
+            rest[key] = weight.float()
+        else:
             rows, columns = weight.flatten(1).shape
             scale, zero = torch.ones(rows, 1), torch.zeros(rows, 1, dtype=torch.uint8)
             codes = torch.zeros(rows, columns, dtype=torch.uint8)

@@ -12,7 +12,7 @@ from torch import Tensor
 from attacks.metrics.intervals import Estimate
 from attacks.metrics.measures import Measured
 
-_ROUNDING = 1e-12  # a share is a count over examples, with rounding of about 1e-16
+ROUNDING = 1e-12  # a share is a count over examples, with rounding of about 1e-16
 
 
 class Outcome(NamedTuple):
@@ -46,6 +46,13 @@ class Difference(NamedTuple):
     p: float  # two-sided
     p_holm: float  # corrected for all comparisons of the call
     shadows: float = nan  # share of the variance that is due to the draw of shadows; NaN: unknown
+
+
+class Part(NamedTuple):
+    """A part of the variance of a mean over targets, and the degrees of freedom of its estimate."""
+
+    variance: float
+    freedom: float
 
 
 def paired_differences(
@@ -88,24 +95,46 @@ def variance_of_mean(outcome: Outcome) -> tuple[float, float, float]:
         The variance, the share of it that is due to the shadows (NaN if unknown), and its degrees
         of freedom (Satterthwaite 1946).
     """
-    values, halves, round_robin = outcome.measured.values, outcome.halves, outcome.round_robin
+    values, round_robin = outcome.measured.values, outcome.round_robin
     targets = len(values)
-    over_targets = float(values.var()) / targets
-    if halves is None:
+    over_targets, added = float(values.var()) / targets, over_shadows(outcome)
+    if added is None:
         return over_targets * (2 if round_robin else 1), nan, targets - 1.0
+    variance = over_targets + added.variance
+    share = added.variance / variance if variance else nan
+    if round_robin:
+        return variance, share, added.freedom
+    return variance, share, satterthwaite([Part(over_targets, targets - 1.0), added])
+
+
+def over_shadows(outcome: Outcome) -> Part | None:
+    """What the draw of shadows adds to the variance over targets, as `variance_of_mean` explains.
+
+    None where half of the shadows do not suffice.
+    """
+    values, halves = outcome.measured.values, outcome.halves
+    if halves is None:
+        return None
+    targets = len(values)
     ways = len(halves)
     common = halves.mean(1, keepdim=True)
     square = float(common.square().mean())
-    if round_robin:
-        variance = max(square, over_targets)
-        return variance, 1 - over_targets / variance if variance else nan, float(ways)
-    separate = float((halves - common).square().sum()) / (ways * targets * (targets - 1))
-    over_shadows = max(square - separate, 0.0)
-    variance = over_targets + over_shadows
-    if variance == 0:
-        return 0.0, nan, targets - 1.0
-    freedom = variance**2 / (over_targets**2 / (targets - 1) + over_shadows**2 / ways)
-    return variance, over_shadows / variance, freedom
+    if outcome.round_robin:
+        separate = float(values.var()) / targets
+    else:
+        separate = float((halves - common).square().sum()) / (ways * targets * (targets - 1))
+    return Part(max(square - separate, 0.0), float(ways))
+
+
+def satterthwaite(parts: Sequence[Part]) -> float:
+    """Degrees of freedom of a sum of independent parts; those of the first if all are 0.
+
+    Source: Satterthwaite 1946, doi:10.2307/3002019.
+    """
+    total = sum(variance for variance, _ in parts)
+    if total == 0:
+        return parts[0].freedom
+    return total**2 / sum(variance**2 / freedom for variance, freedom in parts)
 
 
 def mean_difference(differences: Float[Tensor, " targets"]) -> tuple[Estimate, float]:
@@ -116,13 +145,13 @@ def mean_difference(differences: Float[Tensor, " targets"]) -> tuple[Estimate, f
             certainty.
     """
     value, spread = differences.mean().item(), differences.std(correction=0).item()
-    if len(differences) < 2 or spread <= _ROUNDING:
+    if len(differences) < 2 or spread <= ROUNDING:
         raise ValueError(
             f"Student's t needs 2 targets that differ, got {len(differences)} with a spread of "
             f"{spread:g}. Compare their scores by `paired_differences`."
         )
     freedom = len(differences) - 1.0
-    return _interval(value, spread / freedom**0.5, freedom, spread)
+    return student_interval(value, spread / freedom**0.5, freedom, spread)
 
 
 def ratio_of_means(
@@ -164,13 +193,13 @@ def _compare(first: Outcome, second: Outcome) -> tuple[Estimate, float, float]:
     outcome = first.minus(second)
     values, influence = outcome.measured
     value, spread = values.mean().item(), values.std(correction=0).item()
-    if spread > _ROUNDING:
+    if spread > ROUNDING:
         variance, shadows, freedom = variance_of_mean(outcome)
-        return *_interval(value, variance**0.5, freedom, spread), shadows
+        return *student_interval(value, variance**0.5, freedom, spread), shadows
     error = float(influence.square().sum(1).max()) ** 0.5
-    if error > _ROUNDING:
-        return *_interval(value, error, inf, spread), nan  # t is then normal
-    if abs(value) <= _ROUNDING and not _saturated(first.measured):
+    if error > ROUNDING:
+        return *student_interval(value, error, inf, spread), nan  # t is then normal
+    if abs(value) <= ROUNDING and not _saturated(first.measured):
         return Estimate(0.0, 0.0, 0.0), 1.0, nan  # every example counts the same for both
     # all disjoint pairs differ by `value`; at most this share of all pairs does not (exact, 97.5%)
     trials = influence.shape[1] // 2
@@ -185,36 +214,10 @@ def _saturated(measured: Measured) -> bool:
     return not measured.influence.any() and bool(ends.any())
 
 
-def _interval(
+def student_interval(
     value: float, error: float, freedom: float, spread: float = 0.0
 ) -> tuple[Estimate, float]:
     """Interval of a difference of shares and its two-sided p-value, by Student's t."""
     margin, p = student.ppf(0.975, freedom) * error, 2 * student.sf(abs(value) / error, freedom)
     low, high = max(value - margin, -1), min(value + margin, 1)
     return Estimate(value, float(low), float(high), spread), float(p)
-
-
-class Sample(NamedTuple):
-    """Summary of a sample: its mean, population standard deviation and number of values."""
-
-    mean: float
-    spread: float
-    number: int
-
-
-def welch(first: Sample, second: Sample) -> tuple[Estimate, float]:
-    """Difference of two means, first - second, with its 95% interval and two-sided p-value.
-
-    All but the difference is NaN if either sample has a single value or neither has any spread.
-
-    Source: Welch 1947, doi:10.2307/2332510, with Satterthwaite's degrees of freedom.
-    """
-    value = first.mean - second.mean
-    if min(first.number, second.number) < 2 or max(first.spread, second.spread) < _ROUNDING:
-        return Estimate(value, nan, nan), nan
-    # squared standard error of a mean: spread^2 n / (n - 1), the variance's estimate, over n
-    errors = [sample.spread**2 / (sample.number - 1) for sample in (first, second)]
-    error = sum(errors) ** 0.5
-    parts = zip(errors, (first.number, second.number), strict=True)
-    freedom = sum(errors) ** 2 / sum(part**2 / (number - 1) for part, number in parts)
-    return _interval(value, error, freedom)

@@ -23,7 +23,7 @@ from quantization.shared import Shared
 from quantization.variant import Variant, wanted
 from storage.files import write_text
 from storage.names import is_snapshot
-from storage.weights import save_quantized
+from storage.weights import load_quantized, save_quantized
 
 Calibrate = Callable[[Variant], Calibration]
 
@@ -66,6 +66,7 @@ def save_variant(
     draw: Calibrate,
     patterns: Mapping[str, Bits],
     shared: Shared,
+    seed: int,
 ) -> None:
     """Write one variant to `path`, and the record of its layers beside it, as JSON.
 
@@ -79,7 +80,10 @@ def save_variant(
         keys = parameters if variant.engine else layer_bits(network, variant, patterns)
         if not all(state[key].isfinite().all() for key in keys):
             raise DivergedError
-        quantized, record = quantize_network(network, variant, calibration, patterns, shared=shared)
+        solved = _load_base(path, variant)
+        quantized, record = quantize_network(
+            network, variant, calibration, patterns, shared=shared, seed=seed, solved=solved
+        )
     except DivergedError:
         save_quantized(path, QuantizedNetwork(variant, {}, state))
         return
@@ -87,6 +91,15 @@ def save_variant(
     text = json.dumps(record.as_json(calibration))
     write_text(path.with_suffix(".json"), text)
     save_quantized(path, quantized)
+
+
+def _load_base(path: Path, variant: Variant) -> QuantizedNetwork | None:
+    """The quantized network that a control belongs to, if it was made before."""
+    file = path.with_name(f"{variant.base}.safetensors")
+    if not variant.is_control or not file.exists():
+        return None
+    base = load_quantized(file)
+    return base if base.weights else None  # it has none if the network diverged
 
 
 class Quantize(Callback):
@@ -131,5 +144,6 @@ class Quantize(Callback):
             path = self.model_dir / f"{name}.safetensors"
             if name != FULL and not is_snapshot(name) and not path.exists():
                 self.note(name)
-                save_variant(network, path, Variant.parse(name), draw, self.patterns, shared)
+                variant = Variant.parse(name)
+                save_variant(network, path, variant, draw, self.patterns, shared, self.seed)
         network.to(home)

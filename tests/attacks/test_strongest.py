@@ -297,7 +297,10 @@ def test_one_row_per_variant_and_metric_is_marked_and_it_has_the_highest_value(b
                 row for row in best.rows if row.variant == variant and metric in row.strongest
             ]
             values = [getattr(made.row.summary, metric).value for made in attacks]
-            assert marked == [attacks[values.index(max(values))].row._replace(strongest=BOTH)]
+            row = attacks[values.index(max(values))].row
+            # two shadows cannot be halved, which an attack without shadows does not need
+            halves = dict.fromkeys(BOTH, [[0.0] * 4] if row.knowledge == "none" else None)
+            assert marked == [row._replace(strongest=BOTH, halves=halves)]
             assert best.variants[variant].rows[metric] is marked[0]
     tied = Strongest(play(MEMBERS))
     tied.add([made("full", "none", name, [0.7] * 4) for name in ("first", "second")])
@@ -350,6 +353,19 @@ def test_what_either_half_of_the_shadows_finds_is_kept_of_every_contender(synthe
     assert not outcome.round_robin
     assert all(rows.tolist() == [[0.0] * 4] for rows in kept.gap.halves.values())
     assert list(kept.gap.halves) == list(best.risks)
+
+
+def test_the_strongest_row_keeps_what_either_half_of_the_shadows_finds(synthetic_fleet):
+    """It is chosen over all targets, the contenders on half of them."""
+    best = strongest_of(synthetic_fleet, 8, 4, ["lira_online", "attack_r"])
+    row = best.variants[W2].rows["auc"]
+    assert row in best.rows
+    for own, way in zip(row.halves["auc"], HALVES, strict=True):
+        cases = [[Case(target, half) for target in range(8, 12)] for half in way]
+        first, second = (areas_of(best.game, row.attack, row.knowledge, c) for c in cases)
+        assert own == pytest.approx(list(np.subtract(first, second) / 2), abs=1e-12)
+    assert row.halves.keys() == set(row.strongest)
+    assert all(not row.halves for row in best.rows if not row.strongest)
 
 
 def test_the_gap_attack_varies_with_the_models_where_they_are_the_shadows(synthetic_fleet):

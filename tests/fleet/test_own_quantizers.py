@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 import train
 from fleet.export import export
 from storage.run_folder import RunFolder
+from storage.weights import load_weights
 
 LAYERS = """
 def rounding(weight, grid):
@@ -81,6 +82,25 @@ def test_own_quantizers_join_a_finished_fleet(
     assert export(finished, str(target), names[1], "state_dict", None)
     with pytest.raises(ValueError, match="torchao has nothing to pack in `quantizers_of_mine"):
         export(finished, str(target), names[1], "torchao", None)
+
+
+def test_an_own_quantizer_has_controls_and_an_engine_none(toy, finished, own, no_training):
+    names = [f"{OWN}.rounding-w2-noise0.5", f"{OWN}.rounding-w2-zeros"]
+    train.main(toy(finished, f"--quantize nearest-w2-zeros {' '.join(names)}"))
+    run = RunFolder(finished)
+    target = run.read().names[-1]
+    ours, theirs = (load_file(run.weights(target, v)) for v in ("nearest-w2-zeros", names[1]))
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    full, noisy, base = (
+        load_file(run.weights(target, "full")),
+        load_file(run.weights(target, names[0])),
+        load_weights(run.weights(target, "nearest-w2")),
+    )
+    noise, change = (s["fc.weight"].double() - full["fc.weight"] for s in (noisy, base))
+    assert noise.square().mean().item() == pytest.approx(change.square().mean().item() / 4)
+    message = r"engine-w4-noise`: .*engine quantizes whole networks, and a control is made layer"
+    with pytest.raises(SystemExit, match=message):
+        train.main(toy(finished, f"--quantize {OWN}.engine-w4-noise"))
 
 
 def test_an_edited_quantizer_stops_with_both_fingerprints(toy, finished, own):

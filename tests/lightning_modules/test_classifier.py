@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from datamodules import Digits
 from datamodules.batches import Batch
@@ -108,6 +109,23 @@ def test_sgd_steps_are_those_worked_by_hand(digits, tmp_path):
     assert len(model.batches) == 2
     for key, value in model.network.named_parameters():
         torch.testing.assert_close(value.detach(), weights[key].detach())
+
+
+def test_smoothed_labels_are_those_worked_by_hand_and_validation_has_none(digits, tmp_path):
+    """0.7 of the weight on the label and 0.3 on all ten classes, the label's among them."""
+    model = Spy(10, 1, 3, ModelOptions("convnet", label_smoothing=0.3))
+    network = copy.deepcopy(model.network).train()
+    trainer = fit(model, digits, tmp_path, max_epochs=1, limit_train_batches=1).trainer
+    images, labels, *_ = model.batches[0]
+    log_p = network(images).double().log_softmax(1)
+    weights = torch.full_like(log_p, 0.03)
+    weights[torch.arange(len(labels)), labels] = 0.73
+    assert model.losses[0] == pytest.approx(-(weights * log_p).sum(1).mean().item(), abs=1e-6)
+    model.eval()
+    batches = [*digits.val_dataloader()]
+    logits, labels = torch.cat([model(b.images) for b in batches]), [b.labels for b in batches]
+    plain = cross_entropy(logits, torch.cat(labels)).item()
+    assert trainer.callback_metrics["val/loss"].item() == pytest.approx(plain, abs=1e-5)
 
 
 def test_a_seed_fixes_the_network_whatever_the_global_state():

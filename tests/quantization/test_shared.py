@@ -26,6 +26,8 @@ NAMES = [
 ]
 NAMES += ["adaround-w2-folded", "brecq-w2-folded", "brecq-w2-fisher", "obc-w2-sym"]
 NAMES += ["adaround-w2-paper", "brecq-w2-paper", "obc-w2-paper", "obc-w2-heldout"]
+NAMES += ["nearest-w2-noise", "obc-w2-heldout-zeros", "adaround-w2-paper-noise"]
+NAMES += ["brecq-w2-noise", "brecq-w2-noise0.5", "gptq-w1.58-zeros"]
 
 
 class Block(nn.Module):
@@ -138,6 +140,19 @@ def test_what_is_shared_is_made_once(network, draw, monkeypatch):
         "_collect_grams": 1,
         "reconstruct": 6 if blocks else 4,  # by adaround, brecq and gptq
     }
+
+
+@pytest.mark.parametrize("method", ["adaround", "brecq", "gptq", "nearest"])
+def test_a_variant_and_its_controls_are_solved_once(network, draw, monkeypatch, method):
+    solved, real = [], quantize.quantize_copy
+    monkeypatch.setattr(
+        quantize, "quantize_copy", lambda *given: solved.append(str(given[2])) or real(*given)
+    )
+    shared = Shared()
+    for name in ("w2-noise", "w2", "w2-zeros", "w1.58", "w2-noise0.5", "w1.58-zeros"):
+        variant = Variant.parse(f"{method}-{name}")
+        quantize_network(network, variant, draw(variant), shared=shared)
+    assert solved == [f"{method}-w2", f"{method}-w1.58"]
 
 
 def test_values_are_kept_while_there_is_space():

@@ -28,6 +28,8 @@ def calibration(rng):
         ("nearest-w1.58-last8", {"layer1.*": 4}),
         ("nearest-w3-last32", {}),
         ("brecq-w4-folded", {"layer2.*": UNQUANTIZED}),
+        ("nearest-w2-noise", {}),
+        ("adaround-w1.58-last32-zeros", {"layer2.*": UNQUANTIZED}),
     ],
 )
 def test_stored_bytes_are_those_of_the_file(name, patterns, calibration, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from quantization.methods import METHODS
 from quantization.rounding.grid import LEVELS, levels
-from quantization.variant import Variant, check_count, wanted
+from quantization.variant import Variant, check_count, noise_of, wanted
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,16 @@ from quantization.variant import Variant, check_count, wanted
         ("nearest-w1.58", Variant("nearest", 1.58)),
         ("nearest-w1.58-asym", Variant("nearest", 1.58, symmetric=False)),
         ("nearest-w1.58-asym-last4", Variant("nearest", 1.58, 4, False)),
+        ("nearest-w2-noise", Variant("nearest", 2, noise=1.0)),
+        ("nearest-w2-noise0.25", Variant("nearest", 2, noise=0.25)),
+        ("nearest-w2-noise20", Variant("nearest", 2, noise=20.0)),
+        ("nearest-w2-noise0.00000125", Variant("nearest", 2, noise=1.25e-6)),
+        ("nearest-w2-noise0.1234567891", Variant("nearest", 2, noise=0.1234567891)),
+        ("nearest-w1.58-asym-zeros", Variant("nearest", 1.58, symmetric=False, zeros=True)),
+        (
+            "adaround-w2-last8-paper-heldout-noise3",
+            Variant("adaround", 2, 8, paper=True, calibration="heldout", noise=3.0),
+        ),
     ],
 )
 def test_names_and_variants_are_one_to_one(name, variant):
@@ -58,8 +68,43 @@ def test_every_variant_round_trips_under_a_name_of_its_own():
     assert len(variants) == 50 * sum(combinations.values())
 
 
+def test_a_control_is_of_the_variant_before_its_last_suffix():
+    for name in ("nearest-w2", "adaround-w1.58-last8-paper-heldout"):
+        for suffix in ("-noise", "-noise0.5", "-zeros"):
+            control = Variant.parse(name + suffix)
+            assert control.is_control
+            assert str(control.base) == name
+            assert control.calibrates is control.base.calibrates
+        assert Variant.parse(name).base == Variant.parse(name)
+        assert not Variant.parse(name).is_control
+
+
+def test_what_a_control_is_in_a_phrase():
+    phrases = {
+        "-noise": "Gaussian noise of the mean square of obc-w2's change, per layer",
+        "-noise0.5": "Gaussian noise of 0.5 times the root mean square of obc-w2's change, per"
+        " layer",
+        "-zeros": "zero where obc-w2 has zeros, all other weights as trained",
+    }
+    for suffix, phrase in phrases.items():
+        assert Variant.parse(f"obc-w2{suffix}").objective == phrase
+
+
+def test_noise_is_known_by_its_name_alone():
+    """Also of a user's own quantizer, whose code an audit need not have."""
+    known = {
+        "adaround-w1.58-noise": ("adaround-w1.58", 1),
+        "obc-w2-last8-bn-noise0.25": ("obc-w2-last8-bn", 0.25),
+        "no_such.module-w4-heldout-noise2.0": ("no_such.module-w4-heldout", 2),
+    }
+    others = ["full", "epoch-05", "obc-w2", "obc-w2-zeros", "my-noise", "noise", "obc-w2-noise-sym"]
+    assert {name: noise_of(name) for name in known} == known
+    assert [noise_of(name) for name in others] == [None] * len(others)
+
+
 def test_numbers_are_printed_in_their_shortest_form():
     assert str(Variant.parse("nearest-w2.0-last08")) == "nearest-w2-last8"
+    assert str(Variant.parse("nearest-w2-noise00.50")) == "nearest-w2-noise0.5"
 
 
 def test_levels_by_hand():
@@ -102,6 +147,24 @@ def test_layers_get_the_default_grid_of_their_own_bits_unless_one_is_named():
         ("nearest-w2-heldout", "nearest looks at no images; remove `-heldout`."),
         ("adaround-w2-bn-paper", "is named METHOD-wBITS"),
         ("nearest-w1.58-sym", "sym is the default at 1.58 bits; remove `-sym`."),
+        ("nearest-w2-noise1", "`nearest-w2-noise1`: 1 is the default; write `-noise`."),
+        ("nearest-w2-noise1.0", "`nearest-w2-noise1.0`: 1 is the default; write `-noise`."),
+        ("nearest-w2-noise0", "needs a finite factor above 0, got 0; without noise it is `full`."),
+        (f"nearest-w2-noise{'9' * 400}", "needs a finite factor above 0, got inf"),
+        ("nearest-w2-noise-heldout", r"\[-noise\[FACTOR\]\|-zeros\], .* got `nearest-w2-noise-h"),
+        ("nearest-w2-noise-zeros", "is named METHOD-wBITS"),
+        ("nearest-w2-zeros0.5", "is named METHOD-wBITS"),
+        ("nearest-w2-noise-0.5", "is named METHOD-wBITS"),
+        ("nearest-w2-heldout-noise", "nearest looks at no images; remove `-heldout`."),
+        ("nearest-w2-asym-noise", "asym is the default at 2 bits; remove `-asym`."),
+        (
+            "obc-w2-bn-noise",
+            "a control keeps BatchNorm as it was trained, and `-bn` re-estimates it for obc; remove"
+            " `-bn`.",
+        ),
+        ("obc-w2-paper-zeros", "and `-paper` re-estimates it for obc; remove `-paper`."),
+        ("adaround-w2-folded-zeros", "and `-folded` folds it for adaround; remove `-folded`."),
+        ("brecq-w2-paper-noise2", "and `-paper` folds it for brecq; remove `-paper`."),
     ],
 )
 def test_invalid_names_are_refused_with_a_reason(name, message):
@@ -109,10 +172,17 @@ def test_invalid_names_are_refused_with_a_reason(name, message):
         Variant.parse(name)
 
 
+def test_a_control_has_noise_or_zeros():
+    message = "`nearest-w2-noise0.5-zeros`: a control has noise or zeros; remove one of them."
+    with pytest.raises(ValueError, match=message):
+        Variant("nearest", 2, noise=0.5, zeros=True)
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
         ("adaround-w2", (500, 3)),
+        ("adaround-w2-paper-noise", (1024, 3)),
         ("obc-w2", (500, 3)),
         ("nearest-w2-bn", (500, 3)),
         ("adaround-w2-paper", (1024, 3)),

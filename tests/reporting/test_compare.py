@@ -3,23 +3,17 @@
 from math import isnan, nan
 from pathlib import Path
 
-import numpy as np
 import pytest
-from scipy.stats import ttest_ind, ttest_ind_from_stats
+import torch
+from scipy.stats import t as student
+from scipy.stats import ttest_ind_from_stats, ttest_rel
 
 from attacks.evaluate import Row
-from attacks.metrics.differences import Sample, welch
 from attacks.metrics.intervals import Estimate, Summary
-from reporting.compare import (
-    against_first,
-    comparison_lines,
-    ends_of,
-    enter,
-    make_comparison,
-    make_differences,
-    name_apart,
-)
-from reporting.results import Results
+from reporting.compare import against_first, ends_of, enter, name_apart
+from reporting.compare_views import comparison_lines, make_comparison, make_differences
+from reporting.pairing import pair_with_first
+from reporting.results import METRICS, Results
 from storage.experiment import Experiment
 from storage.records import VariantFacts
 
@@ -31,7 +25,18 @@ def near(value, spread=0.0):
 
 def row(variant, knowledge, attack, auc, tpr=0.06, spread=0.01, targets=4, counts=(12, 1)):
     rates = near(auc, spread), near(0.5), near(tpr, spread / 2), near(tpr / 5, spread / 4)
-    return Row(variant, knowledge, attack, Summary(*rates, targets, 100, *counts), 8, [], {})
+    by_target = {
+        metric: around(rate.value, rate.spread, targets)
+        for metric, rate in zip(METRICS, rates, strict=True)
+    }
+    summary = Summary(*rates, targets, 100, *counts)
+    return Row(variant, knowledge, attack, summary, 8, [], by_target)
+
+
+def around(mean, spread, targets):
+    """Values with this mean and this standard deviation, of the population."""
+    steps = torch.arange(targets).double() - (targets - 1) / 2
+    return (mean + spread * steps / (steps.square().mean().sqrt() or 1)).tolist()
 
 
 def make_results(rows, basis=(), experiment=None, accuracy=0.9):
@@ -58,41 +63,12 @@ ROWS = {
     "c": [row("full", "matched", "lira", 0.66, targets=1)],
 }
 RESULTS = {name: make_results(rows) for name, rows in ROWS.items()}
-
-
-@pytest.mark.parametrize(("n", "m"), [(2, 2), (8, 4), (3, 40)])
-@pytest.mark.parametrize("scale", [1e-6, 0.02, 0.4])
-def test_welch_matches_scipy_on_the_values_themselves(n, m, scale):
-    rng = np.random.default_rng(n + m)
-    first, second = 0.6 + scale * rng.standard_normal(n), 0.58 + 0.3 * scale * rng.random(m)
-    samples = [Sample(aucs.mean(), aucs.std(), len(aucs)) for aucs in (first, second)]
-    estimate, p = welch(*samples)
-    oracle = ttest_ind(first, second, equal_var=False)
-    interval = oracle.confidence_interval()
-    assert estimate.value == pytest.approx(first.mean() - second.mean())
-    clipped = np.clip(interval, -1, 1)
-    assert (estimate.low, estimate.high) == pytest.approx(tuple(clipped), rel=1e-6)
-    assert p == pytest.approx(oracle.pvalue, rel=1e-6)
-
-
-def test_a_single_target_is_no_certainty():
-    spread = Sample(0.6, 0.02, 4)
-    for first, second in (
-        (Sample(0.7, 0.0, 1), spread),
-        (spread, Sample(0.7, 0.0, 1)),
-        (Sample(1.0, 1e-16, 4), Sample(0.9, 0.0, 4)),
-    ):
-        estimate, p = welch(first, second)
-        assert estimate.value == pytest.approx(first.mean - second.mean)
-        assert all(map(isnan, (estimate.low, estimate.high, p)))
-    estimate, p = welch(Sample(1.0, 0.0, 4), spread)  # a spread on one side suffices
-    oracle = ttest_ind_from_stats(1, 0, 4, 0.6, 0.02 * (4 / 3) ** 0.5, 4, equal_var=False)
-    assert p == pytest.approx(oracle.pvalue)
+APART = pair_with_first(RESULTS)
 
 
 def test_only_variants_of_both_experiments_are_compared():
     entries = enter(RESULTS)
-    differences = against_first(entries)
+    differences = against_first(entries, APART)
     assert [(e.variant, e.experiment) for e in entries] == [
         *(("full", "a"), ("full", "b"), ("full", "c"), ("w2", "a"), ("w2", "b")),
         *(("w4", "a"), ("w8", "b")),
@@ -127,6 +103,92 @@ def test_only_variants_of_both_experiments_are_compared():
         assert (differences[1][end].first, differences[1][end].second) == ("b", "a")
 
 
+NAMED = {f"target-{number:03d}": f"{number}" for number in range(4)}
+FOUND = {"a": [0.7, 0.68, 0.61, 0.64], "b": [0.66, 0.65, 0.6, 0.6]}
+
+
+def made_of(values, halves, variant="full"):
+    """A row with these values of the targets by AUC, and what half of the shadows change."""
+    made = row(variant, "matched", "lira", sum(values) / len(values), targets=len(values))
+    return made._replace(by_target=made.by_target | {"auc": values}, halves={"auc": halves})
+
+
+def test_experiments_that_share_targets_are_paired():
+    """Three of four are the same, in another order; what the shadows add is 0."""
+    quiet = [[0.0] * 4] * 3
+    results = {
+        name: make_results([made_of(values, quiet)], experiment=experiment(seed=0))
+        for name, values in FOUND.items()
+    }
+    results["a"] = results["a"]._replace(audited=NAMED)
+    order = ["target-002", "target-001", "target-005", "target-000"]
+    results["b"] = results["b"]._replace(audited={name: NAMED.get(name, "5") for name in order})
+    entries, pairings = enter(results), pair_with_first(results)
+    _, difference = (by_end["auc"] for by_end in against_first(entries, pairings))
+    oracle = ttest_rel([0.66, 0.65, 0.6], [0.61, 0.68, 0.7])  # b minus a: targets 2, 1 and 0
+    assert difference.p == pytest.approx(oracle.pvalue)
+    low, high = oracle.confidence_interval()
+    assert difference.estimate[:3] == pytest.approx((-0.08 / 3, low, high))
+    table = make_comparison(entries, against_first(entries, pairings), pairings)
+    assert "target by target where experiments are paired (Student's t over" in table.note
+    assert "Welch" not in table.note
+    assert "of all variants of a, b and" in table.note  # of the TPR no halves are known
+    lines = comparison_lines(entries, against_first(entries, pairings), pairings)
+    assert [line["paired_targets"] for line in lines] == [None, 3]
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_what_the_shadows_of_both_experiments_add_is_counted(paired):
+    """By hand: halving moves all targets alike, by 0.03 in a and by 0.01 in b, in one way."""
+    results = {
+        name: make_results([made_of(FOUND[name], [[move] * 4])], experiment=experiment(seed=0))
+        for name, move in (("a", 0.03), ("b", 0.01))
+    }
+    names = NAMED if paired else {}
+    results = {name: audit._replace(audited=names) for name, audit in results.items()}
+    found = against_first(enter(results), pair_with_first(results))[1]["auc"]
+    values = torch.tensor([FOUND["b"], FOUND["a"]]).double()
+    over = (values[0] - values[1])[None] if paired else values
+    parts = [(float(sample.var()) / 4, 3) for sample in over] + [(0.03**2, 1), (0.01**2, 1)]
+    variance = sum(part for part, _ in parts)
+    freedom = variance**2 / sum(part**2 / own for part, own in parts)
+    p = 2 * student.sf(abs(found.estimate.value) / variance**0.5, freedom)
+    assert found.p == pytest.approx(p)
+
+
+def test_what_shadows_add_is_unknown_for_a_part_of_a_round_robin():
+    (entry,) = enter(
+        {
+            "a": make_results(
+                [made_of(FOUND["a"], [[0.1, 0.1, -0.1, -0.1]])],
+                experiment=experiment(fleet={"shadows": 4, "targets": 0}),
+            )
+        }
+    )
+    assert entry.outcome("auc").round_robin
+    assert entry.outcome("auc").halves.tolist() == [[0.1, 0.1, -0.1, -0.1]]
+    part = entry.outcome("auc", [0, 2])
+    assert (part.measured.values.tolist(), part.halves) == ([0.7, 0.61], None)
+
+
+def test_snapshots_are_corrected_apart():
+    rows = {
+        name: [made_of(values, [[0.0] * 4], v) for v in ("full", "epoch-01", "epoch-02", "w2")]
+        for name, values in FOUND.items()
+    }
+    results = {name: make_results(own, experiment=experiment(seed=0)) for name, own in rows.items()}
+    results = {name: audit._replace(audited=NAMED) for name, audit in results.items()}
+    pairings, entries = pair_with_first(results), enter(results)
+    differences = against_first(entries, pairings)
+    ends = [d for by_end in differences for d in by_end.values() if d and d.first == "b"]
+    assert len(ends) == 8  # half of them are TPRs, in which no target differs from itself
+    known = [d for d in ends if d.p == d.p]
+    assert len({d.p for d in known}) == 1
+    assert [d.p_holm for d in known] == pytest.approx([min(1, 2 * d.p) for d in known])
+    table = make_comparison(entries, differences, pairings)
+    assert "(Holm), of snapshots apart from other variants." in table.note
+
+
 @pytest.mark.parametrize(
     ("counts", "tail"),
     [(((99, 10), (99, 10)), "tpr_01pct"), (((99, 10), (99, 9)), "tpr_1pct")],
@@ -142,7 +204,7 @@ def test_audits_are_compared_at_the_coarser_of_their_tails(counts, tail):
 
 def test_the_table_by_hand():
     entries = enter(RESULTS)
-    table = make_comparison(entries, against_first(entries))
+    table = make_comparison(entries, against_first(entries, APART), APART)
     assert table.columns == (
         *("variant", "experiment", "test accuracy", "AUC", "TPR at 1% FPR"),
         *("AUC beyond a's", "p", "TPR at 1% FPR beyond a's", "p"),
@@ -161,27 +223,31 @@ def test_the_table_by_hand():
     assert texts[4][5].startswith("-0.040 (-0.0")
     assert texts[4][7].startswith("+3.0 (+")  # points
     assert (values[4][5], values[4][7]) == pytest.approx((-0.04, 0.03))
-    assert "The targets are different models" in table.note
+    assert "in points for a TPR, by Welch's t over the targets, where nothing" in table.note
+    assert "not known of all variants of a, b, c and is then missing" in table.note
     assert "AUC and TPR at 1% FPR are those of the attack that is strongest by each" in table.note
 
 
 def test_few_false_positives_are_marked():
     few = {"a": make_results([row("w2", "none", "gap", 0.5, counts=(9, 0))])}
     entries = enter(few)
-    assert make_comparison(entries, against_first(entries)).rows[0][4].text == "6.0% (4.0-9.0)†"
+    assert (
+        make_comparison(entries, against_first(entries, APART), APART).rows[0][4].text
+        == "6.0% (4.0-9.0)†"
+    )
 
 
 def test_unknown_accuracy_is_unknown_in_both_views():
     (entry,) = enter({"a": make_results([row("w2", "none", "gap", 0.5)], accuracy=nan)})
     none = [{"auc": None, "tpr_1pct": None}]
-    assert make_comparison([entry], none).rows[0][2] == ("unknown", None)
-    assert comparison_lines([entry], none)[0]["accuracy"] is None
+    assert make_comparison([entry], none, {}).rows[0][2] == ("unknown", None)
+    assert comparison_lines([entry], none, {})[0]["accuracy"] is None
 
 
 def test_lines_of_the_csv_hold_numbers_and_none_for_unknown_ones():
     entries = enter(RESULTS)
-    differences = against_first(entries)
-    lines = comparison_lines(entries, differences)
+    differences = against_first(entries, APART)
+    lines = comparison_lines(entries, differences, APART)
     assert len({tuple(line) for line in lines}) == 1  # the same fields in all
     w2 = lines[4]
     assert (w2["auc_matched"], w2["auc_unquantized"]) == (0.55, 0.56)
@@ -216,16 +282,21 @@ def test_differences_name_options_models_and_attacks():
             ROWS["b"], basis | {"audited models": "3"}, experiment(seed=1, fleet=fewer)
         )._replace(left_out=("One example of 9.", "rmia was left out.")),
     }
-    table = make_differences(results)
+    table = make_differences(results, pair_with_first(results))
     assert table.columns == ("", "a", "b")
     assert [[cell.text for cell in line] for line in table.rows] == [
         ["seed", "0", "1"],
         ["audited models", "4", "3"],  # instead of the fleet's options
         ["left out", "none", "One example of 9. rmia was left out."],
         ["attacks beside the shared ones", "rmia", ""],
+        ["compared with a", "-", "Welch's t"],
     ]
-    same = make_differences(dict.fromkeys("ab", results["a"]))
-    assert not same.rows
+    twice = dict.fromkeys(
+        "ab", results["a"]._replace(audited={"target-000": "0", "target-001": "1"})
+    )
+    same = make_differences(twice, pair_with_first(twice))
+    (line,) = same.rows
+    assert [cell.text for cell in line] == ["compared with a", "-", "paired over 2 targets"]
     assert "the same" in same.note
 
 
@@ -235,7 +306,8 @@ def test_options_of_models_trained_elsewhere_are_unknown():
         "b": make_results(ROWS["a"]),
     }
     lines = {
-        line[0].text: [cell.text for cell in line[1:]] for line in make_differences(results).rows
+        line[0].text: [cell.text for cell in line[1:]]
+        for line in make_differences(results, pair_with_first(results)).rows
     }
     assert lines["seed"] == ["0", "unknown"]
 

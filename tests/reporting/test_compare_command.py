@@ -23,26 +23,40 @@ def experiment(**options):
     return Experiment(config, {}, {"data": "00ff"}, versions, {}, "x")
 
 
-def row(variant, auc):
+SPREAD = [-0.01, -0.01, 0.01, 0.01]  # of the targets, with a deviation of 0.01
+HALVES = [[0.0] * 4]  # the shadows add nothing
+
+
+def row(variant, auc, order=1):
     estimate = Estimate(auc, auc - 0.02, auc + 0.03, 0.01)
     summary = Summary(estimate, estimate, estimate, estimate, 4, 300, 3, 0)
-    by_target = {metric: [auc] * 4 for metric in METRICS}
+    by_target = {metric: [auc + step for step in SPREAD[::order]] for metric in METRICS}
     ends = "auc", "tpr_1pct"
-    return Row(variant, "matched", "lira_online", summary, 8, [], by_target, ends)
+    halves = dict.fromkeys(ends, HALVES)
+    return Row(variant, "matched", "lira_online", summary, 8, [], by_target, ends, halves)
 
 
 @pytest.fixture
 def write(tmp_path):
     """Write a run folder that was audited; by default it has two variants."""
 
-    def make(name, variants=("full", "nearest-w2"), auc=0.6, options=experiment()):  # noqa: B008
+    def make(name, variants=("full", "nearest-w2"), auc=0.6, options=experiment(), order=1):  # noqa: B008
         folder = tmp_path / name / "audit"
         folder.mkdir(parents=True)
         basis = {"audited models": "4", "shadow models": "8", "excluded": "none"}
-        rows = [row(variant, auc) for variant in variants]
-        accuracy = Estimate(auc, auc - 0.02, auc + 0.03)
-        facts = dict.fromkeys(variants, VariantFacts(accuracy, 0, accuracy_by_target=[auc] * 4))
+        # a network is as accurate as it leaks, and an earlier epoch less by 0.1
+        levels = {variant: auc - 0.1 * variant.startswith("epoch") for variant in variants}
+        rows = [row(variant, level, order) for variant, level in levels.items()]
+        facts = {
+            variant: VariantFacts(
+                Estimate(level, level - 0.02, level + 0.03),
+                0,
+                accuracy_by_target=[level + step / 10 for step in SPREAD],
+            )
+            for variant, level in levels.items()
+        }
         results = Results(name, "", options, basis, facts, rows, {}, [], [], [])
+        results = results._replace(audited={f"target-{number}": f"{number}" for number in range(4)})
         (folder / "results.json").write_text(as_json(results))
         return folder.parent
 
@@ -78,6 +92,44 @@ def test_two_experiments_in_one_table(write, tmp_path, snapshot, unwrap):
     ]
     assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
     assert (snapshot(first), snapshot(second)) == before
+
+
+def test_experiments_of_one_seed_are_paired_and_set_beside_networks_stopped_early(
+    write, tmp_path, unwrap
+):
+    """By hand: b's targets are a's in reverse, 0.05 below; half of a's way has b's accuracy.
+
+    There a leaks as much as b, and per target 0.02 less or more, with a standard error of
+    0.02 / sqrt(3) = 0.0115, in units of which t(0.975, 3) is 3.182.
+    """
+    a = write("a", ("full", "epoch-01"), options=experiment(snapshots=[1]))
+    b = write("b", ("full",), 0.55, experiment(layer_bits=[8]), order=-1)
+    printed = compare(a, b)
+    said = unwrap(printed)
+    assert "b is paired with a over 4 targets, which trained on the same examples in both." in said
+    assert re.search(r"\n +compared with a +- +paired over 4 targets *\n", printed)
+    assert "-0.050 (-0.087 to -0.013)" in said
+    assert "What the same accuracy costs otherwise: against early stopping of a" in said
+    assert re.search(
+        r"b's full +epoch-01 to full \(epoch-01 to full\) +\+0\.000 \(-0\.037 to", printed
+    )
+    assert "No difference between b's full and a network of a of equal accuracy that was" in said
+    by_name = {
+        (line["experiment"], line["variant"]): line for line in read_csv(tmp_path / "compared-a-b")
+    }
+    assert by_name["b", "full"]["paired_targets"] == "4"
+    assert by_name["b", "full"]["as_accurate_as"] == "epoch-01 to full (epoch-01 to full)"
+    assert by_name["a", "epoch-01"]["as_accurate_as"] == ""
+
+
+def test_experiments_without_a_common_target_say_why_and_the_way_out(write, unwrap):
+    a = write("a", ("full", "epoch-01"), options=experiment(snapshots=[1]))
+    said = unwrap(compare(a, write("b", ("full",), options=experiment(seed=1))))
+    assert "b is not paired with a: its seed is 1, so that its targets trained on other" in said
+    assert "Train it with `--seed 0` to pair them." in said
+    assert "Nothing is compared with networks of a that were stopped early, because no" in said
+    assert "What the same accuracy costs" not in said
+    assert "by Welch's t over the targets, where nothing" in said
 
 
 def test_folders_of_the_same_name_are_told_apart(write, tmp_path, unwrap):

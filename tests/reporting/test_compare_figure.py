@@ -118,3 +118,34 @@ def test_an_outlier_does_not_squeeze_the_others():
     for axes in draw(comparison_chart(entries)).axes[:2]:
         assert axes.get_xlim() == pytest.approx((0.9165, 0.9935))  # 0.92 to 0.99
         assert [text.get_text() for text in axes.texts] == ["← nearest-w1.58: 40.0%", "←"]
+
+
+def test_snapshots_are_a_curve_with_its_band_and_no_points_of_their_own():
+    """Two experiments have snapshots; a third is a point beside their curves."""
+    levels = {"epoch-05": (0.7, 0.55), "epoch-10": (0.8, 0.6), "full": (0.9, 0.7)}
+    entries = [
+        entry(variant, name, accuracy + shift, *(area + shift + more for more in kinds))
+        for variant, (accuracy, area) in levels.items()
+        for name, shift in (("a", 0.0), ("b", 0.02), ("c", 0.04))
+        for kinds in [(0.0,) if variant == "full" else (0.0, 0.01)]
+        if name != "c" or variant == "full"
+    ]
+    figure = draw(comparison_chart(entries))
+    plane, _, by_variant, _ = figure.axes
+    lines = [line for line in plane.get_lines() if len(line.get_xdata()) == 3]
+    bands = plane.collections[:2]
+    for line, band, name, shift in zip(lines, bands, "ab", (0.0, 0.02), strict=True):
+        accuracies, areas = zip(*(levels[v] for v in ("epoch-05", "epoch-10", "full")), strict=True)
+        assert line.get_xdata() == pytest.approx([value + shift for value in accuracies])
+        # of each variant by the strongest attack, whatever its shadows
+        strongest = [areas[0] + 0.01, areas[1] + 0.01, areas[2]]
+        assert line.get_ydata() == pytest.approx([value + shift for value in strongest])
+        edges = band.get_paths()[0].vertices[:, 1]
+        assert edges.min() == pytest.approx(strongest[0] + shift - 0.02)
+        assert edges.max() == pytest.approx(strongest[2] + shift + 0.03)
+        points_of = [look for place, _, look in points(plane) if place[1] == strongest[2] + shift]
+        assert points_of[0][1] == to_rgba(line.get_color()), name
+    assert [place[0] for place, *_ in points(plane)] == pytest.approx([0.9, 0.92, 0.94])
+    assert len(list(points(by_variant))) == 4 * 2 + 3  # there they have a place of their own
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts[:5] == ["a", "b", "c", "full", "stopped early"]

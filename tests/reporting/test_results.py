@@ -52,6 +52,22 @@ def test_results_are_read_back_as_they_were_written(results, run_dir, experiment
     assert read_results(run_dir(written)) == written
 
 
+def test_what_targets_trained_on_and_what_halves_find_are_unknown_to_older_audits(results, run_dir):
+    named = results._replace(audited={"target-000": "0f", "target-001": "1e"})
+    assert any(row.halves.get("auc") for row in results.rows)
+    folder = run_dir(named)
+    assert read_results(folder) == named
+    path = folder / "audit" / "results.json"
+    content = json.loads(path.read_text())
+    del content["audited"]
+    for row in content["rows"]:
+        del row["halves"]
+    path.write_text(json.dumps(content))
+    older = read_results(folder)
+    assert not older.audited
+    assert older.rows == [row._replace(halves={}) for row in results.rows]
+
+
 def test_unknown_numbers_are_read_back_as_nan(results, run_dir):
     unknown = Estimate(nan, nan, nan)
     row = results.rows[0]

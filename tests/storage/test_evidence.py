@@ -1,5 +1,6 @@
 """Which models of a run are audited: the finished and sound ones, and the errors otherwise."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -11,8 +12,11 @@ from markupsafe import escape
 from safetensors.torch import load_file
 
 from attacks import ATTACKS, DEFAULT_ATTACKS
+from attacks.game import Curve
+from attacks.metrics.intervals import Estimate
 from storage.checksums import seal
-from storage.evidence import gather
+from storage.evidence import gather, trade_offs
+from storage.records import VariantFacts
 from storage.run_folder import RunFolder
 
 
@@ -219,3 +223,49 @@ def test_a_diverged_model_does_not_hide_who_was_calibrated(make_run, change_sign
     mask = evidence.game.calibrated["nearest-w2"]
     assert mask[0].nonzero().flatten().tolist() == [1, 5]
     assert not mask[3].any()
+
+
+def test_targets_are_known_by_what_they_trained_on(make_run):
+    """By the rows that are stored, whole; a target keeps its name where others are missing."""
+    run = make_run(targets=3)
+    members = run.membership()
+    audited = gather(run, allow_partial=False).audited
+    assert list(audited) == ["target-000", "target-001", "target-002"]
+    for name in run.read().names[-3:]:
+        digest = hashlib.sha256(bytes(members[name].tolist())).hexdigest()
+        assert digest.startswith(audited[str(name)])
+    assert len(set(audited.values())) == 3
+    shutil.rmtree(run.model(run.read().names[-3]))
+    fewer = gather(run, allow_partial=True).audited
+    assert fewer == {name: audited[name] for name in ("target-001", "target-002")}
+
+
+def test_noise_is_a_curve_for_the_variant_that_it_is_a_control_of():
+    """By decreasing factor; every variant, controls too, is compared with stopping early."""
+    names = ["full", "obc-w2", "obc-w2-noise0.5", "epoch-05", "obc-w2-noise", "obc-w2-zeros"]
+    names += [
+        "mine",
+        "my.own-w4-noise2",
+        "my.own-w4-noise10",
+        "my.own-w4",
+        "gptq-w2-noise",
+        "mine-noise",
+    ]
+    facts = dict.fromkeys(names, VariantFacts(Estimate(0.5, 0.4, 0.6), 0))
+    others = [name for name in names if name not in ("full", "epoch-05")]
+    noise = [
+        Curve("noise like obc-w2", ["obc-w2-noise", "obc-w2-noise0.5", "full"], ["obc-w2"]),
+        Curve(
+            "noise like my.own-w4",
+            ["my.own-w4-noise10", "my.own-w4-noise2", "full"],
+            ["my.own-w4"],
+        ),
+    ]
+    assert trade_offs(facts)["curves"] == [
+        Curve("early stopping", ["epoch-05", "full"], others),
+        *noise,
+    ]
+    del facts["epoch-05"]
+    assert trade_offs(facts)["curves"] == noise
+    del facts["full"]
+    assert trade_offs(facts)["curves"] == []

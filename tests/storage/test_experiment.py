@@ -271,10 +271,24 @@ def test_a_fleet_begun_on_one_device_does_not_go_on_over_four(tmp_path, asked):
             check_same(tmp_path, before, after)
 
 
-def test_a_folder_from_before_tf32_was_an_option_goes_on_without_it(tmp_path, asked):
-    check_same(tmp_path, asked(), asked(config__model__tf32=False))
-    with pytest.raises(ValueError, match=r"model.tf32: False in the folder, True asked"):
-        check_same(tmp_path, asked(), asked(config__model__tf32=True))
+@pytest.mark.parametrize(
+    ("option", "before", "now"), [("tf32", False, True), ("label_smoothing", 0.0, 0.2)]
+)
+def test_a_folder_from_before_an_option_goes_on_without_it(tmp_path, asked, option, before, now):
+    key = f"config__model__{option}"
+    check_same(tmp_path, asked(), asked(**{key: before}))
+    with pytest.raises(ValueError, match=rf"model.{option}: {before} in the folder, {now} asked"):
+        check_same(tmp_path, asked(), asked(**{key: now}))
+
+
+def test_a_folder_from_before_privacy_was_an_option_goes_on_without_it(tmp_path, asked):
+    off = {"noise": None, "epsilon": None, "delta": None, "clip": 1.0}
+    check_same(tmp_path, asked(), asked(config__model__dp=off))
+    with pytest.raises(ValueError, match=r"model.dp.noise: None in the folder, 1\.5 asked"):
+        check_same(tmp_path, asked(), asked(config__model__dp=off | {"noise": 1.5}))
+    assert not asked().private
+    assert not asked(config__model__dp=off).private
+    assert asked(config__model__dp=off | {"epsilon": 8.0}).private
 
 
 def test_every_difference_is_named(tmp_path, asked):

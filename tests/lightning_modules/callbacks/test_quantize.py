@@ -193,10 +193,49 @@ def test_a_network_that_diverged_is_written_as_it_is(tmp_path, name, layer, fact
     with torch.no_grad():
         network.get_submodule(layer).weight.mul_(factor)
     path = tmp_path / f"{name}.safetensors"
-    save_variant(network, path, Variant.parse(name), draw, {}, Shared())
+    save_variant(network, path, Variant.parse(name), draw, {}, Shared(), 0)
     state, saved = network.state_dict(), load_weights(path)
     assert all(torch.equal(state[key], saved[key]) or state[key].isnan().any() for key in state)
     assert not path.with_suffix(".json").exists()
+
+
+@pytest.mark.parametrize("name", ["adaround-w2", "nearest-w1.58"])
+def test_a_control_is_made_from_codes_that_are_there(tmp_path, monkeypatch, name):
+    """To learn them anew may take hours; and its zeros are those of the file."""
+    network, controls = Module().network.eval(), [f"{name}-noise0.5", f"{name}-zeros"]
+
+    def save(folder, *names):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        for each in names:
+            path = tmp_path / folder / f"{each}.safetensors"
+            save_variant(network, path, Variant.parse(each), draw, {}, Shared(), 4)
+        return [(tmp_path / folder / f"{each}.safetensors").read_bytes() for each in controls]
+
+    expected = save("alone", *controls)
+    save("beside", name, *controls)
+    for control in controls:
+        (tmp_path / "beside" / f"{control}.safetensors").unlink()
+    monkeypatch.setattr("quantization.quantize.quantize_copy", lambda *_: pytest.fail("solved"))
+    assert save("beside", *controls) == expected
+    with torch.no_grad():
+        network.get_submodule("body.0").weight.fill_(torch.nan)
+    save("beside", *controls)
+    for control in controls:
+        state = load_weights(tmp_path / "beside" / f"{control}.safetensors")
+        assert torch.equal(state["head.weight"], network.state_dict()["head.weight"])
+
+
+@pytest.mark.parametrize("control", ["adaround-w2-noise", "adaround-w2-zeros"])
+def test_a_control_of_a_network_that_diverged_is_that_network(tmp_path, control):
+    network = Module().network.eval()
+    with torch.no_grad():
+        network.get_submodule("body.0").weight.mul_(1e20)
+    for name in ("adaround-w2", control):
+        path = tmp_path / f"{name}.safetensors"
+        save_variant(network, path, Variant.parse(name), draw, {}, Shared(), 0)
+        assert not path.with_suffix(".json").exists()
+        state, saved = network.state_dict(), load_weights(path)
+        assert all(torch.equal(state[key], saved[key]) for key in state)
 
 
 def halve(network, images, bits):
@@ -212,7 +251,7 @@ def test_a_mask_that_is_infinite_from_the_start_is_no_divergence(tmp_path, monke
     network = Module().network.eval()
     network.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
     path = tmp_path / "engines.halve-w4.safetensors"
-    save_variant(network, path, Variant.parse("engines.halve-w4"), draw, {}, Shared())
+    save_variant(network, path, Variant.parse("engines.halve-w4"), draw, {}, Shared(), 0)
     state, saved = network.state_dict(), load_weights(path)
     assert torch.equal(saved["mask"], state["mask"])
     assert torch.equal(saved["head.weight"], state["head.weight"] / 2)
@@ -263,7 +302,7 @@ def test_the_record_is_there_before_the_weights(tmp_path, monkeypatch):
         lambda path, quantized: written.append(path.with_suffix(".json").exists()),
     )
     path = tmp_path / "model" / "adaround-w2.safetensors"
-    save_variant(Module().network.eval(), path, Variant.parse("adaround-w2"), draw, {}, Shared())
+    save_variant(Module().network.eval(), path, Variant.parse("adaround-w2"), draw, {}, Shared(), 0)
     assert written == [True]
     record = json.loads(path.with_suffix(".json").read_text())
     assert [layer["name"] for layer in record["layers"]] == ["body.0", "head"]
