@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from attacks.frontier import compare_at, find_equal, first_crossing
+from attacks.equal_accuracy import compare_at, find_equal, first_crossing
 from attacks.metrics.differences import Difference, Outcome, paired_differences
 from attacks.metrics.measures import Measured
 
