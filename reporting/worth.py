@@ -107,7 +107,7 @@ def describe(frontier: Frontier, variant: str, equal: str) -> str:
     if beside.outside:
         way_out = " An earlier snapshot would make it comparable."
         needed = way_out if beside.outside == "below" and equal == EQUAL else ""
-        return f"{variant} is outside the curve, {outside(frontier, beside)}.{needed}"
+        return f"{variant} is not compared with {equal}: it is {outside(frontier, beside)}.{needed}"
     there, shown = f"{equal} ({_at(frontier, beside)})", _shown(beside)
     if not shown:
         differences = [
