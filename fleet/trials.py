@@ -171,7 +171,7 @@ def count_operations(network: nn.Module, images: Tensor, labels: Tensor) -> Oper
 def try_quantizations(job: Job, network: nn.Module) -> dict[str, QuantizationCost]:
     """Cost of each variant, from finished models or else from one trial per kind of variant.
 
-    Controls of a variant are made from its solution, which one of them pays for.
+    A variant's controls are made from its codes, for which the first of them pays.
     """
     costs, tried = dict[str, QuantizationCost](), dict[str, float]()
     work, solved = dict[str, Work](), dict[Variant, str]()
@@ -179,7 +179,7 @@ def try_quantizations(job: Job, network: nn.Module) -> dict[str, QuantizationCos
     for name in job.experiment.quantized:
         variant, known = Variant.parse(name), recorded_seconds(job.run, list(job.members), name)
         size = stored_bytes(network, variant, patterns)
-        if not known and solved.setdefault(variant.base, name) != name:
+        if solved.setdefault(variant.base, name) != name and not known:
             source = f"solved with {solved[variant.base]}"
             costs[name] = QuantizationCost(0.0, source, size, Work(0, 0))
             continue

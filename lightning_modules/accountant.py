@@ -88,7 +88,7 @@ def _account(kind: str, mechanism: Mechanism, steps: int) -> float:
     accountant = create_accountant(kind)
     accountant.history = [(mechanism.noise, mechanism.sample_rate, steps)]
     with _quiet():
-        return float(accountant.get_epsilon(mechanism.delta))
+        return max(0.0, float(accountant.get_epsilon(mechanism.delta)))
 
 
 @contextmanager

@@ -12,9 +12,11 @@ from torch import nn
 
 from storage import files
 
-# Not shown as a place, because a user cannot change them: torch, our own files, Python's library.
-HIDDEN = tuple(
-    Path(file).parent for file in (torch.__file__, __file__, files.__file__, traceback.__file__)
+# Not shown as a place, because a user cannot change them: torch, our own files, Python's library,
+# and Opacus, which may not be installed.
+HIDDEN = (
+    *(Path(f).parent for f in (torch.__file__, __file__, files.__file__, traceback.__file__)),
+    Path(torch.__file__).parents[1] / "opacus",
 )
 
 MUST_FIT = r"size|shape|dimension|stride|expected|match|index|multiple|divisible"
@@ -26,6 +28,10 @@ WORKED = (
 WAYS_OUT = {
     r"inplace operation|modified inplace": "Write that result into a new tensor (`x = x + y` "
     "instead of `x += y`, `inplace=False`).",
+    r"Per sample gradient is not": "Leave out the layers that the loss does not depend on, or "
+    "freeze them by `requires_grad_(False)`.",
+    r"layer with buffers": "Differential privacy needs layers that keep nothing of a batch: switch "
+    "off `track_running_stats`, or take GroupNorm.",
     r"Only Tensors created explicitly": "Quantizers and signals need copies. The old "
     "`torch.nn.utils.weight_norm` and `spectral_norm` forbid them: take those of "
     "`torch.nn.utils.parametrizations`, and leave their layers out by `--layer_bits`. Otherwise "

@@ -63,6 +63,10 @@ class PrivateClassifier(Classifier):
 
         # hooks see the values between layers, which nothing may overwrite
         in_place = [layer for layer in network.modules() if getattr(layer, "inplace", False)]
+        images = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+        handles = [layer.register_forward_pre_hook(_contiguous) for layer in images]
+        if errors := GradSampleModule.validate(network):
+            raise errors[0]  # it would raise all of them, as a list
         hooks = GradSampleModule(network)
         try:
             for layer in in_place:
@@ -71,6 +75,8 @@ class PrivateClassifier(Classifier):
         finally:
             for layer in in_place:
                 layer.inplace = True  # type: ignore[assignment]
+            for handle in handles:
+                handle.remove()
             hooks.to_standard_module()
             # left by Opacus: an empty list, and the last sum of gradients without its noise
             for layer in network.modules():
@@ -88,6 +94,11 @@ class PrivateClassifier(Classifier):
             expected_batch_size=self.batch_size,
         )
         return optimizer
+
+
+def _contiguous(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The inputs of a convolution in NCHW: of NHWC, Opacus 1.6 computes wrong gradients."""
+    return tuple(images.contiguous() for images in inputs)
 
 
 def make_classifier(data: ImageDataModule, seed: int, options: ModelOptions) -> Classifier:

@@ -84,7 +84,10 @@ class _Rehearsal:
         self._check_numbers(self._evaluate(audited, first), first)
         trained = copy.deepcopy(self.network).to(self.device)
         trained = self.precision.convert_module(trained)
-        with self._step(trained, "when its parts are hooked"), ExitStack() as stack:
+        with (
+            self._step(trained, "when gradients of single images are kept"),
+            ExitStack() as stack,
+        ):
             stack.enter_context(self.classifier.hooked(trained))
             hooks = stack.pop_all()
         with hooks:

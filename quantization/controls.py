@@ -45,19 +45,20 @@ def make_control(
 
     Args:
         trained: state dict of the full-precision network.
-        base: what the variant without its last suffix makes of that network.
+        base: what quantization makes of that network by the variant without its last suffix.
         variant: the control.
         seed: the model's seed; what is drawn follows from it, the base and the layer's name.
     """
     state = {key: tensor.clone() for key, tensor in trained.items()}
     names: dict[int, str] = {}
     for key, weight in base.weights.items():
-        name = names.setdefault(id(weight), key)  # a tied weight is one under all its names
-        quantized = weight.dequantize()
+        device = trained[key].device
+        name = names.setdefault(trained[key].data_ptr(), key)  # a tied weight is one in all names
+        quantized = weight.dequantize().to(device)
         if variant.noise is None:
             state[key] = copy_zeros(trained[key], quantized)
         else:
             own = zlib.crc32(f"{seed} {base.variant} {name}".encode())  # whatever else is drawn
             noisy = add_noise(trained[key], quantized, variant.noise, own)
-            state[key] = noisy.to(quantized.device)
+            state[key] = noisy.to(device)
     return QuantizedNetwork(variant, {}, state)

@@ -44,6 +44,7 @@ def quantize_network(
     loop: Settings | None = None,
     shared: Shared | None = None,
     seed: int = 0,
+    solved: QuantizedNetwork | None = None,
 ) -> tuple[QuantizedNetwork, QuantizationRecord]:
     """Quantize every weight of convolutions, linear layers and attention in a copy of the network.
 
@@ -55,6 +56,7 @@ def quantize_network(
         loop: constants of the published loop instead of the paper's, for variants with `-paper`.
         shared: what earlier variants of this network have left; without, the result is the same.
         seed: the model's seed, for the noise of a control.
+        solved: what a control's base has made of the network before, if that is known.
 
     Returns:
         The codes with everything else the network has, and a record.
@@ -70,6 +72,8 @@ def quantize_network(
         images, own_seed = calibration.images, calibration.seed
         state = run_engine(variant.engine, network, images, variant.bits, own_seed)
         quantized, layers = QuantizedNetwork(variant, {}, state), list[LayerRecord]()
+    elif variant.is_control and solved is not None:
+        quantized, layers = solved, list[LayerRecord]()
     else:
         solve = partial(_solve, network, variant.base, calibration, patterns, shared, loop)
         key = variant.base, calibration and calibration.key, loop

@@ -23,7 +23,7 @@ from quantization.shared import Shared
 from quantization.variant import Variant, wanted
 from storage.files import write_text
 from storage.names import is_snapshot
-from storage.weights import save_quantized
+from storage.weights import load_quantized, save_quantized
 
 Calibrate = Callable[[Variant], Calibration]
 
@@ -80,8 +80,9 @@ def save_variant(
         keys = parameters if variant.engine else layer_bits(network, variant, patterns)
         if not all(state[key].isfinite().all() for key in keys):
             raise DivergedError
+        solved = _load_base(path, variant)
         quantized, record = quantize_network(
-            network, variant, calibration, patterns, shared=shared, seed=seed
+            network, variant, calibration, patterns, shared=shared, seed=seed, solved=solved
         )
     except DivergedError:
         save_quantized(path, QuantizedNetwork(variant, {}, state))
@@ -90,6 +91,15 @@ def save_variant(
     text = json.dumps(record.as_json(calibration))
     write_text(path.with_suffix(".json"), text)
     save_quantized(path, quantized)
+
+
+def _load_base(path: Path, variant: Variant) -> QuantizedNetwork | None:
+    """The quantized network that a control belongs to, if it was made before."""
+    file = path.with_name(f"{variant.base}.safetensors")
+    if not variant.is_control or not file.exists():
+        return None
+    base = load_quantized(file)
+    return base if base.weights else None  # it has none if the network diverged
 
 
 class Quantize(Callback):

@@ -32,6 +32,31 @@ def test_batches_have_nearly_equal_sizes(data, members, sizes, in_process):
     assert len(loader) == len(sizes)
 
 
+def test_poisson_batches_serve_members_anew_in_each_epoch(noise, in_process):
+    data = noise(batch_size=2, flip=True, crop=2)
+    data.setup("fit")
+    members = torch.arange(100) % 2 == 0
+    data.assign(members, seed=5, poisson=True)
+
+    def served(epoch):
+        data.trainer = in_process(0, 1, epoch)
+        batches = list(data.train_dataloader())
+        assert len(batches) == len(data.train_dataloader()) == 25  # as many as without
+        return batches
+
+    first, again, second = served(0), served(0), served(1)
+    assert [len(b.labels) for b in first].count(0)
+    assert all(len(b.images) == len(b.labels) == len(b.indices) for b in first)
+    assert all(b.images.shape[1:] == (3, 8, 8) for b in first)
+    indices = torch.cat([b.indices for b in first])
+    assert members[indices].all()
+    assert torch.equal(torch.cat([b.labels for b in first]), indices % 3)
+    assert torch.equal(torch.cat([b.images for b in first]), torch.cat([b.images for b in again]))
+    assert indices.tolist() != torch.cat([b.indices for b in second]).tolist()
+    data.assign(members, seed=5)  # the next fit is an ordinary one
+    assert sorted(torch.cat([b.indices for b in served(0)]).tolist()) == [*range(0, 100, 2)]
+
+
 @pytest.mark.parametrize("query", ["identity", "mirror", "shift+1-2"])
 def test_pool_batches_serve_the_whole_pool_in_order(query, noise, in_process):
     data = noise(pool_size=70)

@@ -1,8 +1,17 @@
+import numpy as np
 import pytest
 import torch
+from scipy.stats import binom, chisquare
 from torchvision.transforms import functional
 
-from datamodules.views import augment, check_queries, default_queries, normalise, view
+from datamodules.views import (
+    augment,
+    check_queries,
+    default_queries,
+    draw_poisson_epoch,
+    normalise,
+    view,
+)
 
 
 def random_images(rng, *shape):
@@ -113,3 +122,44 @@ def test_normalise_matches_torchvision(rng, channels):
     result = normalise(images, mean, std)
     assert torch.equal(result, expected)
     assert result.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_poisson_batches_take_every_member_by_a_coin_of_its_own():
+    """Sizes are binomial, as are counts of members; which are drawn together is chance."""
+    members, steps, rate = torch.arange(0, 60, 2), 4000, 0.15
+    order, sizes, windows = draw_poisson_epoch(members, steps, False, 0, 7, rate)
+    drawn = torch.zeros(steps, 60, dtype=torch.bool)
+    for step, batch in enumerate(order.split(sizes)):
+        assert batch.unique().equal(batch)  # nobody twice
+        drawn[step, batch] = True
+    assert windows is None
+    assert not drawn[:, 1::2].any()
+    observed = torch.tensor(sizes).bincount(minlength=31)[:31].double().numpy()
+    expected = steps * binom(30, rate).pmf(range(31))
+    common = expected >= 5  # one class for all others, as the test asks
+    classes = [np.append(n[common], n[~common].sum()) for n in (observed, expected)]
+    assert chisquare(*classes).pvalue > 1e-4
+    counts = drawn[:, ::2].sum(0).double()
+    assert (counts - steps * rate).abs().max() < 5 * (steps * rate * (1 - rate)) ** 0.5
+    together = torch.corrcoef(drawn[:, ::2].double().T).fill_diagonal_(0)
+    assert together.abs().max() < 5 / steps**0.5
+
+
+def test_poisson_batches_follow_the_seed_and_are_augmented():
+    members = torch.arange(40)
+    first, again, other = (
+        draw_poisson_epoch(members, 20, True, 2, seed, 0.05) for seed in (1, 1, 2)
+    )
+    assert 0 in first.sizes
+    assert torch.equal(first.order, again.order)
+    assert torch.equal(first.windows.top, again.windows.top)
+    assert first.sizes != other.sizes
+    assert len(first.windows.top) == len(first.windows.mirrored) == len(first.order)
+    assert {*first.windows.top.tolist()} == {0, 1, 2, 3, 4}
+
+
+def test_at_a_rate_of_one_every_step_takes_all_members():
+    members = torch.tensor([3, 5, 8])
+    order, sizes, _ = draw_poisson_epoch(members, 4, False, 0, 0, 1.0)
+    assert order.tolist() == [3, 5, 8] * 4
+    assert sizes == [3] * 4

@@ -39,7 +39,7 @@ def by_moments(noise, rate, steps, delta):
 
 
 @pytest.mark.parametrize(
-    ("noise", "steps", "delta"), [(5, 100, 1e-3), (20, 30, 1e-5), (3, 1, 0.01)]
+    ("noise", "steps", "delta"), [(5.0, 100, 1e-3), (20.0, 30, 1e-5), (3.0, 1, 0.01)]
 )
 def test_without_sampling_epsilon_is_that_of_the_gaussian_mechanism(noise, steps, delta):
     epsilon, accountant = spend(Mechanism(noise, 1.0, delta), steps)

@@ -1,4 +1,5 @@
 import copy
+from functools import partial
 from itertools import product
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import relu
 from torchvision.models.densenet import DenseNet
+from torchvision.models.resnet import BasicBlock
 
 from lightning_modules.architectures import PreActivationBlock, convnet, mlp, small_densenet
 from lightning_modules.networks import NETWORKS, build_network
@@ -22,12 +24,14 @@ PARAMETERS = {
     "densenet121": 7_978_856 - 64 * 3 * (49 - 9) - (1024 + 1) * 990,
     "resnet20": 272_474,  # 0.27 M in the paper, whose shortcuts have no parameters: 269,722
     "resnet8": 78_042,
+    "resnet8_gn": 78_042,
     "wide_resnet28_2": 1_467_610,  # "1.5 M"
     "convnet": 24_346,
+    "convnet_gn": 24_346,
 }
 CONVOLUTIONS = {
     "resnet18": 20, "resnet50": 53, "densenet121": 120, "resnet20": 21, "resnet8": 9,
-    "wide_resnet28_2": 28, "convnet": 3,
+    "wide_resnet28_2": 28, "convnet": 3, "resnet8_gn": 9, "convnet_gn": 3,
 }  # fmt: skip
 DEEP = ["densenet121", "resnet50"]  # seconds per pass
 FAN_IN = {"densenet121"}  # as its authors and torchvision draw it; the others by fan out
@@ -63,7 +67,11 @@ def test_layers_are_what_the_name_says(name):
     convolutions = [m for m in modules if isinstance(m, nn.Conv2d)]
     assert len(convolutions) == CONVOLUTIONS[name]
     assert all(m.bias is None for m in convolutions)
-    assert any(isinstance(m, nn.BatchNorm2d) for m in modules)
+    norm, other = nn.BatchNorm2d, nn.GroupNorm
+    if name.endswith("_gn"):
+        norm, other = other, norm
+    assert any(isinstance(m, norm) for m in modules)
+    assert not any(isinstance(m, other) for m in modules)
     assert isinstance([m for m in modules if isinstance(m, nn.Conv2d | nn.Linear)][-1], nn.Linear)
 
 
@@ -101,6 +109,25 @@ def test_pre_activation_block_is_its_formula(rng, stride):
     torch.testing.assert_close(block(features), expected)
     assert torch.equal(features, kept)
     assert (block.downsample is None) == (stride == 1)
+
+
+@pytest.mark.parametrize("name", ["convnet_gn", "resnet8_gn"])
+def test_groupnorm_keeps_the_examples_of_a_batch_apart(rng, name):
+    network = build_network(name, 7, 3, {})
+    images = torch.randn(4, 3, 8, 8, generator=rng)
+    alone = torch.cat([network(image[None]) for image in images])
+    torch.testing.assert_close(network(images), alone)
+
+
+def test_the_residual_block_with_groupnorm_is_that_of_torchvision(rng):
+    ours = build_network("resnet8_gn", 7, 3, {}).layer2[0]
+    downsample, norm = copy.deepcopy(ours.downsample), partial(nn.GroupNorm, 8)
+    theirs = BasicBlock(16, 32, 2, downsample, norm_layer=norm)
+    theirs.load_state_dict(ours.state_dict())
+    features = torch.randn(2, 16, 8, 8, generator=rng)
+    kept = features.clone()
+    assert torch.equal(ours(features), theirs(features))
+    assert torch.equal(features, kept)
 
 
 def test_every_name_is_tested():

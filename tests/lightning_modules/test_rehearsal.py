@@ -9,10 +9,12 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
+from datamodules import Digits
 from datamodules.batches import Batch
 from lightning_modules.classifier import Classifier
 from lightning_modules.logits import take_logits
-from lightning_modules.options import ModelOptions
+from lightning_modules.options import DpOptions, ModelOptions
+from lightning_modules.private import PrivateClassifier
 from lightning_modules.rehearsal import check_unused, rehearse
 
 
@@ -52,6 +54,26 @@ class InPlace(Own):
         active = features.sigmoid()
         active += 1
         return active
+
+
+class AddsInPlace(Own):
+    def change(self, features):
+        features += 1
+        return features.relu()
+
+
+class Tracked(Own):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(
+            nn.InstanceNorm2d(1, affine=True, track_running_stats=True), *self.first
+        )
+
+
+class Unused(Own):
+    def __init__(self):
+        super().__init__()
+        self.spare = nn.Linear(2, 2)
 
 
 class Wide(Own):
@@ -348,3 +370,53 @@ def test_options_that_sgd_refuses(options, message):
     classifier = Classifier(10, 1, 0, ModelOptions("convnet", **options))
     with pytest.raises(ValueError, match=message):
         rehearse(classifier, [batch(4)], trainer())
+
+
+@pytest.fixture
+def privately():
+    """Rehearse an own network as it is trained with differential privacy."""
+    data = Digits(pool_size=40, batch_size=4)
+    data.setup("fit")
+
+    def rehearse_privately(network):
+        options = ModelOptions("convnet_gn", dp=DpOptions(noise=1.0))
+        classifier = PrivateClassifier(data, 0, options)
+        classifier.network = take_logits(network)
+        return rehearse(classifier, [batch(5), batch(4)], trainer())
+
+    return rehearse_privately
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (
+            AddsInPlace,
+            "AddsInPlace fails in a training step on 5 images, at line .*modified inplace.* Write "
+            r"that result into a new tensor \(`x = x \+ y`",
+        ),
+        (
+            Tracked,
+            "Tracked fails when gradients of single images are kept: NotImplementedError: Model .* a "
+            r"trainable layer with buffers.*first.0:.*\. Differential privacy needs layers that keep",
+        ),
+        (
+            Unused,
+            "Unused fails in the optimizer's step: ValueError: Per sample gradient is not initial"
+            ".*Leave out the layers that the loss does not depend on",
+        ),
+    ],
+)
+def test_what_opacus_cannot_train_is_one_line(privately, network, message):
+    run(network())  # without privacy there is nothing wrong with it
+    with pytest.raises(ValueError, match=message) as error:
+        privately(network())
+    assert "\n" not in str(error.value)
+
+
+def test_a_private_rehearsal_leaves_a_network_as_it_was(privately):
+    network = Own()
+    before = [weight.clone() for weight in network.parameters()]
+    assert privately(network) == []
+    assert all(map(torch.equal, network.parameters(), before))
+    assert all(vars(weight) == {} for weight in network.parameters())

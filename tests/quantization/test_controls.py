@@ -15,7 +15,7 @@ from quantization.rounding.adaround import Settings
 from quantization.shared import Shared
 from quantization.timing import estimate_seconds
 from quantization.variant import UNQUANTIZED, Variant
-from storage.weights import load_weights, save_quantized, stored_bytes
+from storage.weights import load_quantized, load_weights, save_quantized, stored_bytes
 
 BASES = ["nearest-w8", "nearest-w2", "adaround-w1.58", "adaround-w1.58-asym", "obc-w2-last8"]
 BASES += ["brecq-w1.58-last32-nonmembers", "gptq-w3-sym", "adaround-w1.58-asym-paper"]
@@ -151,6 +151,20 @@ def test_other_dtypes_get_float32_weights_where_they_are_quantized(
         assert tensor.dtype == (torch.float32 if quantized else other.state_dict()[key].dtype)
     save_quantized(tmp_path / "file", made)
     assert stored_bytes(other, Variant.parse(name)) == (tmp_path / "file").stat().st_size
+
+
+@pytest.mark.parametrize("name", ["adaround-w1.58-noise0.5", "nearest-w2-zeros"])
+def test_a_control_of_stored_codes_is_bitwise_the_same(network, calibration, tmp_path, name):
+    """In a file, each name of a tied weight has codes of its own."""
+    expected, record = quantize(network, calibration, name)
+    base, _ = quantize(network, calibration, str(Variant.parse(name).base))
+    save_quantized(tmp_path / "base", base)
+    stored = load_quantized(tmp_path / "base")
+    made, again = quantize(network, calibration, name, solved=stored)
+    assert again._replace(seconds=0.0) == record._replace(seconds=0.0)
+    state, tensors = made.state_dict(), expected.state_dict()
+    assert all(torch.equal(state[key], tensors[key]) for key in tensors)
+    assert torch.equal(state["tied.weight"], state["again.weight"])
 
 
 def test_a_control_leaves_the_network_and_says_what_it_is(network, calibration, tmp_path):

@@ -14,13 +14,14 @@ def model(tmp_path, rng):
     for name in ("full", "nearest-w2", "signals/full"):
         tensors = {"weight": torch.randn(30, generator=rng)}
         save_whole(tmp_path / f"{name}.safetensors", tensors)
-    (tmp_path / "nearest-w2.json").write_text('{"seconds": 1}')
+    for name in ("nearest-w2", "full"):
+        (tmp_path / f"{name}.json").write_text('{"seconds": 1}')
     (tmp_path / "progress.json").write_text("{}")
     torch.save({"epoch": torch.zeros(100)}, tmp_path / "last.ckpt")
     return tmp_path
 
 
-FILES = ["full.safetensors", "nearest-w2.json", "nearest-w2.safetensors"]
+FILES = ["full.json", "full.safetensors", "nearest-w2.json", "nearest-w2.safetensors"]
 FILES += ["signals/full.safetensors"]
 
 
@@ -31,7 +32,7 @@ def test_sha256sum_of_coreutils_accepts_the_checksums(model):
     assert not is_sealed(model, [model / "progress.json"])  # it changes while a model is trained
     check = ["sha256sum", "--check", "--strict", "--quiet", SUMS]
     assert subprocess.run(check, cwd=model).returncode == 0
-    assert len((model / SUMS).read_text().splitlines()) == 4
+    assert len((model / SUMS).read_text().splitlines()) == 5
     assert damaged(model) == []
 
 
@@ -42,7 +43,7 @@ def test_sealing_again_keeps_the_first_checksum(model):
     seal(model)
     assert (model / SUMS).read_text() == before
     assert damaged(model) == [model / "full.safetensors"]
-    assert changed(model, [model / "full.safetensors", model / FILES[1]]) == [model / FILES[0]]
+    assert changed(model, [model / "full.safetensors", model / FILES[0]]) == [model / FILES[1]]
     assert changed(model, [model / "nearest-w2.json"]) == []
 
 

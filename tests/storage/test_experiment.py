@@ -281,6 +281,16 @@ def test_a_folder_from_before_an_option_goes_on_without_it(tmp_path, asked, opti
         check_same(tmp_path, asked(), asked(**{key: now}))
 
 
+def test_a_folder_from_before_privacy_was_an_option_goes_on_without_it(tmp_path, asked):
+    off = {"noise": None, "epsilon": None, "delta": None, "clip": 1.0}
+    check_same(tmp_path, asked(), asked(config__model__dp=off))
+    with pytest.raises(ValueError, match=r"model.dp.noise: None in the folder, 1\.5 asked"):
+        check_same(tmp_path, asked(), asked(config__model__dp=off | {"noise": 1.5}))
+    assert not asked().private
+    assert not asked(config__model__dp=off).private
+    assert asked(config__model__dp=off | {"epsilon": 8.0}).private
+
+
 def test_every_difference_is_named(tmp_path, asked):
     with pytest.raises(ValueError, match=r"(?s)seed: 0.*model.lr: 0.1") as error:
         check_same(tmp_path, asked(), asked(config__seed=1, config__model__lr=1.0))

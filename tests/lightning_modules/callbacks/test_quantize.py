@@ -199,6 +199,45 @@ def test_a_network_that_diverged_is_written_as_it_is(tmp_path, name, layer, fact
     assert not path.with_suffix(".json").exists()
 
 
+@pytest.mark.parametrize("name", ["adaround-w2", "nearest-w1.58"])
+def test_a_control_is_made_from_codes_that_are_there(tmp_path, monkeypatch, name):
+    """To learn them anew may take hours; and its zeros are those of the file."""
+    network, controls = Module().network.eval(), [f"{name}-noise0.5", f"{name}-zeros"]
+
+    def save(folder, *names):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        for each in names:
+            path = tmp_path / folder / f"{each}.safetensors"
+            save_variant(network, path, Variant.parse(each), draw, {}, Shared(), 4)
+        return [(tmp_path / folder / f"{each}.safetensors").read_bytes() for each in controls]
+
+    expected = save("alone", *controls)
+    save("beside", name, *controls)
+    for control in controls:
+        (tmp_path / "beside" / f"{control}.safetensors").unlink()
+    monkeypatch.setattr("quantization.quantize.quantize_copy", lambda *_: pytest.fail("solved"))
+    assert save("beside", *controls) == expected
+    with torch.no_grad():
+        network.get_submodule("body.0").weight.fill_(torch.nan)
+    save("beside", *controls)
+    for control in controls:
+        state = load_weights(tmp_path / "beside" / f"{control}.safetensors")
+        assert torch.equal(state["head.weight"], network.state_dict()["head.weight"])
+
+
+@pytest.mark.parametrize("control", ["adaround-w2-noise", "adaround-w2-zeros"])
+def test_a_control_of_a_network_that_diverged_is_that_network(tmp_path, control):
+    network = Module().network.eval()
+    with torch.no_grad():
+        network.get_submodule("body.0").weight.mul_(1e20)
+    for name in ("adaround-w2", control):
+        path = tmp_path / f"{name}.safetensors"
+        save_variant(network, path, Variant.parse(name), draw, {}, Shared(), 0)
+        assert not path.with_suffix(".json").exists()
+        state, saved = network.state_dict(), load_weights(path)
+        assert all(torch.equal(state[key], saved[key]) for key in state)
+
+
 def halve(network, images, bits):
     """Quantize a whole network, as a user's own might."""
     for parameter in network.parameters():
