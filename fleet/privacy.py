@@ -52,8 +52,8 @@ def check_privacy(config: Namespace, devices: Devices) -> None:
         )
     if config.model.compile:
         raise ValueError(
-            "`--model.compile true` gains nothing with `--model.dp`, whose hooks stop at every layer. "
-            "Leave it out."
+            "`--model.compile true` gains nothing with `--model.dp`, whose hooks stop at every "
+            "layer. Leave it out."
         )
 
 
