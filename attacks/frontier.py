@@ -1,41 +1,16 @@
 """Variants beside networks of equal accuracy on a curve, such as that of training stopped early."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import takewhile
-from math import ceil, nan
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
-from scipy.stats import ttest_1samp
 from torch import Tensor
 
+from attacks.equal_accuracy import Equal, Outside, compare_at, find_equal
 from attacks.game import Curve, Game
-from attacks.metrics.differences import Difference, Outcome, holm, paired_differences
-from attacks.metrics.measures import Measured, Metric
+from attacks.metrics.differences import Difference, Outcome, holm
+from attacks.metrics.measures import Metric
 from attacks.strongest import Strongest
-
-LEVEL = 0.05  # of the tests whether two accuracies differ
-_ROUNDING = 1e-12
-Accuracies = Float[Tensor, "points targets"]
-Outside = Literal["", "below", "above"]
-
-
-class Equal(NamedTuple):
-    """Where a curve is as accurate as a variant.
-
-    Attributes:
-        outside: `below` where the variant's mean accuracy is less than that of the curve's first
-            point, `above` where it is shown to be above that of every point.
-        place: of the first point with the variant's mean accuracy: 1.5 is halfway from the second
-            to the third variant of the curve. Of the most accurate point, where none has it.
-        pieces: the straight pieces of the curve, by their first points, that hold `place` or
-            another point whose accuracy is not shown to differ.
-    """
-
-    outside: Outside
-    place: float
-    pieces: list[int]
 
 
 class Beside(NamedTuple):
@@ -77,37 +52,42 @@ def find_frontiers(game: Game, best: Strongest) -> dict[str, Frontier]:
         for curve in game.curves
         if len(curve.variants) > 1 and all(v in game.accuracy for v in curve.variants)
     }
-    by_variant = [beside for frontier in found.values() for beside in frontier.beside.values()]
-    corrected = iter(holm([d.p for beside in by_variant for d in beside.differences.values()]))
-    for beside in by_variant:
-        for metric, difference in beside.differences.items():
-            beside.differences[metric] = difference._replace(p_holm=next(corrected))
-    return found
+    besides = [beside for frontier in found.values() for beside in frontier.beside.values()]
+    corrected = iter(holm([d.p for beside in besides for d in beside.differences.values()]))
+
+    def correct(beside: Beside) -> Beside:
+        known = beside.differences.items()
+        return beside._replace(
+            differences={m: d._replace(p_holm=next(corrected)) for m, d in known}
+        )
+
+    return {
+        name: frontier._replace(beside={v: correct(own) for v, own in frontier.beside.items()})
+        for name, frontier in found.items()
+    }
 
 
 def _follow(curve: Curve, accuracy: Mapping[str, Tensor], best: Strongest) -> Frontier:
     """One curve, before correction for the number of comparisons."""
-    path = torch.stack([accuracy[variant] for variant in curve.variants])
-    known = [variant for variant in curve.against if variant in accuracy]
-    equal = {variant: find_equal(path, accuracy[variant]) for variant in known}
-    differences: dict[str, dict[Metric, Difference]] = {variant: {} for variant in known}
-    for metric in best.risks:
-        outcomes = {
-            variant: best.outcome(best.variants[variant].best[metric], metric)
-            for variant in (*curve.variants, *known)
-        }
-        points = [outcomes[variant] for variant in curve.variants]
-        for variant, where in equal.items():
-            if not where.outside:
-                difference = compare_at(
-                    where, points, path, outcomes[variant], accuracy[variant]
-                )._replace(first=curve.name, second=variant)
-                differences[variant][metric] = difference
-    beside = {
-        variant: set_beside(curve.variants, where, differences[variant])
-        for variant, where in equal.items()
-    }
-    return Frontier(list(curve.variants), beside)
+    names, path = list(curve.variants), torch.stack([accuracy[v] for v in curve.variants])
+
+    def outcome(variant: str, metric: Metric) -> Outcome:
+        return best.outcome(best.variants[variant].best[metric], metric)
+
+    points = {metric: [outcome(variant, metric) for variant in names] for metric in best.risks}
+    beside = {}
+    for variant in (variant for variant in curve.against if variant in accuracy):
+        own, differences = accuracy[variant], {}
+        equal = find_equal(path, own)
+        if not equal.outside:
+            differences = {
+                metric: compare_at(equal, known, path, outcome(variant, metric), own)._replace(
+                    first=curve.name, second=variant
+                )
+                for metric, known in points.items()
+            }
+        beside[variant] = set_beside(names, equal, differences)
+    return Frontier(names, beside)
 
 
 def set_beside(
@@ -118,145 +98,3 @@ def set_beside(
     if equal.pieces:
         stretch = variants[equal.pieces[0]], variants[equal.pieces[-1] + 1]
     return Beside(equal.outside, equal.place, stretch, differences)
-
-
-def first_crossing(path: Sequence[float], value: float) -> float:
-    """The first place where straight lines through a path reach a value; its peak, if none does."""
-    if value > max(path):
-        return float(path.index(max(path)))
-    end = next(place for place, height in enumerate(path) if height >= value)
-    if end == 0:
-        return 0.0
-    start, stop = path[end - 1], path[end]
-    return end - 1 + (value - start) / (stop - start)
-
-
-def find_equal(path: Accuracies, own: Float[Tensor, " targets"]) -> Equal:
-    """Find where a curve is as accurate as a variant, and where it may be.
-
-    The place follows from mean accuracies. Places whose accuracy is not shown to differ from the
-    variant's, by Student's t over the targets, may be the true one: all earlier ones, and later
-    ones up to the first at which the curve is shown to differ. The accuracy of a single target is
-    taken as known.
-    """
-    means, value = path.mean(1).tolist(), float(own.mean())
-    if value < means[0]:
-        return Equal("below", nan, [])
-    place = first_crossing(means, value)
-    if value > max(means) and _differ(path[int(place)], own):
-        return Equal("above", nan, [])
-
-    def near(piece: int) -> bool:
-        return not _differ(_mix(path[piece], path[piece + 1], _share(path, own, piece)), own)
-
-    here = max(ceil(place) - 1, 0)
-    before = [piece for piece in range(here) if near(piece)]
-    after = takewhile(near, range(here + 1, len(path) - 1))
-    return Equal("", place, [*before, here, *after])
-
-
-def compare_at(
-    equal: Equal,
-    points: Sequence[Outcome],
-    path: Accuracies,
-    outcome: Outcome,
-    own: Float[Tensor, " targets"],
-) -> Difference:
-    """Compare a variant with networks of equal accuracy, wherever on the curve these may be.
-
-    It is compared with every piece of `equal`, and the largest p and the union of the intervals
-    count: the variant is shown to leak less only if it leaks less than all of them. On a test set
-    of 400 images, comparing each target at its own crossing finds a difference where there is none
-    in up to 96% of simulations, because accuracy hardly rises while leakage does; this way it is
-    up to 5% (`benchmarks/frontier.py`).
-
-    Args:
-        equal: where the curve is as accurate as the variant.
-        points: outcomes of the curve's variants, by one metric.
-        path: their accuracies.
-        outcome: that of the variant.
-        own: its accuracy.
-    """
-    curve = networks_at(equal, points, path, own)
-    named = {str(position): there for position, there in enumerate(curve)}
-    return shown_by_all(
-        paired_differences({**named, "own": outcome}, [(name, "own") for name in named])
-    )
-
-
-def networks_at(
-    equal: Equal, points: Sequence[Outcome], path: Accuracies, own: Float[Tensor, " targets"]
-) -> list[Outcome]:
-    """What networks of equal accuracy leak, wherever on a curve they may be; at `place` first."""
-    here = max(ceil(equal.place) - 1, 0)
-    pieces = [here, *(piece for piece in equal.pieces if piece != here)]
-    return [there for piece in pieces for there in _on_piece(equal, points, path, own, piece)]
-
-
-def shown_by_all(found: Sequence[Difference]) -> Difference:
-    """The first of several differences, with the largest p and the union of the intervals."""
-    estimates = [difference.estimate for difference in found]
-    one_sided = len({estimate.value > 0 for estimate in estimates}) == 1
-    p = max(difference.p for difference in found) if one_sided else 1.0
-    estimate = estimates[0]._replace(
-        low=min(estimate.low for estimate in estimates),
-        high=max(estimate.high for estimate in estimates),
-    )
-    return found[0]._replace(estimate=estimate, p=p, p_holm=p)
-
-
-def _on_piece(
-    equal: Equal,
-    points: Sequence[Outcome],
-    path: Accuracies,
-    own: Float[Tensor, " targets"],
-    piece: int,
-) -> Iterator[Outcome]:
-    """What networks of equal accuracy on one piece of a curve leak.
-
-    The piece is a line, along which each target's outcome is moved from where the means are nearest
-    to the variant's accuracy on that target. So a target that is better by chance, and leaks more
-    for it, is no evidence. Where the ends of the piece are not shown to differ in accuracy, the
-    line has no slope that is known: then both ends count.
-    """
-    first, second = points[piece : piece + 2]
-    if _differ(path[piece], path[piece + 1]):
-        share = _share(path, own, piece)
-        there = _mix_outcomes(first, second, share)
-        rise = float((second.measured.values - first.measured.values).mean())
-        slope = rise / float((path[piece + 1] - path[piece]).mean())
-        missing = own - _mix(path[piece], path[piece + 1], share)
-        values = there.measured.values + slope * missing
-        yield there._replace(measured=there.measured._replace(values=values))
-        return
-    if 0 <= equal.place - piece <= 1:
-        yield _mix_outcomes(first, second, equal.place - piece)
-    yield first
-    yield second
-
-
-def _share(path: Accuracies, own: Float[Tensor, " targets"], piece: int) -> float:
-    """How far along a piece its mean accuracy is nearest to the variant's, from 0 to 1."""
-    start, stop, value = (float(accuracy.mean()) for accuracy in (*path[piece : piece + 2], own))
-    return min(max((value - start) / (stop - start), 0.0), 1.0) if start != stop else 0.0
-
-
-def _mix(first: Tensor, second: Tensor, share: float) -> Tensor:
-    return (1 - share) * first + share * second
-
-
-def _mix_outcomes(first: Outcome, second: Outcome, share: float) -> Outcome:
-    """The outcome on a straight line between two, which keeps its parts due to every example."""
-    parts = zip(first.measured, second.measured, strict=True)
-    measured = Measured(*(_mix(a, b, share) for a, b in parts))
-    if first.halves is None or second.halves is None:
-        return Outcome(measured, None, first.round_robin)
-    return Outcome(measured, _mix(first.halves, second.halves, share), first.round_robin)
-
-
-def _differ(first: Float[Tensor, " targets"], second: Float[Tensor, " targets"]) -> bool:
-    """Whether two accuracies on the same targets are shown to differ."""
-    gaps = first - second
-    if len(gaps) < 2 or float(gaps.std(correction=0)) <= _ROUNDING:
-        return abs(float(gaps.mean())) > _ROUNDING
-    return float(ttest_1samp(gaps.numpy(), 0).pvalue) < LEVEL

@@ -8,14 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attacks.frontier import (
-    Beside,
-    Frontier,
-    find_equal,
-    networks_at,
-    set_beside,
-    shown_by_all,
-)
+from attacks.equal_accuracy import find_equal, networks_at, shown_by_all
+from attacks.frontier import Beside, Frontier, set_beside
 from attacks.game import FULL
 from attacks.metrics.between import paired
 from attacks.metrics.differences import Difference, Outcome, holm

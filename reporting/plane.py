@@ -62,7 +62,7 @@ def plane_chart(
         panel = _plane(rows, accuracy, shown, x, metric)
         lines = [_curve(*named, rows, accuracy, metric) for named in curves.items()]
         panels.append(panel._replace(series=[*lines, *panel.series]))
-    lines = [_line(name, size=7) for name in curves]
+    lines = [_line(name, size=7.0) for name in curves]
     own = [entry for entry in legend(shown, list(accuracy)) if entry.label not in curves]
     entries = own + [line._replace(marker="." * (line.label == EARLY)) for line in lines]
     if len(kinds) > 1:

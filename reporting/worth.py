@@ -7,9 +7,9 @@ from attacks.metrics.differences import Difference
 from attacks.metrics.intervals import Estimate
 from attacks.metrics.measures import Metric
 from reporting.frontier import outside, place_of
+from reporting.styles import EARLY
 from reporting.text import LEVEL, NAMES, show_change
 
-EARLY = "early stopping"  # the curve through the snapshots
 EQUAL = "a network of equal accuracy that was stopped early"
 UNTESTED = f"Whether any variant leaks less than {EQUAL} was not tested"
 UNSHOWN = "which does not show that they leak alike"
@@ -107,7 +107,7 @@ def describe(frontier: Frontier, variant: str, equal: str) -> str:
     if beside.outside:
         way_out = " An earlier snapshot would make it comparable."
         needed = way_out if beside.outside == "below" and equal == EQUAL else ""
-        return f"{variant} is outside the curve, {outside(frontier, beside)}.{needed}"
+        return f"{variant} is not compared with {equal}: it is {outside(frontier, beside)}.{needed}"
     there, shown = f"{equal} ({_at(frontier, beside)})", _shown(beside)
     if not shown:
         differences = [

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attacks.frontier import Equal, Frontier, find_equal, networks_at, set_beside, shown_by_all
+from attacks.equal_accuracy import Equal, find_equal, networks_at, shown_by_all
+from attacks.frontier import Frontier, set_beside
 from attacks.game import FULL
 from attacks.metrics.differences import Difference, Outcome
 from docs.study.numbers import NOBODY, STRONGEST, Attacker, Study, uncorrected

@@ -119,6 +119,36 @@ def test_both_metrics_are_corrected_together(fleet):
     assert max(d.p_holm / d.p for d in differences) == pytest.approx(4)
 
 
+def test_snapshots_are_corrected_by_themselves(synthetic_fleet):
+    """They cost the other variants no finding, and the others cost them none."""
+    leaks = {"full": 2.5, "epoch-05": 0.5, "epoch-10": 2.0, W2: 0.5}
+    signals, members = observe(synthetic_fleet, 12, 4, leaks)
+    snapshots = ["epoch-05", "epoch-10"]
+    game = Game(signals, members, make_cases(12, 4), snapshots=snapshots)
+    best = Strongest(game)
+    for variant in game.variants:
+        best.add(evaluate(game, variant, ATTACKS))
+    found = find(game, best)
+    differences = found["differences"]
+    assert differences.snapshots == snapshots
+    against = list(differences.against_reference.values())
+    for family in (snapshots, [W2]):
+        by_end = [group[variant] for group in against for variant in family]
+        assert [d.p_holm for d in by_end] == holm([d.p for d in by_end])
+    for family in (snapshots, ["full", W2]):
+        beyond = [differences.beyond_gap[variant] for variant in family]
+        assert [d.p_holm for d in beyond] == holm([d.p for d in beyond])
+    splits = found["shadows"].values()
+    for family in (snapshots, [W2]):
+        steps = [s for by_variant in splits for v in family for s in steps_of(by_variant[v])]
+        assert [d.p_holm for d in steps] == holm([d.p for d in steps])
+        assert len(steps) >= 2 * len(family)
+
+
+def steps_of(split):
+    return [step for step in (split.attack, split.recalibration, split.quantizing) if step]
+
+
 def test_variants_are_compared_with_the_gap_attack(fleet):
     differences = fleet.findings["differences"].beyond_gap
     assert list(differences) == ["full", W4, W2]

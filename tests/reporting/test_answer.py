@@ -1,4 +1,4 @@
-"""The three statements of an audit, each branch against a sentence written by hand."""
+"""The first three statements of an audit, each branch against a sentence written by hand."""
 
 from math import nan
 
@@ -10,6 +10,7 @@ from attacks.metrics.differences import Difference
 from attacks.metrics.intervals import Estimate, Summary
 from attacks.shadow_split import ShadowSplit
 from reporting.answer import QUESTIONS, answer
+from reporting.worth import state_worth
 from storage.records import VariantFacts
 
 UNKNOWN = Estimate(nan, nan, nan)
@@ -31,13 +32,13 @@ def difference(low, high, p=0.01):
     return Difference("", "", Estimate((low + high) / 2, low, high), p, p)
 
 
-def compared(tail="tpr_1pct", **by_variant):
+def compared(tail="tpr_1pct", snapshots=(), **by_variant):
     """Differences in AUC and in the tail of each variant."""
     ends = {"auc": {}, tail: {}}
     for variant, both in by_variant.items():
         for end, found in zip(ends.values(), both, strict=True):
             end[variant] = difference(*found)
-    return Differences("full", ends, {})
+    return Differences("full", ends, {}, snapshots)
 
 
 NOTHING = (-0.01, 0.02, 0.4)
@@ -56,16 +57,35 @@ def split_shadows(recalibrated=False, **quantizing):
     return {"auc": auc, "tpr_1pct": tail}
 
 
+MORE_STEP, SMALL_STEP = difference(0.02, 0.04), difference(-0.01, 0.02, 0.4)
+
+
 def state(rows=(LIRA,), differences=None, shadows=None, accuracy=ACCURACY):
     variants = {
         name: VariantFacts(Estimate(value, value - 0.01, value + 0.02), 1)
         for name, value in accuracy.items()
     }
-    return answer(rows, variants, differences or compared(), shadows or split_shadows())
+    shadows = shadows or split_shadows()
+    return answer(rows, variants, differences or compared(), shadows, {})
 
 
 def test_there_is_a_question_for_each_statement():
-    assert len(state()) == len(QUESTIONS) == 3
+    assert len(state()) == len(QUESTIONS) == 4
+
+
+def test_snapshots_are_no_variants_that_leak_otherwise():
+    """They are what the fourth statement compares with."""
+    differences = compared(snapshots=["w4", "w1"], w4=(LESS, LESS_TAIL), w2=(NOTHING, NOTHING))
+    statements = state(differences=differences, shadows=split_shadows(w4=MORE_STEP, w2=SMALL_STEP))
+    assert statements[1] == (
+        "w2 is not shown to leak less or more than full, which does not show that they leak alike."
+    )
+    assert "is shown on w2 (AUC)" in statements[2]
+    assert statements[3] == state_worth({}, ["w4"])
+    alone = state(differences=compared(snapshots=["w4"], w4=(LESS, LESS_TAIL)))
+    assert alone[1] == (
+        "Only full and its snapshots were audited: there is no variant to compare it with."
+    )
 
 
 BASIS = "(8 audited models, each with 300 non-members; the TPR rests on 24 false positives)"
@@ -140,7 +160,7 @@ def test_a_tail_on_few_false_positives_says_so(changes, basis):
 def test_the_tail_may_be_at_a_tenth_of_a_percent():
     changes = {"non_members": 20_000, "false_positives_01pct": 160}
     rows = [row("lira_online", "auc tpr_01pct", tpr=(0.002, 0.001, 0.004), **changes)]
-    first, second, _ = state(rows, compared("tpr_01pct", w2=(LESS, MORE_TAIL)))
+    first, second, *_ = state(rows, compared("tpr_01pct", w2=(LESS, MORE_TAIL)))
     assert "0.2% (0.1-0.4) of the members at 0.1% FPR, where guessing finds 0.1%" in first
     assert "rests on 160 false positives)" in first
     assert "TPR at 0.1% FPR 1.2 to 2.9 points more" in second

@@ -321,8 +321,8 @@ def test_a_sentence_per_variant_is_printed_and_on_the_page(toy_audit, results_of
     page = (run.path / "audit" / "report.html").read_text()
     lines = output.splitlines()
     first = lines.index(results_of(run)["answer"][0])
-    assert lines[first : first + 3] == results_of(run)["answer"]
-    sentences = lines[first + 4 : first + 4 + len(variants)]
+    assert lines[first : first + 4] == results_of(run)["answer"]
+    sentences = lines[first + 5 : first + 5 + len(variants)]
     for variant, sentence in zip(variants, sentences, strict=True):
         assert sentence.startswith((f"{variant} leaks ", f"{variant} and full: no difference"))
         assert f"<li>{html.escape(sentence)}</li>" in page

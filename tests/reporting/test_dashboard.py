@@ -50,12 +50,12 @@ def test_the_summary_has_accuracies_risks_and_every_number(results):
         for end in ("auc", results.tail):
             marked = getattr(results.strongest(end)[variant].summary, end).value
             assert summary[f"risk/{end}/{key}"] == marked
-    statements = [summary[f"answer/{key}"] for key in ("leak", "variants", "knowledge")]
+    statements = [summary[f"answer/{key}"] for key in ("leak", "variants", "knowledge", "frontier")]
     assert statements == results.answer
     for row in results.rows:
         key = f"{row.knowledge}/{row.attack}/{row.variant}/auc"
         assert summary[key] == row.summary.auc.value
-    assert len(summary) == 3 + 3 + 3 * len(METRICS) + len(results.rows) * len(METRICS)
+    assert len(summary) == 4 + 3 + 3 * len(METRICS) + len(results.rows) * len(METRICS)
 
 
 def test_a_failure_warns_and_the_audit_stands(results, tmp_path, monkeypatch):

@@ -113,6 +113,65 @@ def test_planes_show_accuracy_against_leakage_with_their_intervals(rows, accurac
     assert guides == [0.5, 0.01]
 
 
+def with_snapshots(rows, accuracy):
+    """Two snapshots that are attacked like the quantized variants."""
+    twins = {"epoch-05": "nearest-w2", "epoch-10": "nearest-w4"}
+    more = [r._replace(variant=s) for s, twin in twins.items() for r in rows if r.variant == twin]
+    known = {"epoch-05": Estimate(0.8, 0.78, 0.82), "epoch-10": Estimate(0.9, 0.88, 0.92)}
+    return [*rows, *more], {"full": accuracy["full"], **known, **accuracy}
+
+
+def test_snapshots_are_points_on_a_curve_with_its_band(rows, accuracy):
+    curve = ["epoch-05", "epoch-10", "full"]
+    rows, accuracy = with_snapshots(rows, accuracy)
+    chart = plane_chart(rows, accuracy, {"early stopping": curve, "noise": ["nearest-w2", "full"]})
+    figure = draw(chart)
+    for axes, metric in zip(figure.axes, ("auc", "tpr_1pct"), strict=True):
+        leaks = [
+            getattr(
+                max(
+                    (r.summary for r in rows if r.variant == v),
+                    key=lambda s: s._asdict()[metric].value,
+                ),
+                metric,
+            )
+            for v in curve
+        ]
+        line, other = (line for line in axes.get_lines() if line.get_label() in LINES)
+        assert list(line.get_xdata()) == [accuracy[variant].value for variant in curve]
+        assert list(line.get_ydata()) == [leak.value for leak in leaks]
+        assert line.get_linestyle() == "-" != other.get_linestyle()
+        band = axes.collections[0].get_paths()[0].vertices.tolist()
+        for variant, leak in zip(curve, leaks, strict=True):
+            edges = {y for x, y in band if x == accuracy[variant].value}
+            assert edges == {leak.low, leak.high}
+        # one point each, on the line, whichever shadows it is attacked with
+        points = [p for p in bars(axes) if p[-1].startswith("epoch-")]
+        assert [p[0] for p in points] == list(
+            zip(line.get_xdata()[:2], line.get_ydata()[:2], strict=True)
+        )
+        assert {p[3] for p in points} == {"full"}
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == [
+        *("full", "4 bits", "2 bits", "nearest", "early stopping", "noise"),
+        *("matched shadows", "full-precision shadows", "recalibrated shadows"),
+    ]
+
+
+LINES = ("early stopping", "noise")
+
+
+def test_snapshots_have_a_panel_of_their_own(rows, accuracy):
+    rows, _ = with_snapshots(rows, accuracy)
+    panels = roc_figure(rows, 80).axes
+    labels = [[line.get_label().split()[0] for line in axes.get_lines()] for axes in panels[::3]]
+    assert labels == [
+        ["full", "nearest-w4", "nearest-w2", "guessing"],
+        ["full", "epoch-05", "epoch-10", "guessing"],
+    ]
+    assert [axes.get_ylabel() for axes in panels[::3]] == ["nearest: TPR", "early stopping: TPR"]
+
+
 def test_recalibrated_shadows_are_shown_where_there_are_any(rows, accuracy):
     rows = [row for row in rows if row.knowledge != "recalibrated"]
     figure = plane_figure(rows, accuracy)

@@ -8,6 +8,7 @@ import torch
 
 from attacks.evaluate import evaluate
 from attacks.findings import Bounds, Differences, Exposures, JointAttack
+from attacks.frontier import Beside, Frontier
 from attacks.game import Game, ModelSignals, make_cases
 from attacks.metrics.differences import Difference
 from attacks.metrics.epsilon import EpsilonBound
@@ -61,6 +62,24 @@ VALUES = {
             W2: differ(W2, f"the gap attack on {W2}", 0.0, 1.0),
         },
     ),
+    "frontier": {
+        "early stopping": Frontier(
+            ["epoch-10", "epoch-15", "full"],
+            {
+                W4: Beside("above", nan, ("", ""), {}),
+                W2: Beside(
+                    "",
+                    0.5,
+                    ("epoch-10", "epoch-15"),
+                    {
+                        "auc": differ("early stopping", W2, 0.042, 0.0004),
+                        "tpr_1pct": differ("early stopping", W2, -0.0304, 0.06),
+                    },
+                ),
+            },
+        ),
+        "noise": Frontier(["noisy", "full"], {W2: Beside("below", nan, ("", ""), {})}),
+    },
     "shadows": {
         "auc": {
             W4: ShadowSplit(
@@ -115,7 +134,7 @@ VALUES = {
 }
 NOTHING = {
     "differences": Differences("full", {"auc": {}, "tpr_1pct": {}}, {}),
-    **{key: {} for key in ("shadows", "z_scores", "calibration", "epsilon")},
+    **{key: {} for key in ("frontier", "shadows", "z_scores", "calibration", "epsilon")},
     "joint_lira": [],
     "exposure": Exposures("full", "gap", {}, ["full"], torch.zeros(1, 2), torch.ones(2) > 0),
 }
@@ -146,6 +165,22 @@ def test_every_table_by_hand():
                 *((W2, None), ("-0.050 (-0.060 to -0.040)", -0.05), ("0.046", 0.0456)),
                 *(("-3.0 (-4.0 to -2.0)", -0.0304), ("0.060", 0.06)),
                 *(("+0.000 (-0.010 to +0.010)", 0), ("1.000", 1)),
+            ],
+        ],
+        [
+            [
+                *((W4, None), ("early stopping", None)),
+                *(("outside: more accurate than every network on the curve", None), *[dash] * 4),
+            ],
+            [
+                *((W2, None), ("early stopping", None)),
+                *(("epoch 12.5 (epoch-10 to epoch-15)", 0.5),),
+                *(("+0.042 (+0.032 to +0.052)", 0.042), ("< 0.001", 0.0004)),
+                *(("-3.0 (-4.0 to -2.0)", -0.0304), ("0.060", 0.06)),
+            ],
+            [
+                *((W2, None), ("noise", None)),
+                *(("outside: less accurate than noisy", None), *[dash] * 4),
             ],
         ],
         [
@@ -202,6 +237,10 @@ def test_every_table_by_hand():
     # 0.126, 0.5 and 0.2; the fourth is unknown
     assert "(here 13 to 50% of it, median 20%)" in by_key["differences"].note
     assert "comparisons by AUC and TPR at 1% FPR together" in by_key["differences"].note
+    assert by_key["frontier"].columns == (
+        *("variant", "curve", "as accurate as"),
+        *("AUC less than there", "p", "TPR at 1% FPR less than there, points", "p"),
+    )
     assert by_key["shadows"].columns[:3] == (
         *("variant", "metric", "online LiRA, full-precision shadows"),
     )
@@ -218,6 +257,7 @@ def test_every_table_by_hand():
     ("key", "title"),
     [
         ("differences", "Do two variants leak differently?"),
+        ("frontier", "What the same loss of accuracy buys otherwise"),
         ("shadows", "What quantizing the shadows is worth to the attacker"),
         ("z_scores", "Where members and non-members stand among the shadows"),
         ("joint_lira", "An attacker who holds several variants of a model"),
@@ -246,6 +286,14 @@ def test_a_tail_at_a_tenth_of_a_percent_is_named():
     (table,) = make_tables({"differences": value})
     assert table.columns[3] == "TPR at 0.1% FPR beyond full's, points"
     assert "comparisons by AUC and TPR at 0.1% FPR together" in table.note
+
+
+def test_snapshots_are_said_to_be_corrected_by_themselves():
+    value = VALUES["differences"]
+    (table,) = make_tables({"differences": value})
+    assert "apart (Holm). " in table.note
+    (table,) = make_tables({"differences": value._replace(snapshots=["epoch-05"])})
+    assert "apart (Holm); snapshots of training by themselves. " in table.note
 
 
 def test_an_unknown_part_of_the_shadows_is_called_unknown():

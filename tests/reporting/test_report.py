@@ -56,7 +56,7 @@ class Page(HTMLParser):
                 self.table[-1][-1] += data
 
 
-ANSWER = ["full leaks.", "None leaks less & none more.", "It is unclear."]
+ANSWER = ["full leaks.", "None leaks less & none more.", "It is unclear.", "Not tested."]
 SENTENCES = ["nearest-w4 and full: no difference shown.", "nearest-w2 leaks less than full."]
 EXPERIMENT = Experiment({"seed": 0}, {}, {}, {"threads": 1}, {}, "0")
 
@@ -192,7 +192,7 @@ def test_hostile_text_stays_text(shown, rows, accuracy, units):
         variants={HOSTILE: VariantFacts(accuracy["full"], 1, made)},
         basis={HOSTILE: HOSTILE},
         experiment=EXPERIMENT._replace(config={"name": HOSTILE}),
-        answer=[HOSTILE] * 3,
+        answer=[HOSTILE] * 4,
         sentences=[HOSTILE],
         tables=[table(HOSTILE, (HOSTILE,), (HOSTILE,), note=HOSTILE)],
     )
@@ -248,7 +248,7 @@ def test_what_the_numbers_rest_on_and_how_to_reproduce_them(page):
     assert parsed.texts["li"] == SENTENCES
     assert parsed.texts["figcaption"] == ["Planes & more", "Curves"]
     assert "threads: 1\nseed: 0\n" in parsed.texts["pre"]
-    assert parsed.texts["p"][1:4] == ANSWER  # behind the one that says that scripts are off
+    assert parsed.texts["p"][1:5] == ANSWER  # behind the one that says that scripts are off
     notes = [text for text in parsed.texts["p"] if text in NOTES]
     assert notes == list(NOTES)
 

@@ -91,7 +91,7 @@ def test_the_file_is_strict_json(results):
     assert content["format"] == FORMAT
     assert len(content["rows"]) == len(results.rows)
     assert content["tail"] == "tpr_1pct"
-    assert len(content["answer"]) == 3
+    assert len(content["answer"]) == 4
     for end in ("auc", "tpr_1pct"):
         marked = [line for line in content["rows"] if end in line["strongest"].split()]
         assert [line["variant"] for line in marked] == [*results.variants]

@@ -4,7 +4,7 @@ import pytest
 from matplotlib.colors import to_rgba
 
 from reporting.charts import INK
-from reporting.styles import by_method, legend, styles_of
+from reporting.styles import EARLY, by_method, legend, styles_of
 
 METHODS = ("nearest", "adaround", "brecq", "obc", "gptq")
 MANY = [f"{method}-w{bits}" for bits in ("1.58", "4", "2") for method in METHODS]
@@ -66,3 +66,26 @@ def test_a_legend_has_an_entry_per_number_of_bits_and_per_scheme():
     assert [entry.label for entry in entries] == [
         *("full", "4 bits", "2 bits", "obc", "gptq", "obc-sym")
     ]
+
+
+SNAPSHOTS = [f"epoch-{epoch:02d}" for epoch in (5, 10, 15)]
+
+
+def test_snapshots_darken_with_time_and_leave_the_others_alone():
+    others = ["full", "obc-w2", "gptq-w4"]
+    shown = styles_of(["full", *SNAPSHOTS, "obc-w2", "gptq-w4"])
+    assert {variant: shown[variant] for variant in others} == styles_of(others)
+    greys = [to_rgba(shown[snapshot].colour)[:3] for snapshot in SNAPSHOTS]
+    assert all(len(set(grey)) == 1 for grey in greys)
+    levels = [grey[0] for grey in greys]
+    assert levels == sorted(levels, reverse=True)
+    assert len(set(levels)) == len({shown[snapshot].dashes for snapshot in SNAPSHOTS}) == 3
+    luminance = ((levels[0] + 0.055) / 1.055) ** 2.4  # of WCAG 2
+    assert 1.05 / (luminance + 0.05) > 3
+    assert by_method(shown)[EARLY] == ["full", *SNAPSHOTS]
+
+
+def test_snapshots_share_an_entry_of_the_legend():
+    variants = ["full", *SNAPSHOTS, "obc-w2"]
+    entries = legend(styles_of(variants), variants)
+    assert [entry.label for entry in entries] == ["full", "2 bits", EARLY, "obc"]

@@ -58,7 +58,7 @@ def test_the_summary_holds_every_row(logged):
         for end in row["strongest"].split():
             assert summary[f"risk/{end}/{name}"] == row[end]
     assert "matched/lira_online/nearest-w2/auc" in summary
-    keys = [f"answer/{key}" for key in ("leak", "variants", "knowledge")]
+    keys = [f"answer/{key}" for key in ("leak", "variants", "knowledge", "frontier")]
     assert [summary[key] for key in keys] == logged.results["answer"]
 
 
