@@ -65,7 +65,7 @@ SHOWN = [section for page in PAGES for section in read_sections(page)]
 SECTIONS = drop_repeated(SHOWN)
 DEMO = SECTIONS[0].commands
 TOY = shlex.split(
-    "--trainer.max_epochs 2 --snapshots 1 --fleet.shadows 4 --fleet.targets 1 --threads 1 "
+    "--trainer.max_epochs 6 --snapshots 5 --fleet.shadows 4 --fleet.targets 1 --threads 1 "
     "--model.network convnet --quantize nearest-w2 adaround-w2"
 )
 SMALLER = {"--data.pool_size": "60", "--fleet.shadows": "6"}  # where a command asks for more

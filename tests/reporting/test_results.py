@@ -54,18 +54,21 @@ def test_results_are_read_back_as_they_were_written(results, run_dir, experiment
 
 
 def test_what_targets_trained_on_and_what_halves_find_are_unknown_to_older_audits(results, run_dir):
-    named = results._replace(audited={"target-000": "0f", "target-001": "1e"})
+    named = results._replace(
+        audited={"target-000": "0f", "target-001": "1e"}, seconds={"target-000": 2.5}
+    )
     assert any(row.halves.get("auc") for row in results.rows)
     folder = run_dir(named)
     assert read_results(folder) == named
     path = folder / "audit" / "results.json"
     content = json.loads(path.read_text())
-    del content["audited"]
+    del content["audited"], content["seconds"]
     for row in content["rows"]:
         del row["halves"]
     path.write_text(json.dumps(content))
     older = read_results(folder)
     assert not older.audited
+    assert not older.seconds
     assert older.rows == [row._replace(halves={}) for row in results.rows]
 
 
