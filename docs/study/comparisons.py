@@ -38,6 +38,7 @@ SEEN_BY = {  # by whom the gain is seen that the shares are of
     "the paper's attacker": PAPERS,
 }
 FIRST_SEEN = next(iter(SEEN_BY))
+INSTEAD_OF = (FULL, TERNARY[0])  # what weight decay is compared with
 SPLIT = (BASE, "large")  # the fleets whose gains are split
 ASYMMETRIC = "adaround-w1.58-asym"  # the paper's own ternary grid
 
@@ -165,13 +166,14 @@ def _controls(base: Study, early: Curve | None) -> Tests:
 
 
 def _instead(fleets: Mapping[str, Study]) -> Tests:
-    """Weight decay beside the quantized variant whose accuracy it is to match."""
-    curve = Curve(fleets[BASE], [FULL], fleets["decay"])
-    for measure in ("accuracy", *MEASURES):
-        margin = fleets[BASE].margin(STRONGEST, measure)
-        pair = curve.here(FULL, measure), curve.there(TERNARY[0], measure)
-        found = uncorrected(*pair, margin, together=False)
-        yield Asked("decay", "instead", FULL, measure, TERNARY[0]), found
+    """Weight decay beside full precision without it, and beside a ternary variant."""
+    base = fleets[BASE]
+    curve = Curve(base, [FULL], fleets["decay"])
+    for other in INSTEAD_OF:
+        for measure in ("accuracy", *MEASURES):
+            pair = curve.here(FULL, measure), curve.there(other, measure)
+            found = uncorrected(*pair, base.margin(STRONGEST, measure), together=False)
+            yield Asked("decay", "instead", FULL, measure, other), found
 
 
 def _pair(fleet: str, study: Study, first: str, second: str) -> Tests:

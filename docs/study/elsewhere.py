@@ -2,7 +2,14 @@
 
 from attacks.game import FULL
 from docs.study.claims import TERNARY
-from docs.study.comparisons import ASYMMETRIC, Asked, claims_of, fast_pairs, published_order
+from docs.study.comparisons import (
+    ASYMMETRIC,
+    INSTEAD_OF,
+    Asked,
+    claims_of,
+    fast_pairs,
+    published_order,
+)
 from docs.study.edition import Edition, OneFleet
 from docs.study.fleets import BASE
 from docs.study.numbers import ATTACKERS, MEASURES, Study
@@ -12,12 +19,15 @@ from docs.study.verdicts import NAMES, counted, listed
 
 
 def instead(edition: Edition) -> str:
-    """Weight decay beside the ternary variant whose accuracy it was to match."""
-    parts = []
-    for measure in ("accuracy", *MEASURES):
-        compared = edition[Asked("decay", "instead", FULL, measure, TERNARY[0])]
-        parts.append(f"{NAMES[measure]} {cell(compared, measure)}")
-    return f"Weight decay less {TERNARY[0]} (AUC; accuracy and TPRs in points): {', '.join(parts)}."
+    """Weight decay minus the first fleet's full precision, and minus its ternary variant."""
+    lines = []
+    for other in INSTEAD_OF:
+        parts = []
+        for measure in ("accuracy", *MEASURES):
+            compared = edition[Asked("decay", "instead", FULL, measure, other)]
+            parts.append(f"{NAMES[measure]} {cell(compared, measure)}")
+        lines.append(f"- Weight decay minus {other}: {', '.join(parts)}.")
+    return "\n".join(lines)
 
 
 def bounds_table(private: Study) -> str:

@@ -30,12 +30,13 @@ def with_bounds(private, **epsilons):
     return Study(private.results._replace(findings={"epsilon": found}))
 
 
-def test_weight_decay_stands_beside_the_ternary_variant(fleets, edition):
-    text = elsewhere.instead(edition)
-    assert text.startswith(
-        "Weight decay less adaround-w1.58 (AUC; accuracy and TPRs in points): te"
+def test_weight_decay_stands_beside_full_precision_and_the_ternary_variant(edition):
+    full, ternary = elsewhere.instead(edition).splitlines()
+    assert full.startswith(
+        "- Weight decay minus full: test accuracy ? +0.0 (+0.0 to +0.0), AUC ↓ -"
     )
-    assert "test accuracy ↑ +2.3 (+1.8 to +2.8), AUC ↓ -0.148" in text
+    assert ternary.startswith("- Weight decay minus adaround-w1.58: test accuracy ↑ +2.3 (+1.8 to ")
+    assert "AUC ↓ -0.148 (-0.157 to -0.140)" in ternary
 
 
 def test_audited_bounds_below_the_proven_ones(fleets):
