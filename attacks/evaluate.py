@@ -31,8 +31,8 @@ class Row(NamedTuple):
         by_target: each metric of each target, by which two rows can be compared in pairs.
         strongest: the risk metrics by which this is the strongest attack on the variant, over all
             targets: AUC, and `tail_metric`.
-        halves: what either half of the shadows finds, as `Outcome.halves` has it, by the metrics of
-            `strongest`; None where it is unknown.
+        halves: what either half of the shadows finds, as `Outcome.halves` has it, by the risk
+            metrics; empty if no comparison takes this attack, and None where it is unknown.
     """
 
     variant: str

@@ -254,7 +254,7 @@ def find_bounds(game: Game, best: Strongest) -> dict[str, Bounds]:
     return {v: _bound(kept.tested, proven.get(v)) for v, kept in best.variants.items()}
 
 
-def _bound(held_out: HeldOut, proven: Proven | None) -> Bounds:
+def _bound(held_out: HeldOut, proven: Proven | None = None) -> Bounds:
     scores, members = held_out
     delta = proven.delta if proven else 0.0
     half = len(members) // 2

@@ -116,10 +116,10 @@ class Strongest:
         halved = [s for pair in (*choices.values(), *fixed.values()) for s in pair]
         halves = self._halve(variant, [*halved, *(attacks[place] for place in places.values())])
         enter = partial(_enter, halves=halves, round_robin=is_round_robin(self.game))
-        for metric, place in places.items():
-            found = halves[_name(attacks[place])][metric]
-            known = {metric: None if found is None else found.tolist()}
-            rows[place] = rows[place]._replace(halves={**rows[place].halves, **known})
+        for place, scored in enumerate(attacks):
+            known = halves.get(_name(scored), {})
+            found = {m: None if part is None else part.tolist() for m, part in known.items()}
+            rows[place] = rows[place]._replace(halves=found)
         self.rows += rows
         matched = kinds.get("matched")
         self.variants[variant] = Kept(
@@ -266,7 +266,7 @@ def _auc(scored: Scored) -> float:
 def _enter(pair: tuple[Scored, Scored], halves: Halves, round_robin: bool) -> Contender:
     """Make a contender of the attacks on either half of the targets."""
     first, second = (halves[_name(scored)] for scored in pair)
-    joined = {metric: _join_halves(first[metric], second[metric]) for metric in first}
+    joined = {metric: join_halves(first[metric], second[metric]) for metric in first}
     names = _name(pair[0]), _name(pair[1])
     return Contender(names, (pair[0].scores, pair[1].scores), joined, round_robin)
 
@@ -277,7 +277,13 @@ def _join(first: Measured, second: Measured) -> Measured:
     return Measured(*(torch.cat([a[:half], b[half:]]) for a, b in zip(first, second, strict=True)))
 
 
-def _join_halves(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+def join_halves(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    """What halves of the shadows find on the first half of the targets, and on the second.
+
+    Args:
+        first: by the attack on the first half, for all targets; None where it is unknown.
+        second: by the attack on the second.
+    """
     if first is None or second is None:
         return None
     half = first.shape[1] // 2

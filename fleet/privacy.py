@@ -52,7 +52,8 @@ def check_privacy(config: Namespace, devices: Devices) -> None:
         )
     if config.model.compile:
         raise ValueError(
-            "`--model.compile true` cannot compile the hooks of `--model.dp`. Leave it out."
+            "`--model.compile true` gains nothing with `--model.dp`, whose hooks stop at every "
+            "layer. Leave it out."
         )
 
 

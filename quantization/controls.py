@@ -44,7 +44,7 @@ def make_control(
     """The state of a control: float32 weights of the layers that `base` quantized, else as trained.
 
     Args:
-        trained: state dict of the full-precision network.
+        trained: state dict of the full-precision network, with the parameters themselves.
         base: what quantization makes of that network by the variant without its last suffix.
         variant: the control.
         seed: the model's seed; what is drawn follows from it, the base and the layer's name.
@@ -53,7 +53,7 @@ def make_control(
     names: dict[int, str] = {}
     for key, weight in base.weights.items():
         device = trained[key].device
-        name = names.setdefault(trained[key].data_ptr(), key)  # a tied weight is one in all names
+        name = names.setdefault(id(trained[key]), key)  # a tied weight is one under all its names
         quantized = weight.dequantize().to(device)
         if variant.noise is None:
             state[key] = copy_zeros(trained[key], quantized)

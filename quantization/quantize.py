@@ -79,7 +79,8 @@ def quantize_network(
         key = variant.base, calibration and calibration.key, loop
         quantized, layers = shared.once(key, solve)
     if variant.is_control:
-        quantized, layers = make_control(network.state_dict(), quantized, variant, seed), []
+        trained = network.state_dict(keep_vars=True)
+        quantized, layers = make_control(trained, quantized, variant, seed), []
     seconds = time.perf_counter() - started
     return quantized, QuantizationRecord(variant, variant.objective, layers, seconds)
 

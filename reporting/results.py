@@ -48,6 +48,7 @@ class Results(NamedTuple):
         left_out: models, images, examples and attacks that were left out, one sentence each.
         audited: fingerprint of what each audited model trained on, by its name and in the order of
             `by_target`; empty if it is unknown.
+        seconds: wall time of each finished model, by its name; empty if it is unknown.
         warnings: contradictions that somebody must look into, one sentence each.
     """
 
@@ -64,6 +65,7 @@ class Results(NamedTuple):
     figures: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     audited: Mapping[str, str] = {}
+    seconds: Mapping[str, float] = {}
     warnings: tuple[str, ...] = ()
 
     @property
@@ -114,6 +116,7 @@ def make_results(
         ],
         left_out=tuple(evidence.left_out),
         audited=evidence.audited,
+        seconds=evidence.seconds,
         warnings=tuple(warn(findings["epsilon"])),
     )
 
@@ -180,6 +183,7 @@ def as_json(results: Results) -> str:
             "figures": list(results.figures),
             "left_out": list(results.left_out),
             "audited": dict(results.audited),
+            "seconds": dict(results.seconds),
             "warnings": list(results.warnings),
         },
         indent=1,
@@ -236,6 +240,7 @@ def _from_json(content: Mapping[str, Any]) -> Results:
         figures=tuple(content["figures"]),
         left_out=tuple(content["left_out"]),
         audited=content.get("audited", {}),  # older files lack it
+        seconds=content.get("seconds", {}),  # and it
         warnings=tuple(content.get("warnings", ())),  # unknown to older audits
     )
 

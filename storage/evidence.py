@@ -28,7 +28,7 @@ from storage.left_out import (
 )
 from storage.names import ModelName, is_snapshot
 from storage.privacy import is_trained, prove
-from storage.records import VariantFacts, average, read_calibrated, read_record
+from storage.records import VariantFacts, average, read_calibrated, read_record, read_seconds
 from storage.run_folder import RunFolder
 from storage.saved_signals import SavedSignal, load_signals
 
@@ -51,6 +51,7 @@ class Evidence(NamedTuple):
         examples: facts about every example of the pool, by column of exposure.csv.
         audited: fingerprint of what each audited model trained on, by its name; empty for models
             that were trained elsewhere.
+        seconds: wall time of each finished model, by its name, as far as it is known.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Evidence(NamedTuple):
     images: Images | None = None
     examples: Mapping[str, Sequence[int | str]] = {}
     audited: Mapping[str, str] = {}
+    seconds: Mapping[str, float] = {}
 
 
 def gather(run: RunFolder, allow_partial: bool) -> Evidence:
@@ -107,6 +109,7 @@ def gather(run: RunFolder, allow_partial: bool) -> Evidence:
         experiment=experiment,
         images=None if data is None else data.pool,
         audited={str(name): _fingerprint(members[name]) for name in audited},
+        seconds={str(n): known for n in finished if (known := read_seconds(run, n)) is not None},
     )
 
 

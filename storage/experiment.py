@@ -239,8 +239,10 @@ def grow(stored: Experiment, asked: Experiment) -> Experiment:
     variants = list(dict.fromkeys([*stored.quantized, *asked.quantized]))
     snapshots = sorted({*stored.snapshots.values(), *asked.snapshots.values()})
     embedded = any(e.config.get("record_embeddings", False) for e in (stored, asked))
-    config = asked.config | {"quantize": variants, "snapshots": snapshots}
-    if embedded:  # a folder from before the option stays as it is
+    config = asked.config | {"quantize": variants}
+    if snapshots:  # a folder from before the option stays as it is
+        config |= {"snapshots": snapshots}
+    if embedded:  # likewise
         config |= {"record_embeddings": True}
     fingerprints = stored.fingerprints | asked.fingerprints  # of quantizers that were added
     return stored._replace(config=config, fingerprints=fingerprints, places=asked.places)

@@ -95,6 +95,14 @@ def read_record(run: RunFolder, name: ModelName, variant: str) -> dict[str, Any]
     return record
 
 
+def read_seconds(run: RunFolder, name: ModelName) -> float | None:
+    """Wall time of one model's training, variants and signals; None without a whole record."""
+    try:
+        return float(json.loads(run.progress(name).read_text(encoding="utf-8"))["seconds"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None  # it only informs: no result depends on it
+
+
 def read_calibrated(
     run: RunFolder, variant: str, members: Mapping[ModelName, Tensor], finished: Sequence[ModelName]
 ) -> Bool[Tensor, "models examples"] | None:

@@ -65,7 +65,7 @@ SHOWN = [section for page in PAGES for section in read_sections(page)]
 SECTIONS = drop_repeated(SHOWN)
 DEMO = SECTIONS[0].commands
 TOY = shlex.split(
-    "--trainer.max_epochs 1 --fleet.shadows 4 --fleet.targets 1 --threads 1 "
+    "--trainer.max_epochs 6 --snapshots 5 --fleet.shadows 4 --fleet.targets 1 --threads 1 "
     "--model.network convnet --quantize nearest-w2 adaround-w2"
 )
 SMALLER = {"--data.pool_size": "60", "--fleet.shadows": "6"}  # where a command asks for more
@@ -190,7 +190,8 @@ def workplace(demo, tmp_path, monkeypatch, forget_own):
 
 def test_no_page_lost_its_commands():
     assert {section.page for section in SHOWN} >= {
-        "README.md", "attacks.md", "dashboard.md", "data.md", "deploy.md", "external_signals.md",
+        "README.md", "attacks.md", "dashboard.md", "data.md", "deploy.md", "dp.md",
+        "external_signals.md",
         "metrics.md", "paper.md", "quantization.md", "run_folder.md", "scaling.md",
     }  # fmt: skip
     assert sum(len(section.commands) for section in SHOWN) > 25

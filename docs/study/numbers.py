@@ -1,7 +1,8 @@
 """Numbers of the study: what an attacker finds on each target, and the differences of these."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from math import isnan
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -9,9 +10,11 @@ from torch import Tensor
 
 from attacks.evaluate import Row
 from attacks.game import FULL
-from attacks.metrics.differences import mean_difference, ratio_of_means
+from attacks.metrics.between import paired
+from attacks.metrics.differences import Outcome, ratio_of_means
 from attacks.metrics.intervals import Estimate
-from attacks.metrics.measures import Metric
+from attacks.metrics.measures import Measured, Metric
+from attacks.strongest import cross_choose, join_halves
 from docs.study.verdicts import Uncorrected
 from reporting.results import Results
 
@@ -37,6 +40,8 @@ NOBODY = Attacker(())  # for the test accuracy
 PAPERS = Attacker(("unquantized",), LIRA)
 MATCHED_LIRA = Attacker(("matched",), LIRA)
 STRONGEST = Attacker(("matched", "unquantized", "recalibrated"))  # whichever were run
+UNMATCHED = Attacker(("unquantized",))  # the strongest with full-precision shadows or none
+REPAIRED = Attacker(("unquantized", "recalibrated"))  # who may recalibrate them, too
 ATTACKERS = {"the paper's attacker": PAPERS, "the strongest attack": STRONGEST}
 
 
@@ -64,11 +69,29 @@ def missed(variant: str, attack: str | None, measure: str) -> Contrast:
     return Contrast((variant, matched), (variant, unquantized), measure)
 
 
-def by_halves(values: Float[Tensor, "attacks targets"]) -> Float[Tensor, " targets"]:
-    """Take each half of the targets from the attack with the largest mean on the other half."""
-    half = values.shape[1] // 2
-    first, second = values[:, half:].mean(1).argmax(), values[:, :half].mean(1).argmax()
-    return torch.cat([values[first, :half], values[second, half:]])
+def uncorrected(
+    first: Outcome, second: Outcome, margin: float, together: bool = True
+) -> Uncorrected:
+    """Compare two outcomes on the same targets, first - second, by Student's t.
+
+    The variance that the draw of shadows adds is counted where it is known. Nothing is shown where
+    all targets differ by the same amount, because t would then claim certainty.
+
+    Args:
+        first: what is compared.
+        second: what it is compared with.
+        margin: the size up to which the difference is small.
+        together: whether one fleet's shadows attack both, so that their noise cancels.
+    """
+    difference = first.minus(second)
+    if not difference.measured.values.any():  # the same attack on both sides
+        return Uncorrected(Estimate(0.0, 0.0, 0.0), 1.0, margin)
+    if together:
+        first, second = difference, Outcome(second.minus(second).measured)
+    estimate, p = paired(first, second)
+    if isnan(p):
+        return Uncorrected(estimate._replace(low=-1.0, high=1.0), 1.0, margin)
+    return Uncorrected(estimate, p, margin)
 
 
 class Study:
@@ -105,14 +128,34 @@ class Study:
 
     def each(self, variant: str, attacker: Attacker, measure: str) -> Float[Tensor, " targets"]:
         """One number per target, by the attack that is strongest on the other half of them."""
+        return self.outcome(variant, attacker, measure).measured.values
+
+    def outcome(
+        self, variant: str, attacker: Attacker, measure: str, targets: Sequence[int] | None = None
+    ) -> Outcome:
+        """The same with what either half of the shadows finds, where the audit recorded it.
+
+        Args:
+            variant: the variant that is attacked.
+            attacker: who attacks; nobody for the test accuracy, which knows of no shadows.
+            measure: one of `MEASURES`, or `accuracy`.
+            targets: positions of the targets; None for all of them.
+        """
         if measure == "accuracy":
-            facts = self.results.variants[variant]
-            return torch.tensor(facts.accuracy_by_target, dtype=torch.float64)
-        rows: list[dict[str, list[float]]] = [
-            dict(row.by_target.items()) for row in self.rows_of(variant, attacker)
-        ]
-        values = torch.tensor([row[measure] for row in rows], dtype=torch.float64)
-        return by_halves(values)
+            facts, halves = self.results.variants[variant], None
+            values = torch.tensor(facts.accuracy_by_target, dtype=torch.float64)
+        else:
+            metric, rows = cast("Metric", measure), self.rows_of(variant, attacker)
+            by_row = torch.tensor([row.by_target[metric] for row in rows], dtype=torch.float64)
+            first, second = cross_choose(by_row)
+            half = by_row.shape[1] // 2
+            values = torch.cat([by_row[first, :half], by_row[second, half:]])
+            known = [rows[place].halves.get(metric) for place in (first, second)]
+            halves = join_halves(*(None if h is None else torch.tensor(h).double() for h in known))
+        if targets is not None:
+            values = values[list(targets)]
+            halves = None if halves is None else halves[:, list(targets)]
+        return Outcome(Measured(values, values.new_zeros(len(values), 0)), halves)
 
     def difference(self, contrast: Contrast) -> Float[Tensor, " targets"]:
         """The difference on each target."""
@@ -127,12 +170,13 @@ class Study:
         return SMALL * max(0.0, found - GUESSES[measure])
 
     def compare(self, contrast: Contrast) -> Uncorrected:
-        """Compare two sides of a contrast by Student's t over targets."""
-        differences = self.difference(contrast)
-        margin = self.margin(contrast.first[1], contrast.measure)
-        if not differences.any():  # the same attack on both sides
-            return Uncorrected(Estimate(0.0, 0.0, 0.0), 1.0, margin)
-        return Uncorrected(*mean_difference(differences), margin)
+        """Compare two sides of a contrast."""
+        first, second, measure = contrast
+        return uncorrected(
+            self.outcome(*first, measure),
+            self.outcome(*second, measure),
+            self.margin(first[1], measure),
+        )
 
     def mismatch(self, variant: str, attack: str | None, measure: str = "auc") -> Estimate | None:
         """Share of the gain that full-precision shadows see and matched ones do not.

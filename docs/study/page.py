@@ -1,107 +1,92 @@
-"""Write docs/study.md and its figures from an audit's results.
+"""Write docs/study.md and its figures from the results of audits.
 
-    python -m docs.study runs/study/cifar10_small        # keeps the results beside the document
-    python -m docs.study --control runs/study/control    # keeps a control's beside them
-    python -m docs.study                                 # from those that are kept
+    python -m docs.study --frontier runs/study/cifar10_small   # keeps them beside the document
+    python -m docs.study                                       # from those that are kept
 
-Every number, verdict and figure in the document is computed here; none is typed. A control is an
-audit of the same variants with recalibrated shadows; without one the page has no section on it.
+Every number, verdict and figure in the document is computed here; none is typed. The second edition
+leads as soon as its frontier is kept; each other fleet of it has its section when it is there, and
+is named in "What this does not show" before. The first edition stays below, as it was published.
 """
 
-import json
 import re
 import textwrap
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from docs.study import (
+    answer,
+    beside,
+    costs,
+    elsewhere,
+    figures,
+    fleets,
+    provenance,
+    second_figure,
+    sentences,
+    shares,
+    tables,
+)
 from docs.study import control as controls
-from docs.study import figures, provenance, sentences, tables
-from docs.study.claims import CALIBRATION, CLAIMS, TERNARY, Comparisons, compare_all
+from docs.study.claims import CALIBRATION, CLAIMS, Comparisons, compare_all
+from docs.study.edition import Edition
+from docs.study.fleets import FLEETS, kept_at, read_fleets
+from docs.study.kept import keep, keep_control, keep_fleet
 from docs.study.numbers import LIRA, SMALL, STRONGEST, Study
 from docs.study.verdicts import LEVEL
+from reporting.charts import Chart
 from reporting.matplotlib_charts import draw
-from reporting.results import Results, as_json, parse_results, read_results
+from reporting.results import parse_results, read_results
 from storage.files import write_text, write_whole
 
 HERE = Path(__file__).parent
-KEPT = HERE / "results.json"
-CONTROL = HERE / "control.json"
+KEPT = "results.json"
+CONTROL = "control.json"
 PAGE = HERE.parent / "study.md"
-PICTURES = HERE
-DIGITS = 5  # of what is kept
+WHERE = HERE  # of kept results and figures
+SECOND = (answer, beside, costs, elsewhere, fleets, shares)  # of the second edition
 WIDTH = 100  # of a line of text
 
 
-def keep(results: Results) -> str:
-    """What the page rests on, as JSON, rounded: no curves, and only the pictures that it draws."""
-    scores = results.findings["z_scores"]
-    findings = {"z_scores": {variant: scores[variant] for variant in figures.STANDING}}
-    findings |= {key: results.findings[key] for key in ("joint_lira", "calibration")}
-    return _as_kept(results, findings)
+class Page(NamedTuple):
+    """All that the page is made of.
 
-
-def keep_control(results: Results) -> str:
-    """What the page rests on of a control: its rows.
-
-    Raises:
-        ValueError: it has no attack with recalibrated shadows, or no ternary variant of the study.
+    Attributes:
+        comparisons: those of the first edition.
+        edition: the second edition; None before its frontier is kept.
     """
-    if not any(row.knowledge == controls.RECALIBRATED for row in results.rows):
-        raise ValueError(
-            f"A control needs attacks with {controls.RECALIBRATED} shadows, {results.name} has "
-            f"none. Run `python audit.py` on its run folder again, and then this command."
-        )
-    if not controls.variants_of(Study(results)):
-        raise ValueError(
-            f"A control needs {' or '.join(TERNARY)}, {results.name} has none. Train it with "
-            "`--quantize` for them."
-        )
-    return _as_kept(results, {})
+
+    comparisons: Comparisons
+    edition: Edition | None
+
+    @property
+    def charts(self) -> dict[str, Chart]:
+        """Every figure, by name."""
+        second = second_figure.all_of(self.edition) if self.edition else {}
+        return figures.all_of(self.comparisons.study) | second
 
 
-def _as_kept(results: Results, findings: dict[str, Any]) -> str:
-    variants = {v: facts._replace(quantization=None) for v, facts in results.variants.items()}
-    rows = [row._replace(tpr=[]) for row in results.rows]
-    kept = results._replace(
-        variants=variants,
-        rows=rows,
-        findings=findings,
-        tables=[],
-        sentences=[],
-        answer=[],
-        figures=(),
-    )
-    text = json.dumps(_rounded(json.loads(as_json(kept))), separators=(",", ":"))
-    return text.replace('{"variant"', '\n{"variant"')  # one line per row, to compare versions by
-
-
-def _rounded(value: Any) -> Any:  # noqa: ANN401
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_rounded(item) for item in value]
-    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
-
-
-def make(kept: Path, control: Path) -> Comparisons:
-    """Every comparison of the page, from kept results and from a control's if its file exists.
+def make(folder: Path) -> Page:
+    """Every comparison of the page, from the results that are kept in a folder.
 
     Raises:
         ValueError: a file is damaged, or another version of BitLeak wrote it.
     """
-    study = Study(parse_results(kept, "Name the run folder that they come from"))
-    if not control.exists():
-        return compare_all(study, {})
-    second = Study(parse_results(control, "Name the run folder that they come from"))
-    return compare_all(study, controls.uncorrected(second), second)
+    way_out = "Name the run folder that they come from"
+    study = Study(parse_results(folder / KEPT, way_out))
+    control = None
+    if (folder / CONTROL).exists():
+        control = Study(parse_results(folder / CONTROL, way_out))
+    others = controls.uncorrected(control) if control else {}
+    fleets = read_fleets(folder)
+    return Page(compare_all(study, others, control), Edition(fleets) if fleets else None)
 
 
-def render(comparisons: Comparisons) -> str:
+def render(page: Page) -> str:
     """Fill the document."""
     pages = Environment(
         loader=FileSystemLoader(HERE),
@@ -110,10 +95,11 @@ def render(comparisons: Comparisons) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    page = pages.get_template("study.md.jinja")
-    study = comparisons.study
-    text = page.render(
-        comparisons=comparisons,
+    pages.filters["demote"] = lambda text: re.sub(r"^##", "###", text, flags=re.MULTILINE)
+    study = page.comparisons.study
+    text = pages.get_template("study.md.jinja").render(
+        comparisons=page.comparisons,
+        edition=page.edition,
         study=study,
         config=study.config,
         summary=study.results.rows[0].summary,
@@ -127,6 +113,7 @@ def render(comparisons: Comparisons) -> str:
         say=sentences,
         provenance=provenance,
         controls=controls,
+        **{module.__name__.rpartition(".")[2]: module for module in SECOND},
     )
     return "\n\n".join(wrap(block) for block in re.split(r"\n{2,}", text.strip())) + "\n"
 
@@ -147,19 +134,24 @@ def main(arguments: Sequence[str]) -> None:
     parser = ArgumentParser(
         "docs.study", description=__doc__, formatter_class=RawDescriptionHelpFormatter
     )
-    parser.add_argument("run_dir", nargs="?", type=Path, help="run folder of the study")
-    parser.add_argument("--control", metavar="RUN_DIR", type=Path, help="run folder of a control")
+    parser.add_argument("run_dir", nargs="?", type=Path, help="run folder of the first edition")
+    parser.add_argument("--control", metavar="RUN_DIR", type=Path, help="run folder of its control")
+    for name, fleet in FLEETS.items():
+        text = f"run folder of the second edition: {fleet.purpose}"
+        parser.add_argument(f"--{name}", metavar="RUN_DIR", type=Path, help=text)
     given = parser.parse_args(arguments)
     try:
         if given.run_dir:
-            write_text(KEPT, keep(read_results(given.run_dir)))
+            write_text(WHERE / KEPT, keep(read_results(given.run_dir)))
         if given.control:
-            write_text(CONTROL, keep_control(read_results(given.control)))
-        comparisons = make(KEPT, CONTROL)
+            write_text(WHERE / CONTROL, keep_control(read_results(given.control)))
+        for name in FLEETS:
+            if run_dir := getattr(given, name):
+                write_text(kept_at(WHERE, name), keep_fleet(name, read_results(run_dir)))
+        page = make(WHERE)
     except (ValueError, OSError) as error:
         parser.exit(1, f"docs.study: {error}\n")
-    for name, chart in figures.all_of(comparisons.study).items():
+    for name, chart in page.charts.items():
         figure = draw(chart)
-        path = PICTURES / f"{name}.png"
-        write_whole(path, partial(figure.savefig, format="png", dpi=110))
-    write_text(PAGE, render(comparisons))
+        write_whole(WHERE / f"{name}.png", partial(figure.savefig, format="png", dpi=110))
+    write_text(PAGE, render(page))

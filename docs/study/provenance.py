@@ -9,7 +9,9 @@ import yaml
 from docs.study.numbers import Study
 from storage.command_line import quote
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "study" / "cifar10_small.yaml"
+RECIPES = Path(__file__).parents[2] / "recipes" / "study"
+SMALL = "cifar10_small.yaml"  # the recipe of the first edition
+ADDING = "snapshots", "quantize"  # options that add variants
 SECTIONS = "model", "trainer", "fleet"  # of the options that a recipe names, beside the data
 
 
@@ -23,30 +25,30 @@ def finished(study: Study) -> str:
     )
 
 
-def commands(study: Study, keep: str = "") -> str:
+def commands(study: Study, keep: str = "", recipe: str = SMALL) -> str:
     """The commands that make these results, with every option that the recipe has otherwise.
 
     Args:
         study: results with their experiment.
         keep: what `python -m docs.study` is told before the run folder.
+        recipe: the file of the recipe that they are made by.
     """
-    recipe, made = _recipe(), study.config
+    written, made = _read(recipe), study.config
     changes = (
-        [f"--data {_name(made)}", "--data.root path/to/images"] if _other(recipe, made) else []
+        [f"--data {_name(made)}", "--data.root path/to/images"] if _other(written, made) else []
     )
-    named = recipe["data"]["init_args"]
+    named = written["data"]["init_args"]
     options = made["data"]["init_args"].items()
     changes += [f"--data.{k} {v}" for k, v in options if _differs(named, k, v, changes)]
     for section in SECTIONS:
-        present = made[section]
-        for key, value in recipe[section].items():
-            if key in present and present[key] != value:
-                changes.append(f"--{section}.{key} {present[key]}")
-    if made["quantize"] != recipe["quantize"]:
-        changes.append(f"--quantize {' '.join(made['quantize'])}")
+        changes += _changes(f"--{section}", written[section], made[section])
+    for option in ADDING:
+        asked = made.get(option, [])  # unknown to older folders
+        if asked != written.get(option, []):
+            changes.append(" ".join([f"--{option}", *map(str, asked)]))
     run_dir = quote(f"runs/study/{study.results.name}")
-    changes += [f"--run_dir {run_dir}"] if run_dir != recipe["run_dir"] else []
-    lines = [f"python train.py --config recipes/study/{RECIPE.name}", *changes]
+    changes += [f"--run_dir {run_dir}"] if run_dir != written["run_dir"] else []
+    lines = [f"python train.py --config recipes/study/{recipe}", *changes]
     partial = " --partial" if " of " in finished(study) else ""
     return (
         " \\\n      ".join(lines)
@@ -55,23 +57,23 @@ def commands(study: Study, keep: str = "") -> str:
     )
 
 
-def data(study: Study) -> str:
+def data(study: Study, recipe: str = SMALL) -> str:
     """What the images were read by, and whether the recipe reads them by the same."""
-    recipe, made = _recipe(), study.config
+    written, made = _read(recipe), study.config
     options = ", ".join(f"{k} {_plain(v)}" for k, v in made["data"]["init_args"].items())
     told = f"`{made['data']['class_path']}` ({options})"
-    named = recipe["data"]["class_path"]
-    if _other(recipe, made):
+    named = written["data"]["class_path"]
+    if _other(written, made):
         return f"{told}, and not by the recipe's `{named}`, with which it has not been run"
     return f"{told}, as in the recipe"
 
 
-def compare_data(control: Study, study: Study) -> str:
-    """What a control's images were read by, beside those of the study."""
+def compare_data(control: Study, study: Study, recipe: str = SMALL) -> str:
+    """What a fleet's images were read by, beside those of the study."""
     options = control.config["data"] == study.config["data"]
     if options and _fingerprint(control) == _fingerprint(study):
         return "the same images by the same options"
-    return f"images by {data(control)}"
+    return f"images by {data(control, recipe)}"
 
 
 def versions(study: Study) -> str:
@@ -88,9 +90,20 @@ def _fingerprint(study: Study) -> str:
     return experiment.fingerprints["data"] if experiment else "unknown"
 
 
-def _recipe() -> dict[str, Any]:
-    recipe: dict[str, Any] = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
-    return recipe
+def _changes(option: str, named: Mapping[str, Any], made: Mapping[str, Any]) -> list[str]:
+    """The options of a section that the recipe has otherwise."""
+    changes = []
+    for key, value in named.items():
+        if isinstance(value, Mapping):
+            changes += _changes(f"{option}.{key}", value, made.get(key) or {})
+        elif key in made and made[key] != value:
+            changes.append(f"{option}.{key} {_plain(made[key])}")
+    return changes
+
+
+def _read(recipe: str) -> dict[str, Any]:
+    written: dict[str, Any] = yaml.safe_load((RECIPES / recipe).read_text(encoding="utf-8"))
+    return written
 
 
 def _name(made: Mapping[str, Any]) -> str:

@@ -91,8 +91,13 @@ def by_bits(comparisons: Comparisons) -> str:
 
 def claim_table(comparisons: Comparisons, claims: Sequence[Claim]) -> str:
     """How much more accurate the first is than the second, and how much more it leaks."""
+    return pairs_table(comparisons, [pair for claim in claims for pair in claim.pairs])
+
+
+def pairs_table(comparisons: Comparisons, pairs: Sequence[tuple[str, str]]) -> str:
+    """The same for pairs of variants."""
     rows = []
-    for first, second in (pair for claim in claims for pair in claim.pairs):
+    for first, second in pairs:
         name = first if second == FULL else f"{first} beyond {second}"
         accurate = comparisons[accuracy(first, second)]
         cells = [name, cell(accurate, "accuracy")]

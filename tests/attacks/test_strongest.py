@@ -355,8 +355,8 @@ def test_what_either_half_of_the_shadows_finds_is_kept_of_every_contender(synthe
     assert list(kept.gap.halves) == list(best.risks)
 
 
-def test_the_strongest_row_keeps_what_either_half_of_the_shadows_finds(synthetic_fleet):
-    """It is chosen over all targets, the contenders on half of them."""
+def test_rows_that_are_compared_keep_what_either_half_of_the_shadows_finds(synthetic_fleet):
+    """The strongest is chosen over all targets, the contenders on half of them."""
     best = strongest_of(synthetic_fleet, 8, 4, ["lira_online", "attack_r"])
     row = best.variants[W2].rows["auc"]
     assert row in best.rows
@@ -364,8 +364,14 @@ def test_the_strongest_row_keeps_what_either_half_of_the_shadows_finds(synthetic
         cases = [[Case(target, half) for target in range(8, 12)] for half in way]
         first, second = (areas_of(best.game, row.attack, row.knowledge, c) for c in cases)
         assert own == pytest.approx(list(np.subtract(first, second) / 2), abs=1e-12)
-    assert row.halves.keys() == set(row.strongest)
-    assert all(not row.halves for row in best.rows if not row.strongest)
+    assert row.halves.keys() == set(BOTH)
+    for row in best.rows:
+        kept = best.variants[row.variant]
+        contenders = [*kept.best.values(), *(kept.paper, kept.gap)]
+        contenders += [c for kind in kept.by_knowledge.values() for c in kind.values()]
+        names = {name for c in contenders if c is not None for name in c.names}
+        compared = bool(row.strongest) or (row.attack, row.knowledge) in names
+        assert bool(row.halves) == compared
 
 
 def test_the_gap_attack_varies_with_the_models_where_they_are_the_shadows(synthetic_fleet):

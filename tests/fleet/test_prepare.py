@@ -13,7 +13,7 @@ from datamodules.images import ImageDataModule, Images
 from fleet.options import parse
 from fleet.prepare import prepare
 from quantization.variant import Variant
-from storage.names import fleet_names
+from storage.names import fleet_names, snapshot_name
 
 ROOT = Path(train.__file__).parent
 
@@ -154,7 +154,9 @@ def test_every_recipe_can_be_prepared(recipe, tmp_path, monkeypatch):
     made = parser.instantiate(config)
     job = prepare(config, made.fleet, made.data, Console(quiet=True))
     assert job.chosen == fleet_names(config.fleet.shadows, config.fleet.targets)
-    assert job.experiment.variants == ["full", *map(str, map(Variant.parse, config.quantize))]
+    quantized = map(str, map(Variant.parse, config.quantize))
+    snapshots = map(snapshot_name, config.snapshots)
+    assert job.experiment.variants == ["full", *snapshots, *quantized]
     assert torch.stack(list(job.members.values())).shape == (len(job.chosen), job.data.pool_size)
     assert job.run.membership().keys() == job.members.keys()
     default = parser.parse_args(["--config", str(recipe)]).run_dir

@@ -22,7 +22,7 @@ from storage.names import ModelName
 
 VARIANTS = (
     "nearest-w1.58 adaround-w2 adaround-w2-paper brecq-w1.58-fisher obc-w2 obc-w1.58-bn gptq-w3 "
-    "adaround-w4-folded"
+    "adaround-w4-folded gptq-w2-noise0.5 adaround-w2-zeros adaround-w2-noise"
 )
 OPTIONS = (
     f"--quantize {VARIANTS} --model.network own_networks.Small --fleet.shadows 2 --fleet.targets 0 "

@@ -397,8 +397,8 @@ def privately():
         ),
         (
             Tracked,
-            "Tracked fails when gradients of single images are kept: NotImplementedError: Model .* a "
-            r"trainable layer with buffers.*first.0:.*\. Differential privacy needs layers that keep",
+            "Tracked fails when gradients of single images are kept: NotImplementedError: Model .*"
+            r" a trainable layer with buffers.*first.0:.*\. Differential privacy needs layers",
         ),
         (
             Unused,

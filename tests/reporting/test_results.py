@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from attacks.findings import Bounds, Convergence, Exposures
+from attacks.game import Proven
 from attacks.metrics.epsilon import EpsilonBound
 from attacks.metrics.exposure import Change
 from attacks.metrics.intervals import Estimate
@@ -53,19 +54,41 @@ def test_results_are_read_back_as_they_were_written(results, run_dir, experiment
 
 
 def test_what_targets_trained_on_and_what_halves_find_are_unknown_to_older_audits(results, run_dir):
-    named = results._replace(audited={"target-000": "0f", "target-001": "1e"})
+    named = results._replace(
+        audited={"target-000": "0f", "target-001": "1e"}, seconds={"target-000": 2.5}
+    )
     assert any(row.halves.get("auc") for row in results.rows)
     folder = run_dir(named)
     assert read_results(folder) == named
     path = folder / "audit" / "results.json"
     content = json.loads(path.read_text())
-    del content["audited"]
+    del content["audited"], content["seconds"]
     for row in content["rows"]:
         del row["halves"]
     path.write_text(json.dumps(content))
     older = read_results(folder)
     assert not older.audited
+    assert not older.seconds
     assert older.rows == [row._replace(halves={}) for row in results.rows]
+
+
+def test_proofs_and_warnings_are_read_back_and_unknown_to_older_audits(results, run_dir):
+    names = list(results.variants)
+    proofs = [Proven(8.0, 1e-4), Proven(None, 1e-4, "calibrated on members, take `-heldout`")]
+    facts = {
+        name: results.variants[name]._replace(proven=proven)
+        for name, proven in zip(names, proofs, strict=False)
+    }
+    private = results._replace(variants=results.variants | facts, warnings=("Look into it.",))
+    folder = run_dir(private)
+    assert read_results(folder) == private
+    path = folder / "audit" / "results.json"
+    content = json.loads(path.read_text())
+    del content["warnings"]
+    for facts in content["variants"].values():
+        del facts["proven"]
+    path.write_text(json.dumps(content))
+    assert read_results(folder) == results
 
 
 def test_unknown_numbers_are_read_back_as_nan(results, run_dir):
@@ -218,6 +241,9 @@ def test_a_line_of_the_csv_has_none_for_unknown_values(rows):
     assert (line["auc"], line["auc_high"]) == (row.summary.auc.value, row.summary.auc.high)
     assert line["auc_spread"] == row.summary.auc.spread
     assert (line["shadows"], line["seconds"]) == (8, None)
+    assert line["epsilon_proven"] is line["delta"] is None
+    proven = flatten(row, VariantFacts(row.summary.auc, 0, proven=Proven(8.0, 1e-4)))
+    assert (proven["epsilon_proven"], proven["delta"]) == (8.0, 1e-4)
     for ends, text in ((("auc", "tpr_1pct"), "auc tpr_1pct"), ((), "")):
         marked = flatten(row._replace(strongest=ends), VariantFacts(Estimate(nan, nan, nan), 0))
         assert marked["strongest"] == text

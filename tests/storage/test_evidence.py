@@ -240,6 +240,16 @@ def test_targets_are_known_by_what_they_trained_on(make_run):
     assert fewer == {name: audited[name] for name in ("target-001", "target-002")}
 
 
+def test_hours_are_those_of_every_model_whose_time_is_known(make_run):
+    run = make_run(targets=2)
+    first, *_, last = run.read().names
+    for name, seconds in ((first, 2.5), (last, 4.0)):
+        run.progress(name).write_text(json.dumps({"seconds": seconds}))
+    seconds = gather(run, allow_partial=False).seconds
+    assert seconds[str(first)] == 2.5
+    assert seconds[str(last)] == 4.0
+
+
 def test_noise_is_a_curve_for_the_variant_that_it_is_a_control_of():
     """By decreasing factor; every variant, controls too, is compared with stopping early."""
     names = ["full", "obc-w2", "obc-w2-noise0.5", "epoch-05", "obc-w2-noise", "obc-w2-zeros"]

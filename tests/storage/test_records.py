@@ -4,7 +4,14 @@ import pytest
 
 from datamodules.membership import membership
 from storage.names import ModelName
-from storage.records import LayerMeans, average, count_units, read_calibrated, read_record
+from storage.records import (
+    LayerMeans,
+    average,
+    count_units,
+    read_calibrated,
+    read_record,
+    read_seconds,
+)
 from storage.run_folder import RunFolder
 
 SHADOW, VARIANT = ModelName("shadow", 3), "obc-w1.58-last8"
@@ -27,6 +34,17 @@ def test_a_record_is_read_where_there_is_one(run):
     message = r"obc-w1\.58-last8\.json is not a whole record .*Delete it"
     with pytest.raises(ValueError, match=message):
         read_record(run, SHADOW, VARIANT)
+
+
+@pytest.mark.parametrize("content", [None, '{"seconds": 1', "[]", '{"epoch": 3}', "7"])
+def test_seconds_are_unknown_without_a_whole_record(run, content):
+    """They only inform, so that a damaged file is no error."""
+    path = run.progress(SHADOW)
+    path.parent.mkdir(parents=True)
+    path.write_text('{"stage": "finished", "epoch": 3, "seconds": 12.5}')
+    assert read_seconds(run, SHADOW) == 12.5
+    path.unlink() if content is None else path.write_text(content)
+    assert read_seconds(run, SHADOW) is None
 
 
 def test_calibrated_examples_are_read_from_the_records(run):

@@ -18,7 +18,7 @@ from docs.study.claims import (
     order,
 )
 from docs.study.numbers import MEASURES, PAPERS, STRONGEST, Study, accuracy, leak, missed
-from docs.study.page import KEPT, render
+from docs.study.page import HERE, KEPT, Page, render
 from docs.study.verdicts import Uncorrected
 
 PAPER, BEST = "the paper's attacker", "the strongest attack"
@@ -26,7 +26,7 @@ PAPER, BEST = "the paper's attacker", "the strongest attack"
 
 @pytest.fixture(scope="module")
 def by_target():
-    rows = json.loads(KEPT.read_text())["rows"]
+    rows = json.loads((HERE / KEPT).read_text())["rows"]
     return {(r["variant"], r["knowledge"], r["attack"]): r["by_target"] for r in rows}
 
 
@@ -158,7 +158,7 @@ def test_every_comparison_of_a_table_is_corrected_and_no_other(comparisons, monk
     used = set()
     look_up = Comparisons.__getitem__
     monkeypatch.setattr(Comparisons, "__getitem__", lambda c, k: used.add(k) or look_up(c, k))
-    render(comparisons)
+    render(Page(comparisons, None))
     assert used == set(comparisons._compared)
     assert len(comparisons) == len(used) > 300
     assert len(list(contrasts())) >= len(set(contrasts()))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from docs.study import control, page
+from docs.study import control, kept, page
 from docs.study.claims import TERNARY, compare_all
 from docs.study.numbers import Attacker, Contrast, Study
 from docs.study.verdicts import counted
@@ -86,9 +86,9 @@ def test_recalibration_that_repairs_nothing_and_everything(study):
 
 
 def test_the_page_has_the_section_only_with_a_control(study, half, comparisons):
-    without = page.render(comparisons)
+    without = page.render(page.Page(comparisons, None))
     both = compare_all(study, control.uncorrected(half), half)
-    text = page.render(both)
+    text = page.render(page.Page(both, None))
     assert "## What recalibration repairs" in text
     assert "recalibrat" not in without
     assert len(both) == len(comparisons) + len(set(control.contrasts(half)))
@@ -103,21 +103,22 @@ def test_the_page_has_the_section_only_with_a_control(study, half, comparisons):
 
 
 def test_a_control_is_kept_beside_the_study(study, half, tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "CONTROL", tmp_path / "control.json")
+    (tmp_path / page.KEPT).write_text((page.HERE / page.KEPT).read_text())
+    monkeypatch.setattr(page, "WHERE", tmp_path)
     monkeypatch.setattr(page, "PAGE", tmp_path / "study.md")
     monkeypatch.setattr(page.figures, "all_of", lambda _: {})
     (tmp_path / "control" / "audit").mkdir(parents=True)
     (tmp_path / "control" / "audit" / "results.json").write_text(as_json(half.results))
     page.main(["--control", str(tmp_path / "control")])
-    kept = parse_results(tmp_path / "control.json", "")
-    assert kept.findings == {}
-    assert len(kept.rows) == len(half.results.rows)
+    found = parse_results(tmp_path / "control.json", "")
+    assert found.findings == {}
+    assert len(found.rows) == len(half.results.rows)
     assert "## What recalibration repairs" in (tmp_path / "study.md").read_text()
 
 
 def test_a_control_needs_recalibrated_shadows_and_ternary_variants(study, half):
     with pytest.raises(ValueError, match=r"recalibrated shadows, cifar10_small has none. Run"):
-        page.keep_control(study.results)
+        kept.keep_control(study.results)
     variants = {"full": half.results.variants["full"]}
     with pytest.raises(ValueError, match=r"needs adaround-w1.58 or brecq-w1.58 or obc-w1.58"):
-        page.keep_control(half.results._replace(variants=variants))
+        kept.keep_control(half.results._replace(variants=variants))

@@ -6,15 +6,18 @@ import re
 import pytest
 
 from docs.study import figures
-from docs.study.page import CONTROL, HERE, KEPT, keep, main, make, render, wrap
+from docs.study.fleets import BASE
+from docs.study.kept import keep
+from docs.study.page import HERE, KEPT, main, make, render, wrap
 from reporting.matplotlib_charts import draw
+from reporting.results import parse_results
 from reporting.tables import Table
 
 ROOT = HERE.parents[1]
 
 
 def test_the_page_is_what_the_command_writes():
-    assert (HERE.parent / "study.md").read_text() == render(make(KEPT, CONTROL))
+    assert (HERE.parent / "study.md").read_text() == render(make(HERE))
 
 
 def test_the_readme_repeats_the_finding_of_the_study(study):
@@ -23,6 +26,8 @@ def test_the_readme_repeats_the_finding_of_the_study(study):
     first = " ".join((ROOT / "README.md").read_text().split("```")[0].split())
     assert " ".join(finding.split()) in first
     assert "(docs/study.md)" in first
+    edition = make(HERE).edition
+    study = edition.fleets[BASE] if edition else study
     networks = study.config["fleet"]["shadows"] + study.config["fleet"]["targets"]
     assert f"{networks} networks" in first
     assert f"{len(study.variants)} variants" in first
@@ -36,8 +41,9 @@ def test_links_of_the_page_lead_somewhere():
 
 
 def test_figures_show_the_numbers_of_the_rows(study):
+    page = make(HERE)
+    assert {f"{name}.png" for name in page.charts} == {path.name for path in HERE.glob("*.png")}
     charts = figures.all_of(study)
-    assert {f"{name}.png" for name in charts} == {path.name for path in KEPT.parent.glob("*.png")}
     unquantized, matched = charts["plane"].panels[0]
     for panel, kind in ((unquantized, "unquantized"), (matched, "matched")):
         for series in panel.series:
@@ -54,7 +60,7 @@ def test_figures_show_the_numbers_of_the_rows(study):
         assert len(drawn) == sum(len(row) for row in chart.panels)
 
 
-def test_only_what_the_page_needs_is_kept(study):
+def test_only_what_the_page_needs_is_kept(study, tmp_path):
     results = study.results
     whole = results._replace(
         rows=[row._replace(tpr=[0.1]) for row in results.rows],
@@ -63,7 +69,8 @@ def test_only_what_the_page_needs_is_kept(study):
         sentences=["A sentence."],
         figures=("plane",),
     )
-    assert keep(whole) == KEPT.read_text()
+    (tmp_path / KEPT).write_text(keep(whole))
+    assert parse_results(tmp_path / KEPT, "") == results
     assert json.loads(keep(whole))["rows"][0]["tpr"] == []
 
 

@@ -1,0 +1,134 @@
+"""The second edition's answer, in three sentences that follow from its comparisons by rules."""
+
+from collections.abc import Mapping, Sequence
+
+from docs.study.claims import TERNARY
+from docs.study.comparisons import FIRST_SEEN, SEEN_BY, Asked
+from docs.study.edition import Edition
+from docs.study.fleets import BASE
+from docs.study.numbers import MEASURES
+from docs.study.shares import Part, split
+from docs.study.verdicts import NAMES, Compared, Direction, Status, judge, listed, overall
+
+BEFORE = (
+    "How much of the privacy of ternary weights is real, by one small network, photographs and "
+    f"{len(TERNARY)} methods?"
+)
+TURNED: dict[Direction, Direction] = {"less": "more", "more": "less"}
+
+
+def finding(edition: Edition) -> str:
+    """The answer of the study, which the README repeats."""
+    return " ".join([BEFORE, mismatch(edition), lost(edition), left(edition)])
+
+
+def mismatch(edition: Edition) -> str:
+    """How much of the gain is mismatch: shares of the gain in AUC, where mismatch is shown."""
+    statuses: dict[str, Status] = {}
+    for measure in MEASURES:
+        found = [part["mismatch"].compared for part in _split(edition, measure).values()]
+        statuses[measure] = judge(found, "more").status
+    shown = overall(statuses).replace("held", "shown")
+    shown = shown.replace("the tail", "TPR at 1% and 0.1% FPR")
+    papers = list(SEEN_BY)[-1]
+    return (
+        "Mismatch: of the gain in AUC that an attacker with full-precision shadows sees, "
+        f"{_shares(edition, 'mismatch', FIRST_SEEN)} is the mismatch of these shadows by the "
+        f"strongest attack ({shown}), and {_shares(edition, 'mismatch', papers)} by LiRA, the "
+        "paper's attack."
+    )
+
+
+def lost(edition: Edition) -> str:
+    """How much of the gain is lost accuracy, by what stopping early costs and brings."""
+    parts = _split(edition, "auc")
+    found = {v: part["lost"].compared for v, part in parts.items() if "lost" in part}
+    shown = {v: pair for v, pair in found.items() if pair.shown == "more"}
+    if not shown:
+        return "Lost accuracy: no share of the gain in AUC is shown to be lost accuracy."
+    values = [pair.estimate.value for pair in shown.values()]
+    return (
+        "Lost accuracy: a full-precision network that was stopped early at the accuracy of a "
+        f"ternary one leaks {_range(values, '.2f')} AUC less than at the end of training"
+        f"{_of(shown)}, which is {_shares(edition, 'lost', FIRST_SEEN)} of that gain."
+    )
+
+
+def left(edition: Edition) -> str:
+    """How much is left beside networks of equal accuracy, by each measure."""
+    by_measure = {measure: _left(edition, measure) for measure in MEASURES}
+    compared = [pair for pairs in by_measure.values() for pair in pairs.values()]
+    if not compared:
+        return (
+            "Left: unknown, because every ternary variant is outside the curve of early stopping."
+        )
+    area, *tail = (_clause(measure, pairs) for measure, pairs in by_measure.items())
+    return (
+        "Left: beside networks of equal accuracy that were stopped early, ternary ones leak "
+        f"{area}, {listed(tail)}; {conclusion(compared)}."
+    )
+
+
+def conclusion(compared: Sequence[Compared]) -> str:
+    """What follows for who wants privacy, from all methods and measures together.
+
+    Args:
+        compared: what is left of each variant by each measure.
+    """
+    directions = {pair.shown for pair in compared} - {None}
+    if directions == {"less"}:
+        return "so nothing is left, and stopping early is the better protection"
+    if directions == {"more"}:
+        return "so something is left that lost accuracy does not explain"
+    if directions:
+        return "so what is left depends on the method and the measure"
+    return "so nothing is shown to be left, and nothing to be lost by quantizing"
+
+
+def _clause(measure: str, pairs: Mapping[str, Compared]) -> str:
+    """What ternary variants leak less or more by one measure, where it is shown."""
+    scale, form, unit = (1, ".2f", " AUC") if measure == "auc" else (100, ".0f", " points")
+    parts = []
+    for direction in ("more", "less"):
+        shown = {v: pair for v, pair in pairs.items() if pair.shown == direction}
+        if shown:
+            values = [scale * abs(pair.estimate.value) for pair in shown.values()]
+            word = TURNED[direction]  # what is left of privacy leaks less
+            parts.append(f"{_range(values, form)}{unit} {word}{_of(shown)}")
+    if not parts:
+        return f"not shown to be otherwise in {NAMES[measure]}"
+    return " and ".join(parts) + ("" if measure == "auc" else f" in {NAMES[measure]}")
+
+
+def _split(edition: Edition, measure: str) -> dict[str, dict[str, Part]]:
+    return {v: split(edition, BASE, v, measure, FIRST_SEEN) for v in TERNARY}
+
+
+def _left(edition: Edition, measure: str) -> dict[str, Compared]:
+    """What is left of each ternary variant that is on the curve."""
+    found = {v: edition.get(Asked(BASE, "left", v, measure)) for v in TERNARY}
+    return {variant: pair for variant, pair in found.items() if pair is not None}
+
+
+def _shares(edition: Edition, name: str, seen: str) -> str:
+    """The range of one part's shares of the gain in AUC, where the part is shown."""
+    shares = {}
+    for variant in TERNARY:
+        part = split(edition, BASE, variant, "auc", seen).get(name)
+        if part and part.compared.shown == "more" and part.share is not None:
+            shares[variant] = 100 * part.share.value
+    if not shares:
+        return "no shown share"
+    return f"{_range(list(shares.values()), '.0f')}%{_of(shares)}"
+
+
+def _of(shown: Mapping[str, object]) -> str:
+    """Of how many methods, where it is not all."""
+    if len(shown) == len(TERNARY):
+        return ""
+    return f" ({listed([variant.split('-')[0] for variant in shown])})"
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    low, high = format(min(values), form), format(max(values), form)
+    return low if low == high else f"{low} to {high}"
