@@ -57,36 +57,42 @@ def lost(edition: Edition) -> str:
 def left(edition: Edition) -> str:
     """How much is left beside networks of equal accuracy, by each measure."""
     by_measure = {measure: _left(edition, measure) for measure in MEASURES}
-    compared = [pair for pairs in by_measure.values() for pair in pairs.values()]
-    if not compared:
+    if not any(by_measure.values()):
         return (
             "Left: unknown, because every ternary variant is outside the curve of early stopping."
         )
-    area, *tail = (_clause(measure, pairs) for measure, pairs in by_measure.items())
+    clauses = {m: clause for m, pairs in by_measure.items() if (clause := _clause(m, pairs))}
+    if not clauses:
+        return (
+            "Left: no difference is shown between ternary networks and networks of equal accuracy "
+            "that were stopped early, which does not show that they leak alike."
+        )
+    silent = [NAMES[measure] for measure in by_measure if measure not in clauses]
+    rest = f", with no difference shown in {listed(silent)}" if silent else ""
     return (
         "Left: beside networks of equal accuracy that were stopped early, ternary ones leak "
-        f"{area}, {listed(tail)}; {conclusion(compared)}."
+        f"{listed(list(clauses.values()))}{rest}; {conclusion(list(by_measure.values()))}."
     )
 
 
-def conclusion(compared: Sequence[Compared]) -> str:
+def conclusion(by_measure: Sequence[Mapping[str, Compared]]) -> str:
     """What follows for who wants privacy, from all methods and measures together.
 
     Args:
-        compared: what is left of each variant by each measure.
+        by_measure: what is left of each variant, by one measure each; something is shown.
     """
-    directions = {pair.shown for pair in compared} - {None}
+    shown = [(v, p.shown) for pairs in by_measure for v, p in pairs.items() if p.shown]
+    variants = _of({variant: None for variant in TERNARY if variant in dict(shown)})
+    directions = {direction for _, direction in shown}
     if directions == {"less"}:
-        return "so nothing is left, and stopping early is the better protection"
+        return f"so nothing is left{variants}, and stopping early is the better protection"
     if directions == {"more"}:
-        return "so something is left that lost accuracy does not explain"
-    if directions:
-        return "so what is left depends on the method and the measure"
-    return "so nothing is shown to be left, and nothing to be lost by quantizing"
+        return f"so something is left{variants} that lost accuracy does not explain"
+    return "so what is left depends on the method and the measure"
 
 
 def _clause(measure: str, pairs: Mapping[str, Compared]) -> str:
-    """What ternary variants leak less or more by one measure, where it is shown."""
+    """What ternary variants leak less or more by one measure; empty where nothing is shown."""
     scale, form, unit = (1, ".2f", " AUC") if measure == "auc" else (100, ".0f", " points")
     parts = []
     for direction in ("more", "less"):
@@ -95,9 +101,7 @@ def _clause(measure: str, pairs: Mapping[str, Compared]) -> str:
             values = [scale * abs(pair.estimate.value) for pair in shown.values()]
             word = TURNED[direction]  # what is left of privacy leaks less
             parts.append(f"{_range(values, form)}{unit} {word}{_of(shown)}")
-    if not parts:
-        return f"not shown to be otherwise in {NAMES[measure]}"
-    return " and ".join(parts) + ("" if measure == "auc" else f" in {NAMES[measure]}")
+    return " and ".join(parts) + (f" in {NAMES[measure]}" if parts and measure != "auc" else "")
 
 
 def _split(edition: Edition, measure: str) -> dict[str, dict[str, Part]]:
