@@ -127,7 +127,7 @@ def _shares(edition: Edition, name: str, seen: str) -> str:
 
 
 def _of(shown: Mapping[str, object]) -> str:
-    """Of how many methods, where it is not all."""
+    """The methods, where they are not all."""
     if len(shown) == len(TERNARY):
         return ""
     return f" ({listed([variant.split('-')[0] for variant in shown])})"
