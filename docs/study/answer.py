@@ -85,7 +85,7 @@ def conclusion(by_measure: Sequence[Mapping[str, Compared]]) -> str:
     variants = _of({variant: None for variant in TERNARY if variant in dict(shown)})
     directions = {direction for _, direction in shown}
     if directions == {"less"}:
-        return f"so nothing is left{variants}, and stopping early is the better protection"
+        return f"so nothing is left{variants}, and stopping early protects better there"
     if directions == {"more"}:
         return f"so something is left{variants} that lost accuracy does not explain"
     return "so what is left depends on the method and the measure"
