@@ -79,8 +79,8 @@ def compare_at(
 
     It is compared with every piece of `equal`, and the largest p and the union of the intervals
     count: the variant is shown to leak less only if it leaks less than all of them. At each
-    target's own first crossing instead, a difference is found where there is none in up to MANY%
-    of simulations in which accuracy hardly rises while leakage does (`benchmarks/frontier.py`).
+    target's own first crossing instead, a difference is found where there is none in up to 90% of
+    simulations in which accuracy hardly rises while leakage does (`benchmarks/frontier.py`).
 
     Args:
         equal: where the curve is as accurate as the variant.

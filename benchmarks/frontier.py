@@ -8,6 +8,25 @@ leaks what the straight lines between the snapshots have there, less a gain. Eve
 target has noise of its own in leakage, a part that all targets share through their shadows, and the
 noise of a test set in accuracy. Found at p < 0.05: by the plain rule, in which each target is
 compared at the first crossing of its own curve, and by the audit's.
+
+1,000 simulations per setting (standard errors below 1.6 points), plain -> ours. It was cut off
+once: the lines of 10 targets and a gain but for the first, and the last four, are of seed 1.
+
+    place of the variant                 steep: 7, 12 of TIME 6       flat: 25, 30 of TIME 4
+      no gain,  2 targets,  400 images      4->1,   5->0%               20->1,  16->2%
+      no gain,  2 targets, 5000 images      4->4,   4->2%                9->1,   9->2%
+      no gain,  4 targets,  400 images      4->4,   5->4%               31->2,  36->2%
+      no gain,  4 targets, 5000 images      4->4,   4->4%                8->3,  13->4%
+      no gain, 10 targets,  400 images      5->5,   6->6%               73->1,  90->4%
+      no gain, 10 targets, 5000 images      6->7,   7->7%               16->5,  32->4%
+      0.02,     4 targets,  400 images    78->78, 72->57%                8->1,   9->1%
+      0.02,     4 targets, 5000 images    86->85, 82->82%              25->11,  17->8%
+      0.02,    10 targets,  400 images    92->93, 92->93%                5->3,  10->2%
+      0.02,    10 targets, 5000 images    92->93, 93->93%              53->59, 32->55%
+
+Ours holds the truth in 93 to 100% of its intervals in all of these. A variant that leaks what
+training leaks at epoch 11.25, instead of the straight lines, seems to leak 0.032, 0.007, 0.002 and
+0.001 less with 1, 2, 4 and 6 snapshots, which is found in 100, 25, 7 and 6% with 10 targets.
 """
 
 import argparse
@@ -139,7 +158,7 @@ def main() -> None:
                 name = f"gain {gain:4}, {targets:2} targets, {images:4} images, time {time}, "
                 line = report(rng, setting, repetitions)
                 print(f"{name}epoch {epoch:2}: {line}", flush=True)
-    print("what straight lines cost: the variant leaks what training leaks at epoch 12")
+    print("what straight lines cost: the variant leaks what training leaks at epoch 11.25")
     for epochs in ((5, 30), (5, 15, 30), EPOCHS, (5, 7.5, 10, 12.5, 15, 20, 30)):
         setting = Setting(10, 5000, 6, 11.25, convex=True, epochs=tuple(epochs))
         print(f"snapshots at {epochs[:-1]}: {report(rng, setting, repetitions)}", flush=True)

@@ -117,7 +117,9 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
     matrix = membership(config.seed, fleet.shadows, fleet.targets, len(data.pool.labels))
     counts = sorted(set(matrix.sum(1).tolist()))
     if model.dp.on:
-        dp, line = settle(model.dp, counts, data.batch_size, config.trainer.max_epochs)
+        dp, line = settle(
+            model.dp, len(data.pool.labels), data.batch_size, config.trainer.max_epochs
+        )
         model = replace(model, dp=dp)
         _print([line], console)
     classifier = make_classifier(data, 0, model)

@@ -1,9 +1,8 @@
 """Checks of DP-SGD before any training: what it cannot be combined with, its noise, its epsilon."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
-from math import ceil
+from math import ceil, inf
 
 from jsonargparse import Namespace
 from torch import nn
@@ -57,37 +56,40 @@ def check_privacy(config: Namespace, devices: Devices) -> None:
         )
 
 
-def settle(
-    dp: DpOptions, members: Sequence[int], batch_size: int, epochs: int
-) -> tuple[DpOptions, str]:
-    """Fill in the noise and delta, and describe the mechanism in a line.
+def settle(dp: DpOptions, pool: int, batch_size: int, epochs: int) -> tuple[DpOptions, str]:
+    """Fill in the noise and delta, the same for all models, and describe them in a line.
+
+    A model trains on half of the pool, and with an odd pool on one half or the other, whichever
+    models a fleet has so far: the noise suffices for both, and epsilon is the larger of theirs.
 
     Args:
         dp: the options, with a noise or an epsilon.
-        members: numbers of examples that the models train on.
+        pool: number of audited examples.
         batch_size: expected number of examples in a batch.
         epochs: epochs of a fit.
 
     Raises:
         ValueError: a batch larger than the members, or an epsilon that cannot be met.
     """
-    fewest = min(members)
-    if batch_size > fewest:
+    halves = pool // 2, pool - pool // 2
+    if batch_size > halves[0]:
         raise ValueError(
-            f"`data.batch_size` must be at most the {fewest} examples that a model trains on with "
-            f"`--model.dp`, got {batch_size}: each of them is drawn with chance batch size / "
+            f"`data.batch_size` must be at most the {halves[0]} examples that a model trains on "
+            f"with `--model.dp`, got {batch_size}: each of them is drawn with chance batch size / "
             "members. Lower it, or enlarge the pool."
         )
-    delta = dp.delta or default_delta(max(members))
-    rate, steps = batch_size / fewest, epochs * ceil(fewest / batch_size)
+    delta = dp.delta or default_delta(halves[1])
+    steps = {batch_size / half: epochs * ceil(half / batch_size) for half in halves}  # by rate
     noise = dp.noise
-    if dp.epsilon is not None:  # of the fewest members, whose rate is the largest
-        noise = solve_noise(dp.epsilon, rate, delta, steps)
+    if noise is None:
+        epsilon = dp.epsilon or inf  # one of the two is given
+        noise = max(solve_noise(epsilon, rate, delta, count) for rate, count in steps.items())
     settled = replace(dp, noise=noise, epsilon=None, delta=delta)
-    epsilon, accountant = spend(mechanism(settled, fewest, batch_size), steps)
+    spent = {rate: spend(Mechanism(noise, rate, delta), count) for rate, count in steps.items()}
+    worst = max(spent, key=lambda rate: spent[rate].epsilon)
     line = (
-        f"DP-SGD: noise {noise:g}, clip {dp.clip:g}, sampling rate {rate:.3g}, {steps} steps: "
-        f"epsilon {epsilon:.3g} at delta {delta:g} ({accountant})."
+        f"DP-SGD: noise {noise:g}, clip {dp.clip:g}, sampling rate {worst:.3g}, {steps[worst]} "
+        f"steps: epsilon {spent[worst].epsilon:.3g} at delta {delta:g} ({spent[worst].accountant})."
     )
     return settled, line
 

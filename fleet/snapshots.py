@@ -24,8 +24,9 @@ def check_snapshots(epochs: Sequence[int], last: int) -> None:
         if not 1 <= epoch < last:
             hint = " The end of training is kept anyway, as `full`." if epoch == last else ""
             raise ValueError(
-                f"`--snapshots` must be epochs from 1 to {last - 1}, because training ends after "
-                f"{last} (`--trainer.max_epochs`), got {epoch}.{hint}"
+                f"`--snapshots` must be epochs before {last}, after which training ends "
+                f"(`--trainer.max_epochs`), got {epoch}.{hint} Pass others, or `--snapshots` alone "
+                "for none."
             )
 
 
@@ -50,5 +51,6 @@ def check_passed(run: RunFolder, asked: Experiment) -> None:
         f"epoch are gone once the next has begun: got {', '.join(map(str, new))}, but {run.path} "
         f"has {', '.join(map(str, has)) or 'none'}, and {len(begun)} of its models have begun. "
         f"Train into a new folder with `--run_dir`, which costs these models again ({spent:.0f} s "
-        "of one process), or ask for what this folder has. Nothing was changed."
+        "of one process), or ask for what this folder has: "
+        f"`{' '.join(['--snapshots', *map(str, has)])}`. Nothing was changed."
     )

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from math import ceil, floor, log10
+from math import ceil, floor, isnan, log10, nan
 from typing import NamedTuple
 
 import numpy as np
@@ -46,7 +46,11 @@ def spend(mechanism: Mechanism, steps: int) -> Spent:
     epsilon = _account("rdp", mechanism, steps)
     if epsilon > LARGEST:
         return Spent(epsilon, "RDP")
-    return Spent(_account("prv", mechanism, steps), "PRV")
+    try:
+        tighter = _account("prv", mechanism, steps)
+    except RuntimeError:  # its grid does not hold this mechanism
+        tighter = nan
+    return Spent(epsilon, "RDP") if isnan(tighter) else Spent(max(0.0, tighter), "PRV")
 
 
 @lru_cache
@@ -67,7 +71,7 @@ def solve_noise(epsilon: float, sample_rate: float, delta: float, steps: int) ->
                 steps=steps,
                 accountant="prv" if epsilon <= LARGEST / 2 else "rdp",
             )
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # PRV raises both
         raise ValueError(
             f"`model.dp.epsilon` of {epsilon:g} cannot be met in {steps} steps at a sampling rate "
             f"of {sample_rate:.3g} and delta {delta:g}, whatever the noise ({error}). Raise it, or "
@@ -88,7 +92,7 @@ def _account(kind: str, mechanism: Mechanism, steps: int) -> float:
     accountant = create_accountant(kind)
     accountant.history = [(mechanism.noise, mechanism.sample_rate, steps)]
     with _quiet():
-        return max(0.0, float(accountant.get_epsilon(mechanism.delta)))
+        return float(accountant.get_epsilon(mechanism.delta))
 
 
 @contextmanager

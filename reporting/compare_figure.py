@@ -15,7 +15,7 @@ from reporting.compare import Entry
 from reporting.plane import fill, knowledge_legend
 from reporting.styles import MARKERS
 from reporting.text import GUESSING, NAMES, show_metric
-from storage.names import is_snapshot
+from storage.names import in_order, is_snapshot
 
 MANY = [*MARKERS, *(f"${letter}$" for letter in ascii_uppercase)]
 SNAPSHOT = "."
@@ -77,7 +77,7 @@ def curves(entries: Sequence[Entry], end: Metric, colours: Mapping[str, Any]) ->
     drawn = []
     for name, colour in colours.items():
         own = {entry.variant: entry for entry in entries if entry.experiment == name}
-        path = [own[variant] for variant in own if is_snapshot(variant)]
+        path = [own[variant] for variant in in_order(own)]
         if not path or FULL not in own:
             continue
         path.append(own[FULL])

@@ -18,22 +18,22 @@ from reporting.frontier import tabulate_frontiers
 from reporting.pairing import Pairing
 from reporting.tables import Table
 from reporting.worth import describe
-from storage.names import is_snapshot
+from storage.names import in_order, is_snapshot
 
 
 def find_frontier(entries: Sequence[Entry], pairings: Mapping[str, Pairing]) -> Frontier | None:
     """Compare the variants of paired experiments with early stopping of the first, by its rule.
 
     p is corrected for all variants, experiments and metrics together. None without snapshots of the
-    first experiment.
+    first experiment, or without its end of training.
 
     Returns:
         The curve, and every variant of the paired experiments by its `full_name`.
     """
     first = entries[0].experiment
     own = {entry.variant: entry for entry in entries if entry.experiment == first}
-    snapshots = [variant for variant in own if is_snapshot(variant)]
-    if not snapshots:
+    snapshots = in_order(own)
+    if not snapshots or FULL not in own:
         return None
     curve = [own[variant] for variant in (*snapshots, FULL)]
     beside = {

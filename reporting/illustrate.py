@@ -34,9 +34,9 @@ CAPTIONS = {
     "images. Rounding to nearest, which moves no weight, is not shown.",
 }
 CURVES = (
-    " Lines: what networks leak that trade accuracy for leakage otherwise, through full, by the "
-    "strongest attack on each, with a band of 95% intervals; a variant below the line of early "
-    "stopping leaks less than a network of equal accuracy that was stopped early."
+    " Lines: other ways to trade accuracy for leakage, by the strongest attack on each variant, "
+    "with a band of 95% intervals. What lies below the line of early stopping leaks less, by "
+    "estimate, than a network of equal accuracy that was stopped early."
 )
 
 

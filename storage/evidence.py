@@ -26,7 +26,7 @@ from storage.left_out import (
     leave_out_models,
     why_left_out,
 )
-from storage.names import ModelName, is_snapshot
+from storage.names import ModelName, in_order
 from storage.privacy import is_trained, prove
 from storage.records import VariantFacts, average, read_calibrated, read_record, read_seconds
 from storage.run_folder import RunFolder
@@ -116,9 +116,7 @@ def gather(run: RunFolder, allow_partial: bool) -> Evidence:
 def trade_offs(facts: Mapping[str, VariantFacts]) -> dict[str, Any]:
     """What of a game rests on accuracy: `accuracy`, `snapshots` and `curves`, by field."""
     known = {v: torch.tensor(f.accuracy_by_target, dtype=torch.float64) for v, f in facts.items()}
-    snapshots = sorted(
-        filter(is_snapshot, facts), key=lambda variant: int(variant.rpartition("-")[2])
-    )
+    snapshots = in_order(facts)
     others = [variant for variant in facts if variant not in (FULL, *snapshots)]
     curves = []
     if snapshots and FULL in facts:

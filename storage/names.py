@@ -1,6 +1,7 @@
 """Names of models, files and modes; importing them does not import torch."""
 
 import re
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 Role = Literal["shadow", "target"]
@@ -30,6 +31,11 @@ def snapshot_name(epoch: int) -> str:
 def is_snapshot(variant: str) -> bool:
     """Whether a variant is a state on the way to the end of training."""
     return _SNAPSHOT.fullmatch(variant) is not None
+
+
+def in_order(variants: Iterable[str]) -> list[str]:
+    """The snapshots among some variants, in the order of training."""
+    return sorted(filter(is_snapshot, variants), key=lambda name: int(name.rpartition("-")[2]))
 
 
 def fleet_names(shadows: int, targets: int) -> list[ModelName]:

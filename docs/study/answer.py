@@ -85,7 +85,7 @@ def conclusion(by_measure: Sequence[Mapping[str, Compared]]) -> str:
     variants = _of({variant: None for variant in TERNARY if variant in dict(shown)})
     directions = {direction for _, direction in shown}
     if directions == {"less"}:
-        return f"so nothing is left{variants}, and stopping early is the better protection"
+        return f"so nothing is left{variants}, and stopping early protects better there"
     if directions == {"more"}:
         return f"so something is left{variants} that lost accuracy does not explain"
     return "so what is left depends on the method and the measure"
@@ -127,7 +127,7 @@ def _shares(edition: Edition, name: str, seen: str) -> str:
 
 
 def _of(shown: Mapping[str, object]) -> str:
-    """Of how many methods, where it is not all."""
+    """The methods, where they are not all."""
     if len(shown) == len(TERNARY):
         return ""
     return f" ({listed([variant.split('-')[0] for variant in shown])})"

@@ -10,7 +10,7 @@ from docs.study.claims import TERNARY
 from docs.study.numbers import Study
 from reporting.pairing import pair_with_first
 from reporting.results import parse_results
-from storage.names import is_snapshot
+from storage.names import in_order, is_snapshot
 
 Lack = tuple[str, str]  # what is missing, and the way out
 BASE = "frontier"  # the fleet that all of the second edition rests on
@@ -103,7 +103,7 @@ def read_fleets(folder: Path) -> dict[str, Study]:
 
 def curve_of(study: Study) -> list[str]:
     """The variants of early stopping, in the order of training: the snapshots, then `full`."""
-    snapshots = sorted(filter(is_snapshot, study.variants), key=lambda v: int(v.split("-")[1]))
+    snapshots = in_order(study.variants)
     return [*snapshots, FULL] if snapshots else []
 
 

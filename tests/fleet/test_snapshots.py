@@ -91,10 +91,10 @@ def test_a_model_that_diverged_has_its_snapshots(toy, tmp_path):
         ([2, 2], r"`--snapshots` must name each epoch once, got 2 twice"),
         (
             [0],
-            r"must be epochs from 1 to 2, because training ends after 3 \(`--trainer.max_epochs`",
+            r"must be epochs before 3, after which training ends \(`--trainer.max_epochs`\), got 0",
         ),
-        ([4], r"after 3 \(`--trainer.max_epochs`\), got 4\.$"),
-        ([1, 3], r"got 3\. The end of training is kept anyway, as `full`\.$"),
+        ([4], r"got 4\. Pass others, or `--snapshots` alone for none\.$"),
+        ([1, 3], r"got 3\. The end of training is kept anyway, as `full`\. Pass others"),
     ],
 )
 def test_impossible_snapshots_are_refused(epochs, message):
@@ -111,6 +111,7 @@ def test_snapshots_of_the_past_are_refused_with_their_cost(toy, finished, snapsh
     assert "got 2, but" in said
     assert "has 1, and 5 of its models have begun" in said
     assert "Train into a new folder with `--run_dir`, which costs these models again (" in said
+    assert "or ask for what this folder has: `--snapshots 1`." in said
     assert snapshot(finished) == before
 
 

@@ -20,6 +20,7 @@ from attacks.metrics.intervals import mean_accuracy, summarise
 from attacks.quantile import make_features
 from datamodules import Digits
 from reporting.findings import FINDINGS
+from storage.names import snapshot_name
 from storage.run_folder import RunFolder
 
 ALONE, SHADOWED = 2, 7  # default attacks on a run without images
@@ -224,6 +225,12 @@ def test_marks_depend_on_the_false_positives(
     assert at_01pct.endswith("†")
 
 
+def others_of(results):
+    """The variants beside `full`."""
+    config = results["experiment"]["config"]
+    return [*map(snapshot_name, config["snapshots"]), *config["quantize"]]
+
+
 def test_an_audit_with_images_has_every_attack_and_a_gallery(
     toy_audit, audit_files, read_csv, results_of
 ):
@@ -235,7 +242,8 @@ def test_an_audit_with_images_has_every_attack_and_a_gallery(
     assert "Note: " not in output
     lines = read_csv(run)
     shadowed = sum(attack.shadows for attack in ATTACKS.values())
-    assert len(lines) == 4 * (len(ATTACKS) - shadowed) + (4 + 2 * 3) * shadowed
+    # a snapshot and three quantized variants are attacked with three kinds of shadows
+    assert len(lines) == 5 * (len(ATTACKS) - shadowed) + (1 + 4 * 3) * shadowed
     full, _ = read_signals(run, "full")
     members = torch.stack(list(run.membership().values()))
     game = Game({FULL: full}, members, make_cases(4, 1))
@@ -252,7 +260,7 @@ def test_the_exposure_of_each_example_is_that_to_the_strongest_attack(toy_audit,
         lines = list(csv.DictReader(file))
     assert [line["example"] for line in lines] == [str(index) for index in range(64)]
     members = torch.stack(list(run.membership().values()))
-    for variant in RunFolder(run.path).read().config["quantize"] + ["full"]:
+    for variant in RunFolder(run.path).read().variants:
         observed, pool = read_signals(run, variant)
         rows = [line for line in read_csv(run) if line["variant"] == "full"]
         (attack,) = (row["attack"] for row in strongest(rows))
@@ -274,7 +282,7 @@ def test_differences_are_between_the_strongest_attacks(toy_audit, read_csv, resu
     assert findings["reference"] == "full"
     best = {row["variant"]: row["auc"] for row in strongest(rows)}
     against = findings["against_reference"]["auc"]
-    assert list(against) == results["experiment"]["config"]["quantize"]
+    assert list(against) == others_of(results)
     for variant, difference in against.items():
         expected = best[variant] - best["full"]
         assert difference["estimate"]["value"] == pytest.approx(expected, abs=1e-12)
@@ -296,7 +304,7 @@ def test_one_target_bounds_epsilon_by_half_of_its_examples(toy_audit, results_of
     """64 examples, half of them members: 16 of each in either half."""
     results = results_of(toy_audit[0])
     bounds = results["findings"]["epsilon"]
-    assert bounds.keys() == {"full", *results["experiment"]["config"]["quantize"]}
+    assert bounds.keys() == {"full", *others_of(results)}
     for bound in bounds.values():
         assert (bound["tested"]["members"], bound["tested"]["non_members"]) == (16, 16)
         assert bound["guesses"] == 2  # a tenth of 32, even
@@ -317,7 +325,7 @@ def test_the_page_shows_the_tables_of_findings_in_order(toy_audit, results_of):
 
 def test_a_sentence_per_variant_is_printed_and_on_the_page(toy_audit, results_of):
     run, output = toy_audit
-    variants = results_of(run)["experiment"]["config"]["quantize"]
+    variants = others_of(results_of(run))
     page = (run.path / "audit" / "report.html").read_text()
     lines = output.splitlines()
     first = lines.index(results_of(run)["answer"][0])

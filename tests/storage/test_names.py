@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import pytest
 
-from storage.names import ModelName, fleet_names, is_snapshot, parse_slice, snapshot_name
+from storage.names import ModelName, fleet_names, in_order, is_snapshot, parse_slice, snapshot_name
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,7 @@ def test_a_snapshot_is_named_by_its_epoch():
     names = [snapshot_name(epoch) for epoch in (3, 20, 100)]
     assert names == ["epoch-03", "epoch-20", "epoch-100"]
     assert all(map(is_snapshot, names))
+    assert in_order(["full", "epoch-100", "epoch-20", "nearest-w2", "epoch-03"]) == names
 
 
 def test_names_follow_the_order_of_the_membership_matrix():

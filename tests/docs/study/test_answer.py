@@ -62,11 +62,11 @@ def test_what_is_not_shown_is_not_claimed(edition, change):
     keys = [Asked("frontier", "left", variant, "auc") for variant in TERNARY]
     text = answer.left(change(left([compared(0.02, p=0.2)] * 3) | dict.fromkeys(keys, MORE)))
     assert "ternary ones leak 0.02 AUC more, with no difference shown in TPR at 1% FPR and" in text
-    assert text.endswith("so nothing is left, and stopping early is the better protection.")
+    assert text.endswith("so nothing is left, and stopping early protects better there.")
     few = left([compared(0.02, p=0.2)] * 3) | {keys[2]: MORE}
     text = answer.left(change(few))
     assert "leak 0.02 AUC more (obc), with no difference" in text
-    assert text.endswith("so nothing is left (obc), and stopping early is the better protection.")
+    assert text.endswith("so nothing is left (obc), and stopping early protects better there.")
     unclear = {k: v._replace(p_holm=0.5) for k, v in edition._compared.items()}
     text = answer.finding(change(unclear))
     assert "no shown share is the mismatch of these shadows by the strongest attack (not" in text
