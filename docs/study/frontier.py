@@ -56,7 +56,8 @@ class Curve:
         frontier = Frontier(self.variants, {variant: beside})
         if beside.outside:
             return f"outside: {outside(frontier, beside)}"
-        return f"{place_of(frontier, beside)} ({beside.stretch[0]} to {beside.stretch[1]})"
+        place, ends = place_of(frontier, beside), " to ".join(beside.stretch)
+        return place if place == ends else f"{place} ({ends})"
 
     def networks(self, variant: str, measure: str) -> list[Outcome]:
         """What networks of equal accuracy leak, wherever they may be; none outside the curve."""
