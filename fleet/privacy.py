@@ -49,6 +49,11 @@ def check_privacy(config: Namespace, devices: Devices) -> None:
             f"`trainer.precision` must be 32-true with `--model.dp`, got {trainer.precision}: with "
             "norms of a few bits gradients would exceed the clipping norm, against the proof."
         )
+    if config.model.tf32:
+        raise ValueError(
+            "`--model.tf32 true` rounds the factors by which `--model.dp` clips gradients, which "
+            "would exceed the clipping norm, against the proof. Leave it out."
+        )
     if config.model.compile:
         raise ValueError(
             "`--model.compile true` gains nothing with `--model.dp`, whose hooks stop at every "

@@ -49,10 +49,12 @@ class DpOptions:
                 "`model.dp.noise` and `model.dp.epsilon` follow from each other, got "
                 f"{self.noise:g} and {self.epsilon:g}. Leave out one of them."
             )
-        if self.delta is not None and not self.on:
-            raise ValueError(
-                "`model.dp.delta` needs `--model.dp.noise` or `--model.dp.epsilon`, got neither."
-            )
+        for name, given in (("delta", self.delta is not None), ("clip", self.clip != 1.0)):
+            if given and not self.on:
+                raise ValueError(
+                    f"`model.dp.{name}` needs `--model.dp.noise` or `--model.dp.epsilon`, got "
+                    "neither."
+                )
 
     @property
     def on(self) -> bool:

@@ -149,6 +149,7 @@ def test_options_of_privacy_come_from_a_recipe_too(toy, tmp_path, capsys):
         ("--trainer.gradient_clip_val 1", "`--model.dp.clip` sets that norm"),
         ("--trainer.precision bf16-mixed", "must be 32-true with `--model.dp`, got bf16-mixed"),
         ("--model.compile true", "compile true` gains nothing with `--model.dp`"),
+        ("--model.tf32 true", "tf32 true` rounds the factors by which `--model.dp` clips"),
     ],
 )
 def test_what_cannot_be_private_is_an_error_before_anything_is_written(

@@ -80,6 +80,10 @@ def test_counts_that_draw_no_images_are_refused(options, message):
             {"delta": 1e-5},
             "`model.dp.delta` needs `--model.dp.noise` or `--model.dp.epsilon`, got neither",
         ),
+        (
+            {"clip": 2.0},
+            "`model.dp.clip` needs `--model.dp.noise` or `--model.dp.epsilon`, got neither",
+        ),
     ],
 )
 def test_options_of_privacy_that_prove_nothing_are_refused(options, message):
