@@ -23,9 +23,8 @@ def options(**trainer):
     defaults = {"accelerator": "cpu", "strategy": "auto", "devices": 1, "num_nodes": 1}
     defaults |= {"max_epochs": 3, "check_val_every_n_epoch": 1, "accumulate_grad_batches": 1}
     trainer = Namespace(**(defaults | trainer))
-    return Namespace(
-        threads=None, repair=False, queries=None, checkpoint_every=60.0, trainer=trainer
-    )
+    given = {"threads": None, "repair": False, "queries": None, "checkpoint_every": 60.0}
+    return Namespace(**given, snapshots=[], trainer=trainer)
 
 
 @pytest.mark.parametrize(

@@ -130,8 +130,8 @@ def test_a_dry_run_counts_the_embeddings(toy, finished, snapshot, capsys):
     train.main(toy(finished, f"{ON} --fleet.dry_run true"))
     output = capsys.readouterr().out
     assert snapshot(finished) == before
-    assert re.search(r"embeddings of a variant +│[^│]*│ +4 │", output)
-    size = 4 * (512 + 4 * 32 * 1797)
+    assert re.search(r"embeddings of a variant +│[^│]*│ +5 │", output)
+    size = 5 * (512 + 4 * 32 * 1797)
     assert f"{size:,} of embeddings per audited model" in " ".join(output.split())
 
 

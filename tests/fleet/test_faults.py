@@ -76,10 +76,10 @@ def mounted(script, *arguments):
 
 @pytest.mark.fleet
 def test_a_full_disk_is_reported_and_loses_nothing(toy, toy_run, tmp_path, tensors, unwrap):
-    """900 KB hold one model and half of the next."""
+    """1,100 KB hold one model and half of the next."""
     script = """
         folder=$1 result=$2; shift 2
-        mount -t tmpfs -o size=900k none "$folder"
+        mount -t tmpfs -o size=1100k none "$folder"
         code=0; "$@" || code=$?
         echo "code $code, $(find "$folder" -name '*.partial' | wc -l) partial files"
         mount -o remount,size=50m "$folder"
