@@ -47,7 +47,7 @@ def warn(value: Mapping[str, Bounds]) -> list[str]:
         f"The audit of {variant} found more than the proof allows: epsilon is at least "
         f"{bounds.lower:.2f} at 95% confidence, and at most {bounds.upper:.2f} is proven (delta "
         f"{bounds.proven.delta:g}). Either the training is not as private as it says, or the "
-        "auditor is wrong."
+        "auditor is wrong, or it is chance: each lower bound by itself fails in up to 5% of audits."
         for variant, bounds in value.items()
         if bounds.proven and bounds.upper is not None and bounds.lower > bounds.upper
     ]

@@ -12,6 +12,11 @@ from reporting.text import LEVEL, NAMES, show_change
 
 EQUAL = "a network of equal accuracy that was stopped early"
 UNTESTED = f"Whether any variant leaks less than {EQUAL} was not tested"
+FEWEST = 3  # points before the end of a curve; see `benchmarks/frontier.py`
+FLATTERED = (
+    f"That proves little, because straight lines between fewer than {FEWEST} points flatter what "
+    "leaks less than they do; keep more snapshots, or try more sizes of noise."
+)
 UNSHOWN = "which does not show that they leak alike"
 
 
@@ -22,6 +27,7 @@ def state_worth(frontiers: Mapping[str, Frontier], snapshots: Sequence[str]) -> 
     below 5% after correction for all variants, curves and both ends, and it leaks less there;
     likewise more. Of several, the statement describes those with the largest difference in AUC (in
     the tail, where no AUC differs). Curves other than early stopping follow, if there are any.
+    Where a curve has fewer than 3 points before its end, leaking less "proves little".
 
     Args:
         frontiers: by name of the curve.
@@ -42,6 +48,9 @@ def state_worth(frontiers: Mapping[str, Frontier], snapshots: Sequence[str]) -> 
         statements.append(f"{UNTESTED}: {reason}.")
     for name, frontier in compared.items():
         statements += _state(frontier, EQUAL if name == EARLY else f"{name} of equal accuracy")
+        few = len(frontier.variants) - 1 < FEWEST
+        if few and any(_verdict(beside) in ("less", "both") for beside in frontier.beside.values()):
+            statements.append(FLATTERED)
     return " ".join(statements)
 
 

@@ -8,10 +8,10 @@ from attacks.frontier import Beside, Frontier
 from attacks.metrics.differences import Difference
 from attacks.metrics.intervals import Estimate
 from reporting.frontier import place_of
-from reporting.worth import state_worth
+from reporting.worth import FLATTERED, state_worth
 
 SNAPSHOTS = ["epoch-10", "epoch-15"]
-CURVE = [*SNAPSHOTS, "full"]
+CURVE = ["epoch-05", *SNAPSHOTS, "full"]  # places of tests are from the second
 EQUAL = "a network of equal accuracy that was stopped early"
 
 
@@ -34,8 +34,13 @@ def out(side):
 
 
 def state(name="early stopping", snapshots=SNAPSHOTS, **variants):
-    named = {variant.replace("_", "-"): found for variant, found in variants.items()}
-    return state_worth({name: Frontier(CURVE, named)}, snapshots)
+    return state_worth({name: Frontier(CURVE, on_curve(variants))}, snapshots)
+
+
+def on_curve(variants):
+    """Variants whose places count from the curve's second point."""
+    moved = {v: found._replace(place=found.place + 1) for v, found in variants.items()}
+    return {variant.replace("_", "-"): found for variant, found in moved.items()}
 
 
 @pytest.mark.parametrize(
@@ -69,7 +74,7 @@ def state(name="early stopping", snapshots=SNAPSHOTS, **variants):
         ),
         (
             out("below"),
-            f"w2 is not compared with {EQUAL}: it is less accurate than epoch-10. An earlier "
+            f"w2 is not compared with {EQUAL}: it is less accurate than epoch-05. An earlier "
             "snapshot would make it comparable.",
         ),
         (
@@ -99,7 +104,7 @@ def test_several_variants_are_counted_and_the_largest_described():
     assert state(**variants) == (
         f"3 of 9 variants are shown to leak less than {EQUAL}; 1 is shown to leak more; 1 is shown "
         "to leak less at one end and more at the other; for 1 no difference is shown, which does "
-        "not show that they leak alike; 2 are outside the curve, less accurate than epoch-10 "
+        "not show that they leak alike; 2 are outside the curve, less accurate than epoch-05 "
         "(bad, worse); 1 is outside the curve, more accurate than every network on the curve "
         f"(good). By estimate most: w1 leaks 0.042 AUC (0.020 to 0.064) and 2.1 points of TPR at "
         f"1% FPR (1.2 to 3.0) less than {EQUAL} (at about epoch 12.5). more leaks 0.030 AUC (0.020 "
@@ -118,7 +123,7 @@ def test_where_nothing_is_shown_the_statement_says_so():
     many = dict.fromkeys("abcd", out("below"))
     assert state(**many) == (
         f"None of 4 variants is shown to leak less than {EQUAL}; 4 are outside the curve, less "
-        "accurate than epoch-10."
+        "accurate than epoch-05."
     )
 
 
@@ -144,7 +149,7 @@ def test_what_was_not_tested_is_said_with_its_way_out():
 
 def test_another_curve_has_a_sentence_of_its_own():
     frontiers = {
-        "early stopping": Frontier(CURVE, {"w2": beside(LESS, NOTHING_TAIL)}),
+        "early stopping": Frontier(CURVE, on_curve({"w2": beside(LESS, NOTHING_TAIL)})),
         "noise": Frontier(["noisy", "full"], {"w2": out("above")}),
         "empty": Frontier(["noisy", "full"], {}),
     }
@@ -158,8 +163,22 @@ def test_another_curve_has_a_sentence_of_its_own():
     assert state_worth(found, []) == (
         f"{UNTESTED}: there are no snapshots of its training. Train with `--snapshots`, for "
         "example `--snapshots 5 10 15`, to test it. w2 leaks 0.042 AUC (0.020 to 0.064) less than "
-        "noise of equal accuracy (from noisy to full); no difference is shown in TPR at 1% FPR."
+        "noise of equal accuracy (from noisy to full); no difference is shown in TPR at 1% FPR. "
+        f"{FLATTERED}"
     )
+
+
+@pytest.mark.parametrize(
+    ("auc", "rate", "flattered"),
+    [(LESS, NOTHING_TAIL, True), (MORE, LESS_TAIL, True), (MORE, MORE_TAIL, False)],
+)
+@pytest.mark.parametrize("points", [1, 2, 3, 4])
+def test_less_beside_a_curve_of_few_points_proves_little(auc, rate, flattered, points):
+    names = [f"epoch-0{number}" for number in range(1, points + 1)]
+    found = beside(auc, rate, 0.5, (names[0], [*names, "full"][1]))
+    said = state_worth({"early stopping": Frontier([*names, "full"], {"w2": found})}, names)
+    assert said.endswith(FLATTERED) == (flattered and points < 3)
+    assert "fewer than 3 points flatter" in FLATTERED
 
 
 @pytest.mark.parametrize(
