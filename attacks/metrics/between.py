@@ -27,7 +27,8 @@ def paired(first: Outcome, second: Outcome) -> tuple[Estimate, float]:
     All but the difference is NaN if there is a single target, or if all differ by the same amount.
     """
     values = first.measured.values - second.measured.values
-    return _test(float(values.mean()), [values], [first, second])
+    times = max(_times(first), _times(second))
+    return _test(float(values.mean()), [(values, times)], [first, second])
 
 
 def welch(first: Outcome, second: Outcome) -> tuple[Estimate, float]:
@@ -39,18 +40,29 @@ def welch(first: Outcome, second: Outcome) -> tuple[Estimate, float]:
 
     Source: Welch 1947, doi:10.2307/2332510, with Satterthwaite's degrees of freedom.
     """
-    samples = [first.measured.values, second.measured.values]
-    value = float(samples[0].mean() - samples[1].mean())
+    samples = [(outcome.measured.values, _times(outcome)) for outcome in (first, second)]
+    value = float(first.measured.values.mean() - second.measured.values.mean())
     return _test(value, samples, [first, second])
 
 
+def _times(outcome: Outcome) -> int:
+    """How often the variance over targets counts, as `variance_of_mean` explains.
+
+    Twice where the targets are the shadows and no halves are known, because every pair of models is
+    compared twice.
+    """
+    return 2 if outcome.round_robin and outcome.halves is None else 1
+
+
 def _test(
-    value: float, samples: Sequence[Float[Tensor, " _"]], outcomes: Sequence[Outcome]
+    value: float,
+    samples: Sequence[tuple[Float[Tensor, " _"], int]],
+    outcomes: Sequence[Outcome],
 ) -> tuple[Estimate, float]:
-    """Test a sum or difference of the samples' means against 0."""
-    if min(map(len, samples)) < 2 or all(float(s.std()) <= ROUNDING for s in samples):
+    """Test a sum or difference of the samples' means, with what each variance counts, against 0."""
+    if min(len(s) for s, _ in samples) < 2 or all(float(s.std()) <= ROUNDING for s, _ in samples):
         return Estimate(value, nan, nan), nan
-    parts = [Part(float(sample.var()) / len(sample), len(sample) - 1.0) for sample in samples]
+    parts = [Part(times * float(s.var()) / len(s), len(s) - 1.0) for s, times in samples]
     parts += [part for part in map(over_shadows, outcomes) if part is not None]
     error = sum(part for part, _ in parts) ** 0.5
     return student_interval(value, error, satterthwaite(parts))

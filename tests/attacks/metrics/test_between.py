@@ -124,3 +124,15 @@ def test_equal_experiments_differ_in_5_percent(kind, shadows):
     if shadows == 0.02:
         assert naive > 3 * 0.05 * runs
         assert found > 0.02 * runs
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_audits_of_shadows_by_each_other_count_twice_where_no_halves_are_known(name):
+    """As differences within an audit do: errors are larger by the root of 2."""
+    rng = np.random.default_rng(0)
+    once = [outcome(0.6 + 0.02 * rng.standard_normal(8)) for _ in range(2)]
+    twice = [known._replace(round_robin=True) for known in once]
+    (before, p), (after, q) = TESTS[name](*once), TESTS[name](*twice)
+    assert after.value == before.value
+    assert after.high - after.low == pytest.approx(2**0.5 * (before.high - before.low))
+    assert q > p
