@@ -106,8 +106,7 @@ class Experiment(NamedTuple):
     @property
     def private(self) -> bool:
         """Whether its models are trained by DP-SGD."""
-        options = self.config["model"].get("dp", {})
-        return any(options.get(key) is not None for key in ("noise", "epsilon"))
+        return _is_private(self.config)
 
     @property
     def embedded(self) -> list[ModelName]:
@@ -188,12 +187,14 @@ def describe(
         "record_embeddings": config.record_embeddings,
         "snapshots": sorted(config.snapshots),
     }
+    # Opacus solves for the noise that a wanted epsilon takes
+    packages = ("torch", "lightning", "bitleak", *(["opacus"] if _is_private(kept) else []))
     sizes = dict(zip(SIZES, data.pool.shape[1:], strict=False))  # a table has but its features
     return Experiment(
         config=kept,
         input={"num_classes": data.num_classes, **sizes},
         fingerprints=_fingerprint(config.layer_bits, data, network) | fingerprint(variants),
-        versions={package: version(package) for package in ("torch", "lightning", "bitleak")}
+        versions={package: version(package) for package in packages}
         | {"threads": config.threads}
         | _describe_gpu(config.trainer.accelerator),
         places={
@@ -203,6 +204,11 @@ def describe(
         },
         id=uuid.uuid4().hex[:8],
     )
+
+
+def _is_private(config: Mapping[str, Any]) -> bool:
+    options = config["model"].get("dp", {})
+    return any(options.get(key) is not None for key in ("noise", "epsilon"))
 
 
 def _is_place(option: str, value: object) -> bool:

@@ -116,6 +116,15 @@ def test_a_description_holds_what_changes_a_number(config, data):
     assert experiment.places["root"].endswith("/images")
 
 
+@pytest.mark.parametrize(
+    ("dp", "recorded"), [({"epsilon": 8.0}, True), ({"noise": 1.0}, True), ({"clip": 1.0}, False)]
+)
+def test_opacus_is_recorded_where_it_solves_for_the_noise(config, data, dp, recorded):
+    config.model.dp = Namespace(**dp)
+    versions = describe(config, data, nn.Linear(64, 10), ["identity"], []).versions
+    assert ("opacus" in versions) == recorded
+
+
 def test_options_of_own_data_are_places_only_if_they_are_paths(config, data):
     """Those of `Arrays` are; in a user's own data, `labels` may be which labels are learned."""
     options = {"file": Path("x.npz"), "cache": None, "labels": "coarse"}
