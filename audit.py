@@ -73,17 +73,24 @@ def audit(config: Namespace, console: Console) -> None:
         FileNotFoundError, ValueError: as `gather`, before anything is written.
         OSError: the folder cannot be written to.
     """
+    if config.signals is not None and config.shadows is not None:
+        raise ValueError(
+            "`--shadows` lends shadows to targets that train.py trained, and `--signals` brings "
+            "its own. Leave out one of them."
+        )
     folder, report = config.run_dir / "audit", escape(f"Report: {config.run_dir}/audit/report.html")
     own = register(load(config.attacks or (), "--attacks"))
     # before any file is read, so that what changes while this runs is not in it
     rmia = make_options(config.rmia.population, config.rmia.a)
-    inputs = digest_inputs(config.run_dir, config.signals, config.attacks, config.partial, rmia)
+    sources = config.signals, config.shadows
+    inputs = digest_inputs(config.run_dir, *sources, config.attacks, config.partial, rmia)
     if config.wandb == "disabled" and is_done(folder, inputs):
         console.print((folder / "table.txt").read_text(encoding="utf-8"), markup=False)
         return console.print(f"Nothing has changed since this audit. {report}")
 
     if config.signals is None:
-        evidence = gather(RunFolder(config.run_dir), config.partial)
+        lender = config.shadows and RunFolder(config.shadows)
+        evidence = gather(RunFolder(config.run_dir), config.partial, lender)
     else:
         evidence = gather_external(config.signals)
     evidence = evidence._replace(game=evidence.game._replace(rmia=rmia))
@@ -142,7 +149,7 @@ def compare(config: Namespace, console: Console) -> None:
         FileNotFoundError, ValueError: as `read_results`, or options are given that are not read.
     """
     default = make_parser().get_default
-    unread = "signals", "attacks", "partial", "threads", "rmia.population", "rmia.a"
+    unread = "signals", "shadows", "attacks", "partial", "threads", "rmia.population", "rmia.a"
     if given := [f"`--{key}`" for key in (*unread, "wandb") if config[key] != default(key)]:
         raise ValueError(
             f"`--compare` reads finished audits, and has no use for {' and '.join(given)}. "

@@ -13,7 +13,8 @@ from attacks.rmia import DEFAULT, RmiaOptions
 from attacks.slices import Chosen, Sliced
 
 FULL = "full"  # the variant at the end of training, at full precision
-Knowledge = Literal["matched", "unquantized", "recalibrated", "none"]
+Knowledge = Literal["matched", "unquantized", "recalibrated", "other", "none"]
+OTHER = "other: "  # before a variant, for the shadows of another experiment that attack it
 
 
 class ModelSignals(NamedTuple):
@@ -175,6 +176,8 @@ class Game(NamedTuple):
         snapshots: the variants on the way to `full`, in the order of training.
         curves: what other variants are compared with at equal accuracy.
         proven: what differential privacy proves of each variant; empty without it.
+        others: signals of another experiment's shadows, by `OTHER` and the variant they attack, in
+            the rows of the shadows here; empty without such an experiment.
     """
 
     signals: Mapping[str, ModelSignals]
@@ -188,6 +191,7 @@ class Game(NamedTuple):
     snapshots: Sequence[str] = ()
     curves: Sequence[Curve] = ()
     proven: Mapping[str, Proven] = {}
+    others: Mapping[str, ModelSignals] = {}
 
     @property
     def variants(self) -> list[str]:
@@ -202,13 +206,15 @@ class Game(NamedTuple):
     def shadow_variants(self, variant: str) -> dict[Knowledge, str]:
         """The variant of the shadows for each kind of knowledge.
 
-        Against `full` itself all kinds are the same, and called `matched`.
+        Against `full` itself all kinds of this experiment are the same, and called `matched`.
         """
         kinds: dict[Knowledge, str] = {"matched": variant}
         if variant != FULL and FULL in self.signals:
             kinds["unquantized"] = FULL
             if not self.lacking_to_recalibrate(variant):
                 kinds["recalibrated"] = FULL
+        if (other := f"{OTHER}{variant}") in self.others:
+            kinds["other"] = other
         return kinds
 
     def lacking_to_recalibrate(self, variant: str) -> list[str]:
@@ -229,14 +235,15 @@ class Game(NamedTuple):
         """The shadows that attack a case, as they are in one variant.
 
         Args:
-            variant: the variant of the shadows.
+            variant: the variant of the shadows, as `shadow_variants` has it.
             group: their positions among the models.
             case: position of a case that they attack.
         """
         rows, rmia = list(group), self.rmia
         if variant in self.tuned:
             rmia = rmia._replace(a=self.tuned[variant][case])
-        return Shadows(self.signals[variant].of(rows), self.members[rows], rmia)
+        signals = self.others.get(variant) or self.signals[variant]
+        return Shadows(signals.of(rows), self.members[rows], rmia)
 
 
 def keep_examples(game: Game, usable: Bool[Tensor, " examples"]) -> Game:
@@ -256,6 +263,7 @@ def keep_examples(game: Game, usable: Bool[Tensor, " examples"]) -> Game:
             variant: known.on(examples)._replace(features=rows.get(id(known.features)))
             for variant, known in game.signals.items()
         },
+        others={variant: known.on(examples) for variant, known in game.others.items()},
         members=game.members[:, examples],
         calibrated={variant: mask[:, examples] for variant, mask in game.calibrated.items()},
         kept=kept,

@@ -30,7 +30,7 @@ def tune(game: Game, attacks: Sequence[str]) -> Game:
     if not game.rmia.tune or "rmia_offline" not in attacks:
         return game
     tuned = {}
-    for variant in game.variants:
+    for variant in (*game.signals, *game.others):
         by_case = [0.0] * len(game.cases)
         for group, positions in by_shadows(game.cases).items():
             shadows = game.shadows(variant, group, positions[0])

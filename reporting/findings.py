@@ -24,6 +24,7 @@ from attacks.metrics.differences import Difference
 from attacks.metrics.exposure import MOVED
 from attacks.metrics.intervals import Estimate
 from attacks.metrics.measures import Metric
+from attacks.other_shadows import OtherShadows, find_other_shadows
 from attacks.shadow_split import ShadowSplit, find_shadow_differences
 from attacks.strongest import Strongest
 from attacks.z_scores import ZScores
@@ -135,6 +136,25 @@ def _shadow_differences(value: dict[Metric, dict[str, ShadowSplit]]) -> Body:
     )
 
 
+def _other_shadows(value: dict[Metric, dict[str, OtherShadows]]) -> Body:
+    rows = []
+    for metric, by_variant in value.items():
+        percent = metric != "auc"
+        for variant, (other, matched, gain) in by_variant.items():
+            cells = (estimate_cell(found, percent) for found in (other, matched))
+            rows.append(
+                (Cell(variant), Cell(NAMES[metric]), *cells, *difference_cells(gain, percent))
+            )
+    return Body(
+        ("variant", "metric", SHADOWS["other"], SHADOWS["matched"], "matched beyond it", "p"),
+        rows,
+        "What an attacker finds whose shadows are those of `--shadows`, which trained on the same "
+        "examples but otherwise, beside one whose shadows went through what the target did; by the "
+        "strongest attack of each, chosen as above. Above 0, knowing how the target was made "
+        "helps. p is corrected for all rows (Holm), those of snapshots by themselves.",
+    )
+
+
 def _z_scores(value: dict[str, dict[Knowledge, ZScores]]) -> Body:
     kinds = [kind for kind in TITLES if any(kind in scores for scores in value.values())]
     rows = []
@@ -227,6 +247,11 @@ FINDINGS: dict[str, Finding] = {
         "What quantizing the shadows is worth to the attacker",
         find_shadow_differences,
         _shadow_differences,
+    ),
+    "other_shadows": Finding(
+        "What an attacker finds with another experiment's shadows",
+        find_other_shadows,
+        _other_shadows,
     ),
     "z_scores": Finding(
         "Where members and non-members stand among the shadows", find_z_scores, _z_scores

@@ -23,6 +23,7 @@ FILES = ("table.txt", "results.csv", "exposure.csv", "report.html")
 def digest_inputs(
     run_dir: Path,
     signals: Path | None,
+    shadows: Path | None,
     attacks: Sequence[str] | None,
     partial: bool,
     rmia: RmiaOptions = DEFAULT,
@@ -32,6 +33,7 @@ def digest_inputs(
     Args:
         run_dir: the experiment's folder.
         signals: signals of models that were trained elsewhere, which are then the input.
+        shadows: the folder of another experiment, whose shadows attack too.
         attacks: the attacks asked for, a user's own by import path; None for the default.
         partial: whether unfinished models may be excluded.
         rmia: choices of RMIA.
@@ -53,14 +55,12 @@ def digest_inputs(
         files = sorted(signals.rglob("*.npy")) if signals.is_dir() else [signals]
         facts.append(str(signals))
     else:
-        run = RunFolder(run_dir)
         # whether images can be shown
-        facts += [str(Path(place).exists()) for place in run.read().places.values()]
-        models = run.path / "models"
-        files = [run.experiment_file, run.membership_file]
-        patterns = ("*/signals/*", "*/embeddings/*", "*/*.json")
-        files += sorted(path for pattern in patterns for path in models.glob(pattern))
-        files = [path for path in files if path.name != "progress.json"]
+        places = RunFolder(run_dir).read().places.values()
+        facts += [str(Path(place).exists()) for place in places]
+        folders = [run_dir] if shadows is None else [run_dir, shadows]
+        facts += [str(folder) for folder in folders[1:]]
+        files = [path for folder in folders for path in _files_of(RunFolder(folder))]
     digest = hashlib.sha256(repr(facts).encode())
     for path in [*code, *files]:
         if path.exists():
@@ -68,6 +68,14 @@ def digest_inputs(
                 content = hashlib.file_digest(file, "sha256").hexdigest()
             digest.update(os.fsencode(f"{path.name} {content}\n"))
     return digest.hexdigest()
+
+
+def _files_of(run: RunFolder) -> list[Path]:
+    """The files of an experiment that an audit depends on."""
+    models, patterns = run.path / "models", ("*/signals/*", "*/embeddings/*", "*/*.json")
+    found = sorted(path for pattern in patterns for path in models.glob(pattern))
+    files = [path for path in found if path.name != "progress.json"]
+    return [run.experiment_file, run.membership_file, *files]
 
 
 def is_done(folder: Path, digest: str) -> bool:

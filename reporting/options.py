@@ -25,6 +25,12 @@ def make_parser() -> CommandLine:
         help="folder or .npz of models that were trained elsewhere; --run_dir is then the output",
     )
     parser.add_argument(
+        "--shadows",
+        type=Path | None,
+        help="run folder of another experiment on the same pool and seed, whose shadows attack "
+        "these targets too: the attacker who does not know how they were trained",
+    )
+    parser.add_argument(
         "--compare",
         nargs="+",
         type=Path,

@@ -99,8 +99,13 @@ def knowledge_legend(kinds: Sequence[Knowledge]) -> list[Series]:
 
 
 def fill(series: Series, knowledge: Knowledge) -> Series:
-    """Points of one kind of attacker: hollow full-precision, half recalibrated, others filled."""
-    return series._replace(filled=knowledge != "unquantized", half=knowledge == "recalibrated")
+    """Points of one kind of attacker: hollow full-precision, half recalibrated, else filled.
+
+    A cross is one whose shadows are another experiment's.
+    """
+    marker = "X" if knowledge == "other" else series.marker
+    filled, half = knowledge != "unquantized", knowledge == "recalibrated"
+    return series._replace(marker=marker, filled=filled, half=half)
 
 
 def _plane(

@@ -16,12 +16,14 @@ SHADOWS: dict[str, str] = {  # by kind of knowledge
     "matched": "matched shadows",
     "unquantized": "full-precision shadows",
     "recalibrated": "recalibrated shadows",
+    "other": "another experiment's shadows",
     "none": "no shadows",
 }
 TITLES: dict[Knowledge, str] = {
     "matched": "shadows quantized like the target",
     "unquantized": "full-precision shadows",
     "recalibrated": "full-precision shadows, recalibrated",
+    "other": "shadows of another experiment",
 }
 NAMES: dict[Metric, str] = {
     "auc": "AUC",

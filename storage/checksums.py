@@ -74,6 +74,14 @@ def changed(folder: Path, paths: Iterable[Path]) -> list[Path]:
     return [path for path in paths if path in sums and _digest(path) not in (sums[path], None)]
 
 
+def check_unchanged(folder: Path, paths: Iterable[Path]) -> None:
+    """Raise ValueError if one of these files of a model differs from its checksum."""
+    if damaged := changed(folder, paths):
+        raise ValueError(
+            f"{damaged[0]} is not what was written. Run train.py again with `--repair`."
+        )
+
+
 def remove(folder: Path, paths: Iterable[Path]) -> None:
     """Delete damaged files of a model, and the files that would not fit the new ones."""
     for path in paths:

@@ -16,7 +16,8 @@ from attacks.quantile import make_features
 from datamodules.images import ImageDataModule, Images
 from datamodules.stored import load_stored
 from quantization.variant import noise_of
-from storage.checksums import changed
+from storage.borrowed import FIELDS, Borrowed, borrow
+from storage.checksums import check_unchanged
 from storage.experiment import Experiment
 from storage.left_out import (
     UNFINISHED,
@@ -32,8 +33,7 @@ from storage.records import VariantFacts, average, read_calibrated, read_record,
 from storage.run_folder import RunFolder
 from storage.saved_signals import SavedSignal, load_signals
 
-FIELDS = ("phi", "hinge", "population", "population_hinge")  # in a signals file
-EMBEDDINGS = {"embeddings": "embeddings", "population_embeddings": "population"}  # in theirs
+EMBEDDINGS = {"embeddings": "embeddings", "population_embeddings": "population"}  # in their files
 
 
 class Evidence(NamedTuple):
@@ -67,19 +67,26 @@ class Evidence(NamedTuple):
     seconds: Mapping[str, float] = {}
 
 
-def gather(run: RunFolder, allow_partial: bool) -> Evidence:
+def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None) -> Evidence:
     """Read the signals of every finished model, and exclude failed models.
 
+    Args:
+        run: the experiment to audit.
+        allow_partial: whether unfinished models may be excluded.
+        lender: another experiment whose shadows attack, too.
+
     Raises:
-        FileNotFoundError: there is no experiment in the folder.
-        ValueError: models are unfinished and `allow_partial` is off, a file is damaged, or too
-            few models are left to audit.
+        FileNotFoundError: there is no experiment in a folder.
+        ValueError: models are unfinished and `allow_partial` is off, a file is damaged, too few
+            models are left to audit, or the lender's shadows cannot attack here.
     """
     experiment, members = run.read(), run.membership()
     variants = experiment.variants
     finished, excluded = _read_finished(run, variants, allow_partial)
     failed, unknown = _find_failures(run, variants, members, finished)
     excluded |= failed
+    borrowed = Borrowed() if lender is None else borrow(lender, run, members)
+    excluded = dict(borrowed.failed) | excluded
     out = [position for position, name in enumerate(members) if name in excluded]
     cases = make_cases(experiment.shadows, experiment.targets, out)
     check_cases(cases, excluded)
@@ -97,13 +104,15 @@ def gather(run: RunFolder, allow_partial: bool) -> Evidence:
         cases=cases,
         calibrated={variant: mask for variant, mask in calibrated.items() if mask is not None},
         proven=proven,
+        others=borrowed.signals,
         **trade_offs(facts),
     )
     return Evidence(
         name=run.name,
         game=game,
         variants=facts,
-        facts=_describe(experiment, game, models),
+        facts=_describe(experiment, game, models)
+        | ({"shadows of another experiment": borrowed.fact} if borrowed.fact else {}),
         excluded=excluded,
         left_out=[*models, *unknown, *images],
         experiment=experiment,
@@ -185,10 +194,7 @@ def _read_finished(
     for name in finished:
         kinds = run.signals, run.embeddings, run.record
         files = [file(name, v) for file in kinds for v in variants]
-        if damaged := changed(run.model(name), files):
-            raise ValueError(
-                f"{damaged[0]} is not what was written. Run train.py again with `--repair`."
-            )
+        check_unchanged(run.model(name), files)
     return finished, unfinished
 
 

@@ -30,8 +30,8 @@ def run(toy_run, tmp_path):
     return shutil.copytree(toy_run, tmp_path / "run")
 
 
-def digest(run, signals=None, attacks=None, partial=False, rmia=DEFAULT):
-    return digest_inputs(run, signals, attacks, partial, rmia)
+def digest(run, signals=None, attacks=None, partial=False, rmia=DEFAULT, shadows=None):
+    return digest_inputs(run, signals, shadows, attacks, partial, rmia)
 
 
 def flip(path):
@@ -167,3 +167,12 @@ def test_an_audit_without_one_of_its_files_is_not_done(audit, file):
 def test_a_damaged_audit_is_not_done(audit, content):
     (audit / "results.json").write_text(content)
     assert not is_done(audit, "the digest")
+
+
+def test_the_shadows_of_another_experiment_count(code, run, tmp_path):
+    lender = shutil.copytree(run, tmp_path / "lender")
+    alone, before = digest(run), digest(run, shadows=lender)
+    assert before != alone
+    flip(lender / "models" / "shadow-000" / "signals" / "full.safetensors")
+    assert digest(run) == alone
+    assert digest(run, shadows=lender) != before

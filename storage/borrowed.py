@@ -1,0 +1,132 @@
+"""Shadows of another experiment, which attack the targets of this one."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from attacks.game import FULL, OTHER, ModelSignals
+from attacks.health import find_failures
+from storage.checksums import check_unchanged
+from storage.experiment import Experiment, differing
+from storage.names import ModelName
+from storage.run_folder import RunFolder
+from storage.saved_signals import SavedSignal
+
+FIELDS = ("phi", "hinge", "population", "population_hinge")  # in a signals file
+_VOLATILE = ("fleet.targets", "versions.")  # options that no shadow's signals depend on
+
+
+class Borrowed(NamedTuple):
+    """What an audit takes from another experiment.
+
+    Attributes:
+        signals: of its shadows, by `OTHER` and the variant they attack: in the same variant where
+            they have it, else at full precision.
+        failed: its shadows that failed, and why; here neither they nor their partners attack.
+        fact: its name, and what differs from the experiment that is audited.
+    """
+
+    signals: Mapping[str, ModelSignals] = {}
+    failed: Mapping[ModelName, str] = {}
+    fact: str = ""
+
+
+def borrow(
+    lender: RunFolder, run: RunFolder, members: Mapping[ModelName, Bool[Tensor, " examples"]]
+) -> Borrowed:
+    """Read another experiment's shadows, which trained on the same examples as those of `run`.
+
+    Args:
+        lender: the other experiment's folder.
+        run: the experiment that is audited.
+        members: which example each of its models trained on.
+
+    Raises:
+        FileNotFoundError: there is no experiment in the folder.
+        ValueError: pool, labels, membership or queries differ, shadows are missing or unfinished,
+            or a file is damaged.
+    """
+    own, other = run.read(), lender.read()
+    shadows = own.names[: own.shadows]
+    if why := _why_not(lender, run, own, other, members):
+        raise ValueError(f"The shadows of {lender.path} cannot attack {run.name}: {why}")
+    used = {v: v if v in other.variants else FULL for v in own.variants}
+    needed = list(dict.fromkeys([FULL, *used.values()]))
+    if unfinished := [name for name in shadows if lender.missing(name, needed)]:
+        raise ValueError(
+            f"{len(unfinished)} of the {len(shadows)} shadows needed of {lender.path} are "
+            f"unfinished: {', '.join(map(str, unfinished))}. Run train.py again to finish them."
+        )
+    for name in shadows:
+        check_unchanged(lender.model(name), [lender.signals(name, v) for v in needed])
+
+    def signal(variant: str, key: str) -> SavedSignal:
+        return SavedSignal([lender.signals(name, variant) for name in shadows], key)
+
+    phi = {variant: signal(variant, "phi") for variant in needed}
+    rows = torch.stack([members[name] for name in shadows])
+    failures = find_failures(phi, signal(FULL, "correct"), rows)
+    signals = {}
+    for variant, theirs in used.items():
+        stored: dict[str, Any] = {key: signal(theirs, key) for key in FIELDS}
+        signals[f"{OTHER}{variant}"] = ModelSignals(**stored)
+    return Borrowed(
+        signals,
+        {shadows[index]: f"{reason} in {lender.name}" for index, reason in failures.items()},
+        _describe(lender.name, run.name, own, other, used),
+    )
+
+
+def _why_not(
+    lender: RunFolder,
+    run: RunFolder,
+    own: Experiment,
+    other: Experiment,
+    members: Mapping[ModelName, Tensor],
+) -> str:
+    """Why an experiment's shadows cannot attack these targets, and the way out; empty if they can.
+
+    The fingerprint of the data covers pool, labels and test images.
+    """
+    if lender.path.resolve() == run.path.resolve():
+        return "it is the same folder, whose shadows attack anyway. Leave out `--shadows`."
+    if own.fingerprints["data"] != other.fingerprints["data"]:
+        return (
+            "their pool, labels or test images are others. Train them with the same `--data` and "
+            "options of data."
+        )
+    if other.shadows < own.shadows:
+        return (
+            f"{own.shadows} shadows attack here, and there are {other.shadows}. Train it again "
+            f"with `--fleet.shadows {own.shadows}`, which adds the missing ones."
+        )
+    theirs = lender.membership()
+    if any(not torch.equal(theirs[name], members[name]) for name in own.names[: own.shadows]):
+        return (
+            f"they trained on other examples (seed {other.config['seed']} there, "
+            f"{own.config['seed']} here). Train them with `--seed {own.config['seed']}`."
+        )
+    if own.queries != other.queries:
+        return (
+            f"they were asked by {', '.join(other.queries)}, and the targets by "
+            f"{', '.join(own.queries)}. Train them with the same options of augmentation."
+        )
+    return ""
+
+
+def _describe(
+    lender: str, run: str, own: Experiment, other: Experiment, used: Mapping[str, str]
+) -> str:
+    """What the shadows are, and in which options their experiment differs."""
+    options = differing({run: own, lender: other})
+    told = [
+        f"{option} {there} (here {here})"
+        for option, (here, there) in options.items()
+        if not option.startswith(_VOLATILE) and option != "fleet.shadows"
+    ]
+    lacking = [variant for variant, theirs in used.items() if theirs != variant]
+    bits = f"; at full precision against {', '.join(lacking)}" if lacking else ""
+    return f"{lender}, which differs in {'; '.join(told) or 'nothing that is recorded'}{bits}"
