@@ -1,4 +1,4 @@
-"""What follows from the scores of all attacks: comparisons, bounds, and who is exposed.
+"""What follows from the scores of all attacks: comparisons, and who is exposed.
 
 Each function takes the game and the strongest attacks. `reporting/findings.py` registers them with
 their tables.
@@ -17,19 +17,16 @@ from attacks import ATTACKS
 from attacks.calibration_set import calibration_auc
 from attacks.choice import FINDINGS, scorable, suffices
 from attacks.evaluate import score
-from attacks.game import Case, Game, Knowledge, Proven, by_shadows, keep_examples
+from attacks.game import Case, Game, Knowledge, by_shadows, keep_examples
 from attacks.joint_lira import lira_joint
 from attacks.metrics.differences import Difference, Outcome, holm, paired_differences
-from attacks.metrics.epsilon import EpsilonBound, epsilon_bound, one_run_epsilon
 from attacks.metrics.exposure import Change, change, exposure, outscored
 from attacks.metrics.intervals import Estimate, Summary, mean_auc, summarise
 from attacks.metrics.measures import Metric, area
 from attacks.shadow_halves import by_shadow_halves, is_round_robin
 from attacks.slices import Stacked
-from attacks.strongest import HeldOut, Strongest
+from attacks.strongest import Strongest
 from attacks.z_scores import ZScores, z_scores
-
-GUESSES = 0.1  # share of the tested examples that the one-run audit guesses
 
 
 class Differences(NamedTuple):
@@ -63,36 +60,6 @@ class JointAttack(NamedTuple):
     summary: Summary
     best: str
     gain: Difference
-
-
-class Bounds(NamedTuple):
-    """Lower bounds on epsilon of one variant, each at 95% confidence.
-
-    Attack and threshold are chosen on half of the targets, or of the examples of a single target,
-    and tested on the other half.
-
-    Attributes:
-        tested: from error rates.
-        one_run: from the number of correct guesses.
-        guesses: number of guesses about all tested targets, fixed beforehand.
-        proven: upper bound that differential privacy proves, at whose delta the lower bounds are;
-            None for models that were trained without it, whose lower bounds are at delta = 0.
-    """
-
-    tested: EpsilonBound
-    one_run: float
-    guesses: int
-    proven: Proven | None = None
-
-    @property
-    def lower(self) -> float:
-        """The larger of the lower bounds."""
-        return max(self.tested.epsilon, self.one_run)
-
-    @property
-    def upper(self) -> float | None:
-        """The proven upper bound; None if nothing is proven."""
-        return self.proven and self.proven.epsilon
 
 
 class Convergence(NamedTuple):
@@ -246,22 +213,6 @@ def find_calibration(game: Game, best: Strongest) -> dict[str, Estimate]:
     """AUC of telling calibration examples from other members, where there are both."""
     areas = {variant: calibration_auc(game, variant) for variant in game.calibrated}
     return {variant: area for variant, area in areas.items() if area is not None}
-
-
-def find_bounds(game: Game, best: Strongest) -> dict[str, Bounds]:
-    """Lower bounds on epsilon of every variant, beside what is proven."""
-    proven = game.proven
-    return {v: _bound(kept.tested, proven.get(v)) for v, kept in best.variants.items()}
-
-
-def _bound(held_out: HeldOut, proven: Proven | None = None) -> Bounds:
-    scores, members = held_out
-    delta = proven.delta if proven else 0.0
-    half = len(members) // 2
-    guesses = max(2, int(GUESSES * members.shape[1]) // 2 * 2)
-    one_run = one_run_epsilon(scores[half:], members[half:], guesses, delta)
-    tested = epsilon_bound(scores, members, delta)
-    return Bounds(tested, one_run, guesses * (len(members) - half), proven)
 
 
 def find_convergence(game: Game, best: Strongest) -> dict[str, Convergence]:

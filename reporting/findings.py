@@ -6,11 +6,11 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from attacks import ATTACKS
+from attacks.bounds import find_bounds
 from attacks.findings import (
     Differences,
     Exposures,
     JointAttack,
-    find_bounds,
     find_calibration,
     find_convergence,
     find_differences,

@@ -6,8 +6,9 @@ from math import inf, nan
 import pytest
 import torch
 
+from attacks.bounds import Bounds
 from attacks.evaluate import evaluate
-from attacks.findings import Bounds, Differences, Exposures, JointAttack
+from attacks.findings import Differences, Exposures, JointAttack
 from attacks.frontier import Beside, Frontier
 from attacks.game import Game, ModelSignals, make_cases
 from attacks.metrics.differences import Difference
