@@ -10,8 +10,8 @@ from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 
 from attacks.evaluate import evaluate, score
-from attacks.findings import find_joint_attacks
 from attacks.game import Case, Game, ModelSignals, make_cases
+from attacks.joint_attacks import find_joint_attacks
 from attacks.joint_lira import lira_joint
 from attacks.metrics.differences import holm
 from attacks.metrics.epsilon import epsilon_bound, one_run_epsilon
@@ -220,6 +220,27 @@ def test_who_may_hold_several_epochs(synthetic_fleet, snapshots, held):
     for variant in game.variants:
         best.add(evaluate(game, variant, ["lira_online_fixed"]))
     assert [attack.variants for attack in find_joint_attacks(game, best)] == held
+
+
+def test_snapshots_cost_holders_of_other_variants_no_finding(synthetic_fleet):
+    """More of them change no p of an attacker who holds none; holders of one have their family."""
+    leaks = {"full": 1.5, "epoch-05": 0.5, "epoch-10": 1.0, W4: 1.0, W2: 0.5}
+    signals, members = observe(synthetic_fleet, 12, 4, leaks)
+    by_snapshots = {}
+    for snapshots in ([], ["epoch-05"], ["epoch-05", "epoch-10"]):
+        known = {v: seen for v, seen in signals.items() if v in ("full", *snapshots, W4, W2)}
+        game = Game(known, members, make_cases(12, 4), snapshots=snapshots)
+        best = Strongest(game)
+        for variant in game.variants:
+            best.add(evaluate(game, variant, ["lira_online_fixed", "global_threshold"]))
+        found = find_joint_attacks(game, best)
+        apart = [attack.gain for attack in found if {*attack.variants} & {*snapshots}]
+        assert [gain.p_holm for gain in apart] == holm([gain.p for gain in apart])
+        assert len(apart) == (0, 2, 5)[len(snapshots)]
+        others = [attack for attack in found if not {*attack.variants} & {*snapshots}]
+        by_snapshots[len(snapshots)] = [(held.variants, held.gain.p_holm) for held in others]
+    assert [held for held, _ in by_snapshots[0]] == [("full", W4), ("full", W2), ("full", W4, W2)]
+    assert by_snapshots[0] == by_snapshots[1] == by_snapshots[2]
 
 
 def test_joint_attacks_on_fleets_without_targets(synthetic_fleet):
