@@ -1,12 +1,10 @@
-"""What follows from the scores of all attacks: comparisons, bounds, and who is exposed.
+"""What follows from the scores of all attacks: comparisons, and who is exposed.
 
 Each function takes the game and the strongest attacks. `reporting/findings.py` registers them with
 their tables.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from functools import partial
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -17,19 +15,13 @@ from attacks import ATTACKS
 from attacks.calibration_set import calibration_auc
 from attacks.choice import FINDINGS, scorable, suffices
 from attacks.evaluate import score
-from attacks.game import Case, Game, Knowledge, Proven, by_shadows, keep_examples
-from attacks.joint_lira import lira_joint
-from attacks.metrics.differences import Difference, Outcome, holm, paired_differences
-from attacks.metrics.epsilon import EpsilonBound, epsilon_bound, one_run_epsilon
+from attacks.game import Case, Game, Knowledge, keep_examples
+from attacks.metrics.differences import Difference, holm, paired_differences
 from attacks.metrics.exposure import Change, change, exposure, outscored
-from attacks.metrics.intervals import Estimate, Summary, mean_auc, summarise
-from attacks.metrics.measures import Metric, area
-from attacks.shadow_halves import by_shadow_halves, is_round_robin
-from attacks.slices import Stacked
-from attacks.strongest import HeldOut, Strongest
+from attacks.metrics.intervals import Estimate, mean_auc
+from attacks.metrics.measures import Metric
+from attacks.strongest import Strongest
 from attacks.z_scores import ZScores, z_scores
-
-GUESSES = 0.1  # share of the tested examples that the one-run audit guesses
 
 
 class Differences(NamedTuple):
@@ -47,52 +39,6 @@ class Differences(NamedTuple):
     against_reference: dict[Metric, dict[str, Difference]]
     beyond_gap: dict[str, Difference]
     snapshots: Sequence[str] = ()
-
-
-class JointAttack(NamedTuple):
-    """An attacker who holds several variants of one model.
-
-    Attributes:
-        variants: which it holds.
-        summary: what joint LiRA reveals.
-        best: the variant that leaks most by itself.
-        gain: AUC beyond that of the strongest attack on `best`.
-    """
-
-    variants: tuple[str, ...]
-    summary: Summary
-    best: str
-    gain: Difference
-
-
-class Bounds(NamedTuple):
-    """Lower bounds on epsilon of one variant, each at 95% confidence.
-
-    Attack and threshold are chosen on half of the targets, or of the examples of a single target,
-    and tested on the other half.
-
-    Attributes:
-        tested: from error rates.
-        one_run: from the number of correct guesses.
-        guesses: number of guesses about all tested targets, fixed beforehand.
-        proven: upper bound that differential privacy proves, at whose delta the lower bounds are;
-            None for models that were trained without it, whose lower bounds are at delta = 0.
-    """
-
-    tested: EpsilonBound
-    one_run: float
-    guesses: int
-    proven: Proven | None = None
-
-    @property
-    def lower(self) -> float:
-        """The larger of the lower bounds."""
-        return max(self.tested.epsilon, self.one_run)
-
-    @property
-    def upper(self) -> float | None:
-        """The proven upper bound; None if nothing is proven."""
-        return self.proven and self.proven.epsilon
 
 
 class Convergence(NamedTuple):
@@ -156,55 +102,6 @@ def find_z_scores(game: Game, best: Strongest) -> dict[str, dict[Knowledge, ZSco
     return z_scores(game) if scorable(game, FINDINGS["z_scores"]).all() else {}
 
 
-def find_joint_attacks(game: Game, best: Strongest) -> list[JointAttack]:
-    """Attack the holders of several variants.
-
-    These are the reference and any other, a snapshot and the next, the reference and all snapshots,
-    all variants of equal bits, and all there are.
-
-    Empty where joint LiRA lacks two shadows on a side of an example.
-    """
-    if not scorable(game, FINDINGS["joint_lira"]).all():
-        return []  # the other findings do not need this attack
-    alone = {v: best.outcome(kept.best["auc"], "auc") for v, kept in best.variants.items()}
-    areas = {variant: float(outcome.measured.values.mean()) for variant, outcome in alone.items()}
-    attacks = []
-    for variants in _holdings(game.variants, game.snapshots):
-        scores = _score_jointly(game, variants)
-        strongest = max(variants, key=areas.__getitem__)
-        halves = None
-        if len(game.cases) > 1:
-            measure = partial(_measure_jointly, variants)
-            halves = by_shadow_halves(game, FINDINGS["joint_lira"], measure)
-        joint = Outcome(
-            area(scores, game.audited), None if halves is None else halves[0], is_round_robin(game)
-        )
-        both = {"joint": joint, strongest: alone[strongest]}
-        (gain,) = paired_differences(both, [("joint", strongest)])
-        summary = summarise(scores, game.audited)
-        attacks.append(JointAttack(variants, summary, strongest, gain))
-    corrected = holm([attack.gain.p for attack in attacks])
-    return [
-        attack._replace(gain=attack.gain._replace(p_holm=p))
-        for attack, p in zip(attacks, corrected, strict=True)
-    ]
-
-
-def _score_jointly(game: Game, variants: Sequence[str]) -> Float[Tensor, "targets examples"]:
-    """Scores of joint LiRA."""
-    phi = Stacked([game.signals[variant].phi for variant in variants])
-    scores = torch.empty(game.audited.shape, dtype=torch.float64)
-    for shadows, positions in by_shadows(game.cases).items():
-        rows, targets = list(shadows), [game.cases[position].target for position in positions]
-        seen = phi[targets][..., :]
-        scores[positions] = lira_joint(seen, phi[rows], game.members[rows], "fixed")
-    return scores
-
-
-def _measure_jointly(variants: Sequence[str], game: Game) -> Float[Tensor, "1 targets"]:
-    return area(_score_jointly(game, variants), game.audited).values[None]
-
-
 def correct_together(
     differences: Mapping[Metric, Mapping[str, Difference]], apart: Collection[str] = ()
 ) -> dict[Metric, dict[str, Difference]]:
@@ -229,39 +126,10 @@ def correct_together(
     return corrected
 
 
-def _holdings(variants: list[str], snapshots: Sequence[str]) -> list[tuple[str, ...]]:
-    """Sets of variants that an attacker may hold together."""
-    reference, *others = variants
-    held: list[tuple[str, ...]] = [(reference, variant) for variant in others]
-    held += pairwise(snapshots)
-    by_bits: dict[str, list[str]] = {}
-    for variant in others:
-        by_bits.setdefault(variant.partition("-w")[2], []).append(variant)
-    held += [tuple(alike) for bits, alike in by_bits.items() if bits and len(alike) > 1]
-    held += [(reference, *snapshots), (reference, *others)]
-    return [variants for variants in dict.fromkeys(held) if len(variants) > 1]
-
-
 def find_calibration(game: Game, best: Strongest) -> dict[str, Estimate]:
     """AUC of telling calibration examples from other members, where there are both."""
     areas = {variant: calibration_auc(game, variant) for variant in game.calibrated}
     return {variant: area for variant, area in areas.items() if area is not None}
-
-
-def find_bounds(game: Game, best: Strongest) -> dict[str, Bounds]:
-    """Lower bounds on epsilon of every variant, beside what is proven."""
-    proven = game.proven
-    return {v: _bound(kept.tested, proven.get(v)) for v, kept in best.variants.items()}
-
-
-def _bound(held_out: HeldOut, proven: Proven | None = None) -> Bounds:
-    scores, members = held_out
-    delta = proven.delta if proven else 0.0
-    half = len(members) // 2
-    guesses = max(2, int(GUESSES * members.shape[1]) // 2 * 2)
-    one_run = one_run_epsilon(scores[half:], members[half:], guesses, delta)
-    tested = epsilon_bound(scores, members, delta)
-    return Bounds(tested, one_run, guesses * (len(members) - half), proven)
 
 
 def find_convergence(game: Game, best: Strongest) -> dict[str, Convergence]:

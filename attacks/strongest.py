@@ -11,6 +11,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from attacks import ATTACKS
+from attacks.cross_choice import cross_choose, join_halves
 from attacks.evaluate import Row, Scored, score, tail_metric
 from attacks.game import Game, Knowledge
 from attacks.metrics.differences import Outcome
@@ -213,20 +214,6 @@ def _measure(
     )
 
 
-def cross_choose(values: Float[Tensor, "attacks targets"]) -> tuple[int, int]:
-    """Choose the attack on each half of the targets that has the largest mean on the other half.
-
-    Chosen on all targets, the strongest of 11 attacks that know nothing differed from a fixed one
-    at p < 0.05 in 10 to 12% of simulations; chosen for each target on all others, whose choices
-    depend on one another, in 6 to 14%; chosen by halves, in 5 to 6%, and from the strongest on
-    another variant in 5 to 6% (8% if attacks are independent). On a single target it is the
-    strongest.
-    """
-    half = values.shape[1] // 2
-    first, second = values[:, half:], values[:, :half] if half else values
-    return int(first.mean(1).argmax()), int(second.mean(1).argmax())
-
-
 def choose_for_tests(
     scores: Sequence[Scores], members: Bool[Tensor, "targets examples"]
 ) -> HeldOut:
@@ -275,18 +262,3 @@ def _join(first: Measured, second: Measured) -> Measured:
     """The first half of the targets of one, the second half of the other."""
     half = len(first.values) // 2
     return Measured(*(torch.cat([a[:half], b[half:]]) for a, b in zip(first, second, strict=True)))
-
-
-def join_halves(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    """What halves of the shadows find on the first half of the targets, and on the second.
-
-    Args:
-        first: by the attack on the first half, for all targets; None where it is unknown.
-        second: by the attack on the second.
-    """
-    if first is None or second is None:
-        return None
-    half = first.shape[1] // 2
-    ways = max(len(first), len(second))  # an attack without shadows has one way
-    first, second = (part.expand(ways, -1) for part in (first, second))
-    return torch.cat([first[:, :half], second[:, half:]], 1)

@@ -81,7 +81,7 @@ def show_cost(counts: Counts, costs: Costs) -> list[Table | str]:
         table.add_column(heading, justify="right")
     table.add_column("based on")
     # a model that is trained again lacks everything, whatever its folder holds now
-    kept = [name for name in todo if name not in counts.retry]
+    kept = [name for name in todo if name not in counts.again]
     again = len(todo) - len(kept)
     untrained = again + sum(not run.weights(name, FULL).exists() for name in kept)
     unrecorded = again * len(counts.variants)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from jsonargparse import Namespace
 
 from fleet.prepare import Job
+from fleet.restarts import find_lost
 from storage.names import ModelName
 from storage.run_folder import RunFolder
 
@@ -31,7 +32,7 @@ class Counts(NamedTuple):
         snapshots: number of snapshots among them.
         workers: models that are trained at once.
         checkpoint_every: least number of seconds between two checkpoints.
-        retry: unfinished models that are trained again from another start.
+        again: unfinished models that are trained from the start, whatever files they have.
         embedded: models whose embeddings are recorded.
     """
 
@@ -49,7 +50,7 @@ class Counts(NamedTuple):
     snapshots: int
     workers: int
     checkpoint_every: float
-    retry: Collection[ModelName] = ()
+    again: Collection[ModelName] = ()
     embedded: Collection[ModelName] = ()
 
     @property
@@ -65,12 +66,12 @@ class Counts(NamedTuple):
     def unembedded(self) -> int:
         """Number of embeddings files to be made."""
         names = [name for name in self.todo if name in self.embedded]
-        again = sum(name in self.retry for name in names)
+        again = sum(name in self.again for name in names)
         lacking = (
             not self.run.embeddings(name, variant).exists()
             for name in names
             for variant in self.variants
-            if name not in self.retry
+            if name not in self.again
         )
         return again * len(self.variants) + sum(lacking)
 
@@ -85,6 +86,7 @@ def count_work(job: Job) -> Counts:
     """Count the work of a call."""
     trainer, data, todo = job.config.trainer, job.data, job.todo
     members = int(next(iter(job.members.values())).sum())
+    lost = [name for name in todo if find_lost(job.run, job.experiment, name)]
     return Counts(
         run=job.run,
         todo=todo,
@@ -100,6 +102,6 @@ def count_work(job: Job) -> Counts:
         snapshots=len(job.experiment.snapshots),
         workers=job.fleet.workers,
         checkpoint_every=job.config.checkpoint_every,
-        retry=job.retry,
+        again={*job.retry, *lost},
         embedded=job.experiment.embedded,
     )

@@ -10,10 +10,9 @@ from typing import Any, Literal, NamedTuple
 from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_only
 
-from attacks.game import FULL
 from fleet import interrupt
 from fleet.errors import explain, fills_disk, is_hopeless
-from lightning_modules.callbacks.checkpoints import finished_epochs
+from fleet.restarts import find_lost, made_by
 from storage.checksums import break_seals, damaged, remove, seal
 from storage.experiment import Experiment
 from storage.files import write_text
@@ -187,23 +186,9 @@ def _lacking(task: Task, name: ModelName) -> list[str]:
 
 
 def _clear(task: Task, name: ModelName) -> None:
-    """Delete what goes with weights that are gone: training from the start gives other ones.
-
-    So it does where training has passed a snapshot whose file is gone.
-    """
-    run, full, checkpoint = task.run, task.run.weights(name, FULL), task.run.checkpoint(name)
-    snapshots = task.experiment.snapshots.items()
-    gone = [epoch for variant, epoch in snapshots if not run.weights(name, variant).exists()]
-    if full.exists():
-        whole = not gone
-    else:
-        whole = checkpoint.exists() and (not gone or finished_epochs(checkpoint) < min(gone))
-    if whole:
-        return
-    checkpoint.unlink(missing_ok=True)
-    folder = run.model(name)
-    for pattern in ("*.safetensors", "*-w*.json", "signals/*", "embeddings/*"):
-        for path in folder.glob(pattern):
+    """Delete what goes with weights that are gone: training from the start gives other ones."""
+    if find_lost(task.run, task.experiment, name):
+        for path in made_by(task.run, name):
             path.unlink()
 
 

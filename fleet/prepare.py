@@ -24,12 +24,13 @@ from fleet.checks import (
     takes_ray,
 )
 from fleet.cluster import limit_threads
-from fleet.engine import check_files
+from fleet.engine import check_files, is_running
 from fleet.failed import find_failed
 from fleet.forks import can_fork
 from fleet.options import FleetOptions
 from fleet.privacy import check_layers, check_privacy, settle
 from fleet.rehearsal import rehearse_fit
+from fleet.restarts import announce
 from fleet.snapshots import check_passed
 from lightning_modules.callbacks.record_embeddings import find_layer
 from lightning_modules.classifier import Classifier
@@ -156,7 +157,10 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
     job = Job(
         config, fleet, model, calibration, data, run, experiment, members, chosen, devices, {}
     )
-    return job._replace(retry=_find_retries(job, console))
+    job = job._replace(retry=_find_retries(job, console))
+    waiting = [n for n in job.todo if n not in job.retry and not is_running(run, n)]
+    _print(announce(run, experiment, waiting, fleet.dry_run), console)
+    return job
 
 
 def try_network(

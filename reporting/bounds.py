@@ -1,10 +1,14 @@
 """Audited lower bounds on epsilon beside proven upper bounds, and the warning where they cross."""
 
 from collections.abc import Mapping
+from math import inf
+from typing import Any
 
-from attacks.findings import Bounds
+from attacks.bounds import Bounds
+from attacks.game import Proven
 from attacks.metrics.epsilon import EpsilonBound
 from reporting.tables import DASH, Body, Cell, number
+from reporting.text import listed
 
 
 def show_bounds(value: Mapping[str, Bounds]) -> Body:
@@ -30,7 +34,8 @@ def show_bounds(value: Mapping[str, Bounds]) -> Body:
         "beforehand. It treats members, a random half of fixed size, as drawn by fair coin flips, "
         "and models that are each other's shadows as independent. 0 proves nothing."
     )
-    return Body(columns, rows, f"{note} {PROOF_NOTE}" if deltas else note)
+    notes = [note, PROOF_NOTE, compare_with_proofs(value)] if deltas else [note]
+    return Body(columns, rows, " ".join(filter(None, notes)))
 
 
 PROOF_NOTE = (
@@ -39,6 +44,65 @@ PROOF_NOTE = (
     "of the larger lower bound: above 1, the training is not as private as it says, or the auditor "
     "is wrong."
 )
+
+
+def read_bounds(kept: Mapping[str, Mapping[str, Any]]) -> dict[str, Bounds]:
+    """The bounds among the findings of results.json, which has no infinite threshold."""
+    found = {}
+    for variant, bounds in kept.items():
+        tested, proven = bounds["tested"], bounds["proven"]
+        threshold = inf if tested["threshold"] is None else tested["threshold"]
+        known = EpsilonBound(**{**tested, "threshold": threshold})
+        proof = proven and Proven(**proven)
+        found[variant] = Bounds(known, bounds["one_run"], bounds["guesses"], proof)
+    return found
+
+
+def compare_with_proofs(value: Mapping[str, Bounds]) -> str:
+    """Whether the lower bounds are below the proven upper bounds, as far as that can be tested.
+
+    A proof above all that a perfect attack could reach cannot be refuted, whatever the audit finds:
+    that it holds is then not said. Empty where nothing is proven.
+    """
+    uppers = {v: bounds.upper for v, bounds in value.items() if bounds.upper is not None}
+    if not uppers:
+        return ""
+    largest = max((value[variant] for variant in uppers), key=lambda bounds: bounds.reach)
+    size = largest.tested
+    sentences = [
+        "The largest lower bound that a perfect attack could reach in this audit (delta "
+        f"{largest.delta:g}) is {largest.reach:.2f}: all of {size.members:,} members found, none "
+        f"of {size.non_members:,} non-members accused."
+    ]
+    crossed = [v for v, upper in uppers.items() if value[v].lower > upper]
+    beyond = {v: upper for v, upper in uppers.items() if upper >= value[v].reach}
+    below = {v: upper for v, upper in uppers.items() if v not in (*crossed, *beyond)}
+    if crossed:
+        sentences.append(
+            f"The audited lower bound of {listed(crossed)} exceeds the proven upper bound: the "
+            "training is not as private as it says, or the auditor is wrong, or it is chance."
+        )
+    if beyond:
+        sentences.append(
+            f"{_name_proofs(beyond)} not below that, and cannot be refuted by this audit: that the "
+            "audited bound is smaller proves nothing."
+        )
+    if below:
+        ratio = max(value[v].lower / upper if upper else 0.0 for v, upper in below.items())
+        sentences.append(
+            f"{_name_proofs(below)} below that, and not refuted: the audited bound is at most "
+            f"{ratio:.2f} of the proven one."
+        )
+    return " ".join(sentences)
+
+
+def _name_proofs(uppers: Mapping[str, float]) -> str:
+    """Proven bounds as the subject of a sentence: `The proven bound of full (32.70) is`."""
+    low, high = (f"{end(uppers.values()):.2f}" for end in (min, max))
+    values = low if low == high else f"{low} to {high}"
+    subject = "bound of" if len(uppers) == 1 else "bounds of"
+    verb = "is" if len(uppers) == 1 else "are"
+    return f"The proven {subject} {listed([*uppers])} ({values}) {verb}"
 
 
 def warn(value: Mapping[str, Bounds]) -> list[str]:

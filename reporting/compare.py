@@ -6,8 +6,7 @@ from math import isnan, nan
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
+from attacks.cross_choice import cross_outcome
 from attacks.evaluate import Row
 from attacks.game import Knowledge
 from attacks.metrics.between import paired, welch
@@ -31,6 +30,7 @@ class Entry(NamedTuple):
         variant: name of the variant.
         experiment: name of the experiment.
         facts: facts about the variant beside its leakage.
+        rows: all attacks on it.
         risk: by metric, AUC and tail: the attack that is strongest by it.
         by_kind: the same by kind of shadows, where attacks without shadows count for each kind;
             a kind that the variant was not attacked with is missing.
@@ -40,6 +40,7 @@ class Entry(NamedTuple):
     variant: str
     experiment: str
     facts: VariantFacts
+    rows: Sequence[Row]
     risk: dict[Metric, Row]
     by_kind: dict[Metric, dict[Knowledge, Row]]
     round_robin: bool = False
@@ -47,16 +48,21 @@ class Entry(NamedTuple):
     def outcome(self, end: Metric, targets: Sequence[int] = ()) -> Outcome:
         """What the strongest attack by one metric finds, on some targets or on all of them.
 
-        What the shadows add is unknown by a metric that the audit did not report the risk by, and
-        where only part of a round robin is asked for.
+        It is chosen for each half of all targets on the other half, as within an audit. What the
+        shadows add is unknown by a metric that the audit did not report the risk by, and where only
+        part of a round robin is asked for.
         """
-        values = torch.tensor(self.risk[end].by_target[end], dtype=torch.float64)
-        halves, chosen = self.risk[end].halves.get(end), list(targets) or list(range(len(values)))
-        known = None
-        if halves is not None and not (self.round_robin and len(chosen) < len(values)):
-            known = torch.tensor(halves, dtype=torch.float64)[:, chosen]
-        measured = Measured(values[chosen], values.new_zeros(len(chosen), 0))
-        return Outcome(measured, known, self.round_robin)
+        found = cross_outcome(self.rows, end, self.round_robin)
+        if not targets:
+            return found
+        chosen, known = list(targets), found.halves
+        if known is not None:
+            part = self.round_robin and len(chosen) < known.shape[1]
+            known = None if part else known[:, chosen]
+        values = found.measured.values[chosen]
+        return found._replace(
+            measured=Measured(values, values.new_zeros(len(chosen), 0)), halves=known
+        )
 
 
 def name_apart(folders: Sequence[Path]) -> list[str]:
@@ -102,7 +108,7 @@ def enter(results: Mapping[str, Results]) -> list[Entry]:
                     }
                 facts, trained = audit.variants[variant], audit.experiment
                 in_turn = trained is not None and not trained.targets
-                entries.append(Entry(variant, experiment, facts, risk, by_kind, in_turn))
+                entries.append(Entry(variant, experiment, facts, rows, risk, by_kind, in_turn))
     return entries
 
 

@@ -20,10 +20,11 @@ from storage.names import is_snapshot
 
 NOTE = (
     "In brackets: 95% intervals. {ends} are those of the attack that is strongest by each, with "
-    "any shadows or none; {mark} Beyond {first}'s: difference between the strongest attacks, in "
-    "points for a TPR, {tests}. It may come from anything that differs between the experiments. "
-    "p is corrected for the number of comparisons in both columns together (Holm){apart}. {noise} "
-    "A difference is unknown with a single target, or where the targets do not differ."
+    "any shadows or none; {mark} Beyond {first}'s: difference between the strongest attacks, each "
+    "chosen on one half of the targets for the other half, in points for a TPR, {tests}. It may "
+    "come from anything that differs between the experiments. p is corrected for the number of "
+    "comparisons in both columns together (Holm){apart}. {noise} A difference is unknown with a "
+    "single target, or where the targets do not differ."
 )
 PAIRED = (
     "target by target where experiments are paired (Student's t over targets that trained on the "

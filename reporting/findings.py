@@ -6,20 +6,19 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from attacks import ATTACKS
+from attacks.bounds import find_bounds
 from attacks.findings import (
     Differences,
     Exposures,
-    JointAttack,
-    find_bounds,
     find_calibration,
     find_convergence,
     find_differences,
     find_exposures,
-    find_joint_attacks,
     find_z_scores,
 )
 from attacks.frontier import find_frontiers
 from attacks.game import Game, Knowledge
+from attacks.joint_attacks import JointAttack, find_joint_attacks
 from attacks.metrics.differences import Difference
 from attacks.metrics.exposure import MOVED
 from attacks.metrics.intervals import Estimate
@@ -181,6 +180,8 @@ def _z_scores(value: dict[str, dict[Knowledge, ZScores]]) -> Body:
 
 def _joint_attacks(value: list[JointAttack]) -> Body:
     rows = []
+    snapshots = any(is_snapshot(variant) for attack in value for variant in attack.variants)
+    apart = "; holders of a snapshot are corrected by themselves" if snapshots else ""
     for attack in value:
         names, auc = attack.variants, attack.summary.auc
         held = " + ".join(names) if len(names) < 4 else _describe_holding(names)
@@ -193,7 +194,7 @@ def _joint_attacks(value: list[JointAttack]) -> Body:
         "LiRA with a joint Gaussian over the variants' signals, compared with the strongest attack "
         "on the variant that leaks most by itself. Where this is shown to be above 0, p below "
         "0.05, publishing these variants together leaks more than publishing any single one. "
-        "p is corrected for the number of rows (Holm).",
+        f"p is corrected for the number of rows (Holm){apart}.",
     )
 
 
@@ -202,8 +203,11 @@ def _describe_holding(variants: Sequence[str]) -> str:
     snapshots = sum(is_snapshot(variant) for variant in variants)
     if snapshots == len(variants) - 1:
         return f"full + all {snapshots} snapshots"
+    every = f"all {len(variants)} variants"
+    if snapshots:
+        return f"{every}, {snapshots} of them snapshots"
     ends = {variant.partition("-w")[2] for variant in variants}
-    return f"all {len(variants)} variants" + (f" of w{ends.pop()}" if len(ends) == 1 else "")
+    return f"{every} of w{ends.pop()}" if len(ends) == 1 else every
 
 
 def _calibration(value: dict[str, Estimate]) -> Body:

@@ -134,6 +134,12 @@ def show_p(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def listed(words: Sequence[str]) -> str:
+    """Words as a list: "a", "a and b", "a, b and c"."""
+    *rest, last = words
+    return f"{', '.join(rest)} and {last}" if rest else last
+
+
 def compare(differences: Mapping[Metric, Difference]) -> str:
     """A sentence on which of two variants leaks more, on average (AUC) and in the tail (TPR).
 

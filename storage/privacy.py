@@ -9,7 +9,6 @@ no training set, so they are no private data.
 from collections.abc import Sequence
 
 from attacks.game import FULL, Proven
-from quantization.variant import Variant
 from storage.names import ModelName, is_snapshot
 from storage.records import read_record
 from storage.run_folder import RunFolder
@@ -34,7 +33,10 @@ def prove(
         ValueError: a record is damaged.
     """
     states = {v: _of_training(run, v, audited) for v in variants if is_trained(v)}
-    return {v: states[v] if v in states else _of_quantized(v, states[FULL]) for v in variants}
+    return {
+        v: states[v] if v in states else _of_quantized(run, v, audited, states[FULL])
+        for v in variants
+    }
 
 
 def _of_training(run: RunFolder, variant: str, audited: Sequence[ModelName]) -> Proven:
@@ -48,10 +50,19 @@ def _of_training(run: RunFolder, variant: str, audited: Sequence[ModelName]) -> 
     return Proven(max(record["epsilon"] for record in known), delta)
 
 
-def _of_quantized(name: str, full: Proven) -> Proven:
-    """That of `full`, unless the quantizer looked at images of the pool."""
-    variant = Variant.parse(name)
-    if not variant.calibrates or variant.calibration == "heldout":
+def _of_quantized(
+    run: RunFolder, variant: str, audited: Sequence[ModelName], full: Proven
+) -> Proven:
+    """That of `full`, unless the quantizer looked at images of the pool.
+
+    Which images it looked at is in its record, so that an audit imports no quantizer of a user's.
+    """
+    records = {name: read_record(run, name, variant) for name in audited}
+    if missing := [f"{name}/{variant}.json" for name, record in records.items() if not record]:
+        return Proven(None, full.delta, f"{missing[0]} is missing")
+    used = [record["calibration"] for record in records.values() if record]
+    seen = {images["source"] for images in used if images} - {"heldout"}
+    if not seen:
         return full
-    seen = {"members": "members", "nonmembers": "non-members"}[variant.calibration]
-    return Proven(None, full.delta, f"calibrated on {seen}, take `-heldout`")
+    words = {"members": "members", "nonmembers": "non-members"}[seen.pop()]
+    return Proven(None, full.delta, f"calibrated on {words}, take `-heldout`")

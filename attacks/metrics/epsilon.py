@@ -63,12 +63,12 @@ def epsilon_bound(
         )
     half = len(scores) // 2
     thresholds, chosen_on = _curve(scores[:half], members[:half])
-    threshold = thresholds[_bound(chosen_on, members[:half], delta, confidence).argmax()]
+    threshold = thresholds[_bound(chosen_on, _count(members[:half]), delta, confidence).argmax()]
     thresholds, tested_on = _curve(scores[half:], members[half:])
     point = (thresholds >= threshold).sum() - 1  # the first threshold is infinite
     rates = [rate[point : point + 1] for rate in tested_on]
-    bound = _bound(Roc(*rates), members[half:], delta, confidence).item()
-    counts = [int(side.sum()) for side in (members[half:], ~members[half:])]
+    counts = _count(members[half:])
+    bound = _bound(Roc(*rates), counts, delta, confidence).item()
     return EpsilonBound(bound, threshold.item(), rates[1].item(), rates[0].item(), *counts)
 
 
@@ -118,6 +118,33 @@ def one_run_epsilon(
     if scores.isnan().any():
         raise ValueError(f"Scores must be numbers, got {int(scores.isnan().sum())} NaN.")
     right, total = _count_right(scores, members, guesses), targets * guesses
+    return _allowing(right, total, scores.numel(), delta, confidence)
+
+
+def largest_epsilon(
+    members: int, non_members: int, guesses: int, delta: float = 0.0, confidence: float = 0.95
+) -> float:
+    """The largest lower bound, in nats, that a perfect attack could reach on so many examples.
+
+    It finds every member, accuses no non-member and guesses right every time. The larger of what
+    `epsilon_bound` and `one_run_epsilon` then give: however much a training leaks, no audit of this
+    size finds more.
+
+    Args:
+        members: number of members that test the attack, of all tested targets together.
+        non_members: number of non-members that test it.
+        guesses: number of guesses about all tested targets.
+        delta: probability with which the guarantee may fail.
+        confidence: probability that the bound holds.
+    """
+    _check(confidence)
+    perfect = Roc(*torch.tensor([[0.0], [1.0]], dtype=torch.float64))  # FPR, TPR
+    tested = float(_bound(perfect, (members, non_members), delta, confidence).item())
+    return max(tested, _allowing(guesses, guesses, members + non_members, delta, confidence))
+
+
+def _allowing(right: int, total: int, examples: int, delta: float, confidence: float) -> float:
+    """The smallest epsilon that allows so many correct ones of all guesses, in nats."""
     short = np.arange(1, right + 1)
 
     def excess(epsilon: float) -> float:
@@ -126,7 +153,7 @@ def one_run_epsilon(
         p = binom.sf(right - 1, total, chance)
         if delta:
             just_short = (binom.pmf(right - short, total, chance).cumsum() / short).max(initial=0)
-            p += 2 * scores.numel() * delta * just_short
+            p += 2 * examples * delta * just_short
         return float(p - (1 - confidence))
 
     return 0.0 if excess(0.0) >= 0 else float(brentq(excess, 0, 50))  # at 50 nats all are correct
@@ -161,11 +188,16 @@ def _curve(
     return torch.cat([scores.new_tensor([torch.inf]), torch.unique(scores).flip(0)]), curve
 
 
+def _count(members: Bool[Tensor, "targets examples"]) -> tuple[int, int]:
+    """Number of members and of non-members, of all targets together."""
+    return int(members.sum()), int((~members).sum())
+
+
 def _bound(
-    curve: Roc, members: Bool[Tensor, "targets examples"], delta: float, confidence: float
+    curve: Roc, counts: tuple[int, int], delta: float, confidence: float
 ) -> Float[np.ndarray, " points"]:
     """Lower bound on epsilon at each point of a curve, by Clopper and Pearson's limits."""
-    inside, outside = int(members.sum()), int((~members).sum())
+    inside, outside = counts
     hits, alarms = (curve.tpr * inside).round().numpy(), (curve.fpr * outside).round().numpy()
     error = (1 - confidence) / 2
     # NaN, without a warning, where there are no hits, or only alarms, and so no limit

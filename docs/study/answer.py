@@ -8,7 +8,8 @@ from docs.study.edition import Edition
 from docs.study.fleets import BASE
 from docs.study.numbers import MEASURES
 from docs.study.shares import Part, split
-from docs.study.verdicts import NAMES, Compared, Direction, Status, judge, listed, overall
+from docs.study.verdicts import NAMES, Compared, Direction, Status, judge, overall
+from reporting.text import listed
 
 BEFORE = (
     "How much of the privacy of ternary weights is real, by one small network, photographs and "

@@ -11,8 +11,8 @@ from docs.study.fleets import BASE, base_of, controls_of, noise_of
 from docs.study.frontier import Curve
 from docs.study.numbers import MEASURES, STRONGEST, Study
 from docs.study.tables import cell, table
-from docs.study.verdicts import NAMES, Compared, Status, judge, listed, overall
-from reporting.text import show
+from docs.study.verdicts import NAMES, Compared, Status, judge, overall
+from reporting.text import listed, show
 
 LEVELS: tuple[Metric, ...] = ("auc", "tpr_01pct")
 

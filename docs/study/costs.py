@@ -9,7 +9,8 @@ from docs.study.fleets import BASE, FLEETS, base_of, controls_of, quantized_of
 from docs.study.numbers import ATTACKERS, MATCHED_LIRA, MEASURES, Study
 from docs.study.provenance import finished
 from docs.study.tables import table
-from docs.study.verdicts import NAMES, listed
+from docs.study.verdicts import NAMES
+from reporting.text import listed
 
 
 def fleets_table(edition: Edition) -> str:

@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from attacks.cross_choice import cross_outcome
 from attacks.evaluate import Row
 from attacks.game import FULL
 from attacks.metrics.between import paired
 from attacks.metrics.differences import Outcome, ratio_of_means
 from attacks.metrics.intervals import Estimate
 from attacks.metrics.measures import Measured, Metric
-from attacks.strongest import cross_choose, join_halves
 from docs.study.verdicts import Uncorrected
 from reporting.results import Results
 
@@ -145,13 +145,8 @@ class Study:
             facts, halves = self.results.variants[variant], None
             values = torch.tensor(facts.accuracy_by_target, dtype=torch.float64)
         else:
-            metric, rows = cast("Metric", measure), self.rows_of(variant, attacker)
-            by_row = torch.tensor([row.by_target[metric] for row in rows], dtype=torch.float64)
-            first, second = cross_choose(by_row)
-            half = by_row.shape[1] // 2
-            values = torch.cat([by_row[first, :half], by_row[second, half:]])
-            known = [rows[place].halves.get(metric) for place in (first, second)]
-            halves = join_halves(*(None if h is None else torch.tensor(h).double() for h in known))
+            found = cross_outcome(self.rows_of(variant, attacker), cast("Metric", measure))
+            values, halves = found.measured.values, found.halves
         if targets is not None:
             values = values[list(targets)]
             halves = None if halves is None else halves[:, list(targets)]

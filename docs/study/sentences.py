@@ -22,7 +22,8 @@ from docs.study.numbers import (
     missed,
 )
 from docs.study.tables import joint_rows, share
-from docs.study.verdicts import NAMES, Compared, Status, counted, ends, judge, listed, overall
+from docs.study.verdicts import NAMES, Compared, Status, counted, ends, judge, overall
+from reporting.text import listed
 
 
 def finding(comparisons: Comparisons) -> str:

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 from attacks.metrics.differences import holm
 from attacks.metrics.intervals import Estimate
+from reporting.text import listed
 
 Direction = Literal["less", "more"]
 Expected = Literal["less", "more", "alike"]
@@ -143,12 +144,6 @@ def counted(found: int, total: int) -> str:
     if found == total:
         return f"all {total}"
     return f"{found or 'none'} of {total}"
-
-
-def listed(words: Sequence[str]) -> str:
-    """Words as a list: "a", "a and b", "a, b and c"."""
-    *rest, last = words
-    return f"{', '.join(rest)} and {last}" if rest else last
 
 
 def _places(measures: Sequence[str]) -> str:

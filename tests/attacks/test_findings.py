@@ -5,21 +5,20 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from scipy.special import expit, logit
-from scipy.stats import beta, binom, norm
+from scipy.stats import norm
 from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 
 from attacks.evaluate import evaluate, score
-from attacks.findings import _bound, find_joint_attacks
 from attacks.game import Case, Game, ModelSignals, make_cases
+from attacks.joint_attacks import find_joint_attacks
 from attacks.joint_lira import lira_joint
 from attacks.metrics.differences import holm
 from attacks.metrics.epsilon import epsilon_bound, one_run_epsilon
 from attacks.metrics.exposure import change, exposure, outscored
 from attacks.metrics.intervals import Estimate, summarise
 from attacks.metrics.measures import tail_rate
-from attacks.strongest import HeldOut, Strongest, choose_for_tests
+from attacks.strongest import Strongest
 from reporting.findings import find
 
 W2, W4 = "nearest-w2", "nearest-w4"
@@ -223,6 +222,27 @@ def test_who_may_hold_several_epochs(synthetic_fleet, snapshots, held):
     assert [attack.variants for attack in find_joint_attacks(game, best)] == held
 
 
+def test_snapshots_cost_holders_of_other_variants_no_finding(synthetic_fleet):
+    """More of them change no p of an attacker who holds none; holders of one have their family."""
+    leaks = {"full": 1.5, "epoch-05": 0.5, "epoch-10": 1.0, W4: 1.0, W2: 0.5}
+    signals, members = observe(synthetic_fleet, 12, 4, leaks)
+    by_snapshots = {}
+    for snapshots in ([], ["epoch-05"], ["epoch-05", "epoch-10"]):
+        known = {v: seen for v, seen in signals.items() if v in ("full", *snapshots, W4, W2)}
+        game = Game(known, members, make_cases(12, 4), snapshots=snapshots)
+        best = Strongest(game)
+        for variant in game.variants:
+            best.add(evaluate(game, variant, ["lira_online_fixed", "global_threshold"]))
+        found = find_joint_attacks(game, best)
+        apart = [attack.gain for attack in found if {*attack.variants} & {*snapshots}]
+        assert [gain.p_holm for gain in apart] == holm([gain.p for gain in apart])
+        assert len(apart) == (0, 2, 5)[len(snapshots)]
+        others = [attack for attack in found if not {*attack.variants} & {*snapshots}]
+        by_snapshots[len(snapshots)] = [(held.variants, held.gain.p_holm) for held in others]
+    assert [held for held, _ in by_snapshots[0]] == [("full", W4), ("full", W2), ("full", W4, W2)]
+    assert by_snapshots[0] == by_snapshots[1] == by_snapshots[2]
+
+
 def test_joint_attacks_on_fleets_without_targets(synthetic_fleet):
     """Every shadow has its own attackers, and scores come back in order."""
     signals, members = observe(synthetic_fleet, 8, 0, {"full": 2, W2: 1}, examples=60)
@@ -281,56 +301,6 @@ def test_bounds(fleet):
         assert bounds.tested == epsilon_bound(scores, audited)
     assert fleet.findings["epsilon"]["full"].one_run > fleet.findings["epsilon"][W2].one_run
     assert fleet.findings["epsilon"]["full"].tested.epsilon > 1
-
-
-@pytest.mark.parametrize(("examples", "guesses"), [(160, 16), (150, 14), (199, 18), (12, 2)])
-@pytest.mark.parametrize(("targets", "testing"), [(2, 1), (5, 3)])
-def test_guesses_are_a_tenth_and_even(rng, examples, guesses, targets, testing):
-    members = (torch.arange(examples) % 2 == 0).expand(targets, -1)
-    bounds = _bound(HeldOut(torch.randn(targets, examples, generator=rng), members))
-    assert bounds.guesses == testing * guesses
-
-
-@pytest.mark.parametrize("targets", [1, 4])
-def test_without_a_leak_at_most_5_percent_of_bounds_exceed_0(targets):
-    """4 attacks that know nothing, correlated as attacks are.
-
-    If 5% do, more than 24 of 200 exceed 0 with a probability of 3e-5.
-    """
-    rng, examples, runs = torch.Generator().manual_seed(0), 100, 200
-    exceeding = np.zeros(2)
-    for _ in range(runs):
-        members = torch.rand(targets, examples, generator=rng).argsort(1) < examples // 2
-        common = torch.randn(1, targets, examples, generator=rng)
-        scores = common + torch.randn(4, targets, examples, generator=rng)
-        bounds = _bound(choose_for_tests(list(scores), members))
-        exceeding += bounds.tested.epsilon > 0, bounds.one_run > 0
-    assert binom.sf(24, runs, 0.05) < 1e-4
-    assert (exceeding <= 24).all()
-
-
-@pytest.mark.parametrize("targets", [1, 4])
-def test_bounds_of_randomized_response(targets):
-    """Each of 4 attacks sees another answer, flipped with chance 1 / (1 + e^epsilon).
-
-    Correct guesses are then binomial, which gives the mean of the one-run bound: a mean of 200 is
-    5 standard errors away from it with a probability of 6e-7.
-    """
-    rng, examples, runs, epsilon = torch.Generator().manual_seed(0), 200, 200, 2.0
-    truth, bounds = expit(epsilon), []
-    for _ in range(runs):
-        members = torch.rand(targets, examples, generator=rng).argsort(1) < examples // 2
-        lie = torch.rand(4, targets, examples, generator=rng) > truth
-        scores = (members ^ lie) + 1e-3 * torch.randn(lie.shape, generator=rng)
-        bounds.append(_bound(choose_for_tests(list(scores), members)))
-    guesses = 10 if targets == 1 else 40
-    assert {bound.guesses for bound in bounds} == {guesses}
-    one_run = np.array([bound.one_run for bound in bounds])
-    assert max((one_run > epsilon).sum(), sum(b.tested.epsilon > epsilon for b in bounds)) <= 24
-    right = np.arange(1, guesses + 1)
-    limits = logit(beta.ppf(0.05, right, guesses - right + 1)).clip(0)
-    expected = (binom.pmf(right, guesses, truth) * limits).sum()
-    assert one_run.mean() == pytest.approx(expected, abs=5 * one_run.std() / runs**0.5)
 
 
 def test_exposures_and_changes(fleet):

@@ -36,7 +36,7 @@ def counts(tmp_path):
 
 def test_a_model_that_is_trained_again_lacks_everything(costs, counts):
     """The first model has trained weights and their signals; they will be set aside."""
-    table, *_ = show_cost(counts._replace(retry={counts.todo[0]: 0}), costs)
+    table, *_ = show_cost(counts._replace(again=[counts.todo[0]]), costs)
     assert [*table.columns[2].cells] == ["3", "9", "3", "3", ""]
 
 
@@ -93,7 +93,7 @@ def test_embeddings_worked_by_hand(costs, counts):
     assert (label, each, count, total) == ("embeddings of a variant", "1.10 s", "5", "5.50 s")
     size = 512 + 4 * 32 * 1100
     assert f"{3 * size:,} of embeddings per audited model" in " ".join(lines)
-    assert embedded._replace(retry={first: 0}).unembedded() == 6
+    assert embedded._replace(again=[first]).unembedded() == 6
     assert "embeddings" not in " ".join(show_cost(counts, costs)[1:])
 
 

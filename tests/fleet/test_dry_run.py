@@ -55,6 +55,27 @@ def test_a_dry_run_of_a_finished_fleet_counts_only_what_is_missing(
     assert kept == pytest.approx(sizes["signals/*.safetensors"], abs=4 * 16)
 
 
+def test_a_dry_run_counts_the_training_that_a_lost_snapshot_costs(
+    toy, finished, snapshot, capsys, unwrap
+):
+    """As the run would: one model lacks everything, and says what it would lose."""
+    (finished / "models" / "target-000" / "epoch-01.safetensors").unlink()
+    before = snapshot(finished)
+    train.main(toy(finished, "--fleet.dry_run true"))
+    output = capsys.readouterr().out
+    counts, _ = planned(output)
+    assert snapshot(finished) == before
+    assert counts == {
+        "training, 3 epochs": 1,
+        "signals of a variant": 5,
+        "nearest-w2": 1,
+        "nearest-w1.58-last8": 1,
+        "adaround-w1.58-last8": 1,
+    }
+    assert "target-000 would be trained again from the start" in unwrap(output)
+    assert "back epoch-01: 13 files" in unwrap(output)
+
+
 def test_a_dry_run_stops_on_the_errors_of_a_real_run(toy, finished, snapshot):
     before = snapshot(finished)
     with pytest.raises(SystemExit, match=r"model\.lr: 0\.1 in the folder, 0\.2 asked"):

@@ -42,13 +42,16 @@ def test_a_snapshot_is_the_network_after_its_epoch(
 @pytest.mark.fleet
 @pytest.mark.parametrize("lost", ["full", "epoch-01"])
 def test_a_lost_snapshot_costs_the_training_of_its_model(
-    toy, toy_run, finished, lost, served, tensors, monkeypatch
+    toy, toy_run, finished, lost, served, tensors, capsys, unwrap
 ):
     """No other file can bring it back; where only the end is lost, the checkpoint does."""
     run = RunFolder(finished)
     run.weights(NAMES[2], lost).unlink()
     train.main(toy(finished))
     assert len(served) == (0 if lost == "full" else 6)
+    told, _, finished_line = unwrap(capsys.readouterr().out).partition("1 of 1: shadow-002")
+    assert finished_line
+    assert ("shadow-002 is trained again from the start" in told) == (lost == "epoch-01")
     assert tensors(finished) == tensors(toy_run)
 
 

@@ -1,14 +1,17 @@
 """Audited lower bounds beside proven upper bounds; members that give themselves away are caught."""
 
+import math
+
 import pytest
 import torch
 
+from attacks.bounds import Bounds, find_bounds
 from attacks.evaluate import evaluate
-from attacks.findings import Bounds, find_bounds
 from attacks.game import Game, Proven, make_cases
 from attacks.metrics.epsilon import EpsilonBound, epsilon_bound, one_run_epsilon
 from attacks.strongest import Strongest
-from reporting.bounds import show_bounds, warn
+from reporting.bounds import compare_with_proofs, read_bounds, show_bounds, warn
+from reporting.results import plain
 
 DELTA = 1e-4
 
@@ -44,6 +47,42 @@ def test_the_table_of_ordinary_training_says_nothing_of_proofs():
     assert [cell.value for cell in rows[0]] == [None, 1.0, 0.5]
     assert "with delta = 0:" in note
     assert "proven" not in note.replace("0 proves nothing", "")
+
+
+def test_the_note_says_which_proofs_this_audit_could_refute():
+    """By hand: Clopper and Pearson leave 1 - 0.025^(1/80) where 0 of 80 were missed."""
+    missed = 0.025 ** (1 / 80)
+    reach = math.log((missed - DELTA) / (1 - missed))
+    value = VALUE | {"w3": bounds(1.0, 0.0, Proven(32.7, DELTA))}
+    value["w2"] = value["w3"]
+    text = compare_with_proofs(value)
+    assert text == (
+        "The largest lower bound that a perfect attack could reach in this audit (delta 0.0001) is "
+        f"{reach:.2f}: all of 80 members found, none of 80 non-members accused. The audited lower "
+        "bound of w8 exceeds the proven upper bound: the training is not as private as it says, or "
+        "the auditor is wrong, or it is chance. The proven bounds of full, w3 and w2 (4.00 to "
+        "32.70) are not below that, and cannot be refuted by this audit: that the audited bound is "
+        "smaller proves nothing. The proven bound of epoch-00 (0.00) is below that, and not "
+        "refuted: the audited bound is at most 0.00 of the proven one."
+    )
+    assert reach < 4
+    assert show_bounds(value).note.endswith(text)
+
+
+def test_a_proof_below_what_the_audit_can_find_is_compared():
+    text = compare_with_proofs({"full": bounds(1.0, 0.5, Proven(3.0, DELTA))})
+    assert text.endswith(
+        "The proven bound of full (3.00) is below that, and not refuted: the audited bound is at "
+        "most 0.33 of the proven one."
+    )
+    assert compare_with_proofs({"full": bounds(1.0, 0.5, None)}) == ""
+
+
+def test_bounds_are_read_as_they_were_written():
+    """JSON has no infinite threshold, which accuses nobody."""
+    nobody = VALUE["full"].tested._replace(threshold=math.inf)
+    value = VALUE | {"full": VALUE["full"]._replace(tested=nobody), "w3": bounds(1.0, 0.5, None)}
+    assert read_bounds(plain(value)) == value
 
 
 def test_only_a_lower_bound_above_a_proof_is_a_warning():

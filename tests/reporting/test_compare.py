@@ -171,6 +171,29 @@ def test_what_shadows_add_is_unknown_for_a_part_of_a_round_robin():
     assert (part.measured.values.tolist(), part.halves) == ([0.7, 0.61], None)
 
 
+def test_attacks_are_chosen_on_other_targets_than_they_are_compared_on():
+    """By hand: chosen on all targets, `lira` would be compared in a, by which a leaks 0.10 more."""
+    by_attack = {"lira": [0.9, 0.8, 0.5, 0.6], "rmia": [0.6, 0.5, 0.7, 0.8]}
+    choosing = [
+        made_of(values, [[0.0] * 4])._replace(attack=name) for name, values in by_attack.items()
+    ]
+    plain = [made_of([0.61, 0.48, 0.52, 0.59], [[0.0] * 4])]
+    results = {
+        name: make_results(rows, experiment=experiment(seed=0))._replace(audited=NAMED)
+        for name, rows in (("a", choosing), ("b", plain))
+    }
+    entries, pairings = enter(results), pair_with_first(results)
+    assert entries[0].risk["auc"].attack == "lira"
+    found = against_first(entries, pairings)[1]["auc"]
+    oracle = ttest_rel([0.61, 0.48, 0.52, 0.59], [0.6, 0.5, 0.5, 0.6])
+    assert found.estimate.value == pytest.approx(0.0, abs=1e-12)
+    assert found.p == pytest.approx(oracle.pvalue)
+    part = entries[0].outcome("auc", [3, 0])  # chosen on all, whichever are compared
+    assert part.measured.values.tolist() == [0.6, 0.6]
+    table = make_comparison(entries, against_first(entries, pairings), pairings)
+    assert "each chosen on one half of the targets for the other half" in table.note
+
+
 def test_snapshots_are_corrected_apart():
     rows = {
         name: [made_of(values, [[0.0] * 4], v) for v in ("full", "epoch-01", "epoch-02", "w2")]

@@ -26,7 +26,8 @@ def entry(variant, experiment, accuracy, *areas):
     best = max(by_kind.values(), key=lambda row: row.summary.auc.value)
     ends = ("auc", "tpr_1pct")
     risk, all_kinds = dict.fromkeys(ends, best), dict.fromkeys(ends, by_kind)
-    return Entry(variant, experiment, VariantFacts(utility, 1), risk, all_kinds)
+    facts, rows = VariantFacts(utility, 1), list(by_kind.values())
+    return Entry(variant, experiment, facts, rows, risk, all_kinds)
 
 
 FILLS = {"matched": "full", "unquantized": "none", "recalibrated": "bottom"}

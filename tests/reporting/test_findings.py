@@ -6,10 +6,12 @@ from math import inf, nan
 import pytest
 import torch
 
+from attacks.bounds import Bounds
 from attacks.evaluate import evaluate
-from attacks.findings import Bounds, Differences, Exposures, JointAttack
+from attacks.findings import Differences, Exposures
 from attacks.frontier import Beside, Frontier
 from attacks.game import Game, ModelSignals, make_cases
+from attacks.joint_attacks import JointAttack
 from attacks.metrics.differences import Difference
 from attacks.metrics.epsilon import EpsilonBound
 from attacks.metrics.exposure import Change
@@ -308,12 +310,17 @@ def test_variants_of_equal_bits_are_told_from_all_variants():
     alike = joint._replace(variants=tuple(f"{name}-w1.58" for name in quantizers))
     every = joint._replace(variants=("full", *alike.variants))
     epochs = joint._replace(variants=("full", "epoch-05", "epoch-10", "epoch-15"))
-    (table,) = make_tables({"joint_lira": [alike, every, epochs]})
+    both = joint._replace(variants=(*epochs.variants, W2))
+    (table,) = make_tables({"joint_lira": [alike, every, epochs, both]})
     assert [row[0].text for row in table.rows] == [
         "all 4 variants of w1.58",
         "all 5 variants",
         "full + all 3 snapshots",
+        "all 5 variants, 3 of them snapshots",
     ]
+    assert "(Holm); holders of a snapshot are corrected by themselves." in table.note
+    (table,) = make_tables({"joint_lira": [alike, every]})
+    assert table.note.endswith("for the number of rows (Holm).")
 
 
 def test_convergence_is_for_its_figure_alone():

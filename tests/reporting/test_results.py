@@ -6,7 +6,8 @@ from math import inf, isnan, nan
 import pytest
 import torch
 
-from attacks.findings import Bounds, Convergence, Exposures
+from attacks.bounds import Bounds
+from attacks.findings import Convergence, Exposures
 from attacks.game import Proven
 from attacks.metrics.epsilon import EpsilonBound
 from attacks.metrics.exposure import Change

@@ -12,6 +12,7 @@ from reporting.text import (
     dagger,
     extent,
     kinds_of,
+    listed,
     name_attack,
     shadows_note,
     show,
@@ -218,3 +219,9 @@ def test_attacks_and_their_shadows_are_named():
     assert kinds_of(rows[1:2]) == []
     assert "Recalibrated" in shadows_note(rows)
     assert "Recalibrated" not in shadows_note(rows[1:])
+
+
+def test_lists_in_words():
+    assert listed(["a"]) == "a"
+    assert listed(["a", "b"]) == "a and b"
+    assert listed(["a", "b", "c"]) == "a, b and c"

@@ -3,8 +3,14 @@
 import json
 
 import pytest
+import torch
+from torch import nn
 
 from attacks.game import Proven
+from lightning_modules.callbacks.quantize import save_variant
+from quantization.calibration import Calibration
+from quantization.shared import Shared
+from quantization.variant import Variant
 from storage.names import ModelName
 from storage.privacy import is_trained, prove
 from storage.run_folder import RunFolder
@@ -32,6 +38,20 @@ def test_a_state_of_training_has_the_largest_bound_of_its_models(run):
     assert prove(run, ["full"], TARGETS[1:]) == {"full": Proven(2.25, 1e-3)}
 
 
+def quantize(run, name, variant):
+    """Make a variant of a small network, and its record."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3))
+    images = torch.randn(8, 1, 8, 8)
+
+    def draw(variant):
+        indices = torch.arange(8)
+        return Calibration(images, lambda _: images, indices, variant.calibration, 0, 0)
+
+    made = Variant.parse(variant)
+    save_variant(network.eval(), run.weights(name, variant), made, draw, {}, Shared(), 0)
+
+
 @pytest.mark.parametrize(
     ("variant", "seen"),
     [
@@ -46,6 +66,9 @@ def test_a_state_of_training_has_the_largest_bound_of_its_models(run):
     ],
 )
 def test_what_looked_at_no_image_of_the_pool_is_as_private_as_full(run, variant, seen):
+    """By the records that quantization writes."""
+    for name in TARGETS:
+        quantize(run, name, variant)
     expected = Proven(2.5, 1e-3)
     if seen:
         expected = Proven(None, 1e-3, f"calibrated on {seen}, take `-heldout`")
@@ -53,6 +76,8 @@ def test_what_looked_at_no_image_of_the_pool_is_as_private_as_full(run, variant,
 
 
 def test_without_a_record_nothing_is_proven(run):
+    for name in TARGETS:
+        quantize(run, name, "nearest-w2")
     run.record(TARGETS[1], "full").unlink()
     lost = Proven(None, 1e-3, "target-001/full.json is missing")
     assert prove(run, ["full", "nearest-w2", "epoch-02"], TARGETS) == {
@@ -60,6 +85,26 @@ def test_without_a_record_nothing_is_proven(run):
         "nearest-w2": lost,
         "epoch-02": Proven(1.25, 1e-3),
     }
+
+
+def test_what_is_not_known_to_have_looked_at_no_image_is_not_proven(run):
+    quantize(run, TARGETS[0], "nearest-w2")
+    lost = Proven(None, 1e-3, "target-001/nearest-w2.json is missing")
+    assert prove(run, ["full", "nearest-w2"], TARGETS)["nearest-w2"] == lost
+
+
+@pytest.mark.parametrize(
+    ("calibration", "reason"),
+    [(None, ""), ({"source": "members"}, "calibrated on members, take `-heldout`")],
+)
+def test_a_quantizer_of_the_users_own_is_not_imported(run, calibration, reason):
+    """Its module is not there, as on the machine of who audits another's run folder."""
+    for name in TARGETS:
+        record = json.dumps({"calibration": calibration})
+        run.record(name, "of_somebody.rounding-w2").write_text(record)
+    proven = prove(run, ["full", "of_somebody.rounding-w2"], TARGETS)
+    expected = Proven(None, 1e-3, reason) if reason else Proven(2.5, 1e-3)
+    assert proven["of_somebody.rounding-w2"] == expected
 
 
 def test_states_of_training_are_known_by_name():

@@ -7,7 +7,7 @@ import torch
 from scipy.special import logit
 from scipy.stats import beta, binom, binomtest
 
-from attacks.metrics.epsilon import epsilon_bound, one_run_epsilon
+from attacks.metrics.epsilon import epsilon_bound, largest_epsilon, one_run_epsilon
 
 
 def respond(rng, epsilon, shape, delta=0.0, halves=False):
@@ -147,6 +147,27 @@ def test_examples_below_the_threshold_count_as_those_above(rng):
     bound, mirrored = epsilon_bound(scores, members), epsilon_bound(-scores, ~members)
     assert bound.epsilon == pytest.approx(mirrored.epsilon) != 0
     assert (bound.tpr, bound.fpr) == pytest.approx((1 - mirrored.fpr, 1 - mirrored.tpr))
+
+
+@pytest.mark.parametrize("delta", [0.0, 1e-6])
+@pytest.mark.parametrize(("targets", "guesses"), [(2, 300), (2, 4), (8, 300)])
+def test_no_audit_finds_more_than_a_perfect_attack(rng, targets, guesses, delta):
+    """As if the scores told members from non-members, for many targets and guesses or few."""
+    members = torch.rand(targets, 300, generator=rng).argsort(1) < 150
+    half = targets // 2
+    tested = epsilon_bound(members.double(), members, delta).epsilon
+    one_run = one_run_epsilon(members.double()[half:], members[half:], guesses, delta)
+    sides = 150 * half, 150 * half
+    largest = largest_epsilon(*sides, guesses * half, delta)
+    assert largest == pytest.approx(max(tested, one_run), abs=1e-9)
+    assert (one_run > tested) == (guesses == 300)  # both cases are here
+
+
+def test_the_largest_bound_of_four_tested_targets():
+    """2,500 members and non-members each: about 7.9, whatever is proven."""
+    missed = 0.025 ** (1 / 10_000)
+    assert largest_epsilon(10_000, 10_000, 2000) == pytest.approx(math.log(missed / (1 - missed)))
+    assert largest_epsilon(10_000, 10_000, 2000) == pytest.approx(7.9, abs=0.05)
 
 
 def test_arguments_without_a_bound_are_refused(rng):

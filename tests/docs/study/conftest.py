@@ -103,8 +103,9 @@ def fleets(base, make_fleet):
     decay = decay._replace(rows=[changed(row, towards_guessing(0.4)) for row in decay.rows])
     private, proven = make_fleet("private", {}), Proven(8.0, 1e-4)
     private.variants["full"] = private.variants["full"]._replace(proven=proven)
-    tested = {"epsilon": 1.5, "tpr": 0.1, "fpr": 0.01}
-    bounds = {"tested": tested, "one_run": 0.5, "guesses": 100, "proven": proven._asdict()}
+    tested = {"epsilon": 1.5, "threshold": None, "tpr": 0.1, "fpr": 0.01}
+    tested |= {"members": 10_000, "non_members": 10_000}
+    bounds = {"tested": tested, "one_run": 0.5, "guesses": 2000, "proven": proven._asdict()}
     dp = {"noise": 0.6, "epsilon": None, "delta": None, "clip": 1.0}
     config = private.experiment.config
     config = config | {"model": config["model"] | {"dp": dp}}

@@ -1,5 +1,7 @@
 """The other fleets of the second edition: weight decay, DP-SGD, loops, the large pool, costs."""
 
+import math
+
 import pytest
 
 from attacks.metrics.intervals import Estimate
@@ -19,11 +21,13 @@ def compared(value, p=0.001):
 
 def with_bounds(private, **epsilons):
     """The private fleet with other bounds: tested, one_run, proven."""
+    kept = private.results.findings["epsilon"]["full"]
     found = {
         variant: {
-            "tested": {"epsilon": tested},
-            "one_run": one_run,
-            "proven": proven and {"epsilon": proven, "delta": 1e-4, "reason": ""},
+            **kept,
+            "tested": kept["tested"] | {"epsilon": float(tested)},
+            "one_run": float(one_run),
+            "proven": proven and {"epsilon": float(proven), "delta": 1e-4, "reason": ""},
         }
         for variant, (tested, one_run, proven) in epsilons.items()
     }
@@ -40,26 +44,38 @@ def test_weight_decay_stands_beside_full_precision_and_the_ternary_variant(editi
 
 
 def test_audited_bounds_below_the_proven_ones(fleets):
-    assert elsewhere.bounds(fleets["private"]) == (
-        "It does for all 1 with a proof: the audited lower bound is at most 0.19 of the proven "
-        "upper bound (delta 0.0001)."
+    assert elsewhere.bounds(with_bounds(fleets["private"], full=(1.5, 0.5, 4))).endswith(
+        " The proven bound of full (4.00) is below that, and not refuted: the audited bound is at "
+        "most 0.38 of the proven one."
     )
     several = with_bounds(fleets["private"], full=(1, 2, 4), w4=(1, 0, 4), w2=(9, 9, None))
-    assert "all 2 with a proof: the audited lower bound is at most 0.50" in elsewhere.bounds(
-        several
-    )
+    assert "bounds of full and w4 (4.00) are below that" in elsewhere.bounds(several)
     _, _, *rows = elsewhere.bounds_table(several).splitlines()
+    tested = "(TPR 10.0%, FPR 1.0%)"
     assert rows == [
-        "| full | 1.00 | 2.00 | 4.00 | 0.50 |",
-        "| w4 | 1.00 | 0.00 | 4.00 | 0.25 |",
-        "| w2 | 9.00 | 9.00 | not proven | - |",
+        f"| full | 1.00 {tested} | 2.00 | 4.00 | 0.50 |",
+        f"| w4 | 1.00 {tested} | 0.00 | 4.00 | 0.25 |",
+        f"| w2 | 9.00 {tested} | 9.00 | - | - |",
     ]
+
+
+def test_a_proof_that_no_audit_of_this_size_refutes_is_not_called_held(fleets):
+    """4 tested targets with 2,500 members and non-members each; by hand, as the table of limits."""
+    missed = 0.025 ** (1 / 10_000)  # Clopper and Pearson's limit of 0 in 10,000
+    reach = math.log((missed - 1e-4) / (1 - missed))
+    text = elsewhere.bounds(with_bounds(fleets["private"], full=(1.5, 0.5, 32.7)))
+    assert text == (
+        "The largest lower bound that a perfect attack could reach in this audit (delta 0.0001) is "
+        f"{reach:.2f}: all of 10,000 members found, none of 10,000 non-members accused. The proven "
+        "bound of full (32.70) is not below that, and cannot be refuted by this audit: that the "
+        "audited bound is smaller proves nothing."
+    )
 
 
 def test_an_audited_bound_above_the_proven_one_is_told(fleets):
     broken = with_bounds(fleets["private"], full=(1, 2, 4), w4=(5, 0, 4))
     text = elsewhere.bounds(broken)
-    assert text.startswith("It does not for w4, where the audited lower bound exceeds the proven")
+    assert "The audited lower bound of w4 exceeds the proven upper bound: the training" in text
 
 
 def test_private_training_is_described_by_noise_or_epsilon(fleets):

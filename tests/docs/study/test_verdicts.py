@@ -11,7 +11,6 @@ from docs.study.verdicts import (
     counted,
     ends,
     judge,
-    listed,
 )
 from docs.study.verdicts import overall as overall_verdict
 
@@ -119,8 +118,5 @@ def test_a_sentence_names_both_ends(area, rate, rarer, sentence):
     assert ends("a", "b", {"auc": area, "tpr_1pct": rate, "tpr_01pct": rarer}) == sentence
 
 
-def test_counts_and_lists_in_words():
+def test_counts_in_words():
     assert [counted(found, 3) for found in range(4)] == ["none of 3", "1 of 3", "2 of 3", "all 3"]
-    assert listed(["a"]) == "a"
-    assert listed(["a", "b"]) == "a and b"
-    assert listed(["a", "b", "c"]) == "a, b and c"
