@@ -78,6 +78,7 @@ def test_two_experiments_in_one_table(write, tmp_path, snapshot, unwrap):
     first, second = write("a"), write("b", auc=0.7, options=experiment(seed=1, layer_bits=[8]))
     before = snapshot(first), snapshot(second)
     said = compare(first, second)
+    assert "because it has no snapshots. Train it into a new folder with `--snapshots`" in said
     folder = tmp_path / "compared-a-b"
     assert f"Written: {folder}/comparison.csv and .png" in said
     assert re.search(r"\n +seed +0 +1 *\n", said)
@@ -106,6 +107,7 @@ def test_experiments_of_one_seed_are_paired_and_set_beside_networks_stopped_earl
     b = write("b", ("full",), 0.55, experiment(layer_bits=[8]), order=-1)
     printed = compare(a, b)
     said = unwrap(printed)
+    assert "Nothing is compared" not in said
     assert "b is paired with a over 4 targets, which trained on the same examples in both." in said
     assert re.search(r"\n +compared with a +- +paired over 4 targets *\n", printed)
     assert "-0.050 (-0.087 to -0.013)" in said
