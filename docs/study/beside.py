@@ -94,15 +94,27 @@ def controls(edition: Edition) -> str:
 
 
 def is_it_quantization(edition: Edition) -> str:
-    """The verdict on "quantization protects more than noise of equal accuracy" in one line."""
-    base = edition.fleets[BASE]
-    variants = [variant for variant in TERNARY if noise_of(base, variant)]
+    """The verdict on "quantization protects more than noise of equal accuracy", and of whom."""
+    base, tested = edition.fleets[BASE], dict[str, None]()
     found: dict[str, Status] = {}
     for measure in MEASURES:
-        keys = [Asked(BASE, "like noise", variant, measure) for variant in variants]
-        if pairs := [pair for key in keys if (pair := edition.get(key)) is not None]:
-            found[measure] = judge(pairs, "more").status
-    return overall(found).replace("held", "shown") if found else "not tested"
+        keys = [
+            Asked(BASE, "like noise", variant, measure)
+            for variant in TERNARY
+            if noise_of(base, variant)
+        ]
+        pairs = {key.variant: pair for key in keys if (pair := edition.get(key)) is not None}
+        if pairs:
+            found[measure] = judge([*pairs.values()], "more").status
+            tested |= dict.fromkeys(pairs)
+    if not found:
+        return "Whether quantization protects more than noise of equal accuracy was not tested."
+    verdict = overall(found).replace("held", "shown")
+    others = "" if len(tested) == len(TERNARY) else " (no other ternary variant was tested)"
+    return (
+        f"Quantization by {listed([*tested])} protects more than noise of equal accuracy: "
+        f"{verdict}{others}."
+    )
 
 
 def _told(edition: Edition, keys: Sequence[Asked]) -> str:
