@@ -7,8 +7,8 @@ from attacks.metrics.measures import Metric
 from docs.study.claims import TERNARY
 from docs.study.comparisons import Asked, compared_of
 from docs.study.edition import Edition
-from docs.study.fleets import BASE, base_of, controls_of, noise_of
-from docs.study.frontier import Curve
+from docs.study.fleets import BASE, base_of, controls_of, noise_curve
+from docs.study.frontier import KeptCurve
 from docs.study.numbers import MEASURES, STRONGEST, Study
 from docs.study.tables import cell, table
 from docs.study.verdicts import NAMES, Compared, Status, judge, overall
@@ -40,7 +40,7 @@ def frontier_table(edition: Edition, fleet: str, variants: Sequence[str]) -> str
     return table(("variant", "test accuracy", *levels, "as accurate as", *beyond), rows)
 
 
-def curve_table(curve: Curve) -> str:
+def curve_table(curve: KeptCurve) -> str:
     """The curve itself: accuracy and leakage of every snapshot."""
     rows = []
     for variant in curve.variants:
@@ -70,8 +70,8 @@ def controls(edition: Edition) -> str:
     """Whether controls protect as much as quantization at equal accuracy, one line each."""
     base, lines = edition.fleets[BASE], []
     for variant in dict.fromkeys(map(base_of, controls_of(base))):
-        if noise := noise_of(base, variant):
-            where = Curve(base, noise).where(variant)
+        if noise := noise_curve(base, variant):
+            where = KeptCurve(base, noise).where(variant)
             keys = [Asked(BASE, "like noise", variant, measure) for measure in MEASURES]
             lines.append(
                 f"- {variant} beside the same network with Gaussian noise of equal accuracy "
@@ -101,7 +101,7 @@ def is_it_quantization(edition: Edition) -> str:
         keys = [
             Asked(BASE, "like noise", variant, measure)
             for variant in TERNARY
-            if noise_of(base, variant)
+            if noise_curve(base, variant)
         ]
         pairs = {key.variant: pair for key in keys if (pair := edition.get(key)) is not None}
         if pairs:
