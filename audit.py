@@ -28,7 +28,7 @@ from attacks.rmia import make_options
 from attacks.rmia_tuning import tune
 from attacks.strongest import Strongest
 from reporting.compare import against_first, enter, name_apart
-from reporting.compare_frontier import find_frontier, sentences, tabulate
+from reporting.compare_frontier import find_frontier, sentences, tabulate, why_no_curve
 from reporting.compare_views import comparison_lines, make_comparison, make_differences
 from reporting.findings import find
 from reporting.illustrate import illustrate
@@ -165,7 +165,9 @@ def compare(config: Namespace, console: Console) -> None:
     for pairing in pairings.values():
         console.print(escape(pairing.sentence))
     frontier = find_frontier(entries, pairings)
-    if frontier is not None:
+    if frontier is None:
+        console.print(escape(why_no_curve(entries)))
+    else:
         show_frontier(frontier, names, console)
     if not any(any(by_end.values()) for by_end in differences):
         console.print(f"No variant of another experiment is also in {escape(names[0])}.")

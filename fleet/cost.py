@@ -19,7 +19,7 @@ from attacks.game import FULL
 from fleet.cluster import environment
 from fleet.counts import HEADER, Counts, count_work
 from fleet.engine import is_first
-from fleet.gpu_hours import FLOAT32, GPU_BATCH, Part, gpu_line, rate
+from fleet.gpu_hours import FLOAT32, GPU_BATCH, Workload, gpu_line, rate
 from fleet.prepare import Job
 from fleet.trials import (
     Operations,
@@ -148,24 +148,24 @@ def _lines(counts: Counts, costs: Costs, total: float) -> list[str]:
     ]
 
 
-def _parts(counts: Counts, costs: Costs) -> tuple[Part, Part, Part]:
+def _parts(counts: Counts, costs: Costs) -> tuple[Workload, Workload, Workload]:
     """Work per model; only training may be in less than float32."""
     operations, variants = costs.operations, len(counts.variants)
     work = [cost.work for cost in costs.quantizations.values()]
     return (
-        Part(
+        Workload(
             "training",
             operations.training * counts.members * counts.epochs,
             operations.training_launches * counts.steps * counts.epochs,
             costs.rate,
         ),
-        Part(
+        Workload(
             "signals",
             operations.forward * counts.passes * variants,
             operations.forward_launches * ceil(counts.passes / GPU_BATCH) * variants,
             FLOAT32,
         ),
-        Part(
+        Workload(
             "published loops and OBC's greedy steps",
             sum(part.flop for part in work),
             sum(part.launches for part in work),

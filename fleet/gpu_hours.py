@@ -12,7 +12,7 @@ LAUNCH = 5e-6, 10e-6  # seconds until a kernel is launched from Python, assumed 
 GPU_BATCH = 512  # images per batch of signals on a GPU
 
 
-class Part(NamedTuple):
+class Workload(NamedTuple):
     """A part of the work per model.
 
     Attributes:
@@ -44,7 +44,7 @@ def rate(precision: str | int | None, tf32: bool) -> float:
     return TF32 if tf32 else FLOAT32
 
 
-def gpu_line(models: int, *parts: Part) -> str:
+def gpu_line(models: int, *parts: Workload) -> str:
     """The work per model, and the hours that a GPU would take for all of them."""
     low, high = (models * sum(p.seconds(launch) for p in parts) / 3600 for launch in LAUNCH)
     work = "; ".join(

@@ -4,6 +4,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from typing import NamedTuple
 
 from quantization.calibration import CalibrationSource
 from quantization.engine import WholeNetwork
@@ -19,7 +20,7 @@ _NUMBER = r"\d+(?:\.\d+)?"
 _NAME = re.compile(
     rf"([\w.]+)-w({_NUMBER})(?:-(sym|asym))?(?:-last({_NUMBER}))?"
     rf"{''.join(f'(-{option})?' for option in OPTIONS)}(?:-(nonmembers|heldout))?"
-    rf"(?:-(?P<noise>noise)(?P<factor>{_NUMBER})?|-(zeros))?"
+    rf"(?:-(?P<noise>noise)(?P<factor>{_NUMBER})?|-(?P<zeros>zeros))?"
 )
 _SYMMETRIC = {None: None, "sym": True, "asym": False}
 _SOURCES: dict[str | None, CalibrationSource] = {
@@ -267,15 +268,28 @@ def _shortest(factor: float) -> str:
     return "" if factor == 1 else f"{Decimal(repr(factor)).normalize():f}"
 
 
-def noise_of(name: str) -> tuple[str, float] | None:
-    """The base and the factor of a control with noise, by its name alone; None for other names.
+class Control(NamedTuple):
+    """What a control is one of.
+
+    Attributes:
+        base: name of the quantized variant.
+        noise: its factor of noise; None for zeros.
+    """
+
+    base: str
+    noise: float | None
+
+
+def control_of(name: str) -> Control | None:
+    """What a control is one of, by its name alone; None for other names.
 
     No method is looked up, because an audit imports no quantizer of a user's own.
     """
     match = _NAME.fullmatch(name)
-    if match is None or match["noise"] is None:
+    if match is None or not (match["noise"] or match["zeros"]):
         return None
-    return name[: match.start("noise") - 1], float(match["factor"] or 1)
+    noise = float(match["factor"] or 1) if match["noise"] else None
+    return Control(name[: match.start("noise" if match["noise"] else "zeros") - 1], noise)
 
 
 def wanted(variant: Variant, images: int, rounds: int) -> tuple[int, int]:

@@ -82,6 +82,25 @@ def _compare(networks: Sequence[Outcome], own: Outcome) -> Difference:
     return shown_by_all(found)
 
 
+def why_no_curve(entries: Sequence[Entry]) -> str:
+    """Why the first experiment has no curve of early stopping, and the way out."""
+    first = entries[0].experiment
+    variants: dict[str, list[str]] = {}
+    for entry in entries:
+        variants.setdefault(entry.experiment, []).append(entry.variant)
+    nothing = f"Nothing is compared with networks of {first} that were stopped early, because it"
+    if in_order(variants[first]):
+        without = f"was audited without `{FULL}`, the end of its training"
+        return f"{nothing} {without}. Audit it with that, too."
+    curves = [name for name, own in variants.items() if in_order(own) and FULL in own]
+    if curves:
+        return f"{nothing} has no snapshots. Name one first that has them: {', '.join(curves)}."
+    return (
+        f"{nothing} has no snapshots. Train it into a new folder with `--snapshots`, for example "
+        "`--snapshots 5 10 15`, and audit it."
+    )
+
+
 def full_name(entry: Entry) -> str:
     """A variant with its experiment: `decay's full`."""
     return f"{entry.experiment}'s {entry.variant}"

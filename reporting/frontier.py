@@ -43,11 +43,14 @@ def tabulate_frontiers(value: Mapping[str, Frontier]) -> Body:
 
 
 def as_accurate_as(frontier: Frontier, beside: Beside) -> str:
-    """Where a curve has a variant's accuracy and may have it, or how the variant lies outside."""
+    """Where a curve has a variant's accuracy and may have it, or how the variant lies outside.
+
+    As in `epoch 18.4 (epoch-16 to epoch-20)`, or `epoch-26 to full` where that is all.
+    """
     if beside.outside:
         return f"outside: {outside(frontier, beside)}"
-    first, last = beside.stretch
-    return f"{place_of(frontier, beside)} ({first} to {last})"
+    place, ends = place_of(frontier, beside), " to ".join(beside.stretch)
+    return place if place == ends else f"{place} ({ends})"
 
 
 def outside(frontier: Frontier, beside: Beside) -> str:

@@ -9,13 +9,12 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from attacks.choice import Choice
-from attacks.game import FULL, Case, Curve, Game, ModelSignals, Proven, keep_examples, make_cases
+from attacks.game import FULL, Case, Game, ModelSignals, Proven, keep_examples, make_cases
 from attacks.health import find_failures, unjudged
 from attacks.metrics.intervals import mean_accuracy
 from attacks.quantile import make_features
 from datamodules.images import ImageDataModule, Images
 from datamodules.stored import load_stored
-from quantization.variant import noise_of
 from storage.borrowed import FIELDS, Borrowed, borrow
 from storage.checksums import check_unchanged
 from storage.experiment import Experiment
@@ -27,11 +26,12 @@ from storage.left_out import (
     leave_out_models,
     why_left_out,
 )
-from storage.names import ModelName, in_order
+from storage.names import ModelName
 from storage.privacy import is_trained, prove
 from storage.records import VariantFacts, average, read_calibrated, read_record, read_seconds
 from storage.run_folder import RunFolder
 from storage.saved_signals import SavedSignal, load_signals
+from storage.trade_offs import trade_offs
 
 EMBEDDINGS = {"embeddings": "embeddings", "population_embeddings": "population"}  # in their files
 
@@ -105,7 +105,7 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
         calibrated={variant: mask for variant, mask in calibrated.items() if mask is not None},
         proven=proven,
         others=borrowed.signals,
-        **trade_offs(facts),
+        **trade_offs(facts)._asdict(),
     )
     return Evidence(
         name=run.name,
@@ -120,28 +120,6 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
         audited={str(name): _fingerprint(members[name]) for name in audited},
         seconds={str(n): known for n in finished if (known := read_seconds(run, n)) is not None},
     )
-
-
-def trade_offs(facts: Mapping[str, VariantFacts]) -> dict[str, Any]:
-    """What of a game rests on accuracy: `accuracy`, `snapshots` and `curves`, by field."""
-    known = {v: torch.tensor(f.accuracy_by_target, dtype=torch.float64) for v, f in facts.items()}
-    snapshots = in_order(facts)
-    others = [variant for variant in facts if variant not in (FULL, *snapshots)]
-    curves = []
-    if snapshots and FULL in facts:
-        curves.append(Curve("early stopping", [*snapshots, FULL], others))
-    noisy: dict[str, dict[float, str]] = {}
-    for variant in others:
-        if (control := noise_of(variant)) is not None and control[0] in facts and FULL in facts:
-            noisy.setdefault(control[0], {})[control[1]] = variant
-    for base, controls in noisy.items():
-        steps = [controls[factor] for factor in sorted(controls, reverse=True)]
-        curves.append(Curve(f"noise like {base}", [*steps, FULL], [base]))
-    return {
-        "accuracy": {variant: values for variant, values in known.items() if len(values)},
-        "snapshots": snapshots,
-        "curves": curves,
-    }
 
 
 def restrict(evidence: Evidence, choice: Choice) -> Evidence:

@@ -36,7 +36,7 @@ from attacks.game import Case, Game, ModelSignals
 from attacks.health import failures, unjudged
 from attacks.metrics.intervals import Estimate, mean_accuracy
 from attacks.signals import signals
-from storage.evidence import Evidence, check_cases, trade_offs
+from storage.evidence import Evidence, check_cases
 from storage.external_arrays import (
     ROLES,
     as_floats,
@@ -52,6 +52,7 @@ from storage.files import as_unicode
 from storage.left_out import leave_out_models
 from storage.names import ModelName, fleet_names
 from storage.records import VariantFacts
+from storage.trade_offs import trade_offs
 
 FIELDS = {  # of `ModelSignals`, by part of the data and signal
     "": {"phi": "phi", "hinge": "hinge"},
@@ -89,7 +90,7 @@ def gather_external(path: Path) -> Evidence:
     by_name = {variant: _read_facts(known, audited) for variant, known in by_variant.items()}
     return Evidence(
         name=as_unicode(path.resolve().stem),
-        game=Game(by_variant, members, cases, **trade_offs(by_name)),
+        game=Game(by_variant, members, cases, **trade_offs(by_name)._asdict()),
         variants=by_name,
         facts={
             "signals": f"{path}, {members.shape[1]} examples",

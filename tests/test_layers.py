@@ -22,7 +22,7 @@ ALLOWED = {  # what each floor may import of ours beside itself
     "fleet": {"storage"} | LIGHTNING | MATHEMATICS,
     "train": {"fleet", "storage"},
     "audit": {"attacks", "storage", "reporting"},
-    "docs.study": {"attacks", "attacks.metrics", "storage", "reporting"},
+    "docs.study": {"attacks", "attacks.metrics", "quantization", "storage", "reporting"},
 }
 FOREIGN = {  # other people's packages that a floor must do without
     "attacks": {"lightning", "wandb", "matplotlib", "plotly", "rich", "jinja2", "safetensors"},

@@ -9,7 +9,7 @@ from torch import Tensor
 from attacks.metrics.differences import (
     ROUNDING,
     Outcome,
-    Part,
+    VarianceComponent,
     over_shadows,
     satterthwaite,
     student_interval,
@@ -62,7 +62,9 @@ def _test(
     """Test a sum or difference of the samples' means, with what each variance counts, against 0."""
     if min(len(s) for s, _ in samples) < 2 or all(float(s.std()) <= ROUNDING for s, _ in samples):
         return Estimate(value, nan, nan), nan
-    parts = [Part(times * float(s.var()) / len(s), len(s) - 1.0) for s, times in samples]
+    parts = [
+        VarianceComponent(times * float(s.var()) / len(s), len(s) - 1.0) for s, times in samples
+    ]
     parts += [part for part in map(over_shadows, outcomes) if part is not None]
     error = sum(part for part, _ in parts) ** 0.5
     return student_interval(value, error, satterthwaite(parts))

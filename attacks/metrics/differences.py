@@ -48,7 +48,7 @@ class Difference(NamedTuple):
     shadows: float = nan  # share of the variance that is due to the draw of shadows; NaN: unknown
 
 
-class Part(NamedTuple):
+class VarianceComponent(NamedTuple):
     """A part of the variance of a mean over targets, and the degrees of freedom of its estimate."""
 
     variance: float
@@ -104,10 +104,10 @@ def variance_of_mean(outcome: Outcome) -> tuple[float, float, float]:
     share = added.variance / variance if variance else nan
     if round_robin:
         return variance, share, added.freedom
-    return variance, share, satterthwaite([Part(over_targets, targets - 1.0), added])
+    return variance, share, satterthwaite([VarianceComponent(over_targets, targets - 1.0), added])
 
 
-def over_shadows(outcome: Outcome) -> Part | None:
+def over_shadows(outcome: Outcome) -> VarianceComponent | None:
     """What the draw of shadows adds to the variance over targets, as `variance_of_mean` explains.
 
     None where half of the shadows do not suffice.
@@ -123,10 +123,10 @@ def over_shadows(outcome: Outcome) -> Part | None:
         separate = float(values.var()) / targets
     else:
         separate = float((halves - common).square().sum()) / (ways * targets * (targets - 1))
-    return Part(max(square - separate, 0.0), float(ways))
+    return VarianceComponent(max(square - separate, 0.0), float(ways))
 
 
-def satterthwaite(parts: Sequence[Part]) -> float:
+def satterthwaite(parts: Sequence[VarianceComponent]) -> float:
     """Degrees of freedom of a sum of independent parts; those of the first if all are 0.
 
     Source: Satterthwaite 1946, doi:10.2307/3002019.

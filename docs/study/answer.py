@@ -7,7 +7,7 @@ from docs.study.comparisons import FIRST_SEEN, SEEN_BY, Asked
 from docs.study.edition import Edition
 from docs.study.fleets import BASE
 from docs.study.numbers import MEASURES
-from docs.study.shares import Part, split
+from docs.study.shares import GainPart, split
 from docs.study.verdicts import NAMES, Compared, Direction, Status, judge, overall
 from reporting.text import listed
 
@@ -105,7 +105,7 @@ def _clause(measure: str, pairs: Mapping[str, Compared]) -> str:
     return " and ".join(parts) + (f" in {NAMES[measure]}" if parts and measure != "auc" else "")
 
 
-def _split(edition: Edition, measure: str) -> dict[str, dict[str, Part]]:
+def _split(edition: Edition, measure: str) -> dict[str, dict[str, GainPart]]:
     return {v: split(edition, BASE, v, measure, FIRST_SEEN) for v in TERNARY}
 
 

@@ -7,8 +7,8 @@ from attacks.metrics.measures import Metric
 from docs.study.claims import TERNARY
 from docs.study.comparisons import Asked, compared_of
 from docs.study.edition import Edition
-from docs.study.fleets import BASE, base_of, controls_of, noise_of
-from docs.study.frontier import Curve
+from docs.study.fleets import BASE, base_of, controls_of, noise_curve
+from docs.study.frontier import KeptCurve
 from docs.study.numbers import MEASURES, STRONGEST, Study
 from docs.study.tables import cell, table
 from docs.study.verdicts import NAMES, Compared, Status, judge, overall
@@ -40,7 +40,7 @@ def frontier_table(edition: Edition, fleet: str, variants: Sequence[str]) -> str
     return table(("variant", "test accuracy", *levels, "as accurate as", *beyond), rows)
 
 
-def curve_table(curve: Curve) -> str:
+def curve_table(curve: KeptCurve) -> str:
     """The curve itself: accuracy and leakage of every snapshot."""
     rows = []
     for variant in curve.variants:
@@ -70,8 +70,8 @@ def controls(edition: Edition) -> str:
     """Whether controls protect as much as quantization at equal accuracy, one line each."""
     base, lines = edition.fleets[BASE], []
     for variant in dict.fromkeys(map(base_of, controls_of(base))):
-        if noise := noise_of(base, variant):
-            where = Curve(base, noise).where(variant)
+        if noise := noise_curve(base, variant):
+            where = KeptCurve(base, noise).where(variant)
             keys = [Asked(BASE, "like noise", variant, measure) for measure in MEASURES]
             lines.append(
                 f"- {variant} beside the same network with Gaussian noise of equal accuracy "
@@ -94,15 +94,27 @@ def controls(edition: Edition) -> str:
 
 
 def is_it_quantization(edition: Edition) -> str:
-    """The verdict on "quantization protects more than noise of equal accuracy" in one line."""
-    base = edition.fleets[BASE]
-    variants = [variant for variant in TERNARY if noise_of(base, variant)]
+    """The verdict on "quantization protects more than noise of equal accuracy", and of whom."""
+    base, tested = edition.fleets[BASE], dict[str, None]()
     found: dict[str, Status] = {}
     for measure in MEASURES:
-        keys = [Asked(BASE, "like noise", variant, measure) for variant in variants]
-        if pairs := [pair for key in keys if (pair := edition.get(key)) is not None]:
-            found[measure] = judge(pairs, "more").status
-    return overall(found).replace("held", "shown") if found else "not tested"
+        keys = [
+            Asked(BASE, "like noise", variant, measure)
+            for variant in TERNARY
+            if noise_curve(base, variant)
+        ]
+        pairs = {key.variant: pair for key in keys if (pair := edition.get(key)) is not None}
+        if pairs:
+            found[measure] = judge([*pairs.values()], "more").status
+            tested |= dict.fromkeys(pairs)
+    if not found:
+        return "Whether quantization protects more than noise of equal accuracy was not tested."
+    verdict = overall(found).replace("held", "shown")
+    others = "" if len(tested) == len(TERNARY) else " (no other ternary variant was tested)"
+    return (
+        f"Quantization by {listed([*tested])} protects more than noise of equal accuracy: "
+        f"{verdict}{others}."
+    )
 
 
 def _told(edition: Edition, keys: Sequence[Asked]) -> str:

@@ -12,11 +12,11 @@ from docs.study.fleets import (
     controls_of,
     curve_of,
     made_of,
-    noise_of,
+    noise_curve,
     published_of,
     ternary_of,
 )
-from docs.study.frontier import Curve
+from docs.study.frontier import KeptCurve
 from docs.study.numbers import (
     ATTACKERS,
     MEASURES,
@@ -64,13 +64,13 @@ class Asked(NamedTuple):
 Tests = Iterator[tuple[Asked, Uncorrected | None]]
 
 
-def curve_for(fleets: Mapping[str, Study], fleet: str) -> Curve | None:
+def curve_for(fleets: Mapping[str, Study], fleet: str) -> KeptCurve | None:
     """Early stopping of the fleet itself, or of `BASE` for one that is paired with it."""
     if fleet == "published":  # a question of order alone
         return None
     study = fleets[BASE] if FLEETS[fleet].paired else fleets[fleet]
     points = curve_of(study)
-    return Curve(study, points, fleets[fleet]) if points else None
+    return KeptCurve(study, points, fleets[fleet]) if points else None
 
 
 def compared_of(fleet: str, study: Study) -> list[str]:
@@ -131,7 +131,7 @@ def all_tests(fleets: Mapping[str, Study]) -> Tests:
             yield from _pair(fleet, fleets[fleet], *pair)
 
 
-def _gains(fleet: str, study: Study, curve: Curve | None) -> Tests:
+def _gains(fleet: str, study: Study, curve: KeptCurve | None) -> Tests:
     """Gains in privacy as each attacker sees them, and their parts but for what is left."""
     for variant in ternary_of(study):
         for measure in MEASURES:
@@ -146,17 +146,17 @@ def _gains(fleet: str, study: Study, curve: Curve | None) -> Tests:
                 yield Asked(fleet, "lost", variant, measure), curve.lost(variant, measure)
 
 
-def _controls(base: Study, early: Curve | None) -> Tests:
+def _controls(base: Study, early: KeptCurve | None) -> Tests:
     """Quantized variants beside their controls, at equal accuracy.
 
     `like noise`: on the curve of noise; `beyond`: what is left of one on the curve of early
     stopping, beyond what is left of the other.
     """
     for variant in dict.fromkeys(map(base_of, controls_of(base))):
-        noise = noise_of(base, variant)
+        noise = noise_curve(base, variant)
         for measure in MEASURES:
             if noise:
-                found = Curve(base, noise).left(variant, measure)
+                found = KeptCurve(base, noise).left(variant, measure)
                 yield Asked(BASE, "like noise", variant, measure), found
     for control in controls_of(base):
         variant = base_of(control)
@@ -168,7 +168,7 @@ def _controls(base: Study, early: Curve | None) -> Tests:
 def _instead(fleets: Mapping[str, Study]) -> Tests:
     """Weight decay beside full precision without it, and beside a ternary variant."""
     base = fleets[BASE]
-    curve = Curve(base, [FULL], fleets["decay"])
+    curve = KeptCurve(base, [FULL], fleets["decay"])
     for other in INSTEAD_OF:
         for measure in ("accuracy", *MEASURES):
             pair = curve.here(FULL, measure), curve.there(other, measure)

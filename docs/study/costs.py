@@ -71,8 +71,9 @@ def _beside(edition: Edition) -> Iterator[str]:
             both.append(variant)
     if worse:
         yield (
-            f"Quantizing is worse than stopping early for {listed(worse)}: each leaks more than a "
-            "network of equal accuracy by a measure at least, and less by none."
+            f"Quantizing is worse than stopping early for {listed(worse)}: each is shown to leak "
+            "more than a network of equal accuracy by one measure at least, and shown to leak less "
+            "by none."
         )
     if both:
         yield (

@@ -4,7 +4,7 @@ from collections.abc import Hashable, Mapping
 
 from docs.study.claims import Comparisons
 from docs.study.comparisons import Asked, all_tests, curve_for, key_of
-from docs.study.frontier import Curve
+from docs.study.frontier import KeptCurve
 from docs.study.numbers import Contrast, Study
 from docs.study.verdicts import Compared, correct
 
@@ -32,7 +32,7 @@ class Edition:
         """A comparison with networks of equal accuracy; None outside the curve."""
         return self[asked] if asked in self._compared else None
 
-    def curve(self, fleet: str) -> Curve:
+    def curve(self, fleet: str) -> KeptCurve:
         """The early stopping that a fleet's variants are compared with."""
         return self.curves[fleet]
 

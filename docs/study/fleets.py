@@ -8,13 +8,14 @@ from typing import NamedTuple
 from attacks.game import FULL
 from docs.study.claims import TERNARY
 from docs.study.numbers import Study
+from quantization.variant import control_of
 from reporting.pairing import pair_with_first
 from reporting.results import parse_results
-from storage.names import in_order, is_snapshot
+from storage.names import is_snapshot
+from storage.trade_offs import early_stopping, noise_curves
 
 Lack = tuple[str, str]  # what is missing, and the way out
 BASE = "frontier"  # the fleet that all of the second edition rests on
-_CONTROL = re.compile(r"(.+)-(?:noise([\d.]*)|zeros)")
 
 
 class Fleet(NamedTuple):
@@ -103,8 +104,7 @@ def read_fleets(folder: Path) -> dict[str, Study]:
 
 def curve_of(study: Study) -> list[str]:
     """The variants of early stopping, in the order of training: the snapshots, then `full`."""
-    snapshots = in_order(study.variants)
-    return [*snapshots, FULL] if snapshots else []
+    return early_stopping(study.variants)
 
 
 def made_of(study: Study) -> list[str]:
@@ -114,7 +114,7 @@ def made_of(study: Study) -> list[str]:
 
 def controls_of(study: Study) -> list[str]:
     """The full-precision networks with noise or zeros in place of quantization."""
-    return [v for v in study.variants if _CONTROL.fullmatch(v)]
+    return [v for v in study.variants if control_of(v)]
 
 
 def quantized_of(study: Study) -> list[str]:
@@ -133,17 +133,12 @@ def published_of(study: Study) -> list[str]:
     return [variant for variant in quantized_of(study) if "-paper" in variant]
 
 
-def noise_of(study: Study, base: str) -> list[str]:
+def noise_curve(study: Study, base: str) -> list[str]:
     """The curve of a variant's controls with noise, from most of it to none; empty without any."""
-    found = {
-        float(match[2] or 1): variant
-        for variant in controls_of(study)
-        if (match := _CONTROL.fullmatch(variant)) and match[1] == base and "-noise" in variant
-    }
-    return [*(found[size] for size in sorted(found, reverse=True)), FULL] if found else []
+    return noise_curves(study.variants).get(base, [])
 
 
-def base_of(control: str) -> str:
-    """The quantized variant that a control is one of."""
-    match = _CONTROL.fullmatch(control)
-    return match[1] if match else control
+def base_of(name: str) -> str:
+    """The quantized variant that a control is one of; any other variant itself."""
+    control = control_of(name)
+    return control.base if control else name

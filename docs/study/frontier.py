@@ -13,11 +13,11 @@ from attacks.game import FULL
 from attacks.metrics.differences import Difference, Outcome
 from docs.study.numbers import NOBODY, STRONGEST, Attacker, Study, uncorrected
 from docs.study.verdicts import Uncorrected
-from reporting.frontier import outside, place_of
+from reporting.frontier import as_accurate_as
 from reporting.pairing import pair_with_first
 
 
-class Curve:
+class KeptCurve:
     """A way to trade accuracy for leakage, and the variants of one fleet beside it.
 
     Args:
@@ -53,11 +53,7 @@ class Curve:
     def where(self, variant: str) -> str:
         """The same in words: `epoch 18.4 (epoch-16 to epoch-20)`."""
         beside = set_beside(self.variants, self.place(variant), {})
-        frontier = Frontier(self.variants, {variant: beside})
-        if beside.outside:
-            return f"outside: {outside(frontier, beside)}"
-        place, ends = place_of(frontier, beside), " to ".join(beside.stretch)
-        return place if place == ends else f"{place} ({ends})"
+        return as_accurate_as(Frontier(self.variants, {variant: beside}), beside)
 
     def networks(self, variant: str, measure: str) -> list[Outcome]:
         """What networks of equal accuracy leak, wherever they may be; none outside the curve."""

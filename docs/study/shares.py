@@ -27,7 +27,7 @@ from reporting.text import show_difference
 PARTS = {"mismatch": "mismatch", "lost": "lost accuracy", "left": "left"}
 
 
-class Part(NamedTuple):
+class GainPart(NamedTuple):
     """One part of a gain.
 
     Attributes:
@@ -39,13 +39,15 @@ class Part(NamedTuple):
     share: Estimate | None
 
 
-def split(edition: Edition, fleet: str, variant: str, measure: str, seen: str) -> dict[str, Part]:
+def split(
+    edition: Edition, fleet: str, variant: str, measure: str, seen: str
+) -> dict[str, GainPart]:
     """The parts of the gain that one of `SEEN_BY` sees; outside the curve, mismatch alone."""
     study = edition.fleets[fleet]
     full, own = (study.each(name, STRONGEST, measure) for name in (FULL, variant))
     gain = full - study.each(variant, SEEN_BY[seen], measure)
     key = Asked(fleet, "mismatch", variant, measure, seen)
-    parts = {"mismatch": Part(edition[key], _share([gain - (full - own)], gain))}
+    parts = {"mismatch": GainPart(edition[key], _share([gain - (full - own)], gain))}
     if curve := edition.curves.get(fleet):
         networks = [there.measured.values for there in curve.networks(variant, measure)]
         for name, values in (
@@ -53,7 +55,7 @@ def split(edition: Edition, fleet: str, variant: str, measure: str, seen: str) -
             ("left", [there - own for there in networks]),
         ):
             if compared := edition.get(Asked(fleet, name, variant, measure)):
-                parts[name] = Part(compared, _share(values, gain))
+                parts[name] = GainPart(compared, _share(values, gain))
     return parts
 
 
@@ -90,7 +92,7 @@ def signed(compared: Compared, measure: str) -> str:
     return text if compared.shown else f"? {text}"
 
 
-def _show(part: Part, measure: str) -> str:
+def _show(part: GainPart, measure: str) -> str:
     known = "share unknown" if part.share is None else share(part.share)
     return f"{signed(part.compared, measure)}; {known}"
 

@@ -4,7 +4,7 @@ import pytest
 
 from quantization.methods import METHODS
 from quantization.rounding.grid import LEVELS, levels
-from quantization.variant import Variant, check_count, noise_of, wanted
+from quantization.variant import Variant, check_count, control_of, wanted
 
 
 @pytest.mark.parametrize(
@@ -90,16 +90,25 @@ def test_what_a_control_is_in_a_phrase():
         assert Variant.parse(f"obc-w2{suffix}").objective == phrase
 
 
-def test_noise_is_known_by_its_name_alone():
+def test_controls_are_known_by_their_names_alone():
     """Also of a user's own quantizer, whose code an audit need not have."""
     known = {
         "adaround-w1.58-noise": ("adaround-w1.58", 1),
         "obc-w2-last8-bn-noise0.25": ("obc-w2-last8-bn", 0.25),
         "no_such.module-w4-heldout-noise2.0": ("no_such.module-w4-heldout", 2),
+        "obc-w1.58-zeros": ("obc-w1.58", None),
     }
-    others = ["full", "epoch-05", "obc-w2", "obc-w2-zeros", "my-noise", "noise", "obc-w2-noise-sym"]
-    assert {name: noise_of(name) for name in known} == known
-    assert [noise_of(name) for name in others] == [None] * len(others)
+    others = [
+        "full",
+        "epoch-05",
+        "obc-w2",
+        "obc-w2-zeros0.5",
+        "my-noise",
+        "noise",
+        "obc-w2-noise-sym",
+    ]
+    assert {name: control_of(name) for name in known} == known
+    assert [control_of(name) for name in others] == [None] * len(others)
 
 
 def test_numbers_are_printed_in_their_shortest_form():

@@ -8,7 +8,7 @@ from scipy.stats import t as student
 from attacks.evaluate import Row
 from attacks.metrics.intervals import Estimate, Summary
 from reporting.compare import enter
-from reporting.compare_frontier import find_frontier, sentences, tabulate
+from reporting.compare_frontier import find_frontier, sentences, tabulate, why_no_curve
 from reporting.compare_views import comparison_lines
 from reporting.pairing import pair_with_first
 from reporting.results import METRICS, Results
@@ -141,8 +141,25 @@ def test_sentences_table_and_lines_by_hand():
 
 
 def test_without_snapshots_or_pairs_there_is_no_frontier():
-    alone = {"full": OTHER["full"]}
-    assert compare(a=make_results(alone), b=make_results(CURVE))[0] is None
+    alone = make_results({"full": OTHER["full"]})
+    nothing = "Nothing is compared with networks of a that were stopped early, because it "
+    for first, second, reason in (
+        (alone, make_results(CURVE), "has no snapshots. Name one first that has them: b."),
+        (
+            alone,
+            alone,
+            "has no snapshots. Train it into a new folder with `--snapshots`, for example "
+            "`--snapshots 5 10 15`, and audit it.",
+        ),
+        (
+            make_results({"epoch-01": CURVE["epoch-01"]}),
+            alone,
+            "was audited without `full`, the end of its training. Audit it with that, too.",
+        ),
+    ):
+        frontier, entries, _ = compare(a=first, b=second)
+        assert frontier is None
+        assert why_no_curve(entries) == nothing + reason
     apart, entries, pairings = compare(a=make_results(CURVE), b=make_results(OTHER, seed=1))
     assert not apart.beside
     assert sentences(apart, "ab") == [

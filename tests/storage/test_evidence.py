@@ -12,11 +12,8 @@ from markupsafe import escape
 from safetensors.torch import load_file
 
 from attacks import ATTACKS, DEFAULT_ATTACKS
-from attacks.game import Curve
-from attacks.metrics.intervals import Estimate
 from storage.checksums import seal
-from storage.evidence import gather, trade_offs
-from storage.records import VariantFacts
+from storage.evidence import gather
 from storage.run_folder import RunFolder
 
 
@@ -248,34 +245,3 @@ def test_hours_are_those_of_every_model_whose_time_is_known(make_run):
     seconds = gather(run, allow_partial=False).seconds
     assert seconds[str(first)] == 2.5
     assert seconds[str(last)] == 4.0
-
-
-def test_noise_is_a_curve_for_the_variant_that_it_is_a_control_of():
-    """By decreasing factor; every variant, controls too, is compared with stopping early."""
-    names = ["full", "obc-w2", "obc-w2-noise0.5", "epoch-05", "obc-w2-noise", "obc-w2-zeros"]
-    names += [
-        "mine",
-        "my.own-w4-noise2",
-        "my.own-w4-noise10",
-        "my.own-w4",
-        "gptq-w2-noise",
-        "mine-noise",
-    ]
-    facts = dict.fromkeys(names, VariantFacts(Estimate(0.5, 0.4, 0.6), 0))
-    others = [name for name in names if name not in ("full", "epoch-05")]
-    noise = [
-        Curve("noise like obc-w2", ["obc-w2-noise", "obc-w2-noise0.5", "full"], ["obc-w2"]),
-        Curve(
-            "noise like my.own-w4",
-            ["my.own-w4-noise10", "my.own-w4-noise2", "full"],
-            ["my.own-w4"],
-        ),
-    ]
-    assert trade_offs(facts)["curves"] == [
-        Curve("early stopping", ["epoch-05", "full"], others),
-        *noise,
-    ]
-    del facts["epoch-05"]
-    assert trade_offs(facts)["curves"] == noise
-    del facts["full"]
-    assert trade_offs(facts)["curves"] == []

@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from attacks.game import Proven
-from lightning_modules.callbacks.quantize import save_variant
 from quantization.calibration import Calibration
-from quantization.shared import Shared
+from quantization.quantize import quantize_network
 from quantization.variant import Variant
 from storage.names import ModelName
 from storage.privacy import is_trained, prove
@@ -39,17 +38,14 @@ def test_a_state_of_training_has_the_largest_bound_of_its_models(run):
 
 
 def quantize(run, name, variant):
-    """Make a variant of a small network, and its record."""
+    """Quantize a small network, and write its record as a fit does."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3))
-    images = torch.randn(8, 1, 8, 8)
-
-    def draw(variant):
-        indices = torch.arange(8)
-        return Calibration(images, lambda _: images, indices, variant.calibration, 0, 0)
-
-    made = Variant.parse(variant)
-    save_variant(network.eval(), run.weights(name, variant), made, draw, {}, Shared(), 0)
+    images, made = torch.randn(8, 1, 8, 8), Variant.parse(variant)
+    drawn = Calibration(images, lambda _: images, torch.arange(8), made.calibration, 0)
+    calibration = drawn if made.calibrates else None
+    _, record = quantize_network(network.eval(), made, calibration)
+    run.record(name, variant).write_text(json.dumps(record.as_json(calibration)))
 
 
 @pytest.mark.parametrize(

@@ -30,10 +30,10 @@ def test_variants_by_kind(study):
     assert kinds.curve_of(made) == ["epoch-8", "epoch-10", "full"]
     assert kinds.ternary_of(made) == ["adaround-w1.58", "obc-w1.58-asym", "brecq-w1.58-paper"]
     assert kinds.controls_of(made) == NAMES[7:10]
-    assert kinds.noise_of(made, "adaround-w1.58") == [
+    assert kinds.noise_curve(made, "adaround-w1.58") == [
         *("adaround-w1.58-noise", "adaround-w1.58-noise0.5", "full")
     ]
-    assert kinds.noise_of(made, "adaround-w2") == []
+    assert kinds.noise_curve(made, "adaround-w2") == []
     assert kinds.published_of(made) == ["brecq-w1.58-paper"]
     assert kinds.base_of("adaround-w1.58-asym-noise0.25") == "adaround-w1.58-asym"
     assert kinds.base_of("obc-w2-zeros") == "obc-w2"

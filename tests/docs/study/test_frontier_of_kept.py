@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import ttest_rel
 
 from docs.study.fleets import curve_of
-from docs.study.frontier import Curve
+from docs.study.frontier import KeptCurve
 from docs.study.numbers import STRONGEST, Attacker, Study, uncorrected
 
 NOBODY = Attacker(())
@@ -13,7 +13,7 @@ NOBODY = Attacker(())
 
 @pytest.fixture(scope="module")
 def curve(base):
-    return Curve(base, curve_of(base))
+    return KeptCurve(base, curve_of(base))
 
 
 def values(study, variant, measure):
@@ -63,7 +63,7 @@ def test_interval_and_p_hold_wherever_the_network_is(base, curve):
 
 
 def test_outside_the_curve_nothing_is_compared(base):
-    short = Curve(base, ["epoch-20", "full"])
+    short = KeptCurve(base, ["epoch-20", "full"])
     assert short.where("obc-w1.58") == "outside: less accurate than epoch-20"
     assert short.networks("obc-w1.58", "auc") == []
     assert short.left("obc-w1.58", "auc") is None
@@ -92,7 +92,7 @@ def test_targets_of_two_fleets_are_paired_by_what_they_trained_on(base, fleets):
         for variant, known in results.variants.items()
     }
     some = Study(results._replace(rows=rows, variants=facts, audited=audited))
-    curve = Curve(base, curve_of(base), some)
+    curve = KeptCurve(base, curve_of(base), some)
     for variant in ("full", "adaround-w1.58"):
         here, there = (f(variant, "accuracy", NOBODY) for f in (curve.here, curve.there))
         assert here.measured.values.tolist() == there.measured.values.tolist()
