@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from attacks.game import FULL
+from fleet.engine import is_running
 from lightning_modules.callbacks.progress import read_progress
 from storage.experiment import Experiment
 from storage.run_folder import RunFolder
@@ -42,7 +43,12 @@ def check_passed(run: RunFolder, asked: Experiment) -> None:
     has = stored.snapshots.values()
     new = [epoch for epoch in asked.snapshots.values() if epoch not in has]
     trained = [n for n in stored.names if run.weights(n, FULL).exists()]
-    begun = [n for n in stored.names if n in trained or run.checkpoint(n).exists()]
+    begun = [
+        name
+        for name in stored.names
+        # another process may train one that has no file yet, without these snapshots
+        if name in trained or run.checkpoint(name).exists() or is_running(run, name)
+    ]
     if not new or not begun:
         return
     spent = sum(p.seconds for name in begun if (p := read_progress(run.progress(name))))

@@ -16,11 +16,8 @@ from storage.files import write_text
 
 SUMS = "SHA256SUMS"  # in a model's folder, in the format of `sha256sum --check`
 LINE = re.compile(r"[0-9a-f]{64}  [^/\s][^\n]*")  # of that file
-# files that get a checksum
-SEALED = (
-    "*.safetensors", "*-w*.json", "full.json", "epoch-*.json",
-    "signals/*.safetensors", "embeddings/*.safetensors",
-)  # fmt: skip
+# files that get a checksum, and so do the records beside weights
+SEALED = "*.safetensors", "signals/*.safetensors", "embeddings/*.safetensors"
 # What zipfile, torch and safetensors raise for damaged content.
 UNREADABLE = (
     zipfile.BadZipFile, SafetensorError, UnpicklingError, EOFError, ValueError, LookupError,
@@ -92,7 +89,13 @@ def remove(folder: Path, paths: Iterable[Path]) -> None:
 
 
 def _finished(folder: Path) -> list[Path]:
-    return [path for pattern in SEALED for path in sorted(folder.glob(pattern))]
+    """The finished files of a model: weights of any variant with their record, and the rest.
+
+    A record is written before its weights, and is made again with them where these are missing.
+    """
+    weights, *others = ([*sorted(folder.glob(pattern))] for pattern in SEALED)
+    records = [record for path in weights if (record := path.with_suffix(".json")).exists()]
+    return [*weights, *records, *(path for group in others for path in group)]
 
 
 def _write_sums(folder: Path, sums: Mapping[Path, str]) -> None:

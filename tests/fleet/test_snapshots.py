@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+import yaml
+from filelock import FileLock
 from safetensors.torch import load_file
 
 import train
-from fleet.snapshots import check_snapshots
+from fleet.snapshots import check_passed, check_snapshots
 from lightning_modules.classifier import Classifier
+from storage.experiment import Experiment
 from storage.names import fleet_names
 from storage.run_folder import RunFolder
 
@@ -116,6 +119,21 @@ def test_snapshots_of_the_past_are_refused_with_their_cost(toy, finished, snapsh
     assert "Train into a new folder with `--run_dir`, which costs these models again (" in said
     assert "or ask for what this folder has: `--snapshots 1`." in said
     assert snapshot(finished) == before
+
+
+def test_a_model_in_its_first_epoch_is_past_the_snapshots_that_it_was_not_asked_for(tmp_path):
+    """Another process trains it, without a file yet, and would never keep the new one."""
+    run, config = RunFolder(tmp_path), {"quantize": [], "queries": ["identity"], "snapshots": [2]}
+    config |= {"fleet": {"shadows": 4, "targets": 1}}
+    stored = Experiment(config, {}, {}, {}, {}, "")
+    run.experiment_file.write_text(yaml.safe_dump(stored.as_dict()))
+    asked = stored._replace(config=config | {"snapshots": [2, 4]})
+    run.model(NAMES[1]).mkdir(parents=True)
+    with FileLock(run.lock(NAMES[1])):
+        with pytest.raises(ValueError, match=r"got 4, but .* has 2, and 1 of its models have"):
+            check_passed(run, asked)
+        check_passed(run, stored)
+    check_passed(run, asked)
 
 
 def test_snapshots_once_asked_for_stay(toy, finished, no_training, capsys):

@@ -36,6 +36,20 @@ def test_sha256sum_of_coreutils_accepts_the_checksums(model):
     assert damaged(model) == []
 
 
+@pytest.mark.parametrize("variant", ["epoch-05", "round-03", "task-2", "mine.rounding-w3"])
+def test_the_record_of_every_kind_of_variant_has_a_checksum(model, variant):
+    """But not one without weights, which a kill has left, nor the progress."""
+    record = model / f"{variant}.json"
+    record.write_text("{}")
+    seal(model)
+    assert not is_sealed(model, [record])
+    save_whole(model / f"{variant}.safetensors", {"weight": torch.ones(1)})
+    seal(model)
+    assert is_sealed(model, [record])
+    record.write_text("{ }")
+    assert damaged(model) == [record]
+
+
 def test_sealing_again_keeps_the_first_checksum(model):
     seal(model)
     before = (model / SUMS).read_text()
