@@ -70,7 +70,7 @@ def quantize_network(
         check_count(variant, 0 if calibration is None else len(calibration.images))
     if variant.engine and calibration is not None:  # None would have been refused
         images, own_seed = calibration.images, calibration.seed
-        state = run_engine(variant.engine, network, images, variant.bits, own_seed)
+        state = run_engine(variant.engine, network, images, variant.uniform_bits, own_seed)
         quantized, layers = QuantizedNetwork(variant, {}, state), list[LayerRecord]()
     elif variant.is_control and solved is not None:
         quantized, layers = solved, list[LayerRecord]()

@@ -137,7 +137,7 @@ def layer_bits(
             f"Nothing to quantize: {type(network).__name__} has no layer of type {kinds}."
             " Audit it at full precision with `--quantize` alone, or take another network."
         )
-    bits = dict.fromkeys(names, variant.bits)
+    bits = dict.fromkeys(names, variant.uniform_bits)
     for pattern, own_bits in (patterns or {}).items():
         if own_bits != UNQUANTIZED and own_bits not in LEVELS:
             raise ValueError(

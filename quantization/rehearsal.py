@@ -32,7 +32,7 @@ def check_variants(
     for variant in variants:
         bits = {} if variant.engine else layer_bits(network, variant, patterns)
         kept = frozenset(key for key, own_bits in bits.items() if own_bits == UNQUANTIZED)
-        own = (variant.bits, *bits.values()) if variant.own else ()
+        own = (variant.uniform_bits, *bits.values()) if variant.own else ()
         path = variant.method, *variant.options(), kept, own
         if path not in rehearsed:
             check_network(network, variant, images, patterns)
@@ -58,7 +58,7 @@ def check_network(
         batchnorms(network)
     try:
         if variant.engine:
-            check_engine(variant.engine, network, images, variant.bits, patterns)
+            check_engine(variant.engine, network, images, variant.uniform_bits, patterns)
         else:
             quantize_copy(network, bits, variant, _few(images), Shared(), stand_in=rehearse_unit)
     except DivergedError as error:

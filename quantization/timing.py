@@ -64,7 +64,7 @@ def estimate_seconds(
     variant = variant.base
     if variant.engine and calibration is not None:
         images, count = calibration.images[:TRIAL_IMAGES], len(calibration.images)
-        return estimate_engine(variant.engine, network, images, variant.bits, count)
+        return estimate_engine(variant.engine, network, images, variant.uniform_bits, count)
     loop = _loop(variant)
 
     def run(

@@ -15,7 +15,7 @@ from attacks.metrics.intervals import mean_accuracy
 from attacks.quantile import make_features
 from datamodules.images import ImageDataModule, Images
 from datamodules.stored import load_stored
-from quantization.variant import noise_of
+from quantization.variant_name import noise_of
 from storage.checksums import changed
 from storage.experiment import Experiment
 from storage.left_out import (
