@@ -22,6 +22,7 @@ from lightning_modules.callbacks.save_privacy import SavePrivacy
 from lightning_modules.callbacks.snapshots import SaveSnapshots
 from lightning_modules.float32 import tf32
 from lightning_modules.private import make_classifier
+from quantization.mixed_options import MixedOptions
 from storage.names import ModelName
 from storage.weights import load_weights
 
@@ -50,6 +51,7 @@ def fit(job: Job, name: ModelName) -> None:
         members,
         seed,
         job.config.layer_bits,
+        MixedOptions(**job.config.mixed.as_dict()),
         progress.note,
     )
     peers = Peers(f"{name}, attempt {attempt}, from {start}")

@@ -14,6 +14,7 @@ from jsonargparse import Namespace
 
 from lightning_modules.options import CalibrationOptions, ModelOptions, TrainerOptions
 from quantization.imported import make_importable
+from quantization.mixed_options import MixedOptions
 from storage.command_line import CommandLine, make_command_line, pair_options, quote, recipe_keys
 from storage.names import EXPERIMENT_FILE, MEMBERSHIP_FILE, WandbMode
 
@@ -96,8 +97,8 @@ def make_parser(data: type | None = None) -> CommandLine:
         nargs="*",
         default=["adaround-w4", "adaround-w2", "adaround-w1.58"],
         help="variants besides full, such as nearest-w4, adaround-w2-last8, "
-        "brecq-w1.58-nonmembers, the control adaround-w2-noise, or my_package.my_rounding-w4, by "
-        "the import path of your own",
+        "brecq-w1.58-nonmembers, adaround-mix3 (bits chosen per layer), the control "
+        "adaround-w2-noise, or my_package.my_rounding-w4, by the import path of your own",
     )
     parser.add_argument(
         "--snapshots",
@@ -110,9 +111,11 @@ def make_parser(data: type | None = None) -> CommandLine:
     )
     parser.add_argument(
         "--layer_bits",
-        type=dict[str, Bits],
+        type=dict[str, Bits] | Path,
         default={},
-        help='bits of some layers in every variant, by name or pattern: {"fc": 8, "layer1.*": 4}',
+        help='bits of some layers in every variant, by name or pattern: {"fc": 8, "layer1.*": 4}; '
+        "or the record of another model's variant, such as "
+        "runs/a/models/target-00/adaround-mix3.json, for its bits",
     )
     parser.add_argument(
         "--queries",
@@ -138,6 +141,7 @@ def make_parser(data: type | None = None) -> CommandLine:
         "--wandb", type=WandbMode, default="disabled", help="Weights & Biases, one run per model"
     )
     parser.add_class_arguments(CalibrationOptions, "calibration")
+    parser.add_class_arguments(MixedOptions, "mixed")
     parser.add_class_arguments(FleetOptions, "fleet")
     _add_data(parser, data)
     parser.add_class_arguments(ModelOptions, "model", instantiate=False)

@@ -16,6 +16,8 @@ from lightning_modules.callbacks.peers import share
 from lightning_modules.float32 import tf32
 from lightning_modules.options import CalibrationOptions
 from quantization.calibration import Calibration, DivergedError
+from quantization.cost import count_layers, describe_cost
+from quantization.mixed_options import MixedOptions
 from quantization.quantize import quantize_network
 from quantization.quantized_network import QuantizedNetwork, layer_bits
 from quantization.rounding.grid import Bits
@@ -67,8 +69,10 @@ def save_variant(
     patterns: Mapping[str, Bits],
     shared: Shared,
     seed: int,
+    mixed: MixedOptions,
+    image: Tensor,
 ) -> None:
-    """Write one variant to `path`, and the record of its layers beside it, as JSON.
+    """Write one variant to `path`, and the record of its layers and cost beside it, as JSON.
 
     No grid fits weights that diverged. Such a network is written unchanged: its signals, which are
     not finite either, show that it diverged, and the rest of the fleet goes on.
@@ -82,13 +86,15 @@ def save_variant(
             raise DivergedError
         solved = _load_base(path, variant)
         quantized, record = quantize_network(
-            network, variant, calibration, patterns, shared=shared, seed=seed, solved=solved
+            network, variant, calibration, patterns, None, shared, seed, solved, mixed
         )
     except DivergedError:
         save_quantized(path, QuantizedNetwork(variant, {}, state))
         return
     # the record first, so that quantized weights never lack one
-    text = json.dumps(record.as_json(calibration))
+    layers = shared.once("layers", partial(count_layers, network, image))
+    cost = describe_cost(layers, quantized, mixed.batch)
+    text = json.dumps(record.as_json(calibration) | {"cost": cost})
     write_text(path.with_suffix(".json"), text)
     save_quantized(path, quantized)
 
@@ -116,6 +122,7 @@ class Quantize(Callback):
         members: the examples that the model trained on.
         seed: the model's seed.
         patterns: bits of some layers, by a pattern of their names.
+        mixed: how variants choose bits.
         note: called with the name of each variant when its quantization begins.
     """
 
@@ -127,9 +134,10 @@ class Quantize(Callback):
         members: Bool[Tensor, " examples"],
         seed: int,
         patterns: Mapping[str, Bits],
+        mixed: MixedOptions,
         note: Callable[[str], None],
     ) -> None:
-        self.model_dir, self.variants, self.note = model_dir, variants, note
+        self.model_dir, self.variants, self.note, self.mixed = model_dir, variants, note, mixed
         self.options, self.members, self.seed, self.patterns = options, members, seed, patterns
 
     @tf32(False)
@@ -140,10 +148,12 @@ class Quantize(Callback):
         home = next(network.parameters()).device
         shared = Shared()  # by the variants of this model, and freed after them
         network.to(trainer.strategy.root_device)  # Lightning has already moved it back to the CPU
+        image = next(data.test_batches()).images[:1].to(trainer.strategy.root_device)
         for name in share(trainer, self.variants):
             path = self.model_dir / f"{name}.safetensors"
             if name != FULL and not is_snapshot(name) and not path.exists():
                 self.note(name)
                 variant = Variant.parse(name)
-                save_variant(network, path, variant, draw, self.patterns, shared, self.seed)
+                shown = self.patterns, shared, self.seed, self.mixed, image
+                save_variant(network, path, variant, draw, *shown)
         network.to(home)
