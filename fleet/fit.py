@@ -51,8 +51,8 @@ def fit(job: Job, name: ModelName) -> None:
         members,
         seed,
         job.config.layer_bits,
-        MixedOptions(**job.config.mixed.as_dict()),
         progress.note,
+        MixedOptions(**job.config.mixed.as_dict()),
     )
     peers = Peers(f"{name}, attempt {attempt}, from {start}")
     trainer = make_trainer(job, name, attempt, [progress, quantize], peers, options)

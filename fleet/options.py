@@ -4,7 +4,8 @@
 """
 
 import inspect
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -111,11 +112,11 @@ def make_parser(data: type | None = None) -> CommandLine:
     )
     parser.add_argument(
         "--layer_bits",
-        type=dict[str, Bits] | Path,
+        type=dict[str, Bits],
         default={},
         help='bits of some layers in every variant, by name or pattern: {"fc": 8, "layer1.*": 4}; '
         "or the record of another model's variant, such as "
-        "runs/a/models/target-00/adaround-mix3.json, for its bits",
+        "runs/a/models/target-000/adaround-mix3.json, for its bits",
     )
     parser.add_argument(
         "--queries",
@@ -149,6 +150,21 @@ def make_parser(data: type | None = None) -> CommandLine:
     return parser
 
 
+def _read_bits(arguments: Sequence[str]) -> Iterator[str]:
+    """The arguments, with the bits in a record in the place of its path."""
+    before = ""
+    for argument in arguments:
+        option, equals, value = argument.rpartition("=")
+        if option not in ("", "--layer_bits") or not value.endswith(".json"):
+            yield argument
+        elif equals or before == "--layer_bits":
+            bits = import_module("storage.records").read_bits(Path(value))
+            yield f"{option}{equals}{json.dumps(bits)}"
+        else:
+            yield argument
+        before = argument
+
+
 def _add_data(parser: CommandLine, data: type | None) -> None:
     if data is None:
         parser.add_argument(
@@ -171,6 +187,7 @@ def parse(arguments: Sequence[str]) -> tuple[CommandLine, Namespace]:
     data = import_module("datamodules").ImageDataModule  # imports torch and Lightning
     parser, arguments = make_parser(data), list(arguments)
     try:
+        arguments = [*_read_bits(arguments)]
         name = _data_name(arguments)
         known = _data_options(name)
         dropped = {key for data in _recipes_data(arguments) for key in _data_options(data)}

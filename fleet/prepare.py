@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -43,7 +42,6 @@ from quantization.rehearsal import check_variants
 from quantization.variant import Variant, check_count, wanted
 from storage.experiment import Experiment, describe
 from storage.names import ModelName, fleet_names, parse_slice
-from storage.records import read_bits
 from storage.run_folder import RunFolder
 from storage.wandb_project import check_key
 
@@ -101,8 +99,6 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
         FileNotFoundError: the data set is missing.
         OSError: the run folder cannot be written to.
     """
-    if isinstance(config.layer_bits, Path):  # of another model, as they are now
-        config.layer_bits = read_bits(config.layer_bits)
     devices, model = check_options(config, fleet), ModelOptions.read(config.model.as_dict())
     if model.dp.on:
         check_privacy(config, devices)

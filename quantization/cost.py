@@ -103,6 +103,7 @@ def count_layers(network: nn.Module, images: Images) -> dict[str, LayerCost]:
         images: one image or more, of which the first runs through it.
     """
     work = copy.deepcopy(network).eval().float()
+    image = images[:1].to(next(work.parameters()).device)
     keys, totals = weight_keys(network), dict[str, LayerCost]()
     first: dict[int, str] = {}
     for key in keys.values():
@@ -135,12 +136,12 @@ def count_layers(network: nn.Module, images: Images) -> dict[str, LayerCost]:
         totals[key] = here
 
     with unfused() as multiplied:
-        write_out(work, images[:1])
-        follow(work, {}, images[:1], multiplied)
+        write_out(work, image)
+        follow(work, {}, image, multiplied)
         for name, module in work.named_modules():
             if isinstance(module, LAYERS):
                 module.register_forward_hook(partial(add, name), with_kwargs=True)
-        work(images[:1].clone())
+        work(image.clone())
     return {key: totals[key] for key in first.values() if key in totals}
 
 

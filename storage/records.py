@@ -114,7 +114,7 @@ def read_bits(path: Path) -> dict[str, Bits]:
         reason = getattr(error, "strerror", None) or repr(error)
         raise ValueError(
             "`--layer_bits` must be a dictionary, or the record of a quantized variant such as"
-            f" runs/a/models/target-00/adaround-mix3.json, got {path} ({reason})."
+            f" runs/a/models/target-000/adaround-mix3.json, got {path} ({reason})."
         ) from error
     if not bits:
         raise ValueError(
