@@ -98,7 +98,7 @@ class Probe:
         names = {name for name, m in self._names.items() if id(m.weight) in ids}
         if len(names) < len(ids) or not names <= {*order}:  # a weight that no layer multiplies
             return []
-        first = min(order.index(name) for name in names)
+        first = min((order.index(name) for name in names), default=len(order))
         return [name for name in order[:first] if order.count(name) == 1]
 
     @contextmanager
