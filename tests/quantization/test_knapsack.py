@@ -9,7 +9,7 @@ from quantization.knapsack import Item, find_frontier, greedy, greedy_within
 WIDTHS = (32, 8, 4, 3, 2)
 
 
-def draw(rng, items, options=len(WIDTHS), monotone=True):
+def draw(rng, items, options=5, monotone=True):
     """Layers of awkward sizes; losses fall with bits unless they are noise."""
     made = []
     for number in range(items):

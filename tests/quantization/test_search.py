@@ -329,7 +329,8 @@ def test_layers_that_are_added_are_tied_only_if_asked():
             assert len({record.bits[name] for name in names}) == 1
 
 
-def refuse(network, name, message, patterns=None, options=MixedOptions()):
+def refuse(network, name, message, patterns=None, options=None):
+    options = options or MixedOptions()
     with pytest.raises(ValueError, match=message):
         check_search(network, Variant.parse(name), patterns or {}, options, draw(2).images)
 
