@@ -7,11 +7,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from quantization.advice import leave_out
+from quantization.allocation import check_search
 from quantization.batchnorm import batchnorms
 from quantization.calibration import Calibration, DivergedError
 from quantization.engine import check_engine
 from quantization.fit import collect_targets, quadratics
-from quantization.quantize import quantize_copy
+from quantization.mixed_options import MixedOptions
+from quantization.quantized_copy import quantize_copy
 from quantization.quantized_network import layer_bits
 from quantization.reconstruct import Unit
 from quantization.rounding.grid import Bits
@@ -26,13 +28,19 @@ def check_variants(
     variants: Iterable[Variant],
     images: Float[Tensor, "images channels ..."],
     patterns: Mapping[str, Bits],
+    mixed: MixedOptions | None = None,
 ) -> None:
-    """Check each of a network's variants as `check_network`; those that differ in bits, once."""
+    """Check each of a network's variants as `check_network`; those that differ in bits, once.
+
+    Of those that choose bits, it is checked that they can; `mixed` says how.
+    """
     rehearsed = set()
     for variant in variants:
+        if variant.searches:
+            check_search(network, variant, patterns, mixed or MixedOptions(), images)
         bits = {} if variant.engine else layer_bits(network, variant, patterns)
         kept = frozenset(key for key, own_bits in bits.items() if own_bits == UNQUANTIZED)
-        own = (variant.bits, *bits.values()) if variant.own else ()
+        own = (variant.uniform_bits, *bits.values()) if variant.own else ()
         path = variant.method, *variant.options(), kept, own
         if path not in rehearsed:
             check_network(network, variant, images, patterns)
@@ -58,7 +66,7 @@ def check_network(
         batchnorms(network)
     try:
         if variant.engine:
-            check_engine(variant.engine, network, images, variant.bits, patterns)
+            check_engine(variant.engine, network, images, variant.uniform_bits, patterns)
         else:
             quantize_copy(network, bits, variant, _few(images), Shared(), stand_in=rehearse_unit)
     except DivergedError as error:

@@ -31,7 +31,7 @@ from reporting.bounds import show_bounds
 from reporting.frontier import tabulate_frontiers
 from reporting.tables import DASH, Body, Cell, Table, difference_cells, estimate_cell, number
 from reporting.text import NAMES, RECALIBRATED_NOTE, SHADOWS, TITLES
-from storage.names import is_snapshot
+from storage.names import is_snapshot, split_variant
 
 
 class Finding(NamedTuple):
@@ -206,8 +206,8 @@ def _describe_holding(variants: Sequence[str]) -> str:
     every = f"all {len(variants)} variants"
     if snapshots:
         return f"{every}, {snapshots} of them snapshots"
-    ends = {variant.partition("-w")[2] for variant in variants}
-    return f"{every} of w{ends.pop()}" if len(ends) == 1 else every
+    ends = {"-".join(filter(None, split_variant(variant)[1:])) for variant in variants}
+    return f"{every} of {ends.pop()}" if len(ends) == 1 else every
 
 
 def _calibration(value: dict[str, Estimate]) -> Body:

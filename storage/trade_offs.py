@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attacks.game import FULL, Curve
-from quantization.variant import control_of
+from quantization.variant_name import control_of
 from storage.names import in_order
 from storage.records import VariantFacts
 

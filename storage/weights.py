@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from quantization.cost import weight_bytes
 from quantization.quantized_network import QuantizedNetwork, QuantizedWeight, layer_bits
 from quantization.rounding.grid import LEVELS, Bits, Grid
 from quantization.rounding.pack import pack, unpack
@@ -91,7 +92,11 @@ def _read(path: Path) -> tuple[str | None, dict[str, QuantizedWeight], dict[str,
 def stored_bytes(
     network: nn.Module, variant: Variant, patterns: Mapping[str, Bits] | None = None
 ) -> int:
-    """Exact size in bytes of a variant's file."""
+    """Exact size in bytes of a variant's file.
+
+    Where bits are chosen, it is the most that the budget allows, and without one that of
+    `uniform_bits`.
+    """
     rest, weights = dict(network.state_dict()), {}
     packed = {} if variant.engine else layer_bits(network, variant, patterns)
     for key, bits in packed.items():
@@ -106,4 +111,11 @@ def stored_bytes(
             codes = torch.zeros(rows, columns, dtype=torch.uint8)
             grid = Grid(scale, zero, LEVELS[bits])
             weights[key] = QuantizedWeight(codes, grid, tuple(weight.shape))
-    return len(pack_network(QuantizedNetwork(variant, weights, rest)))
+    size = len(pack_network(QuantizedNetwork(variant, weights, rest)))
+    if variant.mean_bits is None or variant.is_control:
+        return size
+    rows = {key: network.get_parameter(key).flatten(1) for key in packed}
+    spent = sum(weight_bytes(len(rows[key]), rows[key].shape[1], packed[key]) for key in packed)
+    numbers = {id(network.get_parameter(key)): rows[key].numel() for key in packed}
+    budget = variant.mean_bits / 8 * sum(numbers.values())
+    return int(size - spent + budget)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from attacks.game import FULL
 from docs.study.claims import TERNARY
 from docs.study.numbers import Study
-from quantization.variant import control_of
+from quantization.variant_name import control_of
 from reporting.pairing import pair_with_first
 from reporting.results import parse_results
 from storage.names import is_snapshot

@@ -15,7 +15,8 @@ from quantization.rehearsal import check_network
 from quantization.rounding.adaround import Settings
 from quantization.rounding.grid import dequantize, find_grid
 from quantization.timing import cost_class, estimate_seconds
-from quantization.variant import OPTIONS, Variant, check_count, wanted
+from quantization.variant import Variant, check_count, wanted
+from quantization.variant_name import OPTIONS
 
 
 def toward_zero(rows, grid):

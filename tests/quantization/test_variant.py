@@ -4,7 +4,8 @@ import pytest
 
 from quantization.methods import METHODS
 from quantization.rounding.grid import LEVELS, levels
-from quantization.variant import Variant, check_count, control_of, wanted
+from quantization.variant import Variant, check_count, wanted
+from quantization.variant_name import control_of
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,24 @@ from quantization.variant import Variant, check_count, control_of, wanted
         ("nearest-w2-noise0.00000125", Variant("nearest", 2, noise=1.25e-6)),
         ("nearest-w2-noise0.1234567891", Variant("nearest", 2, noise=0.1234567891)),
         ("nearest-w1.58-asym-zeros", Variant("nearest", 1.58, symmetric=False, zeros=True)),
+        ("adaround-mix3", Variant("adaround", None, mean_bits=3.0)),
+        ("nearest-mix2.5", Variant("nearest", None, mean_bits=2.5)),
+        ("nearest-mix3.1415926535", Variant("nearest", None, mean_bits=3.1415926535)),
+        ("nearest-aiq0.9", Variant("nearest", None, aiq=0.9)),
+        ("nearest-aiq0.99-greedy", Variant("nearest", None, aiq=0.99, greedy=True)),
+        (
+            "nearest-mix3-greedy-heldout",
+            Variant("nearest", None, mean_bits=3.0, greedy=True, calibration="heldout"),
+        ),
+        ("obc-mix3-sym-last8", Variant("obc", None, 8, True, mean_bits=3.0)),
+        ("adaround-mix3-noise0.5", Variant("adaround", None, mean_bits=3.0, noise=0.5)),
+        ("adaround-w4-a8", Variant("adaround", 4, activation_bits=8)),
+        ("brecq-w4-a4-sym-last8", Variant("brecq", 4, 8, True, activation_bits=4)),
+        ("nearest-w8-a8-heldout", Variant("nearest", 8, calibration="heldout", activation_bits=8)),
+        (
+            "gptq-aiq0.5-greedy-a8-asym",
+            Variant("gptq", None, symmetric=False, aiq=0.5, greedy=True, activation_bits=8),
+        ),
         (
             "adaround-w2-last8-paper-heldout-noise3",
             Variant("adaround", 2, 8, paper=True, calibration="heldout", noise=3.0),
@@ -155,6 +174,16 @@ def test_layers_get_the_default_grid_of_their_own_bits_unless_one_is_named():
         ("brecq-w2-folded-bn", "a folded BatchNorm has no statistics to re-estimate"),
         ("nearest-w2-heldout", "nearest looks at no images; remove `-heldout`."),
         ("adaround-w2-bn-paper", "is named METHOD-wBITS"),
+        ("adaround-mix", "METHOD-mixBITS.* got `adaround-mix`"),
+        ("adaround-w2-greedy", "METHOD-aiqLAMBDA"),
+        ("adaround-greedy-mix3", "is named METHOD-wBITS"),
+        ("adaround-w4-sym-a8", "is named METHOD-wBITS"),
+        ("nearest-mix0", "bits per weight must be above 0 and finite, got 0."),
+        (f"nearest-mix{'9' * 400}", "bits per weight must be above 0 and finite, got inf"),
+        ("nearest-aiq0", "lambda must lie between 0 .* and 1 .*, got 0."),
+        ("nearest-aiq1", "lambda must lie between 0 .* and 1 .*, got 1."),
+        ("nearest-w4-a2", "`nearest-w4-a2`: activations have 8 or 4 bits, got 2; write `-a8`."),
+        ("nearest-w4-a8-noise", "a control keeps activations at full precision; remove `-a8`."),
         ("nearest-w1.58-sym", "sym is the default at 1.58 bits; remove `-sym`."),
         ("nearest-w2-noise1", "`nearest-w2-noise1`: 1 is the default; write `-noise`."),
         ("nearest-w2-noise1.0", "`nearest-w2-noise1.0`: 1 is the default; write `-noise`."),
@@ -179,6 +208,25 @@ def test_layers_get_the_default_grid_of_their_own_bits_unless_one_is_named():
 def test_invalid_names_are_refused_with_a_reason(name, message):
     with pytest.raises(ValueError, match=message):
         Variant.parse(name)
+
+
+def test_bits_are_given_once_or_searched_for():
+    for asked in ({}, {"mean_bits": 3.0, "aiq": 0.9}):
+        with pytest.raises(ValueError, match="has one of `bits`, `mean_bits` and `aiq`, got None"):
+            Variant("nearest", None, **asked)
+    with pytest.raises(ValueError, match="`nearest-w2-greedy`: only a search can be greedy"):
+        Variant("nearest", 2, greedy=True)
+
+
+def test_what_a_search_chooses_bits_by_in_a_phrase():
+    phrases = {
+        "nearest-mix2.5": "each weight's own rounding error; bits per layer for least loss at 2.5"
+        " on average",
+        "nearest-aiq0.9-greedy": "each weight's own rounding error; bits per layer for AIQ's"
+        " objective with lambda 0.9, by the greedy search of AIQ",
+    }
+    assert {name: Variant.parse(name).objective for name in phrases} == phrases
+    assert all(Variant.parse(name).calibrates for name in phrases)
 
 
 def test_a_control_has_noise_or_zeros():
@@ -211,6 +259,8 @@ def test_paper_variants_use_the_papers_image_counts(name, expected):
         ("gptq-w2-bn", 2, "to estimate BatchNorm's statistics from"),
         ("nearest-w2-bn", 2, "to estimate BatchNorm's statistics from"),
         ("brecq-w2-paper", 32, "for a batch of its loop"),
+        ("nearest-mix3", 2, "to choose bits by one half and check them on the other"),
+        ("nearest-w4-a8", 1, "to look at"),
         ("adaround-w2-paper-bn", 32, "for a batch of its loop"),
     ],
 )
