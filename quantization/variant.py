@@ -35,7 +35,7 @@ class Variant(VariantMeaning):
         """Refuse what does not exist or has a shorter name."""
         _ = self.spec  # which must exist
         self._check_bits()
-        if not self.searches and self.symmetric == (self.bits == TERNARY):
+        if self.bits is not None and self.symmetric == self.symmetric_by_default(self.bits):
             kind = "sym" if self.symmetric else "asym"
             raise ValueError(
                 f"`{self}`: {kind} is the default at {self.bits:g} bits; remove `-{kind}`."
