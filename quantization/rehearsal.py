@@ -11,7 +11,7 @@ from quantization.batchnorm import batchnorms
 from quantization.calibration import Calibration, DivergedError
 from quantization.engine import check_engine
 from quantization.fit import collect_targets, quadratics
-from quantization.quantize import quantize_copy
+from quantization.quantized_copy import quantize_copy
 from quantization.quantized_network import layer_bits
 from quantization.reconstruct import Unit
 from quantization.rounding.grid import Bits

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from quantization.calibration import Calibration
-from quantization.quantize import quantize_copy, quantize_network
+from quantization.quantize import quantize_network
+from quantization.quantized_copy import quantize_copy
 from quantization.rehearsal import check_network, check_variants
 from quantization.variant import Variant
 
