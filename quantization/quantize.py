@@ -17,6 +17,7 @@ from quantization.quantized_network import (
     QuantizedWeight,
     layer_bits,
 )
+from quantization.ranges import find_ranges
 from quantization.rounding.adaround import Settings
 from quantization.rounding.grid import Bits
 from quantization.shared import Shared
@@ -65,13 +66,20 @@ def quantize_network(
         quantized, layers = solved, list[LayerRecord]()
     else:
         solve = partial(_solve, network, variant.base, calibration, patterns, shared, loop)
-        key = variant.base, calibration and calibration.key, loop
+        seen = calibration.key if calibration and variant.weights_see_images else None
+        key = variant.base.weights_name, variant.is_symmetric(8), seen, loop
         quantized, layers = shared.once(key, solve)
+        quantized = quantized._replace(variant=variant.base)
     if variant.is_control:
         trained = network.state_dict(keep_vars=True)
         quantized, layers = make_control(trained, quantized, variant, seed), []
+    if variant.activation_bits is not None and calibration is not None:
+        state, images = quantized.state_dict(), calibration.images
+        ranges = find_ranges(network, state, quantized.weights, images, variant.activation_bits)
+        quantized = quantized._replace(activations=ranges)
     seconds = time.perf_counter() - started
-    return quantized, QuantizationRecord(variant, variant.objective, layers, seconds)
+    record = QuantizationRecord(variant, variant.objective, layers, seconds, quantized.activations)
+    return quantized, record
 
 
 def _solve(

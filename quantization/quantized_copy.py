@@ -84,7 +84,7 @@ def _fit(
             blocks = trace.blocks() if method.fits_blocks else []
             equal = None if blocks else variant.layerwise
             # sums that are made before any layer is solved are the same for all bits
-            seeded = variant.method if method.sums_first else equal or variant
+            seeded = variant.method if method.sums_first else (equal or variant).weights_name
             task = Task(
                 trace,
                 plans,

@@ -1,9 +1,7 @@
 """Ranges of a network's activations on calibration images, and networks that compute with them."""
 
 import copy
-import math
-import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 
 import torch
@@ -13,11 +11,9 @@ from torch import Tensor, nn
 from quantization.activations import ActivationGrid, fake_quantize, find_range
 from quantization.calibration import CHUNK, Images, check_finite
 from quantization.quantized_network import layer_name
-from quantization.rounding.grid import Bits
 from quantization.sites import find_sites, watch
-from quantization.variant import UNQUANTIZED
 
-SAMPLE = 2**15  # values per tensor; four times as many moved no range of a resnet8 by more than 2%
+NODES = 2**13  # 32 per step of 8 bits
 
 Ranges = dict[str, ActivationGrid]
 
@@ -45,20 +41,18 @@ def _quantize_at(ranges: Ranges, site: str, tensor: Tensor) -> Tensor:
 def find_ranges(
     network: nn.Module,
     state: Mapping[str, Tensor],
-    bits: Mapping[str, Bits],
+    weights: Collection[str],
     images: Images,
     activation_bits: int,
-    seed: int,
 ) -> Ranges:
     """Find the grid of every tensor that a network quantizes, at the values it has unquantized.
 
     Args:
         network: the architecture; it stays as it is.
         state: its state dict with the quantized weights, whose errors the ranges include.
-        bits: bits of its weights by key; inputs of layers at full precision stay so, too.
+        weights: keys of the quantized weights; only inputs of their layers are quantized.
         images: the calibration images.
         activation_bits: 8 or 4.
-        seed: seed of the sample of values.
 
     Returns:
         Grids by site; sites of the same tensor have the same.
@@ -69,42 +63,81 @@ def find_ranges(
     """
     work = copy.deepcopy(network).float().eval()
     work.load_state_dict(dict(state))
-    weights = {layer_name(key): key for key, own in bits.items() if own != UNQUANTIZED}
-    groups = find_sites(work, weights, images)
+    groups = find_sites(work, {layer_name(key): key for key in weights}, images)
     ranges = {}
-    for group, values in zip(groups, _sample(work, groups, images, seed), strict=True):
+    for group, counted in zip(groups, _count(work, groups, images), strict=True):
         try:
-            grid = find_range(values, activation_bits)
+            grid = counted.find_range(activation_bits)
         except ValueError as error:
             raise ValueError(f"`{group[0]}`: {error}") from error
         ranges.update(dict.fromkeys(group, grid))
     return ranges
 
 
-def _sample(
-    network: nn.Module, groups: list[list[str]], images: Images, seed: int
-) -> list[Float[Tensor, " values"]]:
-    """Values of each group's tensors: all, or about `SAMPLE` of them, evenly over the images."""
-    group_of = {site: number for number, group in enumerate(groups) for site in group}
-    parts: list[list[Tensor]] = [[] for _ in groups]
-    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} activations".encode()))
-    wanted = 0
+class Counted:
+    """How often the values of one tensor occur, rounded to `NODES` steps of their whole range.
 
-    def draw(site: str, tensor: Tensor) -> Tensor:
-        check_finite(site, [tensor] if tensor.numel() else [])
-        values = tensor.flatten().float()
-        if len(values) > wanted:
-            chosen = torch.randint(len(values), (wanted,), generator=generator)
-            values = values[chosen.to(values.device)]
-        parts[group_of[site]].append(values.clone())
+    A sample would miss the few largest values: with 32,768 of 2 million cubes of half-normal draws,
+    the range for 8 bits was half as wide as the best, and its error 14 times as large.
+
+    Attributes:
+        lowest: the smallest value, or 0.
+        highest: the largest value, or 0.
+        counts: how often each node occurs.
+        empty: whether there was no value at all.
+    """
+
+    def __init__(self) -> None:
+        self.lowest = self.highest = 0.0
+        self.counts = torch.zeros(NODES + 1, dtype=torch.int64)
+        self.empty = True
+
+    def widen(self, values: Float[Tensor, "..."]) -> None:
+        """Take note of the smallest and the largest value."""
+        self.empty = False
+        self.lowest = min(self.lowest, values.min().item())
+        self.highest = max(self.highest, values.max().item())
+
+    def count(self, values: Float[Tensor, "..."]) -> None:
+        """Count values that all lie in the range."""
+        if self.highest > self.lowest:
+            steps = (values.float() - self.lowest) * (NODES / (self.highest - self.lowest))
+            nodes = steps.flatten().round().long().cpu()
+            self.counts += nodes.bincount(minlength=NODES + 1)[: NODES + 1]
+
+    def find_range(self, bits: int) -> ActivationGrid:
+        """The grid of these values; raises ValueError if there are none."""
+        if self.empty or self.highest == self.lowest:
+            return find_range(torch.zeros(0 if self.empty else 1), bits)
+        nodes = torch.linspace(self.lowest, self.highest, NODES + 1, dtype=torch.float64).float()
+        occur = self.counts > 0
+        return find_range(nodes[occur], bits, self.counts[occur])
+
+
+def _count(network: nn.Module, groups: list[list[str]], images: Images) -> list[Counted]:
+    """Count each group's values, in two passes over the images."""
+    counted = [Counted() for _ in groups]
+    group_of = {
+        site: tensor for group, tensor in zip(groups, counted, strict=True) for site in group
+    }
+
+    def widen(site: str, tensor: Tensor) -> Tensor:
+        if tensor.numel():
+            check_finite(site, [tensor])
+            group_of[site].widen(tensor)
         return tensor
 
-    handles = watch(network, group_of, draw)
-    try:
-        for chunk in torch.split(images, CHUNK):
-            wanted = math.ceil(SAMPLE * len(chunk) / len(images))
-            network(chunk.clone())
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [torch.cat(own) if own else torch.empty(0) for own in parts]
+    def count(site: str, tensor: Tensor) -> Tensor:
+        if tensor.numel():
+            group_of[site].count(tensor)
+        return tensor
+
+    for look in (widen, count):
+        handles = watch(network, group_of, look)
+        try:
+            for chunk in torch.split(images, CHUNK):
+                network(chunk.clone())
+        finally:
+            for handle in handles:
+                handle.remove()
+    return counted

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -23,6 +24,7 @@ POOLS = {
     functional.adaptive_avg_pool1d, functional.adaptive_avg_pool2d, functional.adaptive_avg_pool3d,
     functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d,
 }  # fmt: skip
+MEANS = {torch.mean, Tensor.mean}
 IN_PLACE = {Tensor.add_, Tensor.__iadd__}
 SIDES = "left", "right"
 
@@ -33,8 +35,9 @@ def operands(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> list[Tensor]:
     """The tensors that an addition of two tensors or an average pool is given; else none."""
-    if function in POOLS:
-        return [args[0]] if args and isinstance(args[0], Tensor) else []
+    first = args[0] if args else None
+    if function in POOLS or (function in MEANS and len(args) + len(kwargs) > 1):  # of some axes
+        return [first] if isinstance(first, Tensor) and first.ndim > 2 else []
     if function not in ADDITIONS or kwargs:
         return []
     both = list(tensors_in(args))
@@ -58,6 +61,7 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self.change, self.sites = change, sites
         self.count = 0  # additions and pools so far
+        self.changing = False  # what `change` itself computes does not count
 
     def enter(self, network: nn.Module, args: object) -> None:
         """Begin a pass."""
@@ -77,16 +81,24 @@ class Watch(TorchFunctionMode):
     ) -> Any:  # noqa: ANN401
         """Call a function, with changed tensors if it is at a site."""
         kwargs = kwargs or {}
-        if tensors := operands(func, args, kwargs):
+        if not self.changing and (tensors := operands(func, args, kwargs)):
             names = site_names(self.count, len(tensors))
             self.count += 1
             if self.sites and names[0] in self.sites:
                 pairs = zip(names, tensors, strict=True)
-                changed = [self.change(name, tensor) for name, tensor in pairs]
+                changed = [self.at(name, tensor) for name, tensor in pairs]
                 if func in IN_PLACE and changed[0] is not tensors[0]:
                     changed[0] = tensors[0].copy_(changed[0])
                 args = (*changed, *args[len(changed) :])
         return func(*args, **kwargs)
+
+    def at(self, site: str, tensor: Tensor) -> Tensor:
+        """The tensor to go on with."""
+        self.changing = True
+        try:
+            return self.change(site, tensor)
+        finally:
+            self.changing = False
 
 
 def watch(network: nn.Module, sites: Collection[str], change: Change) -> list[RemovableHandle]:
@@ -102,18 +114,18 @@ def watch(network: nn.Module, sites: Collection[str], change: Change) -> list[Re
     ]
     for name, module in network.named_modules():
         if name in mode.sites:
-            hook = partial(_change_input, change, name)
+            hook = partial(_change_input, mode, name)
             handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
     return handles
 
 
 def _change_input(
-    change: Change, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    mode: Watch, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if args:
-        return (change(name, args[0]), *args[1:]), kwargs
+        return (mode.at(name, args[0]), *args[1:]), kwargs
     first = next(iter(kwargs))
-    return args, kwargs | {first: change(name, kwargs[first])}
+    return args, kwargs | {first: mode.at(name, kwargs[first])}
 
 
 def find_sites(network: nn.Module, weights: Mapping[str, str], images: Images) -> list[list[str]]:

@@ -82,8 +82,12 @@ class VariantMeaning(VariantName):
     @property
     def calibrates(self) -> bool:
         """Whether it looks at images."""
-        chosen = self.searches or self.activation_bits is not None
-        return chosen or self.spec.looks_at_images or self.estimates_bn
+        return self.weights_see_images or self.activation_bits is not None
+
+    @property
+    def weights_see_images(self) -> bool:
+        """Whether its weights depend on images."""
+        return self.searches or self.spec.looks_at_images or self.estimates_bn
 
     @property
     def layerwise(self: Meaning) -> Meaning | None:
