@@ -1,4 +1,4 @@
-"""Where activations are quantized: inputs of layers, and what additions and average pools are given.
+"""Where activations are quantized: inputs of layers, and of additions and average pools.
 
 Between these places lie BatchNorm and activation functions, which integer kernels absorb into the
 layer before them. A site is the name of a layer, `addition-0.left`, `addition-0.right` or `pool-1`:
@@ -66,11 +66,11 @@ class Watch(TorchFunctionMode):
     def enter(self, network: nn.Module, args: object) -> None:
         """Begin a pass."""
         self.count = 0
-        self.__enter__()
+        self.__enter__()  # type: ignore[no-untyped-call]
 
     def leave(self, network: nn.Module, args: object, output: object) -> None:
         """End a pass."""
-        self.__exit__(None, None, None)
+        self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def __torch_function__(
         self,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from quantization.methods import METHODS
 from quantization.own import try_method
-from quantization.rounding.grid import TERNARY, Bits, levels
+from quantization.rounding.grid import Bits, levels
 from quantization.variant_meaning import VariantMeaning
 
 UNQUANTIZED: Bits = 32  # bits of a layer that stays at full precision

@@ -135,5 +135,5 @@ class VariantMeaning(VariantName):
 
     @property
     def weights_name(self) -> str:
-        """The name without bits of activations: what decides the weights, apart from 8-bit grids."""
+        """The name without bits of activations, which tells the weights apart from 8-bit grids."""
         return str(self).replace(f"-a{self.activation_bits}", "")
