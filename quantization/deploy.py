@@ -61,11 +61,12 @@ def _to_integers(network: nn.Module, image: Image, quantized: QuantizedNetwork) 
     to_integers(model, lambda values: by_value.get(_value(values)))
     images = torch.randn(64, *image, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        before, expected = plain(images), quantize_activations(network, ranges)(images)
+        before, repeated = plain(images), torch.equal(plain(images), plain(images))
+        expected = quantize_activations(network, ranges)(images)
     difference = (run_onnx(model, images) - expected).square().mean().sqrt().item()
     size = expected.square().mean().sqrt().item()
     allowed = 2 * (expected - before).square().mean().sqrt().item() + TOLERANCE * size
-    if not difference <= allowed:
+    if not (difference <= allowed and repeated):
         raise ValueError(
             f"The logits of the integer kernels must be within {allowed:.2g} of the network's"
             f" (root mean square), got a difference of {difference:.2g}. If"
