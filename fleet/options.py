@@ -4,7 +4,7 @@
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -139,13 +139,14 @@ def make_parser(data: type | None = None) -> CommandLine:
     )
     parser.add_class_arguments(CalibrationOptions, "calibration")
     parser.add_class_arguments(FleetOptions, "fleet")
-    _add_data(parser, data)
+    add_data(parser, data)
     parser.add_class_arguments(ModelOptions, "model", instantiate=False)
     parser.add_class_arguments(TrainerOptions, "trainer", instantiate=False)
     return parser
 
 
-def _add_data(parser: CommandLine, data: type | None) -> None:
+def add_data(parser: CommandLine, data: type | None) -> None:
+    """Add `--data`, whose options are those of the data set; None for `--help`."""
     if data is None:
         parser.add_argument(
             "--data",
@@ -156,16 +157,23 @@ def _add_data(parser: CommandLine, data: type | None) -> None:
         parser.add_subclass_arguments(data, "data", required=False)
 
 
-def parse(arguments: Sequence[str]) -> tuple[CommandLine, Namespace]:
-    """Parse the arguments of train.py, or exit with its help or a one-line error.
+def parse(
+    arguments: Sequence[str], make: Callable[[type | None], CommandLine] = make_parser
+) -> tuple[CommandLine, Namespace]:
+    """Parse the arguments of a command with a data set, or exit with help or a one-line error.
+
+    Args:
+        arguments: the arguments after the command's name.
+        make: makes the parser, for the base class of the data sets or for `--help`; that of
+            train.py by default.
 
     Returns:
         The parser, which makes the data set and the fleet's options, and the parsed options.
     """
     if {"-h", "--help"}.intersection(arguments):
-        make_parser().read(["--help"])
+        make(None).read(["--help"])
     data = import_module("datamodules").ImageDataModule  # imports torch and Lightning
-    parser, arguments = make_parser(data), list(arguments)
+    parser, arguments = make(data), list(arguments)
     try:
         name = _data_name(arguments)
         known = _data_options(name)
