@@ -17,7 +17,7 @@ from lightning_modules.callbacks.checkpoints import finished_epochs
 from storage.checksums import break_seals, damaged, remove, seal
 from storage.experiment import Experiment
 from storage.files import write_text
-from storage.names import ModelName
+from storage.names import RECORDS, ModelName
 from storage.run_folder import RunFolder
 
 PATIENCE = 1.0  # seconds; `--status` holds a lock for less
@@ -202,7 +202,7 @@ def _clear(task: Task, name: ModelName) -> None:
         return
     checkpoint.unlink(missing_ok=True)
     folder = run.model(name)
-    for pattern in ("*.safetensors", "*-w*.json", "signals/*", "embeddings/*"):
+    for pattern in ("*.safetensors", *RECORDS, "signals/*", "embeddings/*"):
         for path in folder.glob(pattern):
             path.unlink()
 

@@ -22,6 +22,7 @@ from lightning_modules.callbacks.save_privacy import SavePrivacy
 from lightning_modules.callbacks.snapshots import SaveSnapshots
 from lightning_modules.float32 import tf32
 from lightning_modules.private import make_classifier
+from quantization.mixed_options import MixedOptions
 from storage.names import ModelName
 from storage.weights import load_weights
 
@@ -51,6 +52,7 @@ def fit(job: Job, name: ModelName) -> None:
         seed,
         job.config.layer_bits,
         progress.note,
+        MixedOptions(**job.config.mixed.as_dict()),
     )
     peers = Peers(f"{name}, attempt {attempt}, from {start}")
     trainer = make_trainer(job, name, attempt, [progress, quantize], peers, options)

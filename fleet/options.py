@@ -4,7 +4,8 @@
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +15,7 @@ from jsonargparse import Namespace
 
 from lightning_modules.options import CalibrationOptions, ModelOptions, TrainerOptions
 from quantization.imported import make_importable
+from quantization.mixed_options import MixedOptions
 from storage.command_line import CommandLine, make_command_line, pair_options, quote, recipe_keys
 from storage.names import EXPERIMENT_FILE, MEMBERSHIP_FILE, WandbMode
 
@@ -96,8 +98,8 @@ def make_parser(data: type | None = None) -> CommandLine:
         nargs="*",
         default=["adaround-w4", "adaround-w2", "adaround-w1.58"],
         help="variants besides full, such as nearest-w4, adaround-w2-last8, "
-        "brecq-w1.58-nonmembers, the control adaround-w2-noise, or my_package.my_rounding-w4, by "
-        "the import path of your own",
+        "brecq-w1.58-nonmembers, adaround-mix3 (bits chosen per layer), the control "
+        "adaround-w2-noise, or my_package.my_rounding-w4, by the import path of your own",
     )
     parser.add_argument(
         "--snapshots",
@@ -112,7 +114,9 @@ def make_parser(data: type | None = None) -> CommandLine:
         "--layer_bits",
         type=dict[str, Bits],
         default={},
-        help='bits of some layers in every variant, by name or pattern: {"fc": 8, "layer1.*": 4}',
+        help='bits of some layers in every variant, by name or pattern: {"fc": 8, "layer1.*": 4}; '
+        "or the record of another model's variant, such as "
+        "runs/a/models/target-000/adaround-mix3.json, for its bits",
     )
     parser.add_argument(
         "--queries",
@@ -138,11 +142,27 @@ def make_parser(data: type | None = None) -> CommandLine:
         "--wandb", type=WandbMode, default="disabled", help="Weights & Biases, one run per model"
     )
     parser.add_class_arguments(CalibrationOptions, "calibration")
+    parser.add_class_arguments(MixedOptions, "mixed")
     parser.add_class_arguments(FleetOptions, "fleet")
     add_data(parser, data)
     parser.add_class_arguments(ModelOptions, "model", instantiate=False)
     parser.add_class_arguments(TrainerOptions, "trainer", instantiate=False)
     return parser
+
+
+def _read_bits(arguments: Sequence[str]) -> Iterator[str]:
+    """The arguments, with the bits in a record in the place of its path."""
+    before = ""
+    for argument in arguments:
+        option, equals, value = argument.rpartition("=")
+        if option not in ("", "--layer_bits") or not value.endswith(".json"):
+            yield argument
+        elif equals or before == "--layer_bits":
+            bits = import_module("storage.records").read_bits(Path(value))
+            yield f"{option}{equals}{json.dumps(bits)}"
+        else:
+            yield argument
+        before = argument
 
 
 def add_data(parser: CommandLine, data: type | None) -> None:
@@ -175,6 +195,7 @@ def parse(
     data = import_module("datamodules").ImageDataModule  # imports torch and Lightning
     parser, arguments = make(data), list(arguments)
     try:
+        arguments = [*_read_bits(arguments)]
         name = _data_name(arguments)
         known = _data_options(name)
         dropped = {key for data in _recipes_data(arguments) for key in _data_options(data)}

@@ -36,6 +36,7 @@ from lightning_modules.classifier import Classifier
 from lightning_modules.options import CalibrationOptions, ModelOptions
 from lightning_modules.private import make_classifier
 from lightning_modules.rehearsal import first_of
+from quantization.mixed_options import MixedOptions
 from quantization.quantized_network import layer_bits
 from quantization.rehearsal import check_variants
 from quantization.variant import Variant, check_count, wanted
@@ -174,8 +175,10 @@ def try_network(
     network, notes = classifier.get_submodule("network"), []
     if config.record_embeddings:
         find_layer(copy.deepcopy(network).eval(), images)
-    check_variants(network, map(Variant.parse, config.quantize), images, config.layer_bits)
-    of_layers = [v for v in map(Variant.parse, config.quantize) if not v.engine]
+    mixed = MixedOptions(**config.mixed.as_dict())
+    variants = [Variant.parse(name) for name in config.quantize]
+    check_variants(network, variants, images, config.layer_bits, mixed)
+    of_layers = [variant for variant in variants if not variant.engine]
     for variant in of_layers[:1]:
         packed = layer_bits(network, variant, config.layer_bits)
         tensors = network.state_dict().items()

@@ -25,7 +25,8 @@ from fleet.prepare import Job
 from lightning_modules.callbacks.checkpoints import SaveCheckpoint
 from lightning_modules.callbacks.quantize import calibrate
 from quantization.launches import Launches, Work, count_quantization
-from quantization.timing import cost_class, estimate_seconds
+from quantization.mixed_options import MixedOptions
+from quantization.timing import cost_class, estimate_search, estimate_seconds
 from quantization.variant import Variant
 from storage.names import ModelName
 from storage.records import read_record
@@ -171,10 +172,11 @@ def count_operations(network: nn.Module, images: Tensor, labels: Tensor) -> Oper
 def try_quantizations(job: Job, network: nn.Module) -> dict[str, QuantizationCost]:
     """Cost of each variant, from finished models or else from one trial per kind of variant.
 
-    A variant's controls are made from its codes, for which the first of them pays.
+    A variant's controls are made from its codes, for which the first of them pays; likewise the
+    first of several that choose bits by one method pays for measuring what layers lose.
     """
     costs, tried = dict[str, QuantizationCost](), dict[str, float]()
-    work, solved = dict[str, Work](), dict[Variant, str]()
+    work, solved, measured = dict[str, Work](), dict[Variant, str](), set[str]()
     patterns, first = job.config.layer_bits, next(iter(job.members.values()))
     for name in job.experiment.quantized:
         variant, known = Variant.parse(name), recorded_seconds(job.run, list(job.members), name)
@@ -192,6 +194,11 @@ def try_quantizations(job: Job, network: nn.Module) -> dict[str, QuantizationCos
             if kind not in tried:
                 tried[kind] = estimate_seconds(network, variant, images, patterns)
             seconds = tried[kind]
+            if variant.searches and kind not in measured:
+                drawn = calibrate(job.data, job.calibration, first, 0, variant)
+                mixed = MixedOptions(**job.config.mixed.as_dict())
+                seconds += estimate_search(network, variant, drawn, patterns, mixed, seconds)
+                measured.add(kind)
         if kind not in work:
             work[kind] = count_quantization(network, variant, images, patterns)
         costs[name] = QuantizationCost(seconds, source, size, work[kind])

@@ -1,6 +1,6 @@
 """The importance of each output to the loss: the diagonal of the Fisher information."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
@@ -64,6 +64,46 @@ def fisher_diagonal(
             handle.remove()
     squares = {name: torch.cat(chunks).square() for name, chunks in gradients.items()}
     return {name: square / square.mean().clamp(min=1e-30) for name, square in squares.items()}
+
+
+def fisher_of_weights(
+    network: nn.Module,
+    keys: Sequence[str],
+    images: Float[Tensor, "images channels ..."],
+    generator: torch.Generator,
+) -> dict[str, Float[Tensor, "..."]]:
+    """Mean over images of the squared gradient of log p(y) by each weight, with y drawn likewise.
+
+    Half of its product with the squares of small changes of weights is the divergence that they
+    make, in nats, as far as each weight acts by itself.
+
+    Args:
+        network: network at full precision, in evaluation mode.
+        keys: names of the weights.
+        images: images to run the network on, one by one.
+        generator: draws the labels, on the CPU.
+
+    Raises:
+        DivergedError: the logits are not finite.
+    """
+    weights = [network.get_parameter(key) for key in keys]
+    before = [weight.requires_grad for weight in weights]
+    sums = [torch.zeros_like(weight) for weight in weights]
+    for weight in weights:
+        weight.requires_grad_()
+    try:
+        for image in images:
+            with torch.enable_grad():
+                loss = _loss(network(image[None].clone()), generator)
+                slopes = torch.autograd.grad(
+                    loss, weights, allow_unused=True, materialize_grads=True
+                )
+            for total, slope in zip(sums, slopes, strict=True):
+                total += slope.square()
+    finally:
+        for weight, required in zip(weights, before, strict=True):
+            weight.requires_grad_(required)
+    return {key: total / len(images) for key, total in zip(keys, sums, strict=True)}
 
 
 def _loss(logits: Float[Tensor, "images classes"], generator: torch.Generator) -> Float[Tensor, ""]:

@@ -10,6 +10,7 @@ from torch import nn
 from quantization.calibration import Calibration
 from quantization.controls import make_control
 from quantization.engine import run_engine
+from quantization.mixed_options import MixedOptions
 from quantization.quantized_copy import quantize_copy
 from quantization.quantized_network import (
     QuantizationRecord,
@@ -20,6 +21,8 @@ from quantization.quantized_network import (
 from quantization.ranges import find_ranges
 from quantization.rounding.adaround import Settings
 from quantization.rounding.grid import Bits
+from quantization.search import choose_bits
+from quantization.search_record import SearchRecord
 from quantization.shared import Shared
 from quantization.task import LayerRecord
 from quantization.variant import Variant, check_count
@@ -35,6 +38,7 @@ def quantize_network(
     shared: Shared | None = None,
     seed: int = 0,
     solved: QuantizedNetwork | None = None,
+    mixed: MixedOptions | None = None,
 ) -> tuple[QuantizedNetwork, QuantizationRecord]:
     """Quantize every weight of convolutions, linear layers and attention in a copy of the network.
 
@@ -47,6 +51,7 @@ def quantize_network(
         shared: what earlier variants of this network have left; without, the result is the same.
         seed: the model's seed, for the noise of a control.
         solved: what a control's base has made of the network before, if that is known.
+        mixed: how bits are chosen, for variants that choose them; None for the defaults.
 
     Returns:
         The codes with everything else the network has, and a record.
@@ -55,7 +60,7 @@ def quantize_network(
         ValueError: see `layer_bits`; there are no images; the network does not call a layer, or its
             weights or inputs are not finite. The message names the layer.
     """
-    started, shared = time.perf_counter(), shared or Shared()
+    started, shared, search = time.perf_counter(), shared or Shared(), None
     if variant.calibrates:
         check_count(variant, 0 if calibration is None else len(calibration.images))
     if variant.engine and calibration is not None:  # None would have been refused
@@ -65,21 +70,21 @@ def quantize_network(
     elif variant.is_control and solved is not None:
         quantized, layers = solved, list[LayerRecord]()
     else:
-        solve = partial(_solve, network, variant.base, calibration, patterns, shared, loop)
+        given = variant.base, calibration, patterns, shared, loop, mixed or MixedOptions()
         seen = calibration.key if calibration and variant.weights_see_images else None
         key = variant.base.weights_name, variant.is_symmetric(8), seen, loop
-        quantized, layers = shared.once(key, solve)
+        quantized, layers, search = shared.once(key, partial(_solve, network, *given))
         quantized = quantized._replace(variant=variant.base)
     if variant.is_control:
         trained = network.state_dict(keep_vars=True)
-        quantized, layers = make_control(trained, quantized, variant, seed), []
+        quantized, layers, search = make_control(trained, quantized, variant, seed), [], None
     if variant.activation_bits is not None and calibration is not None:
         state, images = quantized.state_dict(), calibration.images
         ranges = find_ranges(network, state, quantized.weights, images, variant.activation_bits)
         quantized = quantized._replace(activations=ranges)
     seconds = time.perf_counter() - started
-    record = QuantizationRecord(variant, variant.objective, layers, seconds, quantized.activations)
-    return quantized, record
+    made = layers, seconds, search, quantized.activations
+    return quantized, QuantizationRecord(variant, variant.objective, *made)
 
 
 def _solve(
@@ -89,11 +94,14 @@ def _solve(
     patterns: Mapping[str, Bits] | None,
     shared: Shared,
     loop: Settings | None,
-) -> tuple[QuantizedNetwork, list[LayerRecord]]:
-    """The codes of a variant that is no control, and a record of each layer."""
-    bits = layer_bits(network, variant, patterns)
+    mixed: MixedOptions,
+) -> tuple[QuantizedNetwork, list[LayerRecord], SearchRecord | None]:
+    """The codes of a variant that is no control, and records of each layer and of the search."""
+    bits, search = layer_bits(network, variant, patterns), None
+    if variant.searches and calibration is not None:  # None would have been refused
+        bits, search = choose_bits(network, variant, calibration, patterns, mixed, shared, loop)
     work, weights, layers = quantize_copy(network, bits, variant, calibration, shared, loop)
-    return _collect(network, work, weights, variant), layers
+    return _collect(network, work, weights, variant), layers, search
 
 
 def _collect(

@@ -35,8 +35,11 @@ def quantize_copy(
     shared: Shared,
     loop: Settings | None = None,
     stand_in: FitUnit | None = None,
+    alone: bool = False,
 ) -> tuple[nn.Module, dict[int, QuantizedWeight], list[LayerRecord]]:
-    """Quantize weights in a copy of the network; `stand_in` is for a rehearsal, see `Task`.
+    """Quantize weights in a copy of the network.
+
+    `stand_in` is for a rehearsal, and `alone` for finding out what each layer loses; see `Task`.
 
     Returns:
         The copy, its quantized weights by the identity of its parameters, and a record per layer.
@@ -46,7 +49,7 @@ def quantize_copy(
         write_out(work)
         return work, *_round(work, bits, variant, shared, stand_in is not None)
     write_out(work.float(), calibration.images[:2])
-    return work, *_fit(work, bits, variant, calibration, shared, loop, stand_in)
+    return work, *_fit(work, bits, variant, calibration, shared, loop, stand_in, alone)
 
 
 def _round(
@@ -67,6 +70,7 @@ def _fit(
     shared: Shared,
     loop: Settings | None,
     stand_in: FitUnit | None,
+    alone: bool,
 ) -> Quantized:
     """Quantize the weights of `work` in place, and fold or re-estimate BatchNorm with images."""
     method, settings = variant.spec, variant.paper_settings
@@ -81,10 +85,12 @@ def _fit(
         else:
             trace = follow(work, bits, calibration.images, multiplied)
             plans = _make_plans(work, bits, variant, trace.layers, shared, stand_in is not None)
-            blocks = trace.blocks() if method.fits_blocks else []
-            equal = None if blocks else variant.layerwise
+            blocks = trace.blocks() if method.fits_blocks and not alone else []
+            equal = None if blocks or alone else variant.layerwise
             # sums that are made before any layer is solved are the same for all bits
-            seeded = variant.method if method.sums_first else (equal or variant).weights_name
+            # and what a layer loses by itself is, whatever bits are then chosen
+            by_method = method.sums_first or alone
+            seeded = variant.method if by_method else (equal or variant).weights_name
             task = Task(
                 trace,
                 plans,
@@ -96,11 +102,12 @@ def _fit(
                 loop=(loop or settings.loop) if settings is not None else None,
                 fisher=variant.fisher,
                 stand_in=stand_in,
+                alone=alone,
             )
             solve = partial(cast(Callable[[Task], Solution], method.solve), task)
             codes, layers = shared.once((equal, calibration.key), solve) if equal else solve()
             weights = _write(work, bits, plans, codes)
-        if variant.estimates_bn:
+        if variant.estimates_bn and not alone:
             estimate_batchnorm(work, torch.cat(list(calibration.batches())))
     return weights, layers
 

@@ -12,6 +12,7 @@ from quantization.advice import leave_out, matches, quoted
 from quantization.attention import projections
 from quantization.calibration import Calibration
 from quantization.rounding.grid import LEVELS, Bits, Grid, dequantize
+from quantization.search_record import SearchRecord
 from quantization.task import LayerRecord
 from quantization.trace import LAYERS
 from quantization.variant import UNQUANTIZED, Variant
@@ -64,6 +65,7 @@ class QuantizationRecord(NamedTuple):
         objective: what was minimised, in a phrase.
         layers: a record of each layer, in the order in which they were solved.
         seconds: wall time of the whole quantization.
+        search: how the bits of layers were chosen; None if the variant's name says them.
         activations: grids of activations by site.
     """
 
@@ -71,6 +73,7 @@ class QuantizationRecord(NamedTuple):
     objective: str
     layers: list[LayerRecord]
     seconds: float
+    search: SearchRecord | None = None
     activations: Mapping[str, ActivationGrid] = MappingProxyType({})
 
     @property
@@ -93,7 +96,7 @@ class QuantizationRecord(NamedTuple):
             "layers": [layer._asdict() for layer in self.layers],
             "activations": {site: grid._asdict() for site, grid in self.activations.items()},
             "seconds": self.seconds,
-        }
+        } | ({} if self.search is None else {"search": self.search.as_json()})
 
 
 def weight_keys(network: nn.Module) -> dict[str, str]:
@@ -123,7 +126,8 @@ def layer_bits(
 ) -> dict[str, Bits]:
     """Bits of every weight to quantize, by its state-dict key, in the order of registration.
 
-    Weights that a network computes from other parameters have no key, and must be left out.
+    Weights that a network computes from other parameters have no key, and must be left out. A
+    variant that chooses bits has its `uniform_bits` wherever they are free.
 
     Args:
         network: the network with the layers.
@@ -136,15 +140,25 @@ def layer_bits(
         ValueError: the network has no such layer, a weight is not a plain parameter, bits do not
             exist, or a pattern matches no layer.
     """
-    keys = weight_keys(network)
-    names = list(keys)
+    fixed = fixed_bits(network, variant, patterns)
+    bits = {name: variant.uniform_bits if own is None else own for name, own in fixed.items()}
+    keys, stored = weight_keys(network), network.state_dict()
+    _check_fit([name for name in bits if bits[name] != UNQUANTIZED], keys, stored)
+    return {keys[name]: own_bits for name, own_bits in bits.items() if keys[name] in stored}
+
+
+def fixed_bits(
+    network: nn.Module, variant: Variant, patterns: Mapping[str, Bits] | None = None
+) -> dict[str, Bits | None]:
+    """Bits of every layer by its name, as far as a pattern or `-last` says; see `layer_bits`."""
+    names = list(weight_keys(network))
     if not names:
         kinds = ", ".join(layer.__name__ for layer in (*LAYERS, nn.MultiheadAttention))
         raise ValueError(
             f"Nothing to quantize: {type(network).__name__} has no layer of type {kinds}."
             " Audit it at full precision with `--quantize` alone, or take another network."
         )
-    bits = dict.fromkeys(names, variant.uniform_bits)
+    bits: dict[str, Bits | None] = dict.fromkeys(names)
     for pattern, own_bits in (patterns or {}).items():
         if own_bits != UNQUANTIZED and own_bits not in LEVELS:
             raise ValueError(
@@ -160,9 +174,7 @@ def layer_bits(
         bits |= dict.fromkeys(matching, own_bits)
     if variant.last_bits is not None:
         bits[names[-1]] = variant.last_bits
-    stored = network.state_dict()
-    _check_fit([name for name in names if bits[name] != UNQUANTIZED], keys, stored)
-    return {keys[name]: own_bits for name, own_bits in bits.items() if keys[name] in stored}
+    return bits
 
 
 def _check_fit(names: Sequence[str], keys: Mapping[str, str], stored: Mapping[str, Tensor]) -> None:

@@ -8,10 +8,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from quantization.advice import leave_out
+from quantization.allocation import check_search
 from quantization.batchnorm import batchnorms
 from quantization.calibration import Calibration, DivergedError, check_finite
 from quantization.engine import check_engine
 from quantization.fit import collect_targets, quadratics
+from quantization.mixed_options import MixedOptions
 from quantization.quantized_copy import quantize_copy
 from quantization.quantized_network import layer_bits
 from quantization.ranges import find_ranges, quantize_activations
@@ -28,10 +30,16 @@ def check_variants(
     variants: Iterable[Variant],
     images: Float[Tensor, "images channels ..."],
     patterns: Mapping[str, Bits],
+    mixed: MixedOptions | None = None,
 ) -> None:
-    """Check each of a network's variants as `check_network`; those that differ in bits, once."""
+    """Check each of a network's variants as `check_network`; those that differ in bits, once.
+
+    Of those that choose bits, it is checked that they can; `mixed` says how.
+    """
     rehearsed = set()
     for variant in variants:
+        if variant.searches:
+            check_search(network, variant, patterns, mixed or MixedOptions(), images)
         bits = {} if variant.engine else layer_bits(network, variant, patterns)
         kept = frozenset(key for key, own_bits in bits.items() if own_bits == UNQUANTIZED)
         own = (variant.uniform_bits, *bits.values()) if variant.own else ()

@@ -90,6 +90,7 @@ class Task(NamedTuple):
         loop: constants of the published loop, if that is to run.
         fisher: whether to weight errors by the Fisher information.
         stand_in: what to fit each unit by in a rehearsal of this task; None if it is earnest.
+        alone: whether each layer is fitted as if no other were quantized.
     """
 
     trace: Trace
@@ -102,6 +103,7 @@ class Task(NamedTuple):
     loop: Settings | None = None
     fisher: bool = False
     stand_in: Callable[..., dict[str, Fitted]] | None = None
+    alone: bool = False
 
     def generator(self) -> torch.Generator:
         """A new generator on the CPU, whatever was drawn before."""

@@ -1,29 +1,37 @@
 """Estimate how long a quantization will take, by trials before a network is trained."""
 
 import copy
+import time
 from collections.abc import Callable, Mapping
 from math import prod
 
 import torch
 from torch import Tensor, nn
 
+from quantization.allocation import make_groups
 from quantization.attention import unfused, write_out
 from quantization.calibration import Calibration
 from quantization.engine import estimate_engine
+from quantization.fisher import fisher_of_weights
 from quantization.fit import REFINED
 from quantization.follow import follow
+from quantization.mixed_options import MixedOptions
+from quantization.probe import Probe
 from quantization.quantize import quantize_network
 from quantization.quantized_network import QuantizationRecord, layer_bits, layer_name
 from quantization.rounding.adaround import Settings
 from quantization.rounding.grid import Bits
+from quantization.sensitivity import FISHER_IMAGES, halves
 from quantization.variant import UNQUANTIZED, Variant
 
 TRIAL_IMAGES = 64
 TRIAL_STEPS = 8  # steps of a published loop
+TRIAL_CHANGES = 4  # of a layer's weights, in a search
 # Rows x columns^2 of the largest layer to try. The time of larger layers is a power of their
 # columns: on one core `obc` took 0.075 s per row at 1,152 columns and 4.9 s, 4^3 times as much, at
 # 4,608.
 LARGEST = 128 * 1152**2
+SETTLED: Bits = 4  # in all layers, of a trial of a variant that chooses them
 
 Shapes = dict[str, tuple[int, int]]  # rows and columns, by the layer's name
 
@@ -37,7 +45,8 @@ def _loop(variant: Variant) -> Settings | None:
 def cost_class(variant: Variant) -> str:
     """The part of a variant's name that decides its cost: everything but bits and images.
 
-    A control costs what its base does, unless `Shared` has that.
+    A control costs what its base does, unless `Shared` has that. Where bits are chosen, that costs
+    `estimate_search` in addition, once for all variants of one class.
     """
     return "-".join([variant.method, *variant.options()])
 
@@ -61,7 +70,7 @@ def estimate_seconds(
         calibration: the images that the variant will look at, if it does.
         patterns: bits of some layers, see `layer_bits`.
     """
-    variant = variant.base
+    variant = variant.base.at(SETTLED) if variant.searches else variant.base
     if variant.engine and calibration is not None:
         images, count = calibration.images[:TRIAL_IMAGES], len(calibration.images)
         return estimate_engine(variant.engine, network, images, variant.uniform_bits, count)
@@ -75,9 +84,9 @@ def estimate_seconds(
         few = loop._replace(iterations=steps) if loop is not None else None
         return quantize_network(network, variant, trial, bits, few)[1]
 
-    plain = Variant("nearest", variant.bits, variant.last_bits, variant.symmetric)
+    plain = Variant("nearest", variant.uniform_bits, variant.last_bits, variant.symmetric)
     fixed = quantize_network(network, plain, patterns=patterns)[1].seconds
-    if calibration is None:
+    if calibration is None or not variant.calibrates:
         return fixed
     images = calibration.images[:TRIAL_IMAGES]
     if loop is not None:
@@ -87,6 +96,42 @@ def estimate_seconds(
         return short + (loop.iterations - 1) * step
     count = len(calibration.images) * max(1, calibration.rounds)
     return fixed + _extrapolate(network, variant, images, count, patterns or {}, run)
+
+
+def estimate_search(
+    network: nn.Module,
+    variant: Variant,
+    calibration: Calibration,
+    patterns: Mapping[str, Bits],
+    mixed: MixedOptions,
+    solving: float,
+) -> float:
+    """Wall seconds that it takes to measure what every layer loses, estimated by trials.
+
+    Args:
+        network: network on the device; its weights need not be trained.
+        variant: a variant that chooses bits.
+        calibration: the images that it will look at.
+        patterns: bits of some layers, see `layer_bits`.
+        mixed: how bits are chosen.
+        solving: seconds to quantize the network once, which is done once per candidate.
+    """
+    groups = make_groups(network, variant, patterns, mixed, calibration.images)
+    widths = {bits for group in groups for bits in group.candidates} - {UNQUANTIZED}
+    tries = sum(len({*group.candidates} - {UNQUANTIZED}) for group in groups)
+    images, other = (half[:TRIAL_IMAGES] for half in halves(calibration))
+    probe, key = Probe(network), groups[len(groups) // 2].keys[0][0]
+    change = {key: probe.network.get_parameter(key)}  # a layer in the middle
+    probe.gaps(other, [change])  # warms up
+    started = time.perf_counter()
+    probe.gaps(images, [change] * TRIAL_CHANGES)
+    per_image = (time.perf_counter() - started) / TRIAL_CHANGES / len(images)
+    started, generator = time.perf_counter(), torch.Generator().manual_seed(0)
+    fisher_of_weights(probe.network, [key], images[:TRIAL_CHANGES], generator)
+    backward = (time.perf_counter() - started) / min(len(images), TRIAL_CHANGES)
+    probed = len(halves(calibration)[0])
+    fisher = backward * min(probed, FISHER_IMAGES)
+    return solving * len(widths) + per_image * probed * tries + fisher
 
 
 def _extrapolate(

@@ -38,6 +38,20 @@ class VariantMeaning(VariantName):
         """The bits of all layers; `WIDEST` as long as they are not chosen."""
         return WIDEST if self.bits is None else self.bits
 
+    def at(self: Meaning, bits: Bits) -> Meaning:
+        """The same variant with these bits in all layers that it does not name."""
+        symmetric = None if self.symmetric == (bits == TERNARY) else self.symmetric
+        last = None if self.last_bits == bits else self.last_bits
+        return replace(
+            self,
+            bits=bits,
+            last_bits=last,
+            symmetric=symmetric,
+            mean_bits=None,
+            aiq=None,
+            greedy=False,
+        )
+
     @property
     def spec(self) -> Method:
         """What its method is."""

@@ -31,7 +31,7 @@ from reporting.bounds import show_bounds
 from reporting.frontier import tabulate_frontiers
 from reporting.tables import DASH, Body, Cell, Table, difference_cells, estimate_cell, number
 from reporting.text import NAMES, RECALIBRATED_NOTE, SHADOWS, TITLES
-from storage.names import is_snapshot
+from storage.names import is_snapshot, split_variant
 
 
 class Finding(NamedTuple):
@@ -182,8 +182,8 @@ def _describe_holding(variants: Sequence[str]) -> str:
     snapshots = sum(is_snapshot(variant) for variant in variants)
     if snapshots == len(variants) - 1:
         return f"full + all {snapshots} snapshots"
-    ends = {variant.partition("-w")[2] for variant in variants}
-    return f"all {len(variants)} variants" + (f" of w{ends.pop()}" if len(ends) == 1 else "")
+    ends = {"-".join(filter(None, split_variant(variant)[1:])) for variant in variants}
+    return f"all {len(variants)} variants" + (f" of {ends.pop()}" if len(ends) == 1 else "")
 
 
 def _calibration(value: dict[str, Estimate]) -> Body:

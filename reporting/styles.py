@@ -8,7 +8,7 @@ from matplotlib.colors import to_hex
 
 from attacks.game import FULL
 from reporting.charts import GUIDE, INK, Series
-from storage.names import is_snapshot
+from storage.names import is_snapshot, split_variant
 
 MARKERS = "osD^vPXph<>8dH"
 LINES = ((), (3.7, 1.6), (6.4, 1.6, 1, 1.6), (4, 1, 1, 1, 1, 1), (2, 2), (6, 1))
@@ -23,7 +23,7 @@ class Style(NamedTuple):
     Attributes:
         method: the part of the name before the bits; lines of one method share a panel.
         scheme: method and settings, the name without its bits: `obc-last8`.
-        bits: the bits in its name, as text.
+        bits: the bits in its name, as text: `2`, or `mix3` and `aiq0.9` where they are chosen.
         colour: colour of points and lines; full precision has that of the text.
         marker: marker of points.
         dashes: dashes of its line, which tell the schemes of one method apart.
@@ -38,13 +38,14 @@ class Style(NamedTuple):
 
 
 def styles_of(variants: Sequence[str]) -> dict[str, Style]:
-    """Styles of `full`, snapshots and variants named METHOD-wBITS[-SETTINGS]: no two alike."""
+    """Styles of `full`, snapshots and variants named METHOD-BITS[-SETTINGS]: no two alike."""
     parts = {}
     snapshots = [variant for variant in variants if is_snapshot(variant)]
     for variant in (v for v in variants if v != FULL and v not in snapshots):
-        method, _, rest = variant.partition("-w")
-        bits, dash, settings = rest.partition("-")
-        parts[variant] = method, f"{method}{dash}{settings}", bits
+        method, bits, settings = split_variant(variant)
+        kind = bits.rstrip("0123456789.")  # bits that are chosen have a marker of their own
+        scheme = "-".join(filter(None, (method, kind.removeprefix("w"), settings)))
+        parts[variant] = method, scheme, bits.removeprefix("w")
     widths = sorted({bits for *_, bits in parts.values()}, key=_width, reverse=True)
     step = 0.59 / max(1, len(widths) - 1)  # beyond 0.64 contrast with white is below 3 to 1
     colours = {bits: to_hex(colormaps["plasma"](0.05 + i * step)) for i, bits in enumerate(widths)}
@@ -63,7 +64,21 @@ def styles_of(variants: Sequence[str]) -> dict[str, Style]:
 
 
 def _width(bits: str) -> float:
-    return float(bits) if bits.replace(".", "", 1).isdigit() else 0.0
+    """Bits, to sort by; where they follow from lambda, the fewer the larger it is."""
+    kind = bits.rstrip("0123456789.")
+    number = bits.removeprefix(kind)
+    if kind not in ("", "mix", "aiq") or not number.replace(".", "", 1).isdigit():
+        return 0.0
+    return -float(number) if kind == "aiq" else float(number)
+
+
+def _describe(bits: str) -> str:
+    """Bits in a legend: 2 bits, 3 bits on average, or AIQ's lambda."""
+    if bits.startswith("mix"):
+        return f"{bits.removeprefix('mix')} bits on average"
+    if bits.startswith("aiq"):
+        return f"AIQ, lambda {bits.removeprefix('aiq')}"
+    return f"{bits} bits"
 
 
 def by_method(shown: Mapping[str, Style]) -> dict[str, list[str]]:
@@ -82,7 +97,7 @@ def legend(shown: Mapping[str, Style], variants: Sequence[str]) -> list[Series]:
     entries = [(FULL, INK, "*")] if FULL in variants else []
     colours = {style.bits: style.colour for style in quantized if style.method != EARLY}
     widths = sorted(colours, key=_width, reverse=True)
-    entries += [(f"{bits} bits", colours[bits], "s") for bits in widths]
+    entries += [(_describe(bits), colours[bits], "s") for bits in widths]
     markers = {style.scheme: style.marker for style in quantized}
     entries += [(scheme, GUIDE, marker) for scheme, marker in markers.items()]
     return [

@@ -13,12 +13,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from storage.files import write_text
+from storage.names import RECORDS
 
 SUMS = "SHA256SUMS"  # in a model's folder, in the format of `sha256sum --check`
 LINE = re.compile(r"[0-9a-f]{64}  [^/\s][^\n]*")  # of that file
 # files that get a checksum
 SEALED = (
-    "*.safetensors", "*-w*.json", "full.json", "epoch-*.json",
+    "*.safetensors", *RECORDS, "full.json", "epoch-*.json",
     "signals/*.safetensors", "embeddings/*.safetensors",
 )  # fmt: skip
 # What zipfile, torch and safetensors raise for damaged content.

@@ -3,6 +3,7 @@
 import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from torch import nn
 
 from attacks.game import FULL
 from datamodules.images import ImageDataModule
+from quantization.mixed_options import MixedOptions
 from quantization.rounding.grid import Bits
 from storage.names import ModelName, fleet_names, snapshot_name
 from storage.own_code import fingerprint
@@ -32,6 +34,8 @@ ADDED = {
     **{f"model.dp.{option}": None for option in ("noise", "epsilon", "delta")},
     "model.dp.clip": 1.0,
     "data.init_args.background": "white",
+    **{f"mixed.{option}": value for option, value in asdict(MixedOptions()).items()},
+    "mixed.candidates": [*MixedOptions().candidates],
 }
 # Options that may differ between two calls on one run folder: places of files, and hardware.
 PLACES = {"root", "download"}
@@ -183,6 +187,7 @@ def describe(
         "queries": queries,
         "calibration": config.calibration.as_dict(),
         "layer_bits": config.layer_bits,
+        "mixed": config.mixed.as_dict() | {"candidates": [*config.mixed.candidates]},
         "quantize": list(dict.fromkeys(variants)),
         "record_embeddings": config.record_embeddings,
         "snapshots": sorted(config.snapshots),

@@ -10,6 +10,10 @@ WandbMode = Literal["disabled", "offline", "online"]
 EXPERIMENT_FILE = "experiment.yaml"
 MEMBERSHIP_FILE = "membership.safetensors"
 
+# records that quantization writes, in a model's folder
+RECORDS = ("*-w*.json", "*-mix*.json", "*-aiq*.json")
+
+_BITS = re.compile(r"-(?=(?:w|mix|aiq)\d)")
 _SNAPSHOT = re.compile(r"(?:epoch|round|task)-\d+")
 
 
@@ -31,6 +35,24 @@ def snapshot_name(epoch: int) -> str:
 def is_snapshot(variant: str) -> bool:
     """Whether a variant is a state on the way to the end of training."""
     return _SNAPSHOT.fullmatch(variant) is not None
+
+
+class Parts(NamedTuple):
+    """The parts of a variant's name: `obc`, `w2` and `last8` of `obc-w2-last8`."""
+
+    method: str
+    bits: str
+    settings: str
+
+
+def split_variant(variant: str) -> Parts:
+    """Split the name of a variant; one without bits is a method alone.
+
+    By the name only: models that were trained elsewhere have variants of any name.
+    """
+    method, *rest = _BITS.split(variant, maxsplit=1)
+    bits, _, settings = "".join(rest).partition("-")
+    return Parts(method, bits, settings)
 
 
 def in_order(variants: Iterable[str]) -> list[str]:

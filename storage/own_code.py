@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quantization.imported import imported, is_own
+from storage.names import split_variant
 
 
 def fingerprint(variants: Iterable[str]) -> dict[str, str]:
@@ -17,7 +18,7 @@ def fingerprint(variants: Iterable[str]) -> dict[str, str]:
     Raises:
         ValueError: as `digest`.
     """
-    methods = dict.fromkeys(variant.partition("-w")[0] for variant in variants)
+    methods = dict.fromkeys(split_variant(variant).method for variant in variants)
     return {method: digest(method, "--quantize") for method in methods if is_own(method)}
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from attacks.game import Proven
 from attacks.metrics.intervals import Estimate
+from quantization.rounding.grid import Bits
 from storage.names import ModelName
 from storage.run_folder import RunFolder
 
@@ -93,6 +95,33 @@ def read_record(run: RunFolder, name: ModelName, variant: str) -> dict[str, Any]
             f"{path} is not a whole record ({error}). Delete it; the audit does without it."
         ) from error
     return record
+
+
+def read_bits(path: Path) -> dict[str, Bits]:
+    """Bits of each layer by its name, from the record of any model's variant.
+
+    Raises:
+        ValueError: there is no such file, or it is no record of a variant's layers.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        bits: dict[str, Bits]
+        if "search" in record:
+            bits = record["search"]["bits"]
+        else:
+            bits = {layer["name"]: layer["bits"] for layer in record["layers"]}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        reason = getattr(error, "strerror", None) or repr(error)
+        raise ValueError(
+            "`--layer_bits` must be a dictionary, or the record of a quantized variant such as"
+            f" runs/a/models/target-000/adaround-mix3.json, got {path} ({reason})."
+        ) from error
+    if not bits:
+        raise ValueError(
+            f"`--layer_bits`: {path} has no layers with bits of their own, as a control has none."
+            " Name the record of the quantized variant."
+        )
+    return bits
 
 
 def read_seconds(run: RunFolder, name: ModelName) -> float | None:

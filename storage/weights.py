@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from quantization.activations import ActivationGrid
+from quantization.cost import weight_bytes
 from quantization.quantized_network import (
     QuantizedNetwork,
     QuantizedWeight,
@@ -124,7 +125,11 @@ def _read(path: Path) -> Content:
 def stored_bytes(
     network: nn.Module, variant: Variant, patterns: Mapping[str, Bits] | None = None
 ) -> int:
-    """Size in bytes of a variant's file: exact, apart from the ranges of activations (1%)."""
+    """Size in bytes of a variant's file: exact, apart from the ranges of activations (1%).
+
+    Where bits are chosen, it is the most that the budget allows, and without one that of
+    `uniform_bits`.
+    """
     rest, weights, ranges = dict(network.state_dict()), {}, Ranges()
     packed = {} if variant.engine else layer_bits(network, variant, patterns)
     for key, bits in packed.items():
@@ -141,4 +146,11 @@ def stored_bytes(
             weights[key] = QuantizedWeight(codes, grid, tuple(weight.shape))
             if variant.activation_bits is not None:  # one range per layer, and typical digits
                 ranges[layer_name(key)] = ActivationGrid(0.012345678901234567, 100, 256)
-    return len(pack_network(QuantizedNetwork(variant, weights, rest, ranges)))
+    size = len(pack_network(QuantizedNetwork(variant, weights, rest, ranges)))
+    if variant.mean_bits is None or variant.is_control:
+        return size
+    rows = {key: network.get_parameter(key).flatten(1) for key in packed}
+    spent = sum(weight_bytes(len(rows[key]), rows[key].shape[1], packed[key]) for key in packed)
+    numbers = {id(network.get_parameter(key)): rows[key].numel() for key in packed}
+    budget = variant.mean_bits / 8 * sum(numbers.values())
+    return int(size - spent + budget)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from jaxtyping import Bool
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -16,6 +17,8 @@ from lightning_modules.callbacks.peers import share
 from lightning_modules.float32 import tf32
 from lightning_modules.options import CalibrationOptions
 from quantization.calibration import Calibration, DivergedError
+from quantization.cost import count_layers, describe_cost
+from quantization.mixed_options import MixedOptions
 from quantization.quantize import quantize_network
 from quantization.quantized_network import QuantizedNetwork, layer_bits
 from quantization.rounding.grid import Bits
@@ -59,20 +62,33 @@ def calibrate(
     return Calibration(images, augmented, indices, source, seed, rounds)
 
 
+class Common(NamedTuple):
+    """What all variants of one model have in common.
+
+    Attributes:
+        image: an image as the network takes it, whose content does not matter.
+        shared: what one variant leaves to the next.
+        seed: the model's seed.
+        patterns: bits of some layers, by a pattern of their names.
+        mixed: how variants choose bits.
+    """
+
+    image: Tensor
+    shared: Shared
+    seed: int = 0
+    patterns: Mapping[str, Bits] = {}
+    mixed: MixedOptions = MixedOptions()
+
+
 def save_variant(
-    network: nn.Module,
-    path: Path,
-    variant: Variant,
-    draw: Calibrate,
-    patterns: Mapping[str, Bits],
-    shared: Shared,
-    seed: int,
+    network: nn.Module, path: Path, variant: Variant, draw: Calibrate, common: Common
 ) -> None:
-    """Write one variant to `path`, and the record of its layers beside it, as JSON.
+    """Write one variant to `path`, and the record of its layers and cost beside it, as JSON.
 
     No grid fits weights that diverged. Such a network is written unchanged: its signals, which are
     not finite either, show that it diverged, and the rest of the fleet goes on.
     """
+    image, shared, seed, patterns, mixed = common
     state = network.state_dict()
     calibration = draw(variant) if variant.calibrates else None
     try:
@@ -82,13 +98,15 @@ def save_variant(
             raise DivergedError
         solved = _load_base(path, variant)
         quantized, record = quantize_network(
-            network, variant, calibration, patterns, shared=shared, seed=seed, solved=solved
+            network, variant, calibration, patterns, None, shared, seed, solved, mixed
         )
     except DivergedError:
         save_quantized(path, QuantizedNetwork(variant, {}, state))
         return
     # the record first, so that quantized weights never lack one
-    text = json.dumps(record.as_json(calibration))
+    layers = shared.once("layers", partial(count_layers, network, image))
+    cost = describe_cost(layers, quantized, mixed.batch)
+    text = json.dumps(record.as_json(calibration) | {"cost": cost})
     write_text(path.with_suffix(".json"), text)
     save_quantized(path, quantized)
 
@@ -117,6 +135,7 @@ class Quantize(Callback):
         seed: the model's seed.
         patterns: bits of some layers, by a pattern of their names.
         note: called with the name of each variant when its quantization begins.
+        mixed: how variants choose bits.
     """
 
     def __init__(
@@ -128,8 +147,9 @@ class Quantize(Callback):
         seed: int,
         patterns: Mapping[str, Bits],
         note: Callable[[str], None],
+        mixed: MixedOptions,
     ) -> None:
-        self.model_dir, self.variants, self.note = model_dir, variants, note
+        self.model_dir, self.variants, self.note, self.mixed = model_dir, variants, note, mixed
         self.options, self.members, self.seed, self.patterns = options, members, seed, patterns
 
     @tf32(False)
@@ -138,12 +158,13 @@ class Quantize(Callback):
         draw = partial(calibrate, data, self.options, self.members, self.seed)
         network = pl_module.get_submodule("network")
         home = next(network.parameters()).device
-        shared = Shared()  # by the variants of this model, and freed after them
         network.to(trainer.strategy.root_device)  # Lightning has already moved it back to the CPU
+        image = next(data.test_batches()).images[:1]
+        # what variants share is freed after them
+        common = Common(image, Shared(), self.seed, self.patterns, self.mixed)
         for name in share(trainer, self.variants):
             path = self.model_dir / f"{name}.safetensors"
             if name != FULL and not is_snapshot(name) and not path.exists():
                 self.note(name)
-                variant = Variant.parse(name)
-                save_variant(network, path, variant, draw, self.patterns, shared, self.seed)
+                save_variant(network, path, Variant.parse(name), draw, common)
         network.to(home)

@@ -1,3 +1,4 @@
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from jsonargparse import Namespace
 from torch import nn
 
 from datamodules.digits import Digits
+from quantization.mixed_options import MixedOptions
 from storage.experiment import check_same, describe, differing, grow, read_experiment
 from storage.names import fleet_names
 
@@ -85,6 +87,7 @@ def config():
         trainer=Namespace(max_epochs=2, accelerator="cpu", devices=1),
         fleet=Namespace(shadows=4, targets=1, workers=3),
         calibration=Namespace(images=8, rounds=0),
+        mixed=Namespace(**asdict(MixedOptions())),
         layer_bits={},
         record_embeddings=False,
         snapshots=[5, 1],
@@ -104,6 +107,14 @@ def test_a_description_holds_what_changes_a_number(config, data):
         "queries": ["identity"],
         "calibration": {"images": 8, "rounds": 0},
         "layer_bits": {},
+        "mixed": {
+            "candidates": [8, 4, 3, 2, 1.58, 32],
+            "sensitivity": "kl",
+            "tie": "free",
+            "ai_scale": 60.0,
+            "loss_scale": 10.0,
+            "batch": 1,
+        },
         "quantize": ["nearest-w2", "nearest-w4"],
         "record_embeddings": False,
         "snapshots": [1, 5],

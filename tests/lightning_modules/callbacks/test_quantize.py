@@ -10,10 +10,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from datamodules import Digits
-from lightning_modules.callbacks.quantize import Quantize, calibrate, save_variant
+from lightning_modules.callbacks.quantize import Common, Quantize, calibrate, save_variant
 from lightning_modules.float32 import tf32
 from lightning_modules.options import CalibrationOptions
 from quantization.calibration import Calibration
+from quantization.mixed_options import MixedOptions
 from quantization.quantize import quantize_network
 from quantization.shared import Shared
 from quantization.variant import Variant
@@ -24,6 +25,7 @@ VARIANTS = [Variant.parse(name) for name in ("nearest-w2", "adaround-w1.58-last8
 
 OPTIONS, SEED = CalibrationOptions(images=40), 7
 MEMBERS = torch.arange(120) % 2 == 0
+IMAGE = torch.zeros(1, 1, 8, 8)
 
 
 def draw(variant):
@@ -49,7 +51,7 @@ def trainer(data):
 
 def quantize(model_dir, variants, patterns=None, note=lambda stage: None):
     names = ["full", *map(str, variants)]
-    return Quantize(model_dir, names, OPTIONS, MEMBERS, SEED, patterns or {}, note)
+    return Quantize(model_dir, names, OPTIONS, MEMBERS, SEED, patterns or {}, note, MixedOptions())
 
 
 class Module(LightningModule):
@@ -193,7 +195,7 @@ def test_a_network_that_diverged_is_written_as_it_is(tmp_path, name, layer, fact
     with torch.no_grad():
         network.get_submodule(layer).weight.mul_(factor)
     path = tmp_path / f"{name}.safetensors"
-    save_variant(network, path, Variant.parse(name), draw, {}, Shared(), 0)
+    save_variant(network, path, Variant.parse(name), draw, Common(IMAGE, Shared(), 0))
     state, saved = network.state_dict(), load_weights(path)
     assert all(torch.equal(state[key], saved[key]) or state[key].isnan().any() for key in state)
     assert not path.with_suffix(".json").exists()
@@ -208,7 +210,7 @@ def test_a_control_is_made_from_codes_that_are_there(tmp_path, monkeypatch, name
         (tmp_path / folder).mkdir(exist_ok=True)
         for each in names:
             path = tmp_path / folder / f"{each}.safetensors"
-            save_variant(network, path, Variant.parse(each), draw, {}, Shared(), 4)
+            save_variant(network, path, Variant.parse(each), draw, Common(IMAGE, Shared(), 4))
         return [(tmp_path / folder / f"{each}.safetensors").read_bytes() for each in controls]
 
     expected = save("alone", *controls)
@@ -232,7 +234,7 @@ def test_a_control_of_a_network_that_diverged_is_that_network(tmp_path, control)
         network.get_submodule("body.0").weight.mul_(1e20)
     for name in ("adaround-w2", control):
         path = tmp_path / f"{name}.safetensors"
-        save_variant(network, path, Variant.parse(name), draw, {}, Shared(), 0)
+        save_variant(network, path, Variant.parse(name), draw, Common(IMAGE, Shared(), 0))
         assert not path.with_suffix(".json").exists()
         state, saved = network.state_dict(), load_weights(path)
         assert all(torch.equal(state[key], saved[key]) for key in state)
@@ -251,7 +253,7 @@ def test_a_mask_that_is_infinite_from_the_start_is_no_divergence(tmp_path, monke
     network = Module().network.eval()
     network.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
     path = tmp_path / "engines.halve-w4.safetensors"
-    save_variant(network, path, Variant.parse("engines.halve-w4"), draw, {}, Shared(), 0)
+    save_variant(network, path, Variant.parse("engines.halve-w4"), draw, Common(IMAGE, Shared(), 0))
     state, saved = network.state_dict(), load_weights(path)
     assert torch.equal(saved["mask"], state["mask"])
     assert torch.equal(saved["head.weight"], state["head.weight"] / 2)
@@ -302,7 +304,13 @@ def test_the_record_is_there_before_the_weights(tmp_path, monkeypatch):
         lambda path, quantized: written.append(path.with_suffix(".json").exists()),
     )
     path = tmp_path / "model" / "adaround-w2.safetensors"
-    save_variant(Module().network.eval(), path, Variant.parse("adaround-w2"), draw, {}, Shared(), 0)
+    save_variant(
+        Module().network.eval(),
+        path,
+        Variant.parse("adaround-w2"),
+        draw,
+        Common(IMAGE, Shared(), 0),
+    )
     assert written == [True]
     record = json.loads(path.with_suffix(".json").read_text())
     assert [layer["name"] for layer in record["layers"]] == ["body.0", "head"]
