@@ -1,8 +1,8 @@
 """Write one model of a run folder for deployment; the audited network is the one that runs.
 
-onnx holds packed INT2, INT4 or INT8 weights behind DequantizeLinear; torchao holds one byte per
-weight in a state dict of its tensors; state_dict holds float32 safetensors for any code that has
-the network.
+onnx holds packed INT2, INT4 or INT8 weights behind DequantizeLinear, and with quantized activations
+a graph for integer kernels; torchao holds one byte per weight in a state dict of its tensors;
+state_dict holds float32 safetensors for any code that has the network.
 """
 
 from pathlib import Path
@@ -139,6 +139,11 @@ def export(run_dir: Path, model: str, variant: str, kind: str, output: Path | No
         )
     target = choose_output(run_dir, output, f"{model}-{variant}.{SUFFIX[kind]}")
     state, quantized = read(source)
+    if quantized is not None and quantized.activations and kind != "onnx":
+        raise ValueError(
+            f"`{variant}` quantizes activations, and {kind} holds weights alone, which give other"
+            " logits than those that were audited. Pass `--format onnx`."
+        )
     if kind == "state_dict":
         save_whole(target, state)
     elif kind == "onnx":

@@ -5,7 +5,7 @@
 
 import inspect
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -144,7 +144,7 @@ def make_parser(data: type | None = None) -> CommandLine:
     parser.add_class_arguments(CalibrationOptions, "calibration")
     parser.add_class_arguments(MixedOptions, "mixed")
     parser.add_class_arguments(FleetOptions, "fleet")
-    _add_data(parser, data)
+    add_data(parser, data)
     parser.add_class_arguments(ModelOptions, "model", instantiate=False)
     parser.add_class_arguments(TrainerOptions, "trainer", instantiate=False)
     return parser
@@ -165,7 +165,8 @@ def _read_bits(arguments: Sequence[str]) -> Iterator[str]:
         before = argument
 
 
-def _add_data(parser: CommandLine, data: type | None) -> None:
+def add_data(parser: CommandLine, data: type | None) -> None:
+    """Add `--data`, whose options are those of the data set; None for `--help`."""
     if data is None:
         parser.add_argument(
             "--data",
@@ -176,16 +177,23 @@ def _add_data(parser: CommandLine, data: type | None) -> None:
         parser.add_subclass_arguments(data, "data", required=False)
 
 
-def parse(arguments: Sequence[str]) -> tuple[CommandLine, Namespace]:
-    """Parse the arguments of train.py, or exit with its help or a one-line error.
+def parse(
+    arguments: Sequence[str], make: Callable[[type | None], CommandLine] = make_parser
+) -> tuple[CommandLine, Namespace]:
+    """Parse the arguments of a command with a data set, or exit with help or a one-line error.
+
+    Args:
+        arguments: the arguments after the command's name.
+        make: makes the parser, for the base class of the data sets or for `--help`; that of
+            train.py by default.
 
     Returns:
         The parser, which makes the data set and the fleet's options, and the parsed options.
     """
     if {"-h", "--help"}.intersection(arguments):
-        make_parser().read(["--help"])
+        make(None).read(["--help"])
     data = import_module("datamodules").ImageDataModule  # imports torch and Lightning
-    parser, arguments = make_parser(data), list(arguments)
+    parser, arguments = make(data), list(arguments)
     try:
         arguments = [*_read_bits(arguments)]
         name = _data_name(arguments)

@@ -1,14 +1,17 @@
 """Convert a quantized network for other programs: ONNX with packed weights, or torchao tensors."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from quantization.integers import VERSION, mark, to_integers, translation
 from quantization.quantized_network import QuantizedNetwork, QuantizedWeight
+from quantization.ranges import quantize_activations
 from quantization.rounding.pack import pack
+from quantization.sites import watch
 
 Image = tuple[int, ...]  # channels, height, width; or the features of a table
 OnnxModel = Any  # `onnx.ModelProto`; the package need not be installed
@@ -35,10 +38,40 @@ def to_onnx(network: nn.Module, image: Image, quantized: QuantizedNetwork | None
         ValueError: the network cannot be traced, or onnxruntime computes other logits.
     """
     network = _loaded(network, quantized)
+    if quantized is not None and quantized.activations:
+        return _to_integers(network, image, quantized)
     model = trace(network, image)
     if quantized is not None:
         pack_weights(model, quantized)
     _check_logits(network, lambda images: run_onnx(model, images), image)
+    return model
+
+
+def _to_integers(network: nn.Module, image: Image, quantized: QuantizedNetwork) -> OnnxModel:
+    """The same with quantized activations, computed by kernels on integers.
+
+    Sums of integers and rounded biases put some activations on the other side of the middle between
+    two codes, and layers behind carry that on. Two roundings of the same values differ by sqrt(2)
+    of what one changes; so twice that is allowed.
+    """
+    ranges, plain = quantized.activations, copy.deepcopy(network)
+    marked = copy.deepcopy(network)
+    watch(marked, ranges, lambda site, tensor: mark(tensor, *ranges[site]))
+    model, by_value = trace(marked, image, translation(), VERSION), _by_value(quantized)
+    to_integers(model, lambda values: by_value.get(_value(values)))
+    images = torch.randn(64, *image, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        before, repeated = plain(images), torch.equal(plain(images), plain(images))
+        expected = quantize_activations(network, ranges)(images)
+    difference = (run_onnx(model, images) - expected).square().mean().sqrt().item()
+    size = expected.square().mean().sqrt().item()
+    allowed = 2 * (expected - before).square().mean().sqrt().item() + TOLERANCE * size
+    if not (difference <= allowed and repeated):
+        raise ValueError(
+            f"The logits of the integer kernels must be within {allowed:.2g} of the network's"
+            f" (root mean square), got a difference of {difference:.2g}. If"
+            f" {type(network).__name__} draws random numbers in evaluation mode, leave them out."
+        )
     return model
 
 
@@ -82,8 +115,19 @@ def to_torchao(network: nn.Module, image: Image, quantized: QuantizedNetwork) ->
     return state
 
 
-def trace(network: nn.Module, image: Image) -> OnnxModel:
+def trace(
+    network: nn.Module,
+    image: Image,
+    own: Mapping[Any, Any] | None = None,
+    version: tuple[int, int] = (OPSET, IR_VERSION),
+) -> OnnxModel:
     """Trace a network in evaluation mode, keeping BatchNorm apart from the convolutions.
+
+    Args:
+        network: the network.
+        image: shape of an image.
+        own: translations of operations that are not PyTorch's.
+        version: versions of ONNX's operations and of its files.
 
     Raises:
         ValueError: the network cannot be traced.
@@ -100,7 +144,8 @@ def trace(network: nn.Module, image: Image) -> OnnxModel:
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             input_names=["images"],
             output_names=["logits"],
-            opset_version=OPSET,
+            opset_version=version[0],
+            custom_translation_table=dict(own or {}),
             verbose=False,
         )
     except Exception as error:
@@ -121,7 +166,7 @@ def trace(network: nn.Module, image: Image) -> OnnxModel:
     model.graph.ClearField("value_info")
     for part in (model, model.graph, *model.graph.node, *model.graph.initializer):
         part.ClearField("metadata_props")  # paths of source files on this machine
-    model.ir_version = IR_VERSION
+    model.ir_version = version[1]
     return model
 
 
@@ -174,6 +219,8 @@ def run_onnx(model: OnnxModel, images: Tensor) -> Tensor:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()  # its own default is every core
+    # without VNNI, products of uint8 and int8 would be added in 16 bits, which they overflow
+    options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

@@ -18,6 +18,7 @@ from quantization.quantized_network import (
     QuantizedWeight,
     layer_bits,
 )
+from quantization.ranges import find_ranges
 from quantization.rounding.adaround import Settings
 from quantization.rounding.grid import Bits
 from quantization.search import choose_bits
@@ -70,13 +71,20 @@ def quantize_network(
         quantized, layers = solved, list[LayerRecord]()
     else:
         given = variant.base, calibration, patterns, shared, loop, mixed or MixedOptions()
-        key = variant.base, calibration and calibration.key, loop
+        seen = calibration.key if calibration and variant.weights_see_images else None
+        key = variant.base.weights_name, variant.is_symmetric(8), seen, loop
         quantized, layers, search = shared.once(key, partial(_solve, network, *given))
+        quantized = quantized._replace(variant=variant.base)
     if variant.is_control:
         trained = network.state_dict(keep_vars=True)
         quantized, layers, search = make_control(trained, quantized, variant, seed), [], None
+    if variant.activation_bits is not None and calibration is not None:
+        state, images = quantized.state_dict(), calibration.images
+        ranges = find_ranges(network, state, quantized.weights, images, variant.activation_bits)
+        quantized = quantized._replace(activations=ranges)
     seconds = time.perf_counter() - started
-    return quantized, QuantizationRecord(variant, variant.objective, layers, seconds, search)
+    made = layers, seconds, search, quantized.activations
+    return quantized, QuantizationRecord(variant, variant.objective, *made)
 
 
 def _solve(

@@ -89,7 +89,8 @@ def _fit(
             equal = None if blocks or alone else variant.layerwise
             # sums that are made before any layer is solved are the same for all bits
             # and what a layer loses by itself is, whatever bits are then chosen
-            seeded = variant.method if method.sums_first or alone else equal or variant
+            by_method = method.sums_first or alone
+            seeded = variant.method if by_method else (equal or variant).weights_name
             task = Task(
                 trace,
                 plans,

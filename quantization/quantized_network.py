@@ -1,11 +1,13 @@
 """What a quantized network is: codes for its layers, everything else unchanged, and a record."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
+from quantization.activations import ActivationGrid
 from quantization.advice import leave_out, matches, quoted
 from quantization.attention import projections
 from quantization.calibration import Calibration
@@ -42,11 +44,13 @@ class QuantizedNetwork(NamedTuple):
         weights: weights of convolutions, linear layers and attention, by their key in the state
             dict; none of a `WholeNetwork` or a control, whose weights need not lie on a grid.
         rest: biases, normalisation and everything else, by key.
+        activations: grids of activations by site, see `sites`; none at full precision.
     """
 
     variant: Variant
     weights: dict[str, QuantizedWeight]
     rest: dict[str, Tensor]
+    activations: Mapping[str, ActivationGrid] = MappingProxyType({})
 
     def state_dict(self) -> dict[str, Tensor]:
         """A state dict for `load_state_dict` of the same architecture."""
@@ -62,6 +66,7 @@ class QuantizationRecord(NamedTuple):
         layers: a record of each layer, in the order in which they were solved.
         seconds: wall time of the whole quantization.
         search: how the bits of layers were chosen; None if the variant's name says them.
+        activations: grids of activations by site.
     """
 
     variant: Variant
@@ -69,6 +74,7 @@ class QuantizationRecord(NamedTuple):
     layers: list[LayerRecord]
     seconds: float
     search: SearchRecord | None = None
+    activations: Mapping[str, ActivationGrid] = MappingProxyType({})
 
     @property
     def units(self) -> list[str]:
@@ -88,6 +94,7 @@ class QuantizationRecord(NamedTuple):
             "calibration": used,
             "units": self.units,
             "layers": [layer._asdict() for layer in self.layers],
+            "activations": {site: grid._asdict() for site, grid in self.activations.items()},
             "seconds": self.seconds,
         } | ({} if self.search is None else {"search": self.search.as_json()})
 

@@ -1,5 +1,6 @@
 """Every quantizer on two images before training, so that what would fail afterwards fails now."""
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -9,12 +10,13 @@ from torch import Tensor, nn
 from quantization.advice import leave_out
 from quantization.allocation import check_search
 from quantization.batchnorm import batchnorms
-from quantization.calibration import Calibration, DivergedError
+from quantization.calibration import Calibration, DivergedError, check_finite
 from quantization.engine import check_engine
 from quantization.fit import collect_targets, quadratics
 from quantization.mixed_options import MixedOptions
 from quantization.quantized_copy import quantize_copy
 from quantization.quantized_network import layer_bits
+from quantization.ranges import find_ranges, quantize_activations
 from quantization.reconstruct import Unit
 from quantization.rounding.grid import Bits
 from quantization.rounding.nearest import nearest
@@ -41,7 +43,8 @@ def check_variants(
         bits = {} if variant.engine else layer_bits(network, variant, patterns)
         kept = frozenset(key for key, own_bits in bits.items() if own_bits == UNQUANTIZED)
         own = (variant.uniform_bits, *bits.values()) if variant.own else ()
-        path = variant.method, *variant.options(), kept, own
+        activations = variant.activation_bits is not None
+        path = variant.method, *variant.options(), kept, own, activations
         if path not in rehearsed:
             check_network(network, variant, images, patterns)
             rehearsed.add(path)
@@ -69,6 +72,8 @@ def check_network(
             check_engine(variant.engine, network, images, variant.uniform_bits, patterns)
         else:
             quantize_copy(network, bits, variant, _few(images), Shared(), stand_in=rehearse_unit)
+        if variant.activation_bits is not None:
+            _rehearse_activations(network, bits, variant.activation_bits, images)
     except DivergedError as error:
         raise ValueError(
             f"`{variant}` cannot quantize {type(network).__name__}, which gives values that are not"
@@ -81,6 +86,16 @@ def check_network(
             f"`{variant}` cannot quantize {type(network).__name__}: {_line(error)}. Change what"
             " fails there, or take the variant out of `--quantize`."
         ) from error
+
+
+def _rehearse_activations(
+    network: nn.Module, bits: Mapping[str, Bits], activation_bits: int, images: Tensor
+) -> None:
+    weights = [key for key, own_bits in bits.items() if own_bits != UNQUANTIZED]
+    ranges = find_ranges(network, network.state_dict(), weights, images, activation_bits)
+    work = quantize_activations(copy.deepcopy(network).float().eval(), ranges)
+    with torch.no_grad():
+        check_finite(type(network).__name__, [work(images.clone())], "gives")
 
 
 def _few(images: Tensor) -> Calibration:

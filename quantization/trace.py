@@ -163,14 +163,14 @@ class Trace(TorchFunctionMode):
         own = getattr(self.network, "quantization_blocks", None)
         if own is not None:
             return self._named(own, fitting)
-        branches = self._branches()
+        branches = self.branches()
         sums = [o for o in self.operations if o.adds() and {id(t) for t in o.args} <= branches]
         owners = {self._owner(o.owner) for o in sums}
         classes = {type(self.modules[name]) for name in owners if name and name in fitting}
         names = [name for name in fitting if name and type(self.modules[name]) in classes]
         return [name for name in names if not any(o.startswith(f"{name}.") for o in names)]
 
-    def _branches(self) -> set[int]:
+    def branches(self) -> set[int]:
         """Identities of tensors made in the pass, apart from those that no image changes.
 
         Such as parameters, and what is made of them alone: positions or masks that are added.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from quantization.methods import METHODS
 from quantization.own import try_method
-from quantization.rounding.grid import TERNARY, Bits, levels
+from quantization.rounding.grid import Bits, levels
 from quantization.variant_meaning import VariantMeaning
 
 UNQUANTIZED: Bits = 32  # bits of a layer that stays at full precision
@@ -35,7 +35,7 @@ class Variant(VariantMeaning):
         """Refuse what does not exist or has a shorter name."""
         _ = self.spec  # which must exist
         self._check_bits()
-        if not self.searches and self.symmetric == (self.bits == TERNARY):
+        if self.bits is not None and self.symmetric == self.symmetric_by_default(self.bits):
             kind = "sym" if self.symmetric else "asym"
             raise ValueError(
                 f"`{self}`: {kind} is the default at {self.bits:g} bits; remove `-{kind}`."

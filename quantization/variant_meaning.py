@@ -96,8 +96,12 @@ class VariantMeaning(VariantName):
     @property
     def calibrates(self) -> bool:
         """Whether it looks at images."""
-        chosen = self.searches or self.activation_bits is not None
-        return chosen or self.spec.looks_at_images or self.estimates_bn
+        return self.weights_see_images or self.activation_bits is not None
+
+    @property
+    def weights_see_images(self) -> bool:
+        """Whether its weights depend on images."""
+        return self.searches or self.spec.looks_at_images or self.estimates_bn
 
     @property
     def layerwise(self: Meaning) -> Meaning | None:
@@ -133,4 +137,17 @@ class VariantMeaning(VariantName):
 
     def is_symmetric(self, bits: Bits) -> bool:
         """Whether a layer of `bits`, such as a last layer with its own, gets a symmetric grid."""
-        return bits == TERNARY if self.symmetric is None else self.symmetric
+        return self.symmetric_by_default(bits) if self.symmetric is None else self.symmetric
+
+    def symmetric_by_default(self, bits: Bits) -> bool:
+        """Whether a layer's grid is symmetric where the name does not tell.
+
+        It is at 8 bits beside quantized activations, because integer kernels subtract one zero
+        point from the weights of all channels.
+        """
+        return bits == TERNARY or (bits == 8 and self.activation_bits is not None)
+
+    @property
+    def weights_name(self) -> str:
+        """The name without bits of activations, which tells the weights apart from 8-bit grids."""
+        return str(self).replace(f"-a{self.activation_bits}", "")

@@ -1,7 +1,8 @@
 """Quantized networks on disk: packed codes in safetensors, readable without the original weights.
 
 A weight `fc.weight` becomes `fc.weight.codes`, `.scale` and `.zero`. The metadata has one entry,
-`quantized`: JSON with the variant and, for each weight, its number of levels and its shape.
+`quantized`: JSON with the variant, for each weight its number of levels and its shape, and for each
+quantized activation its step (a float32 number in digits that give it back), zero point and levels.
 An own quantizer of whole networks leaves float32 weights, which are stored as they are, and so does
 a control.
 (safetensors writes several entries in random order, and equal networks should give equal files.)
@@ -16,8 +17,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from quantization.activations import ActivationGrid
 from quantization.cost import weight_bytes
-from quantization.quantized_network import QuantizedNetwork, QuantizedWeight, layer_bits
+from quantization.quantized_network import (
+    QuantizedNetwork,
+    QuantizedWeight,
+    layer_bits,
+    layer_name,
+)
+from quantization.ranges import Ranges, quantize_activations
 from quantization.rounding.grid import LEVELS, Bits, Grid
 from quantization.rounding.pack import pack, unpack
 from quantization.variant import UNQUANTIZED, Variant
@@ -31,8 +39,10 @@ def pack_network(quantized: QuantizedNetwork) -> bytes:
         tensors[f"{key}.codes"] = pack(codes, grid.levels)
         tensors[f"{key}.scale"], tensors[f"{key}.zero"] = grid.scale, grid.zero
         layout[key] = {"levels": grid.levels, "shape": shape}
-    header = json.dumps({"variant": str(quantized.variant), "weights": layout})
-    return serialise(tensors, {"quantized": header})
+    header: dict[str, object] = {"variant": str(quantized.variant), "weights": layout}
+    if quantized.activations:
+        header["activations"] = quantized.activations
+    return serialise(tensors, {"quantized": json.dumps(header)})
 
 
 def save_quantized(path: Path, quantized: QuantizedNetwork) -> None:
@@ -48,7 +58,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged.
     """
-    _, weights, rest = _read(path)
+    _, weights, rest, _ = _read(path)
     return rest | {key: weight.dequantize() for key, weight in weights.items()}
 
 
@@ -60,17 +70,39 @@ def load_quantized(path: Path) -> QuantizedNetwork:
         ValueError: the file is damaged, holds full-precision weights, or names a variant that this
             version does not know.
     """
-    name, weights, rest = _read(path)
+    name, weights, rest, activations = _read(path)
     if name is None:
         raise ValueError(
             f"{path} must hold a quantized network, got a full-precision one. Read it with"
             " `load_weights`, or pass another variant's file."
         )
-    return QuantizedNetwork(Variant.parse(name), weights, rest)
+    return QuantizedNetwork(Variant.parse(name), weights, rest, activations)
 
 
-def _read(path: Path) -> tuple[str | None, dict[str, QuantizedWeight], dict[str, Tensor]]:
-    """The variant's name (None at full precision), the quantized weights, and all other tensors."""
+def load_into(network: nn.Module, path: Path) -> nn.Module:
+    """Give a network the weights of a file, and let it compute with that file's activations.
+
+    Args:
+        network: the architecture, in evaluation mode; it is changed in place.
+        path: a quantized or a full-precision file.
+
+    Returns:
+        The same network, whose logits are bit for bit those that were evaluated.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged.
+    """
+    _, weights, rest, activations = _read(path)
+    network.load_state_dict(rest | {key: weight.dequantize() for key, weight in weights.items()})
+    return quantize_activations(network, activations)
+
+
+Content = tuple[str | None, dict[str, QuantizedWeight], dict[str, Tensor], Ranges]
+
+
+def _read(path: Path) -> Content:
+    """The variant's name (None at full precision), quantized weights, other tensors, and ranges."""
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("quantized", '{"weights": {}}'))
@@ -86,18 +118,19 @@ def _read(path: Path) -> tuple[str | None, dict[str, QuantizedWeight], dict[str,
         codes = unpack(rest.pop(f"{key}.codes"), math.prod(shape[1:]), levels)
         grid = Grid(rest.pop(f"{key}.scale"), rest.pop(f"{key}.zero"), levels)
         weights[key] = QuantizedWeight(codes, grid, shape)
-    return header.get("variant"), weights, rest
+    ranges = {site: ActivationGrid(*grid) for site, grid in header.get("activations", {}).items()}
+    return header.get("variant"), weights, rest, ranges
 
 
 def stored_bytes(
     network: nn.Module, variant: Variant, patterns: Mapping[str, Bits] | None = None
 ) -> int:
-    """Exact size in bytes of a variant's file.
+    """Size in bytes of a variant's file: exact, apart from the ranges of activations (1%).
 
     Where bits are chosen, it is the most that the budget allows, and without one that of
     `uniform_bits`.
     """
-    rest, weights = dict(network.state_dict()), {}
+    rest, weights, ranges = dict(network.state_dict()), {}, Ranges()
     packed = {} if variant.engine else layer_bits(network, variant, patterns)
     for key, bits in packed.items():
         if bits == UNQUANTIZED:
@@ -111,7 +144,9 @@ def stored_bytes(
             codes = torch.zeros(rows, columns, dtype=torch.uint8)
             grid = Grid(scale, zero, LEVELS[bits])
             weights[key] = QuantizedWeight(codes, grid, tuple(weight.shape))
-    size = len(pack_network(QuantizedNetwork(variant, weights, rest)))
+            if variant.activation_bits is not None:  # one range per layer, and typical digits
+                ranges[layer_name(key)] = ActivationGrid(0.012345678901234567, 100, 256)
+    size = len(pack_network(QuantizedNetwork(variant, weights, rest, ranges)))
     if variant.mean_bits is None or variant.is_control:
         return size
     rows = {key: network.get_parameter(key).flatten(1) for key in packed}

@@ -15,7 +15,7 @@ from lightning_modules.callbacks.peers import Peers, share
 from lightning_modules.float32 import tf32
 from storage.files import save_whole
 from storage.wandb_project import accuracy_key
-from storage.weights import load_weights
+from storage.weights import load_into
 
 Tensors = dict[str, Tensor]
 
@@ -76,10 +76,8 @@ class RecordSignals(Callback):
 
 
 def load_network(trained: nn.Module, weights: Path) -> nn.Module:
-    """Copy a network with the weights of a file, in float32 and for evaluation."""
-    network = copy.deepcopy(trained).float().eval()
-    network.load_state_dict(load_weights(weights))
-    return network
+    """Copy a network with the weights and activations of a file, in float32 and for evaluation."""
+    return load_into(copy.deepcopy(trained).float().eval(), weights)
 
 
 def _measure(

@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import onnx
@@ -8,12 +9,15 @@ from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 
 import train
+from attacks.signals import signals as signals_of
+from datamodules import Digits
+from datamodules.views import normalise
 from fleet.export import main
 from lightning_modules.networks import build_network
 from quantization.deploy import run_onnx
 from quantization.quantized_network import QuantizedNetwork
 from quantization.variant import Variant
-from storage.weights import load_weights, save_quantized
+from storage.weights import load_into, load_weights, save_quantized
 
 LEARNED = ["adaround-w2", "brecq-w1.58-folded", "obc-w2-bn", "gptq-w4"]
 # Share of the largest logit: both sum the same float32 products in another order, as in
@@ -189,3 +193,33 @@ def test_a_full_disk_leaves_no_file_and_an_old_one_whole(run, monkeypatch, kind)
             convert(run, *arguments, str(output))
     assert path.read_text() == "old"
     assert {entry.name for entry in run.parent.iterdir()} == {"old", "toy"}
+
+
+@pytest.mark.parametrize("variant", ["nearest-w8-a8", "adaround-w4-a4"])
+def test_quantized_activations_are_exported_to_onnx_alone(
+    toy, digits, tmp_path_factory, tmp_path, variant
+):
+    """The signals, the file and the session are of one network: that with its activations."""
+    folder = tmp_path_factory.mktemp("runs") / "activations"
+    train.main(toy(folder, f"--fleet.models 4 --quantize {variant}"))
+    path = folder / "models" / "target-000" / f"{variant}.safetensors"
+    network = load_into(build_network("convnet", 10, 1, {}).eval(), path)
+    with torch.no_grad():
+        expected = network(digits)
+        plain = logits_of(load_weights(path), digits)
+    assert json.loads(path.with_suffix(".json").read_text())["activations"].keys() >= {"fc"}
+    signals = load_file(path.parent / "signals" / f"{variant}.safetensors")
+    data = Digits(pool_size=64)
+    data.setup("fit")
+    images = normalise(data.pool.images, data.mean, data.std)
+    with torch.no_grad():
+        phi = signals_of(network(images), data.pool.labels).phi
+    assert torch.allclose(signals["phi"][0], phi.float(), atol=1e-4)
+
+    convert(folder, "target-000", variant, "--format", "onnx")
+    model = onnx.load(folder / "export" / f"target-000-{variant}.onnx")
+    noise = (expected - plain).square().mean().sqrt()
+    assert (run_onnx(model, digits) - expected).square().mean().sqrt() <= 2 * noise
+    for kind in ("torchao", "state_dict"):
+        with pytest.raises(SystemExit, match=rf"`{variant}` quantizes activations, and {kind} .*"):
+            convert(folder, "target-000", variant, "--format", kind)

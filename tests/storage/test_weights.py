@@ -8,9 +8,19 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lightning_modules.networks import build_network
+from quantization.activations import ActivationGrid
+from quantization.calibration import Calibration
 from quantization.quantize import quantize_network
+from quantization.ranges import quantize_activations
 from quantization.variant import Variant
-from storage.weights import load_quantized, load_weights, save_quantized
+from storage.weights import (
+    load_into,
+    load_quantized,
+    load_weights,
+    pack_network,
+    save_quantized,
+    stored_bytes,
+)
 
 VARIANTS = ["nearest-w8", "nearest-w4-sym", "nearest-w3", "nearest-w2-last8", "nearest-w1.58"]
 
@@ -43,6 +53,38 @@ def test_what_is_read_is_what_was_written(tmp_path, name):
         assert (read.weights[key].grid.levels, read.weights[key].shape) == (grid.levels, shape)
     assert read.rest.keys() == written.rest.keys()
     assert all(torch.equal(read.rest[key], tensor) for key, tensor in written.rest.items())
+
+
+@pytest.mark.parametrize("name", ["nearest-w8-a8", "adaround-w2-a8-last32", "nearest-w4-a4"])
+@pytest.mark.parametrize("architecture", ["resnet8", "convnet", "mlp"])
+def test_loaded_activations_are_bit_for_bit_those_in_memory(tmp_path, rng, architecture, name):
+    network = build_network(architecture, 10, 3, {}, (3, 8, 8)).eval()
+    images, shape = torch.randn(8, 3, 8, 8, generator=rng), (3, 8, 8)
+    calibration = Calibration(images, lambda _: images, torch.arange(8), "members", 0)
+    quantized = quantize_network(network, Variant.parse(name), calibration)[0]
+    save_quantized(tmp_path / "file", quantized)
+    assert load_quantized(tmp_path / "file").activations == quantized.activations
+    network.load_state_dict(quantized.state_dict())
+    plain = network(images)
+    in_memory = quantize_activations(network, quantized.activations)(images)
+    fresh = load_into(build_network(architecture, 10, 3, {}, shape).eval(), tmp_path / "file")
+    assert torch.equal(fresh(images), in_memory)
+    assert not torch.equal(plain, in_memory)
+    size, estimate = len(pack_network(quantized)), stored_bytes(network, quantized.variant)
+    assert abs(size - estimate) <= 0.01 * size + 800  # ranges of additions and a pool are unknown
+
+
+def test_activations_in_a_file_by_hand(tmp_path):
+    layer = nn.Linear(5, 1)
+    images = torch.tensor([[-1.0, 0, 0, 0, 4]])
+    calibration = Calibration(images, lambda _: images, torch.arange(1), "members", 0)
+    quantized = quantize_network(layer, Variant.parse("nearest-w8-a4"), calibration)[0]
+    assert quantized.activations == {"": ActivationGrid(pytest.approx(1 / 3), 3, 16)}
+    save_quantized(tmp_path / "file", quantized)
+    with safe_open(tmp_path / "file", framework="pt") as file:
+        header = json.loads(file.metadata()["quantized"])
+    assert header["activations"] == {"": [quantized.activations[""].scale, 3, 16]}
+    assert header["variant"] == "nearest-w8-a4"
 
 
 def test_awkward_layers_survive(tmp_path):
