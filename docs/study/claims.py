@@ -106,6 +106,10 @@ class Comparisons:
     def __len__(self) -> int:
         return len(self._compared)
 
+    def get(self, key: Hashable) -> Compared | None:
+        """A comparison, or None if it could not be made."""
+        return self._compared.get(key)
+
     def judge(self, claim: Claim, attacker: str) -> dict[str, Verdict]:
         """The verdict on a claim by each measure, for one of `ATTACKERS`."""
         verdicts: dict[str, Verdict] = {

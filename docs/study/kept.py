@@ -18,7 +18,7 @@ def keep(results: Results) -> str:
     scores = results.findings["z_scores"]
     findings = {"z_scores": {variant: scores[variant] for variant in STANDING}}
     findings |= {key: results.findings[key] for key in ("joint_lira", "calibration")}
-    return _as_kept(results, findings)
+    return as_kept(results, findings)
 
 
 def keep_control(results: Results) -> str:
@@ -37,7 +37,7 @@ def keep_control(results: Results) -> str:
             f"A control needs {' or '.join(TERNARY)}, {results.name} has none. Train it with "
             "`--quantize` for them."
         )
-    return _as_kept(results, {})
+    return as_kept(results, {})
 
 
 def keep_fleet(name: str, results: Results) -> str:
@@ -49,10 +49,11 @@ def keep_fleet(name: str, results: Results) -> str:
     if missing := FLEETS[name].lacks(Study(results)):
         raise ValueError(f"`--{name}` needs {missing[0]}, {results.name} has none. {missing[1]}")
     private = any(facts.proven for facts in results.variants.values())
-    return _as_kept(results, {"epsilon": results.findings["epsilon"]} if private else {})
+    return as_kept(results, {"epsilon": results.findings["epsilon"]} if private else {})
 
 
-def _as_kept(results: Results, findings: dict[str, Any]) -> str:
+def as_kept(results: Results, findings: dict[str, Any]) -> str:
+    """Results as JSON, rounded, with these findings alone and without curves."""
     variants = {v: facts._replace(quantization=None) for v, facts in results.variants.items()}
     rows = [row._replace(tpr=[]) for row in results.rows]
     kept = results._replace(

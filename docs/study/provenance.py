@@ -25,13 +25,14 @@ def finished(study: Study) -> str:
     )
 
 
-def commands(study: Study, keep: str = "", recipe: str = SMALL) -> str:
+def commands(study: Study, keep: str = "", recipe: str = SMALL, package: str = "docs.study") -> str:
     """The commands that make these results, with every option that the recipe has otherwise.
 
     Args:
         study: results with their experiment.
-        keep: what `python -m docs.study` is told before the run folder.
+        keep: what the page's package is told before the run folder.
         recipe: the file of the recipe that they are made by.
+        package: the package that writes the page.
     """
     written, made = _read(recipe), study.config
     changes = (
@@ -53,7 +54,7 @@ def commands(study: Study, keep: str = "", recipe: str = SMALL) -> str:
     return (
         " \\\n      ".join(lines)
         + f"\n    python audit.py --run_dir {run_dir}{partial}"
-        + f"\n    python -m docs.study {keep}{run_dir}"
+        + f"\n    python -m {package} {keep}{run_dir}"
     )
 
 

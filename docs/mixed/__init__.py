@@ -1,0 +1,1 @@
+"""The page on mixed precision: what networks with searched bits and quantized activations leak."""

@@ -1,0 +1,140 @@
+"""What the page asks of the results: claims on pairs of variants, and what stands beside them."""
+
+import re
+from collections.abc import Hashable, Iterator
+from typing import NamedTuple
+
+from docs.study.claims import Claim, Comparisons
+from docs.study.fleets import curve_of, made_of
+from docs.study.frontier import KeptCurve
+from docs.study.numbers import (
+    ATTACKERS,
+    MEASURES,
+    STRONGEST,
+    Attacker,
+    Study,
+    accuracy,
+    leak,
+    missed,
+    uncorrected,
+)
+from docs.study.verdicts import Uncorrected
+
+UNIFORM = re.compile(r"(\w+)-w[\d.]+")  # the same bits in every layer, and nothing else
+MIXED = re.compile(r"(\w+)-mix[\d.]+(-greedy)?")
+AIQ = re.compile(r"(\w+)-aiq[\d.]+(-greedy)?")
+ACTIVATIONS = re.compile(r"-a\d+")
+ALIKE = 0.01  # relative difference up to which bytes are equal: rows have whole bytes
+COPIED = Attacker(("other",))  # whose shadows have the target's own bits
+OWN = Attacker(("matched",))  # whose shadows search for themselves
+
+
+class Left(NamedTuple):
+    """A network that was stopped early at a variant's accuracy, less the variant."""
+
+    variant: str
+    measure: str
+
+
+class Copied(NamedTuple):
+    """Shadows with the target's bits, less shadows that search for their own."""
+
+    variant: str
+    measure: str
+
+
+def find_claims(study: Study) -> dict[str, Claim]:
+    """The claims that a fleet's variants can test, by name; those without a pair are left out."""
+    known = made_of(study)
+    mixed = [(v, same) for v in known if MIXED.fullmatch(v) and (same := uniform_of(study, v))]
+    aiq = [(v, f"{match[1]}-w8") for v in known if (match := AIQ.fullmatch(v))]
+    plain = {v: ACTIVATIONS.sub("", v) for v in known if ACTIVATIONS.search(v)}
+    eight, four = (
+        [(v, weights) for v, weights in plain.items() if bits in v] for bits in ("-a8", "-a4")
+    )
+    claims = {
+        "alike": Claim("a mixed network leaks like a uniform one of equal bytes", mixed, "alike"),
+        "more": Claim(
+            "a mixed network is more accurate than a uniform one of equal bytes, and leaks more",
+            mixed,
+            "more",
+            accuracy="more",
+        ),
+        "aiq": Claim("bits chosen by AIQ leak less than 8 bits everywhere", aiq, "less"),
+        "eight": Claim("8-bit activations leak like the weights alone", eight, "alike"),
+        "four": Claim("4-bit activations leak less than the weights alone", four, "less"),
+    }
+    present = {
+        name: claim._replace(pairs=[pair for pair in claim.pairs if set(pair) <= {*known}])
+        for name, claim in claims.items()
+    }
+    return {name: claim for name, claim in present.items() if claim.pairs}
+
+
+def uniform_of(study: Study, variant: str) -> str | None:
+    """The variant with the same method and the same bits in every layer that takes as many bytes.
+
+    None if there is no such variant.
+    """
+    facts, method = study.results.variants, variant.partition("-")[0]
+    own = facts[variant].cost
+    for other in made_of(study):
+        found, cost = UNIFORM.fullmatch(other), facts[other].cost
+        if found is None or found[1] != method or own is None or cost is None:
+            continue
+        if abs(own.mean_bits - cost.mean_bits) < ALIKE * cost.mean_bits:
+            return other
+    return None
+
+
+def searched_of(study: Study) -> list[str]:
+    """The variants whose bits are searched."""
+    return [variant for variant in made_of(study) if re.search(r"-(mix|aiq)", variant)]
+
+
+def early_stopping(study: Study) -> KeptCurve | None:
+    """The curve of early stopping, where the fleet has snapshots."""
+    points = curve_of(study)
+    return KeptCurve(study, points) if points else None
+
+
+def compare_all(study: Study, copied: Study | None) -> Comparisons:
+    """Make every comparison of the page, corrected together.
+
+    Args:
+        study: the fleet's results.
+        copied: those of its targets attacked by shadows with the bits of one of them; None before
+            it is run.
+    """
+    return Comparisons(study, dict(_tests(study, copied)))
+
+
+def _tests(study: Study, copied: Study | None) -> Iterator[tuple[Hashable, Uncorrected]]:
+    contrasts = [
+        contrast
+        for claim in find_claims(study).values()
+        for pair in claim.pairs
+        for contrast in (
+            accuracy(*pair),
+            *(leak(*pair, attacker, m) for attacker in ATTACKERS.values() for m in MEASURES),
+        )
+    ]
+    contrasts += [missed(v, None, m) for v in searched_of(study) for m in MEASURES]
+    for contrast in dict.fromkeys(contrasts):
+        yield contrast, study.compare(contrast)
+    if (curve := early_stopping(study)) is not None:
+        for variant in made_of(study):
+            for measure in MEASURES:
+                if (left := curve.left(variant, measure)) is not None:
+                    yield Left(variant, measure), left
+    if copied is not None:
+        for variant in copied_variants(copied):
+            for measure in MEASURES:
+                theirs, own = (copied.outcome(variant, who, measure) for who in (COPIED, OWN))
+                found = uncorrected(theirs, own, copied.margin(STRONGEST, measure))
+                yield Copied(variant, measure), found
+
+
+def copied_variants(copied: Study) -> list[str]:
+    """The variants with chosen bits that shadows of another experiment attack."""
+    return [v for v in searched_of(copied) if (v, "other") in copied.rows]

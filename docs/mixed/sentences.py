@@ -1,0 +1,70 @@
+"""The page's sentences on results: each is computed from the comparisons by a written rule."""
+
+from collections.abc import Sequence
+
+from docs.mixed.claims import Left, early_stopping, find_claims, searched_of
+from docs.study.claims import Claim, Comparisons
+from docs.study.numbers import MEASURES, STRONGEST, accuracy, leak
+from docs.study.verdicts import NAMES, Compared, counted
+from reporting.text import listed
+
+SUBJECTS = {  # by claim, what is compared with what
+    "more": ("Networks with mixed bits", "uniform ones of equal bytes"),
+    "aiq": ("Networks with bits chosen by AIQ", "those with 8 bits everywhere"),
+    "eight": ("Networks with 8-bit activations", "those with the same weights alone"),
+    "four": ("Networks with 4-bit activations", "those with the same weights alone"),
+}
+
+
+def answer(comparisons: Comparisons) -> str:
+    """The page's answer: what each claim's pairs show, and how mixed bits stand to early stopping.
+
+    By the strongest attack. A pair is counted as less or more where it is shown after correction.
+    """
+    claims = find_claims(comparisons.study)
+    sentences = [
+        _counted(*words, comparisons, claims[name])
+        for name, words in SUBJECTS.items()
+        if name in claims
+    ]
+    if early_stopping(comparisons.study) is not None:
+        sentences.append(_beside(comparisons))
+    return " ".join(sentences)
+
+
+def _counted(subject: str, other: str, comparisons: Comparisons, claim: Claim) -> str:
+    """How many pairs differ in accuracy and in leakage."""
+    parts = [_words(NAMES["accuracy"], [comparisons[accuracy(*pair)] for pair in claim.pairs])]
+    for measure in MEASURES:
+        compared = [comparisons[leak(*pair, STRONGEST, measure)] for pair in claim.pairs]
+        parts.append(_words(NAMES[measure], compared))
+    noun = "pair" if len(claim.pairs) == 1 else "pairs"
+    return f"{subject} beside {other} ({len(claim.pairs)} {noun}): {'; '.join(parts)}."
+
+
+def _words(name: str, pairs: Sequence[Compared]) -> str:
+    """How many are shown to be less, more, or neither; of the latter, how many are small."""
+    parts = []
+    for word in ("less", "more", None):
+        found = [pair for pair in pairs if pair.shown == word]
+        if found:
+            text = word or "no difference shown"
+            where = "" if len(found) == len(pairs) else f" in {len(found)}"
+            small = sum(pair.small for pair in found)
+            also = f" ({counted(small, len(found))} small)" if small and not word else ""
+            parts.append(f"{text}{where}{also}")
+    return f"{name} {listed(parts)}"
+
+
+def _beside(comparisons: Comparisons) -> str:
+    """How many variants with chosen bits leak less or more than early stopping."""
+    variants, parts = searched_of(comparisons.study), []
+    for measure in MEASURES:
+        keys = [Left(variant, measure) for variant in variants]
+        known = [pair for key in keys if (pair := comparisons.get(key)) is not None]
+        less, more = (sum(pair.shown == word for pair in known) for word in ("more", "less"))
+        parts.append(f"{NAMES[measure]} {less} less and {more} more")
+    return (
+        "Beside full-precision networks of equal accuracy that were stopped early, of "
+        f"{len(variants)} variants with chosen bits are shown to leak: {'; '.join(parts)}."
+    )
