@@ -1,6 +1,6 @@
 """Cost of scoring a large fleet, and the speedup over the usual loops.
 
-    OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/attacks.py --variants 1 --looped 200
+    OMP_NUM_THREADS=1 taskset -c 1 python -m benchmarks.attacks --variants 1 --looped 200
 
 Synthetic signals of 256 shadows and 4 targets, 18 queries, 50,000 examples and a population of
 10,000: 2.48 GB of files per variant. Further variants are hard links to the first one's files,
@@ -26,127 +26,25 @@ run: ten would take 5 minutes of CPU time (extrapolated).
 """
 
 import argparse
-import os
-import re
-import shutil
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Bool
-from scipy.stats import norm
 from torch import Tensor
-
-# ahead of this folder, where `attacks` is this file
-sys.path.pop(0)  # this folder, where statistics.py would hide the standard library's
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from attacks import DEFAULT_ATTACKS
 from attacks.choice import unknown
 from attacks.evaluate import score
 from attacks.game import Game, ModelSignals, make_cases
-from attacks.lira import lira
-from attacks.rmia import log_ratio, rmia
-from datamodules.membership import membership
-from storage.files import save_whole
-from storage.names import fleet_names
-from storage.run_folder import RunFolder
-from storage.saved_signals import SavedSignal
+from benchmarks.attack_loops import compare_lira, compare_rmia, time_lira
+from benchmarks.synthetic_fleet import Cost, Fleet, drop_cached, timed, write_fleet
 
 NAME = "synthetic"  # of the one variant
 FIELDS = ("phi", "hinge", "population", "population_hinge")
-
-
-class Fleet(NamedTuple):
-    """Sizes of a fleet, and the folder of its signals."""
-
-    folder: Path
-    shadows: int
-    targets: int
-    queries: int
-    examples: int
-    population: int
-
-    def paths(self, variant: int) -> list[Path]:
-        """Signals files of one variant, one per model."""
-        run, names = RunFolder(self.folder), fleet_names(self.shadows, self.targets)
-        return [run.signals(name, f"variant-{variant}") for name in names]
-
-    def signal(self, key: str, variant: int = 0) -> SavedSignal:
-        """One signal of all models, left on disk."""
-        return SavedSignal(self.paths(variant), key)
-
-    def members(self) -> Bool[Tensor, "models examples"]:
-        """Which model trained on which example."""
-        return membership(0, self.shadows, self.targets, self.examples)
-
-
-class Cost(NamedTuple):
-    """Seconds that a call took, and the peak memory of its process in bytes."""
-
-    wall: float
-    cpu: float
-    peak: int
-
-    def times(self, factor: float) -> "Cost":
-        """Return the cost of `factor` such calls in the same memory."""
-        return Cost(factor * self.wall, factor * self.cpu, self.peak)
-
-
-def write_fleet(fleet: Fleet, variants: int) -> int:
-    """Write the first variant as train.py does, link all others to it, and return its bytes.
-
-    Attacks read each variant's files separately: nothing is kept from one to the next.
-
-    Raises:
-        ValueError: the disk has too little space.
-    """
-    rng = torch.Generator().manual_seed(0)
-    views = fleet.queries * (9 * fleet.examples + 8 * fleet.population) + fleet.population
-    needed, free = len(fleet.paths(0)) * views, shutil.disk_usage(fleet.folder).free
-    if needed > 0.9 * free:
-        raise ValueError(f"The fleet needs {needed:,} bytes, but {fleet.folder} has {free:,} free.")
-    shape = {"": (fleet.queries, fleet.examples), "population": (fleet.queries, fleet.population)}
-    typical = {key: 3 * torch.randn(size[1], generator=rng) for key, size in shape.items()}
-    gain, noise = (0.5 + torch.rand(fleet.examples, generator=rng) for _ in range(2))
-    for path, trained in zip(fleet.paths(0), fleet.members(), strict=True):
-        phi, population = (
-            typical[key] + torch.randn(size, generator=rng) for key, size in shape.items()
-        )
-        phi = typical[""] + noise * (phi - typical[""]) + gain * trained
-        hinge = phi + torch.rand(phi.shape, generator=rng)
-        record = {"phi": phi, "hinge": hinge, "correct": hinge > 0, "population": population}
-        record["population_hinge"] = population + torch.rand(population.shape, generator=rng)
-        record["test_correct"] = record["population_hinge"][:1] > 0
-        save_whole(path, record)
-    for variant in range(1, variants):
-        for path, linked in zip(fleet.paths(0), fleet.paths(variant), strict=True):
-            os.link(path, linked)
-    return sum(path.stat().st_size for path in fleet.paths(0))
-
-
-def drop_cached(fleet: Fleet) -> None:
-    """Drop the files from the page cache, so that they are next read from disk."""
-    for path in fleet.paths(0):
-        with path.open("rb") as file:
-            os.fsync(file)
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def timed(function: Callable[[], Tensor]) -> tuple[Tensor, Cost]:
-    """Call a function once and measure it; in a fresh process the peak is that of the call."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    result = function()
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
-    return result, Cost(wall, cpu, 1024 * int(peak[1]) if peak else 0)
 
 
 def score_variant(fleet: Fleet, variant: int, count: int, attacks: Sequence[str]) -> Cost:
@@ -164,89 +62,6 @@ def score_variant(fleet: Fleet, variant: int, count: int, attacks: Sequence[str]
     if not scores.isfinite().all():
         raise RuntimeError(f"Variant {variant} has scores that are not finite.")
     return cost
-
-
-def loop(target: np.ndarray, shadows: np.ndarray, included: np.ndarray) -> np.ndarray:
-    """Online LiRA as it is usually written, one example at a time."""
-    scores = []
-    for j in range(target.shape[-1]):
-        inside, outside = shadows[included[:, j], :, j], shadows[~included[:, j], :, j]
-        log_in, log_out = (
-            norm.logpdf(target[:, j], np.median(side, 0), np.std(side, 0) + 1e-30)
-            for side in (inside, outside)
-        )
-        scores.append((log_in - log_out).mean())
-    return np.array(scores)
-
-
-def time_lira(fleet: Fleet) -> Cost:
-    """Cost of our LiRA on all examples, with the shadows' files read in slices."""
-    drop_cached(fleet)
-    shadows, target, included = read_lira(fleet)
-    return timed(lambda: lira(target, shadows, included, "example"))[1]
-
-
-def read_lira(fleet: Fleet) -> tuple[SavedSignal, Tensor, Tensor]:
-    """Inputs of LiRA: the shadows' signals on disk, a target's signals, and the membership."""
-    phi, included = fleet.signal("phi"), fleet.members()[: fleet.shadows]
-    return phi[list(range(fleet.shadows))], phi[[fleet.shadows]][..., :][0], included
-
-
-def compare_lira(fleet: Fleet, looped: int) -> tuple[Cost, dict[str, tuple[Cost, float]]]:
-    """Cost of our LiRA on all examples and of each loop on a few, with the largest difference.
-
-    All find their examples in memory, the loops in float64.
-    """
-    signals, target, included = read_lira(fleet)
-    shadows = signals[..., :]
-    ours, cost = timed(lambda: lira(target, shadows, included, "example"))
-    values = target[:, :looped].double().numpy(), shadows[..., :looped].double().numpy()
-    mask, queries = included[:, :looped].numpy(), range(fleet.queries)
-
-    def each_query() -> np.ndarray:
-        scores = [loop(values[0][[a]], values[1][:, [a]], mask) for a in queries]
-        return np.asarray(np.mean(scores, 0))
-
-    loops = {"all queries at once": lambda: loop(*values, mask), "each query": each_query}
-    usual = {}
-    for name, function in loops.items():
-        scores, slow = timed(lambda: torch.from_numpy(function()))  # noqa: B023
-        usual[f"a loop over examples, {name}"] = slow, (ours[:looped] - scores).abs().max().item()
-    return cost, usual
-
-
-def matrix(ratios: Tensor, population: Tensor) -> Tensor:
-    """Mean over queries of the share of the population that each example exceeds, pair by pair."""
-    shares = []
-    for part in torch.split(ratios.exp(), 500, -1):
-        pairs = part[:, :, None] / population.exp()[:, None]
-        shares.append((pairs > 1).double().mean(-1).mean(0))
-    return torch.cat(shares)
-
-
-def compare_rmia(fleet: Fleet, looped: int) -> tuple[Cost, dict[str, tuple[Cost, float]]]:
-    """Cost of our RMIA on all examples and of all pairs on a few, with the largest difference.
-
-    Both are given the ratios. Ours breaks ties by less than half a step of the share; rounding
-    undoes that.
-    """
-    shadows = list(range(fleet.shadows))
-    nobody = torch.zeros(fleet.shadows, fleet.population, dtype=torch.bool)
-    masks = {"phi": fleet.members()[: fleet.shadows], "population": nobody}
-    x, z = (
-        log_ratio(
-            fleet.signal(key)[[fleet.shadows]][..., :][0],
-            fleet.signal(key)[shadows],
-            mask,
-            online=False,
-        )
-        for key, mask in masks.items()
-    )
-    scores, cost = timed(lambda: rmia(x, z))
-    usual, slow = timed(lambda: matrix(x[:, :looped], z))
-    steps = fleet.queries * fleet.population
-    shares = (scores[:looped] * steps).round() / steps
-    return cost, {"every pair": (slow, (shares - usual).abs().max().item())}
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -15,8 +15,8 @@ from reporting.pairing import Pairing
 from reporting.results import Results
 from reporting.tables import DASH, Cell, Table, estimate_cell, metric_cell, number
 from reporting.text import MARK_NOTE, NAMES, false_positives, show_change, show_p
-from storage.experiment import differing
 from storage.names import is_snapshot
+from storage.same_experiment import differing
 
 NOTE = (
     "In brackets: 95% intervals. {ends} are those of the attack that is strongest by each, with "

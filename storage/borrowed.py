@@ -10,9 +10,10 @@ from torch import Tensor
 from attacks.game import FULL, OTHER, ModelSignals
 from attacks.health import find_failures
 from storage.checksums import check_unchanged
-from storage.experiment import Experiment, differing
+from storage.experiment import Experiment
 from storage.names import ModelName
 from storage.run_folder import RunFolder
+from storage.same_experiment import differing
 from storage.saved_signals import SavedSignal
 
 FIELDS = ("phi", "hinge", "population", "population_hinge")  # in a signals file

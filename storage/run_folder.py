@@ -15,9 +15,10 @@ from torch import Tensor
 
 from storage.checksums import is_sealed
 from storage.command_line import quote
-from storage.experiment import Experiment, check_same, grow, read_experiment
+from storage.experiment import Experiment, read_experiment
 from storage.files import as_unicode, save_whole, write_text
 from storage.names import EXPERIMENT_FILE, MEMBERSHIP_FILE, ModelName
+from storage.same_experiment import check_same, grow
 
 
 class RunFolder:

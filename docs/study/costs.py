@@ -99,5 +99,8 @@ def _claims(edition: Edition) -> Iterator[str]:
             verdicts = OneFleet(edition, fleet).judge(claim, attacker).items()
             wrong = [NAMES[m] for m, v in verdicts if v.status in ("refuted", "mixed")]
             if wrong:
-                purpose = FLEETS[fleet].purpose
-                yield f'With {purpose}, "{claim.text}" fails in {listed(wrong)} by {attacker}.'
+                network = edition.fleets[fleet].config["model"]["network"]
+                yield (
+                    f'With {FLEETS[fleet].purpose} (`{network}`), "{claim.text}" fails in '
+                    f"{listed(wrong)} by {attacker}."
+                )

@@ -1,7 +1,7 @@
 """The second edition's other fleets: weight decay, DP-SGD, published loops, the large pool."""
 
 from attacks.game import FULL
-from docs.study.claims import TERNARY
+from docs.study.claims import CLAIMS, TERNARY
 from docs.study.comparisons import (
     ASYMMETRIC,
     INSTEAD_OF,
@@ -13,6 +13,7 @@ from docs.study.comparisons import (
 from docs.study.edition import Edition, OneFleet
 from docs.study.fleets import BASE
 from docs.study.numbers import ATTACKERS, MEASURES, Study
+from docs.study.provenance import finished
 from docs.study.sentences import judged
 from docs.study.tables import cell, pairs_table, table
 from docs.study.verdicts import NAMES
@@ -54,6 +55,25 @@ def grids_table(edition: Edition) -> str:
     return pairs_table(OneFleet(edition, BASE), [(ASYMMETRIC, TERNARY[0])])
 
 
+def large_fleet(edition: Edition) -> str:
+    """The large fleet's own network and size, and what its numbers cannot be compared with."""
+    large, base = edition.fleets["large"], edition.fleets[BASE]
+    summary, pool = large.results.rows[0].summary, large.config["data"]["init_args"]["pool_size"]
+    own, first = (study.config["model"]["network"] for study in (large, base))
+    told = (
+        f"`{own}`, {finished(large)}, a pool of {pool:,} photographs and {summary.non_members:,} "
+        f"non-members per target: a TPR at 0.1% FPR rests on {int(0.001 * summary.non_members)} "
+        f"false positives per target, {summary.false_positives_01pct} in all."
+    )
+    if own == first:
+        return told
+    return (
+        f"{told} The first fleet's network is `{first}`, so what differs from the sections above "
+        "may be due to the network as well as to the pool: every comparison here is within this "
+        "fleet, and none is with them."
+    )
+
+
 def large_pairs(edition: Edition) -> str:
     """The pairs of these claims."""
     claims = [claim for name, claim in claims_of(edition.fleets) if name == "large"]
@@ -77,12 +97,13 @@ def loops_table(edition: Edition) -> str:
 
 
 def claims_table(edition: Edition) -> str:
-    """The paper's claims that the large pool can test, with verdicts."""
+    """The paper's claims that the large pool can test, with verdicts on the pairs that it has."""
+    pairs_of = {claim.text: len(claim.pairs) for claim in CLAIMS.values()}
     fleet = OneFleet(edition, "large")
     rows = [
         (
             claim.text,
-            str(len(claim.pairs)),
+            f"{len(claim.pairs)} of {pairs_of[claim.text]}",
             *(fleet.overall(claim, attacker) for attacker in ATTACKERS),
         )
         for name, claim in claims_of(edition.fleets)

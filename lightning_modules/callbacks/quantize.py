@@ -113,6 +113,8 @@ def save_variant(
 
 def _load_base(path: Path, variant: Variant) -> QuantizedNetwork | None:
     """The quantized network that a control belongs to, if it was made before."""
+    # An earlier fit leaves nothing but the file. `Shared` hands a base on where there is no file
+    # yet: to several controls of one that was not asked for, and to one that comes after them.
     file = path.with_name(f"{variant.base}.safetensors")
     if not variant.is_control or not file.exists():
         return None
