@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from attacks.findings import Convergence
 from attacks.frontier import Frontier
 from reporting.charts import Chart
+from reporting.cost import bits_chart, choice_chart, cost_chart
 from reporting.figures import convergence_chart, layers_chart, roc_chart
 from reporting.gallery import Pictures, gallery_figure
 from reporting.matplotlib_charts import draw
@@ -32,6 +33,15 @@ CAPTIONS = {
     "trained weight. Right: the squared error of its output, or of the output of the block it was "
     "reconstructed with, over the squared full-precision output, on the calibration "
     "images. Rounding to nearest, which moves no weight, is not shown.",
+    "cost": "What a variant costs against its risk at both ends, by the strongest attack there, "
+    "with 95% intervals: bytes of its weights with scales and zero points, and arithmetic "
+    "intensity, the FLOPs of its layers over the bytes of their weights and activations. Both are "
+    "counted, not measured.",
+    "bits": "Bits of each layer, in the network's order, in each audited model, where every model "
+    "chose its own.",
+    "choice": "The best trade-offs of bytes against expected loss in the first audited model, over "
+    "all allocations of bits, and the one that each variant took. Expected is the sum of what each "
+    "layer loses alone on calibration images.",
 }
 CURVES = (
     " Lines: other ways to trade accuracy for leakage, by the strongest attack on each variant, "
@@ -71,6 +81,9 @@ def illustrate(
         "roc": roc_chart(rows, rows[0].summary.non_members),
         "convergence": convergence_chart(convergence) if convergence else None,
         "layers": layers_chart(quantizations),
+        "cost": cost_chart(rows, variants),
+        "bits": bits_chart(variants),
+        "choice": choice_chart(variants),
     }
     counts = sorted({made.models for made in quantizations.values() if made})
     models = " to ".join(dict.fromkeys(map(str, counts[:1] + counts[-1:])))

@@ -16,6 +16,7 @@ from attacks.strongest import Strongest
 from reporting.answer import answer
 from reporting.basis import describe_basis
 from reporting.bounds import warn
+from reporting.cost import cost_table
 from reporting.findings import make_tables
 from reporting.tables import Cell, Table, exposed_table
 from reporting.text import compare
@@ -23,10 +24,12 @@ from storage.command_line import quote
 from storage.evidence import Evidence
 from storage.experiment import Experiment, check_format
 from storage.records import LayerMeans, QuantizationMeans, VariantFacts
+from storage.searches import CostMeans, SearchMeans
 
 FORMAT = 2
 RESULTS = "results.json"
 METRICS: tuple[Metric, ...] = ("auc", "balanced_accuracy", "tpr_1pct", "tpr_01pct")
+COSTS = ("flops", "weight_bytes", "activation_bytes", "intensity")
 COUNTS = ("targets", "non_members", "false_positives_1pct", "false_positives_01pct")
 
 
@@ -92,6 +95,8 @@ def make_results(
     differences = findings["differences"]
     against, images = differences.against_reference, evidence.images
     tables = make_tables(findings)
+    if (costs := cost_table(evidence.variants)) is not None:
+        tables.append(costs)
     if images and images.pictures is None:  # in place of a gallery
         tables.append(exposed_table(findings["exposure"], images.labels))
     return Results(
@@ -152,6 +157,7 @@ def flatten(row: Row, facts: VariantFacts) -> dict[str, Any]:
         | {key: getattr(row.summary, key) for key in COUNTS}
         | {"shadows": row.shadows, "bytes": facts.bytes or None}
         | {"seconds": made.seconds if made else None}
+        | {key: facts.cost and getattr(facts.cost, key) for key in COSTS}
         | {"epsilon_proven": proven and proven.epsilon, "delta": proven and proven.delta}
     )
 
@@ -258,7 +264,16 @@ def _read_facts(facts: Mapping[str, Any]) -> VariantFacts:
     accuracy = Estimate(**{key: _number(v) for key, v in facts["accuracy"].items()})
     proven = facts.get("proven")  # unknown to older audits
     known = proven and Proven(**proven)
-    return VariantFacts(accuracy, facts["bytes"], made, facts["accuracy_by_target"], known)
+    cost, search = facts.get("cost"), facts.get("search")  # and these
+    return VariantFacts(
+        accuracy,
+        facts["bytes"],
+        made,
+        facts["accuracy_by_target"],
+        known,
+        cost and CostMeans(**cost),
+        search and SearchMeans(**search),
+    )
 
 
 def _read_row(line: Mapping[str, Any]) -> Row:

@@ -31,6 +31,7 @@ from storage.privacy import is_trained, prove
 from storage.records import VariantFacts, average, read_calibrated, read_record, read_seconds
 from storage.run_folder import RunFolder
 from storage.saved_signals import SavedSignal, load_signals
+from storage.searches import CostMeans, average_cost, average_search
 
 FIELDS = ("phi", "hinge", "population", "population_hinge")  # in a signals file
 EMBEDDINGS = {"embeddings": "embeddings", "population_embeddings": "population"}  # in theirs
@@ -91,6 +92,8 @@ def gather(run: RunFolder, allow_partial: bool) -> Evidence:
     calibrated = {v: read_calibrated(run, v, members, sound) for v in variants}
     proven = prove(run, variants, audited) if experiment.private else {}
     facts = {v: _read_facts(run, v, audited, proven.get(v)) for v in variants}
+    full = _cost_of_full(run, experiment.quantized, audited)
+    facts |= {v: facts[v]._replace(cost=full) for v in (FULL, *in_order(variants))}
     game = Game(
         signals=_read_signals(run, experiment, data),
         members=_matrix(members),
@@ -243,14 +246,24 @@ def _read_facts(
     """Facts about a variant apart from its leakage, from the audited models."""
     correct = load_signals([run.signals(name, variant) for name in audited], "test_correct")
     quantized = [] if is_trained(variant) else audited
-    records = (read_record(run, name, variant) for name in quantized)
+    records = [r for name in quantized if (r := read_record(run, name, variant)) is not None]
     return VariantFacts(
         accuracy=mean_accuracy(correct),
         bytes=run.weights(audited[0], variant).stat().st_size,
-        quantization=average([record for record in records if record is not None]),
+        quantization=average(records),
         accuracy_by_target=correct.double().mean(1).tolist(),
         proven=proven,
+        cost=average_cost(records),
+        search=average_search(records),
     )
+
+
+def _cost_of_full(
+    run: RunFolder, quantized: Sequence[str], audited: Sequence[ModelName]
+) -> CostMeans | None:
+    """Cost of the network at full precision, from the record of any variant."""
+    records = (read_record(run, audited[0], variant) for variant in quantized)
+    return average_cost([record for record in records if record is not None][:1], "full")
 
 
 def _load_data(experiment: Experiment) -> tuple[ImageDataModule | None, list[str]]:

@@ -15,6 +15,7 @@ from attacks.metrics.intervals import Estimate
 from quantization.rounding.grid import Bits
 from storage.names import ModelName
 from storage.run_folder import RunFolder
+from storage.searches import CostMeans, SearchMeans
 
 
 class LayerMeans(NamedTuple):
@@ -68,6 +69,8 @@ class VariantFacts(NamedTuple):
         quantization: how it was quantized; None for `full`, or if no record was kept.
         accuracy_by_target: accuracy of each audited model.
         proven: what differential privacy proves of it; None without.
+        cost: its bytes, FLOPs and arithmetic intensity; None if no record has them.
+        search: how its bits were chosen; None if its name says them.
     """
 
     accuracy: Estimate
@@ -75,6 +78,8 @@ class VariantFacts(NamedTuple):
     quantization: QuantizationMeans | None = None
     accuracy_by_target: Sequence[float] = ()
     proven: Proven | None = None
+    cost: CostMeans | None = None
+    search: SearchMeans | None = None
 
 
 def read_record(run: RunFolder, name: ModelName, variant: str) -> dict[str, Any] | None:
