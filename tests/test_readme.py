@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import wandb
@@ -21,6 +22,7 @@ from attacks import ATTACKS
 from datamodules import CIFAR10
 from datamodules.images import Images
 from fleet import export
+from fleet.signals import main as record_signals
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -104,6 +106,27 @@ def overfitted():
     return logits + 4 * members[..., None] * (torch.arange(5) == labels[:, None]), labels, members
 
 
+def write_engines(folder):
+    """ONNX files of a target and 4 shadows of 80 photographs, two pairs of halves."""
+    (folder / "engines").mkdir()
+    shape = {"images": ["batch", 3, 32, 32], "logits": ["batch", 2]}
+    ends = {k: onnx.helper.make_tensor_value_info(k, 1, axes) for k, axes in shape.items()}
+    nodes = [
+        onnx.helper.make_node("Flatten", ["images"], ["rows"], axis=1),
+        onnx.helper.make_node("MatMul", ["rows", "weight"], ["logits"]),
+    ]
+    rng = np.random.default_rng(0)
+    for name in ("target-0", *(f"shadow-{number}" for number in range(4))):
+        weight = onnx.numpy_helper.from_array(rng.normal(size=(3072, 2)).astype("f4"), "weight")
+        graph = onnx.helper.make_graph(nodes, name, [ends["images"]], [ends["logits"]], [weight])
+        opsets = [onnx.helper.make_opsetid("", 17)]
+        model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+        onnx.save(model, folder / "engines" / f"{name}.onnx")
+    halves = rng.random((3, 80)).argsort(1) < 40
+    np.save(folder / "target_members.npy", halves[:1])
+    np.save(folder / "shadow_members.npy", np.concatenate([halves[1:], ~halves[1:]]))
+
+
 def toy(command: list[str]) -> list[str]:
     """Shrink what the recipe says, and leave what the command itself says except hardware."""
     recipe = command.index("--config") + 2
@@ -119,8 +142,9 @@ def run(command: list[str]) -> None:
     script, *options = command
     if script == "-m":
         module, *options = options
-        assert module == "fleet.export"
-        export.main(options)
+        expanded = [sorted(map(str, Path().glob(o))) if "*" in o else [o] for o in options]
+        commands = {"fleet.export": export.main, "fleet.signals": record_signals}
+        commands[module]([option for options in expanded for option in options])
     elif script == "audit.py":
         audit.main(options)
     else:
@@ -136,6 +160,8 @@ def expected(command: list[str]) -> str:
         return "GPU hours"
     if "--compare" in command:
         return r"comparison\.csv"
+    if "fleet.signals" in command:
+        return r"Then: python audit\.py --signals path/to/recorded"
     patterns = {
         "-m": r"[\d,]+ bytes, [\d,]+ at full precision",
         "train.py": r"Next: python audit\.py",
@@ -177,6 +203,7 @@ def workplace(demo, tmp_path, monkeypatch, forget_own):
     np.savez(tmp_path / "path" / "to" / "signals.npz", **signals)
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "path" / "to" / "table.npz", x=rng.random((100, 9)), y=np.arange(100) % 2)
+    write_engines(tmp_path / "path" / "to")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(CIFAR10, "fetch", lambda self: None)
