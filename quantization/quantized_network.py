@@ -88,15 +88,17 @@ class QuantizationRecord(NamedTuple):
             "images": len(calibration.indices),
             "indices": calibration.indices.tolist(),
         }
-        return {
+        values: dict[str, Any] = {
             "variant": str(self.variant),
             "objective": self.objective,
             "calibration": used,
             "units": self.units,
             "layers": [layer._asdict() for layer in self.layers],
-            "activations": {site: grid._asdict() for site, grid in self.activations.items()},
             "seconds": self.seconds,
-        } | ({} if self.search is None else {"search": self.search.as_json()})
+        }
+        if self.activations:
+            values["activations"] = {site: g._asdict() for site, g in self.activations.items()}
+        return values | ({} if self.search is None else {"search": self.search.as_json()})
 
 
 def weight_keys(network: nn.Module) -> dict[str, str]:
