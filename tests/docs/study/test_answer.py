@@ -34,7 +34,30 @@ def test_the_answer_of_the_made_up_fleets(edition):
     assert "leaks 0.03 to 0.19 AUC less than at the end of training, which is 25 to 95%" in lost
     assert "leak 0.07 AUC less (adaround and brecq), 12 to 17 points less in TPR at 1% FPR" in rest
     assert rest.endswith("so something is left that lost accuracy does not explain.")
-    assert answer.finding(edition) == " ".join([answer.BEFORE, mismatch, lost, rest])
+    assert answer.finding(edition) == " ".join(
+        [answer.BEFORE, mismatch, lost, rest, answer.instead(edition)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "area", "sentence"),
+    [
+        ((-0.01, 0.5), (-0.12, 0.001), "leaks 0.12 AUC less than adaround-w1.58 (no difference in"),
+        ((-0.03, 0.001), (-0.12, 0.001), "AUC less than adaround-w1.58 (less accurate shown)."),
+        ((0.03, 0.001), (0.12, 0.001), "leaks 0.12 AUC more than adaround-w1.58 (more accurate"),
+        ((0.0, 0.5), (-0.12, 0.2), "is not shown to differ in AUC from adaround-w1.58 (no"),
+    ],
+)
+def test_weight_decay_is_told_with_its_price(change, accuracy, area, sentence):
+    keys = [Asked("decay", "instead", "full", m, "adaround-w1.58") for m in ("accuracy", "auc")]
+    found = answer.instead(
+        change(dict(zip(keys, (compared(*accuracy), compared(*area)), strict=True)))
+    )
+    assert sentence in found
+
+
+def test_without_a_fleet_of_weight_decay_nothing_is_told_of_it(base):
+    assert answer.instead(Edition({"frontier": base})) == ""
 
 
 @pytest.mark.parametrize(
