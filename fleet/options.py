@@ -4,6 +4,7 @@
 """
 
 import inspect
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
@@ -12,7 +13,12 @@ from pathlib import Path
 import yaml
 from jsonargparse import Namespace
 
-from lightning_modules.options import CalibrationOptions, ModelOptions, TrainerOptions
+from lightning_modules.options import (
+    CalibrationOptions,
+    ModelOptions,
+    PruneOptions,
+    TrainerOptions,
+)
 from quantization.imported import make_importable
 from storage.command_line import CommandLine, make_command_line, pair_options, quote, recipe_keys
 from storage.names import EXPERIMENT_FILE, MEMBERSHIP_FILE, WandbMode
@@ -141,6 +147,7 @@ def make_parser(data: type | None = None) -> CommandLine:
     parser.add_class_arguments(FleetOptions, "fleet")
     _add_data(parser, data)
     parser.add_class_arguments(ModelOptions, "model", instantiate=False)
+    parser.add_class_arguments(PruneOptions, "prune", instantiate=False)
     parser.add_class_arguments(TrainerOptions, "trainer", instantiate=False)
     return parser
 
@@ -165,7 +172,7 @@ def parse(arguments: Sequence[str]) -> tuple[CommandLine, Namespace]:
     if {"-h", "--help"}.intersection(arguments):
         make_parser().read(["--help"])
     data = import_module("datamodules").ImageDataModule  # imports torch and Lightning
-    parser, arguments = make_parser(data), list(arguments)
+    parser, arguments = make_parser(data), _spell_out(arguments)
     try:
         name = _data_name(arguments)
         known = _data_options(name)
@@ -176,6 +183,12 @@ def parse(arguments: Sequence[str]) -> tuple[CommandLine, Namespace]:
     if name is None:  # a default in the parser would pass its pool size on to other data sets
         arguments = ["--data", "datamodules.Digits", *arguments]
     return parser, parser.read(arguments, known, dropped)
+
+
+def _spell_out(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `--prune ocs` as `--prune.method ocs`."""
+    short = re.compile(r"--prune(?==|$)")
+    return [short.sub("--prune.method", argument) for argument in arguments]
 
 
 def _data_name(arguments: Sequence[str]) -> str | None:

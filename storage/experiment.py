@@ -31,6 +31,11 @@ ADDED = {
     "model.label_smoothing": 0.0,
     **{f"model.dp.{option}": None for option in ("noise", "epsilon", "delta")},
     "model.dp.clip": 1.0,
+    "prune.method": None,
+    "prune.remove": 0.5,
+    "prune.start": 0.1,
+    "prune.cut": None,
+    "prune.strength": 0.03,
     "data.init_args.background": "white",
 }
 # Options that may differ between two calls on one run folder: places of files, and hardware.
@@ -109,6 +114,11 @@ class Experiment(NamedTuple):
         return _is_private(self.config)
 
     @property
+    def pruned(self) -> bool:
+        """Whether channels of its models are removed in training."""
+        return self.config.get("prune", {}).get("method") is not None
+
+    @property
     def embedded(self) -> list[ModelName]:
         """Models whose embeddings are recorded: those that are audited, if it was asked for."""
         audited = self.names[self.shadows if self.targets else 0 :]
@@ -178,6 +188,7 @@ def describe(
             },
         },
         "model": config.model.as_dict(),
+        "prune": config.prune.as_dict(),
         "trainer": {k: v for k, v in trainer.items() if k not in HARDWARE},
         "fleet": {"shadows": config.fleet.shadows, "targets": config.fleet.targets},
         "queries": queries,
@@ -187,8 +198,9 @@ def describe(
         "record_embeddings": config.record_embeddings,
         "snapshots": sorted(config.snapshots),
     }
-    # Opacus solves for the noise that a wanted epsilon takes
-    packages = ("torch", "lightning", "bitleak", *(["opacus"] if _is_private(kept) else []))
+    # Opacus solves for the noise that a wanted epsilon takes, Torch-Pruning finds the channels
+    extras = {"opacus": _is_private(kept), "torch-pruning": kept["prune"]["method"]}
+    packages = ("torch", "lightning", "bitleak", *(name for name in extras if extras[name]))
     sizes = dict(zip(SIZES, data.pool.shape[1:], strict=False))  # a table has but its features
     return Experiment(
         config=kept,

@@ -16,11 +16,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from pruning.groups import Kept
 from quantization.quantized_network import QuantizedNetwork, QuantizedWeight, layer_bits
 from quantization.rounding.grid import LEVELS, Bits, Grid
 from quantization.rounding.pack import pack, unpack
 from quantization.variant import UNQUANTIZED, Variant
-from storage.files import serialise, write_whole
+from storage.files import save_whole, serialise, write_whole
 
 
 def pack_network(quantized: QuantizedNetwork) -> bytes:
@@ -38,6 +39,25 @@ def save_quantized(path: Path, quantized: QuantizedNetwork) -> None:
     """Write a quantized network; the file is whole or absent."""
     content = pack_network(quantized)
     write_whole(path, lambda partial: partial.write_bytes(content))
+
+
+def save_network(path: Path, state: Mapping[str, Tensor], kept: Kept) -> None:
+    """Write full-precision weights, with the channels that pruning kept, by their group.
+
+    The shapes of the weights are the architecture; `kept` says where in the dense network it lies.
+    """
+    save_whole(path, state, {"kept": json.dumps(kept)} if kept else None)
+
+
+def load_kept(path: Path) -> Kept:
+    """Read the channels that pruning kept, by their group; none of a dense or a quantized network.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    with safe_open(path, framework="pt") as file:
+        kept: Kept = json.loads((file.metadata() or {}).get("kept", "{}"))
+    return kept
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from attacks.signals import signals
 from datamodules.images import Batch, ImageDataModule
 from lightning_modules.callbacks.peers import Peers, share
 from lightning_modules.float32 import tf32
+from pruning.cut import load
 from storage.files import save_whole
 from storage.wandb_project import accuracy_key
 from storage.weights import load_weights
@@ -78,7 +79,7 @@ class RecordSignals(Callback):
 def load_network(trained: nn.Module, weights: Path) -> nn.Module:
     """Copy a network with the weights of a file, in float32 and for evaluation."""
     network = copy.deepcopy(trained).float().eval()
-    network.load_state_dict(load_weights(weights))
+    load(network, load_weights(weights))  # a snapshot may be wider than the trained network
     return network
 
 
