@@ -12,6 +12,7 @@ from reporting.figures import convergence_chart, layers_chart, roc_chart
 from reporting.gallery import Pictures, gallery_figure
 from reporting.matplotlib_charts import draw
 from reporting.plane import plane_chart
+from reporting.pruning import CAPTION, pruning_chart
 from reporting.results import Results
 
 CAPTIONS = {
@@ -32,6 +33,7 @@ CAPTIONS = {
     "trained weight. Right: the squared error of its output, or of the output of the block it was "
     "reconstructed with, over the squared full-precision output, on the calibration "
     "images. Rounding to nearest, which moves no weight, is not shown.",
+    "pruning": CAPTION,
 }
 CURVES = (
     " Lines: other ways to trade accuracy for leakage, by the strongest attack on each variant, "
@@ -71,6 +73,7 @@ def illustrate(
         "roc": roc_chart(rows, rows[0].summary.non_members),
         "convergence": convergence_chart(convergence) if convergence else None,
         "layers": layers_chart(quantizations),
+        "pruning": pruning_chart(results.pruned) if results.pruned else None,
     }
     counts = sorted({made.models for made in quantizations.values() if made})
     models = " to ".join(dict.fromkeys(map(str, counts[:1] + counts[-1:])))

@@ -28,6 +28,7 @@ from storage.left_out import (
 )
 from storage.names import ModelName, in_order
 from storage.privacy import is_trained, prove
+from storage.pruning import PruningMeans, read_pruning
 from storage.records import VariantFacts, average, read_calibrated, read_record, read_seconds
 from storage.run_folder import RunFolder
 from storage.saved_signals import SavedSignal, load_signals
@@ -52,6 +53,7 @@ class Evidence(NamedTuple):
         audited: fingerprint of what each audited model trained on, by its name; empty for models
             that were trained elsewhere.
         seconds: wall time of each finished model, by its name, as far as it is known.
+        pruned: how the audited models were pruned; None if they were not.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Evidence(NamedTuple):
     examples: Mapping[str, Sequence[int | str]] = {}
     audited: Mapping[str, str] = {}
     seconds: Mapping[str, float] = {}
+    pruned: PruningMeans | None = None
 
 
 def gather(run: RunFolder, allow_partial: bool) -> Evidence:
@@ -91,6 +94,7 @@ def gather(run: RunFolder, allow_partial: bool) -> Evidence:
     calibrated = {v: read_calibrated(run, v, members, sound) for v in variants}
     proven = prove(run, variants, audited) if experiment.private else {}
     facts = {v: _read_facts(run, v, audited, proven.get(v)) for v in variants}
+    pruned = read_pruning(run, audited) if experiment.pruned else None
     game = Game(
         signals=_read_signals(run, experiment, data),
         members=_matrix(members),
@@ -110,6 +114,7 @@ def gather(run: RunFolder, allow_partial: bool) -> Evidence:
         images=None if data is None else data.pool,
         audited={str(name): _fingerprint(members[name]) for name in audited},
         seconds={str(n): known for n in finished if (known := read_seconds(run, n)) is not None},
+        pruned=pruned,
     )
 
 

@@ -213,7 +213,7 @@ def test_export_computes_what_was_audited(pruned_run, tmp_path, variant):
     export(pruned_run, "shadow-001", variant, "onnx", output)
     weights = load_weights(RunFolder(pruned_run).weights(NAMES[-1], variant))
     size = sum(w.numel() for w in weights.values()) * (1 if variant == "adaround-w2" else 16) / 4
-    assert size < output.stat().st_size < 2.5 * size
+    assert size < output.stat().st_size < size + 20_000  # and the graph
 
 
 @pytest.mark.fleet
