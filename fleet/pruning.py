@@ -77,6 +77,13 @@ def rehearse_cut(prune: PruneOptions, classifier: Classifier, data: ImageDataMod
     return notes
 
 
+def cut_untrained(prune: PruneOptions, network: nn.Module, data: ImageDataModule) -> None:
+    """Cut an untrained network, in place: what it costs is about what trained ones will."""
+    plan = make_plan(network, torch.zeros(2, *data.pool.shape[1:]))
+    kept = choose(saliency(dict(network.named_parameters()), plan.groups), plan, prune.remove)
+    cut(network, kept_positions(plan.groups, kept, plan.shapes))
+
+
 def _compare(network: nn.Module, images: Tensor, plan: Plan, kept: Kept) -> None:
     """Raise ValueError if a cut network fails, or computes something else than with zeros.
 
