@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import train
 from attacks.game import FULL
+from lightning_modules.options import PRUNE_DEFAULTS
 from storage.names import ModelName
 from storage.records import read_record, read_seconds
 from storage.run_folder import RunFolder
@@ -44,7 +45,8 @@ class Trained(NamedTuple):
 def train_models(method: str, remove: float, models: int, options: Sequence[str]) -> Trained:
     """Train some models of a fleet by a method, in a temporary folder."""
     if method == "dense":
-        pruned = ["--prune", "null", "--prune.remove", "0.5"]  # whatever a recipe says
+        plain = {key: "null" if value is None else value for key, value in PRUNE_DEFAULTS.items()}
+        pruned = [f"--prune.{key}={value}" for key, value in plain.items()]
     else:
         pruned = ["--prune", method, "--prune.remove", str(remove)]
     few = ["--fleet.models", f"0-{models - 1}", "--fleet.shadows", str(2 * ((models + 1) // 2))]

@@ -95,7 +95,7 @@ def _blend(
 ) -> tuple[Operations, Training]:
     """Work of a fit that trains a dense network for a share of its epochs, then a cut one."""
 
-    def mean(before: float, after: float) -> float:
+    def mean(before: int | float, after: int | float) -> float:
         return share * before + (1 - share) * after
 
     (wide, before), (narrow, after) = dense, cut

@@ -86,7 +86,7 @@ class PruneOptions:
     remove: float = 0.5
     start: float = 0.1
     cut: float | None = None
-    strength: float = 0.03
+    strength: float = 0.1
 
     def __post_init__(self) -> None:
         """Refuse shares that leave nothing to do, and options that nothing reads."""
@@ -107,7 +107,7 @@ class PruneOptions:
         for name, methods in readers.items():
             if self.method not in methods and getattr(self, name) != PRUNE_DEFAULTS[name]:
                 raise ValueError(
-                    f"`prune.{name}` is an option of `--prune` {' or '.join(methods)}, got "
+                    f"`prune.{name}` needs {' or '.join(f'`--prune {m}`' for m in methods)}, got "
                     f"{self.method or 'no method'}. Leave it out, or choose such a method."
                 )
 

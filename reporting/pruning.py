@@ -28,10 +28,10 @@ def pruning_table(pruned: PruningMeans) -> Table:
     ):
         text = f"{small:,.0f} of {dense:,.0f} ({small / dense:.1%})"
         rows.append((Cell(label), number(small, text)))
-    rows.append((Cell("cut after epoch"), number(first, epochs)))
+    rows.append((Cell("cut after epoch"), Cell(epochs, first)))
     if pruned.stable is not None:
         text = f"{pruned.stable} of {pruned.models} models"
-        rows.append((Cell("stable at the cut"), number(pruned.stable, text)))
+        rows.append((Cell("stable at the cut"), Cell(text, pruned.stable)))
     for label, accuracy in (
         ("accuracy before the cut", before),
         ("accuracy after the cut", after),

@@ -247,6 +247,37 @@ def test_two_processes_cut_the_channels_of_one(toy, own_networks, tmp_path):
 
 
 @pytest.mark.fleet
+def test_the_last_lines_say_when_channels_were_cut(toy, pruned_run, capsys, unwrap, no_training):
+    """Three epochs of selection are too few for them to become stable."""
+    train.main(toy(pruned_run, OCS))
+    assert (
+        "Pruning by ocs cut channels after epoch 3: in 0 of 2 models because they had become "
+        "stable, in 2 at the latest epoch, before that." in unwrap(capsys.readouterr().out)
+    )
+
+
+@pytest.mark.fleet
+def test_an_audit_reports_what_was_cut(toy, tmp_path, quick_audit, results_of):
+    run = RunFolder(tmp_path / "run")
+    options = "--fleet.shadows 6 --fleet.targets 0 --snapshots --quantize nearest-w2"
+    train.main(toy(run.path, f"{options} --prune magnitude --prune.cut 0.4"))
+    quick_audit(run)
+    results, records = results_of(run), list(records_of(run.path).values())
+    pruned = results["pruned"]
+    assert pruned["cut_after"] == [1] * 6
+    assert pruned["macs"][1] == pytest.approx(sum(r["macs"][1] for r in records) / 6)
+    layer = next(width for width in pruned["widths"] if width["layer"] == "layer3.0")
+    widths = [len(record["kept"]["layer3.0"]) for record in records]
+    assert (layer["dense"], layer["fewest"], layer["most"]) == (64, min(widths), max(widths))
+    assert "pruning" in results["figures"]
+    assert (run.path / "audit" / "pruning.png").exists()
+    page = (run.path / "audit" / "report.html").read_text()
+    assert "<h2>Pruning</h2>" in page
+    assert "Jaccard" in page
+    assert "Pruning by magnitude cut channels after epoch 1." in page
+
+
+@pytest.mark.fleet
 def test_a_model_that_diverges_stays_dense_and_has_no_record(toy, tmp_path):
     options = f"{FLEET} --quantize nearest-w2 --fleet.models 0 --model.lr 1e30 --prune ocs"
     with pytest.raises(SystemExit) as stopped:
@@ -262,7 +293,7 @@ def test_a_model_that_diverges_stays_dense_and_has_no_record(toy, tmp_path):
     [
         ("--prune.remove 0.4", r"prune\.remove: 0\.5 in the folder, 0\.4 asked"),
         ("--prune.cut 0.6", r"prune\.cut: 0\.5 in the folder, 0\.6 asked"),
-        ("--prune.strength 0.5", r"prune\.strength: 0\.03 in the folder, 0\.5 asked"),
+        ("--prune.strength 0.5", r"prune\.strength: 0\.1 in the folder, 0\.5 asked"),
     ],
 )
 def test_a_folder_is_of_one_way_to_prune(toy, pruned_run, options, said):
