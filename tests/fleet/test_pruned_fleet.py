@@ -299,3 +299,16 @@ def test_a_model_that_diverges_stays_dense_and_has_no_record(toy, tmp_path):
 def test_a_folder_is_of_one_way_to_prune(toy, pruned_run, options, said):
     with pytest.raises(SystemExit, match=f"(?s)holds another experiment.*{said}"):
         train.main(toy(pruned_run, f"{OCS} {options}"))
+
+
+@pytest.mark.fleet
+def test_a_damaged_record_is_made_again(toy, pruned_run, tmp_path, no_training, tensors):
+    """From the last checkpoint, without a step of training."""
+    copy = Path(shutil.copytree(pruned_run, tmp_path / "copy"))
+    path = RunFolder(copy).record(NAMES[0], "full")
+    path.write_text(path.read_text().replace('"cut_after": 3', '"cut_after": 2'))
+    with pytest.raises(SystemExit, match=r"(?s)Damaged since they were written.*full\.json"):
+        train.main(toy(copy, OCS))
+    train.main(toy(copy, f"{OCS} --repair"))
+    assert records_of(copy) == records_of(pruned_run)
+    assert tensors(copy) == tensors(pruned_run)

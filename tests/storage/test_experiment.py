@@ -125,6 +125,14 @@ def test_opacus_is_recorded_where_it_solves_for_the_noise(config, data, dp, reco
     assert ("opacus" in versions) == recorded
 
 
+@pytest.mark.parametrize(("method", "recorded"), [(None, False), ("ocs", True)])
+def test_torch_pruning_is_recorded_where_it_finds_the_channels(config, data, method, recorded):
+    config.prune = Namespace(method=method, remove=0.4)
+    experiment = describe(config, data, nn.Linear(64, 10), ["identity"], [])
+    assert ("torch-pruning" in experiment.versions) == recorded == experiment.pruned
+    assert experiment.config["prune"] == {"method": method, "remove": 0.4}
+
+
 def test_options_of_own_data_are_places_only_if_they_are_paths(config, data):
     """Those of `Arrays` are; in a user's own data, `labels` may be which labels are learned."""
     options = {"file": Path("x.npz"), "cache": None, "labels": "coarse"}
@@ -288,6 +296,14 @@ def test_a_folder_from_before_an_option_goes_on_without_it(tmp_path, asked, opti
     check_same(tmp_path, asked(), asked(**{key: before}))
     with pytest.raises(ValueError, match=rf"model.{option}: {before} in the folder, {now} asked"):
         check_same(tmp_path, asked(), asked(**{key: now}))
+
+
+def test_a_folder_from_before_pruning_was_an_option_goes_on_without_it(tmp_path, asked):
+    plain = {"method": None, **{k: v for k, v in PRUNE_DEFAULTS.items() if k != "method"}}
+    check_same(tmp_path, asked(), asked(config__prune=plain))
+    with pytest.raises(ValueError, match=r"prune.method: None in the folder, 'ocs' asked"):
+        check_same(tmp_path, asked(), asked(config__prune=plain | {"method": "ocs"}))
+    assert not asked().pruned
 
 
 def test_a_folder_from_before_privacy_was_an_option_goes_on_without_it(tmp_path, asked):
