@@ -7,6 +7,7 @@ from jsonargparse import Namespace
 from torch import nn
 
 from datamodules.digits import Digits
+from lightning_modules.options import PRUNE_DEFAULTS
 from storage.experiment import check_same, describe, differing, grow, read_experiment
 from storage.names import fleet_names
 
@@ -82,6 +83,7 @@ def config():
         seed=3,
         data=Namespace(init_args=init_args),
         model=Namespace(network="convnet", lr=0.1),
+        prune=Namespace(method=None),
         trainer=Namespace(max_epochs=2, accelerator="cpu", devices=1),
         fleet=Namespace(shadows=4, targets=1, workers=3),
         calibration=Namespace(images=8, rounds=0),
@@ -99,6 +101,7 @@ def test_a_description_holds_what_changes_a_number(config, data):
         "seed": 3,
         "data": {"class_path": "datamodules.digits.Digits", "init_args": {"pool_size": 64}},
         "model": {"network": "convnet", "lr": 0.1},
+        "prune": {"method": None},
         "trainer": {"max_epochs": 2},
         "fleet": {"shadows": 4, "targets": 1},
         "queries": ["identity"],
@@ -299,7 +302,7 @@ def test_a_folder_from_before_an_option_goes_on_without_it(tmp_path, asked, opti
 
 
 def test_a_folder_from_before_pruning_was_an_option_goes_on_without_it(tmp_path, asked):
-    plain = {"method": None, **{k: v for k, v in PRUNE_DEFAULTS.items() if k != "method"}}
+    plain = dict(PRUNE_DEFAULTS)
     check_same(tmp_path, asked(), asked(config__prune=plain))
     with pytest.raises(ValueError, match=r"prune.method: None in the folder, 'ocs' asked"):
         check_same(tmp_path, asked(), asked(config__prune=plain | {"method": "ocs"}))
