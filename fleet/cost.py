@@ -13,6 +13,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from torch import nn
 
 from attacks.embeddings import COMPONENTS
 from attacks.game import FULL
@@ -21,6 +22,7 @@ from fleet.counts import HEADER, Counts, count_work
 from fleet.engine import is_first
 from fleet.gpu_hours import FLOAT32, GPU_BATCH, Workload, gpu_line, rate
 from fleet.prepare import Job
+from fleet.pruning import cut_untrained
 from fleet.trials import (
     Operations,
     QuantizationCost,
@@ -45,30 +47,68 @@ class Costs(NamedTuple):
     full_bytes: int  # size of a full-precision weights file
     quantizations: Mapping[str, QuantizationCost]
     rate: float  # FLOP/s of training, assumed of a GPU
+    before_cut: int = 0  # further bytes of snapshots that are larger than a pruned network
 
 
 def print_cost(job: Job, console: Console) -> None:
     """Try some steps of a model, and print the work and its cost."""
     data = job.data
-    classifier = make_classifier(data, 0, job.model)
-    network = copy.deepcopy(classifier.get_submodule("network"))
-    batch = next(data.test_batches())
-    operations = count_operations(copy.deepcopy(network), batch.images[:2], batch.labels[:2])
     members = next(iter(job.members.values()))
+    last = job.prune.epochs(job.config.trainer.max_epochs)[1] if job.prune.method else 0
     data.assign(members, job.config.seed, poisson=job.model.dp.on)
-    options = job.config.trainer.as_dict() | ({"devices": 1} if job.fleet.apart else {})
-    with console.status("Trying some steps of training"), tf32(job.model.tf32):
-        training = try_training(classifier, data, options, environment(job.fleet))
+    with console.status("Trying some steps of training"):
+        network, operations, training = _try(job, cut=False)
+        dense = network
+        if job.prune.method:
+            network, narrow, quicker = _try(job, cut=True)
+            share = last / job.config.trainer.max_epochs
+            operations, training = _blend(share, (operations, training), (narrow, quicker))
     if not is_first():
         return
     with console.status("Trying quantizations"), tf32(False):
         signals = try_signals(network.to(data.device), data)
         quantizations = try_quantizations(job, network)
-    full_bytes = len(serialise(network.state_dict()))
-    speed = rate(job.config.trainer.precision, job.model.tf32)
-    costs = Costs(training, signals, operations, full_bytes, quantizations, speed)
-    for line in show_cost(count_work(job), costs):
+    full_bytes, dense_bytes = (len(serialise(n.state_dict())) for n in (network, dense))
+    counts, speed = count_work(job), rate(job.config.trainer.precision, job.model.tf32)
+    wide = sum(epoch <= last for epoch in job.experiment.snapshots.values())
+    further = wide * (dense_bytes - full_bytes)
+    costs = Costs(training, signals, operations, full_bytes, quantizations, speed, further)
+    for line in show_cost(counts, costs):
         console.print(line, soft_wrap=True)
+
+
+def _try(job: Job, cut: bool) -> tuple[nn.Module, Operations, Training]:
+    """Try some steps of an untrained model, cut or dense; also return its network."""
+    data, classifier = job.data, make_classifier(job.data, 0, job.model)
+    if cut:
+        cut_untrained(job.prune, classifier.network, data)
+    network = copy.deepcopy(classifier.get_submodule("network"))
+    batch = next(data.test_batches())
+    operations = count_operations(copy.deepcopy(network), batch.images[:2], batch.labels[:2])
+    options = job.config.trainer.as_dict() | ({"devices": 1} if job.fleet.apart else {})
+    with tf32(job.model.tf32):
+        return network, operations, try_training(classifier, data, options, environment(job.fleet))
+
+
+def _blend(
+    share: float, dense: tuple[Operations, Training], cut: tuple[Operations, Training]
+) -> tuple[Operations, Training]:
+    """Work of a fit that trains a dense network for a share of its epochs, then a cut one."""
+
+    def mean(before: int | float, after: int | float) -> float:
+        return share * before + (1 - share) * after
+
+    (wide, before), (narrow, after) = dense, cut
+    return (
+        narrow._replace(training=round(mean(wide.training, narrow.training))),
+        Training(
+            mean(before.step, after.step),
+            mean(before.epoch, after.epoch),
+            after.checkpoint,
+            max(before.memory, after.memory),
+            mean(before.saving, after.saving),
+        ),
+    )
 
 
 def show_cost(counts: Counts, costs: Costs) -> list[Table | str]:
@@ -123,9 +163,13 @@ def _saved(counts: Counts, costs: Costs) -> tuple[int, float]:
 
 
 def _lines(counts: Counts, costs: Costs, total: float) -> list[str]:
-    training, signals, _, full, quantizations, _ = costs
+    training, signals, _, full, quantizations, _, before_cut = costs
     models, variants = len(counts.todo), len(counts.variants)
-    stored = full * (1 + counts.snapshots) + sum(cost.stored for cost in quantizations.values())
+    stored = (
+        full * (1 + counts.snapshots)
+        + before_cut
+        + sum(cost.stored for cost in quantizations.values())
+    )
     kept = variants * counts.kept(signals.kept)
     whole = "full and each snapshot" if counts.snapshots else "full"
     disk = models * (stored + kept + training.checkpoint)

@@ -43,6 +43,7 @@ from torch import Tensor, nn
 
 from attacks.game import FULL
 from lightning_modules.networks import build_network
+from pruning.cut import load
 from quantization.deploy import Image, to_onnx, to_torchao
 from quantization.quantized_network import QuantizedNetwork
 from storage.experiment import Experiment
@@ -104,7 +105,7 @@ def build(experiment: Experiment, state: dict[str, Tensor]) -> tuple[nn.Module, 
     image = experiment.shape
     network = build_network(name, sizes["num_classes"], sizes["channels"], args or {}, image)
     try:
-        network.load_state_dict(state)
+        load(network, state)  # which pruning may have narrowed
     except RuntimeError as error:
         raise ValueError(
             f"`{name}` must be the network that was trained, got another one ({error}). Undo the"

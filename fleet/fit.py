@@ -15,6 +15,7 @@ from lightning_modules.callbacks.checkpoints import SaveCheckpoint, SaveWeights,
 from lightning_modules.callbacks.guards import StopDiverged
 from lightning_modules.callbacks.peers import Peers
 from lightning_modules.callbacks.progress import SaveProgress
+from lightning_modules.callbacks.prune import Prune
 from lightning_modules.callbacks.quantize import Quantize
 from lightning_modules.callbacks.record_embeddings import RecordEmbeddings
 from lightning_modules.callbacks.record_signals import RecordSignals
@@ -22,6 +23,7 @@ from lightning_modules.callbacks.save_privacy import SavePrivacy
 from lightning_modules.callbacks.snapshots import SaveSnapshots
 from lightning_modules.float32 import tf32
 from lightning_modules.private import make_classifier
+from pruning.cut import load
 from quantization.mixed_options import MixedOptions
 from storage.names import ModelName
 from storage.weights import load_weights
@@ -40,7 +42,7 @@ def fit(job: Job, name: ModelName) -> None:
     resume, start = None, "its first epoch"
     if (weights := run.weights(name, FULL)).exists():
         # already trained: a fit without epochs only runs the callbacks
-        classifier.network.load_state_dict(load_weights(weights))
+        load(classifier.network, load_weights(weights))
         options["max_epochs"], start = 0, "its trained weights"
     elif run.checkpoint(name).exists():
         resume, start = run.checkpoint(name), "its checkpoint"
@@ -55,7 +57,12 @@ def fit(job: Job, name: ModelName) -> None:
         MixedOptions(**job.config.mixed.as_dict()),
     )
     peers = Peers(f"{name}, attempt {attempt}, from {start}")
-    trainer = make_trainer(job, name, attempt, [progress, quantize], peers, options)
+    training: list[Callback] = []
+    if job.prune.method and not weights.exists():
+        epochs = job.config.trainer.max_epochs
+        training = [Prune(run.record(name, FULL), job.prune, epochs, seed)]
+    after = [progress, quantize]
+    trainer = make_trainer(job, name, attempt, training, after, peers, options)
     with tf32(job.model.tf32), ending_together(trainer):
         trainer.fit(classifier, datamodule=data, ckpt_path=resume, weights_only=True)
     progress.note("finished")
@@ -65,7 +72,8 @@ def make_trainer(
     job: Job,
     name: ModelName,
     attempt: int,
-    ours: list[Callback],
+    training: list[Callback],
+    after: list[Callback],
     peers: Peers,
     options: dict[str, Any],
 ) -> Trainer:
@@ -75,7 +83,8 @@ def make_trainer(
         job: the part that all models share.
         name: the model.
         attempt: number of its earlier trainings that failed.
-        ours: callbacks that note progress and quantize; they run after the guards and the weights,
+        training: callbacks that change the network at the end of epochs, after its snapshot.
+        after: callbacks that note progress and quantize; they run after the guards and the weights,
             and before the signals.
         peers: the processes that train the model.
         options: options of the trainer.
@@ -87,9 +96,10 @@ def make_trainer(
         callbacks.append(SavePrivacy(run.model(name), drawn, dp.clip, experiment.snapshots))
     callbacks += [
         SaveSnapshots(run.model(name), experiment.snapshots),
+        *training,
         SaveCheckpoint(run.checkpoint(name), job.config.checkpoint_every),
         SaveWeights(run.weights(name, FULL)),
-        *ours,
+        *after,
         RecordSignals(run.model(name), experiment.variants, experiment.queries, peers),
     ]
     if name in experiment.embedded:

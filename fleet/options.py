@@ -5,6 +5,7 @@
 
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
@@ -13,7 +14,12 @@ from pathlib import Path
 import yaml
 from jsonargparse import Namespace
 
-from lightning_modules.options import CalibrationOptions, ModelOptions, TrainerOptions
+from lightning_modules.options import (
+    CalibrationOptions,
+    ModelOptions,
+    PruneOptions,
+    TrainerOptions,
+)
 from quantization.imported import make_importable
 from quantization.mixed_options import MixedOptions
 from storage.command_line import CommandLine, make_command_line, pair_options, quote, recipe_keys
@@ -146,6 +152,7 @@ def make_parser(data: type | None = None) -> CommandLine:
     parser.add_class_arguments(FleetOptions, "fleet")
     add_data(parser, data)
     parser.add_class_arguments(ModelOptions, "model", instantiate=False)
+    parser.add_class_arguments(PruneOptions, "prune", instantiate=False)
     parser.add_class_arguments(TrainerOptions, "trainer", instantiate=False)
     return parser
 
@@ -193,7 +200,7 @@ def parse(
     if {"-h", "--help"}.intersection(arguments):
         make(None).read(["--help"])
     data = import_module("datamodules").ImageDataModule  # imports torch and Lightning
-    parser, arguments = make(data), list(arguments)
+    parser, arguments = make(data), _spell_out(arguments)
     try:
         arguments = [*_read_bits(arguments)]
         name = _data_name(arguments)
@@ -205,6 +212,12 @@ def parse(
     if name is None:  # a default in the parser would pass its pool size on to other data sets
         arguments = ["--data", "datamodules.Digits", *arguments]
     return parser, parser.read(arguments, known, dropped)
+
+
+def _spell_out(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `--prune ocs` as `--prune.method ocs`."""
+    short = re.compile(r"--prune(?==|$)")
+    return [short.sub("--prune.method", argument) for argument in arguments]
 
 
 def _data_name(arguments: Sequence[str]) -> str | None:

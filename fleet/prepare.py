@@ -29,12 +29,13 @@ from fleet.failed import find_failed
 from fleet.forks import can_fork
 from fleet.options import FleetOptions
 from fleet.privacy import check_layers, check_privacy, settle
+from fleet.pruning import check_pruning, rehearse_cut
 from fleet.rehearsal import rehearse_fit
 from fleet.restarts import announce
 from fleet.snapshots import check_passed
 from lightning_modules.callbacks.record_embeddings import find_layer
 from lightning_modules.classifier import Classifier
-from lightning_modules.options import CalibrationOptions, ModelOptions
+from lightning_modules.options import CalibrationOptions, ModelOptions, PruneOptions
 from lightning_modules.private import make_classifier
 from lightning_modules.rehearsal import first_of
 from quantization.mixed_options import MixedOptions
@@ -54,6 +55,7 @@ class Job(NamedTuple):
         config: options of the command line.
         fleet: number of models, and where they are trained.
         model: the network, and how it is trained; with DP-SGD, its noise is solved for.
+        prune: which channels are removed in training, and when.
         calibration: images that a quantizer looks at.
         data: the pool and the test split.
         run: the folder of the fleet.
@@ -67,6 +69,7 @@ class Job(NamedTuple):
     config: Namespace
     fleet: FleetOptions
     model: ModelOptions
+    prune: PruneOptions
     calibration: CalibrationOptions
     data: ImageDataModule
     run: RunFolder
@@ -101,8 +104,11 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
         OSError: the run folder cannot be written to.
     """
     devices, model = check_options(config, fleet), ModelOptions.read(config.model.as_dict())
+    prune = PruneOptions(**config.prune.as_dict())
     if model.dp.on:
         check_privacy(config, devices)
+    if prune.method:
+        check_pruning(prune, model, config.trainer.max_epochs)
     notes = check_processes(fleet, devices.kind)
     config.threads = choose_threads(config, fleet, devices.local)
     # a process that is to be forked must not have several, see `Forks`
@@ -129,6 +135,8 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
         check_layers(classifier.network)
     notes = rehearse_fit(config, fleet, devices, classifier, data, counts)
     _print(notes, console)
+    if prune.method:
+        _print(rehearse_cut(prune, classifier, data), console)
     network, notes = try_network(config, classifier, data)
     for name in config.quantize:
         check_calibration(calibration, data, Variant.parse(name))
@@ -156,7 +164,18 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
     for path in removed:
         console.print(escape(f"{path} was damaged: deleted, to be made again."), soft_wrap=True)
     job = Job(
-        config, fleet, model, calibration, data, run, experiment, members, chosen, devices, {}
+        config,
+        fleet,
+        model,
+        prune,
+        calibration,
+        data,
+        run,
+        experiment,
+        members,
+        chosen,
+        devices,
+        {},
     )
     job = job._replace(retry=_find_retries(job, console))
     waiting = [n for n in job.todo if n not in job.retry and not is_running(run, n)]

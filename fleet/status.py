@@ -14,6 +14,7 @@ from fleet.failed import Failed, find_failed
 from lightning_modules.callbacks.progress import Progress, read_progress
 from storage.command_line import quote
 from storage.names import ModelName
+from storage.pruning import read_pruning
 from storage.run_folder import RunFolder
 
 State = Literal["finished", "running", "failed", "waiting"]
@@ -179,6 +180,8 @@ def summarise(call: Call, failed: Failed) -> Iterator[str]:
             f"it{partner}; `--fleet.retrain_failed true` trains it from another start."
         )
     yield from failed.unjudged
+    if pruned := read_pruning(run, chosen):
+        yield pruned.describe()
     if sizes := [f"{variant} {size:,}" for variant, size in _sizes(run, chosen, variants).items()]:
         yield f"Bytes of a model on disk: {', '.join(sizes)}."
     if left := sum(bool(run.missing(name, variants, embedded)) for name in names):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,6 +19,8 @@ from datamodules.images import Batch, ImageDataModule
 from datamodules.seeds import derive_seed
 from lightning_modules.networks import Shape, build_network
 from lightning_modules.options import ModelOptions
+from pruning.cut import reshape
+from pruning.groups import Kept
 
 
 class Classifier(LightningModule):
@@ -63,6 +66,7 @@ class Classifier(LightningModule):
                 weight.data = weight.data.to(memory_format=torch.channels_last)
         if options.compile:  # in place: keys stay the same, and deep copies are not compiled
             self.network.compile()
+        self.kept: Kept = {}  # by a cut; empty for a dense network
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
 
     @classmethod
@@ -130,6 +134,17 @@ class Classifier(LightningModule):
                 "name": "train/learning_rate",
             },
         }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.kept:
+            checkpoint["kept"] = self.kept
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the widths of a checkpoint, before its weights and its optimizer are loaded."""
+        self.kept = checkpoint.get("kept", {})
+        state = checkpoint["state_dict"].items()
+        ours = {key.partition(".")[2]: value for key, value in state if key.startswith("network.")}
+        reshape(self.network, ours)
 
     def hooked(self, network: nn.Module) -> AbstractContextManager[object]:
         """What this model's network, or a copy of it, needs while it is trained: nothing here."""

@@ -4,7 +4,7 @@ Importing them imports neither torch nor Lightning, so that `--help` answers at 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import inf
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ Precision = Literal[
     "64-true", "32-true", "16-true", "16-mixed", "bf16-true", "bf16-mixed",
     "transformer-engine", "transformer-engine-float16", "64", "32", "16", "bf16", 64, 32, 16,
 ]  # fmt: skip
+PruneMethod = Literal["ocs", "magnitude", "random", "init"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,80 @@ class DpOptions:
     def on(self) -> bool:
         """Whether models are trained by DP-SGD."""
         return self.noise is not None or self.epsilon is not None
+
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """Structured pruning within the epochs of training (docs/channel_pruning.md).
+
+    Args:
+        method: `ocs` shrinks the channels with the smallest weights until they are the same from
+            epoch to epoch, and cuts them; `magnitude` cuts them at one epoch, `random` cuts others,
+            and `init` cuts before the first step. `--prune ocs` is short for it.
+        remove: share of the multiply-accumulates to remove.
+        start: share of the epochs after which `ocs` begins to select and shrink channels.
+        cut: share of the epochs after which channels are cut, by `ocs` at the latest (default: 0.4;
+            0.7 by `magnitude` and `random`).
+        strength: group penalty of `ocs` on each weight of a selected channel, in units of the
+            weights, just before the latest cut; it grows from epoch to epoch.
+
+    Raises:
+        ValueError: a number is out of range, or an option is not of this method.
+    """
+
+    method: PruneMethod | None = None
+    remove: float = 0.5
+    start: float = 0.1
+    cut: float | None = None
+    strength: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse shares that leave nothing to do, and options that nothing reads."""
+        for name, share in (("remove", self.remove), ("start", self.start), ("cut", self.cut)):
+            if share is not None and not 0 < share < 1:
+                raise ValueError(f"`prune.{name}` must be between 0 and 1, got {share:g}.")
+        if not 0 < self.strength < inf:
+            raise ValueError(
+                f"`prune.strength` must be above 0, got {self.strength:g}. `--prune magnitude` "
+                "cuts channels without shrinking them first."
+            )
+        readers: dict[str, tuple[PruneMethod, ...]] = {
+            "remove": ("ocs", "magnitude", "random", "init"),
+            "cut": ("ocs", "magnitude", "random"),
+            "start": ("ocs",),
+            "strength": ("ocs",),
+        }
+        for name, methods in readers.items():
+            if self.method not in methods and getattr(self, name) != PRUNE_DEFAULTS[name]:
+                raise ValueError(
+                    f"`prune.{name}` needs {' or '.join(f'`--prune {m}`' for m in methods)}, got "
+                    f"{self.method or 'no method'}. Leave it out, or choose such a method."
+                )
+
+    def epochs(self, total: int) -> tuple[int, int]:
+        """Epochs after which channels are first selected, and after which they are cut at last.
+
+        Args:
+            total: epochs of a fit.
+
+        Raises:
+            ValueError: no epoch is left before or after the cut.
+        """
+        if self.method == "init":
+            return 0, 0
+        share = self.cut or (0.4 if self.method == "ocs" else 0.7)
+        last = round(share * total)
+        first = max(1, round(self.start * total)) if self.method == "ocs" else last
+        if not 1 <= first <= last < total or (self.method == "ocs" and first == last):
+            raise ValueError(
+                f"`--prune {self.method}` needs epochs before the cut and after it, got selection "
+                f"from epoch {first} and the cut after epoch {last} of {total} "
+                "(`--trainer.max_epochs`). Train longer, or change `--prune.cut`."
+            )
+        return first, last
+
+
+PRUNE_DEFAULTS = {field.name: field.default for field in fields(PruneOptions)}
 
 
 @dataclass(frozen=True)

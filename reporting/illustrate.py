@@ -13,6 +13,7 @@ from reporting.figures import convergence_chart, layers_chart, roc_chart
 from reporting.gallery import Pictures, gallery_figure
 from reporting.matplotlib_charts import draw
 from reporting.plane import plane_chart
+from reporting.pruning import CAPTION, pruning_chart
 from reporting.results import Results
 
 CAPTIONS = {
@@ -42,6 +43,7 @@ CAPTIONS = {
     "choice": "The best trade-offs of bytes against expected loss in the first audited model, over "
     "all allocations of bits, and the one that each variant took. Expected is the sum of what each "
     "layer loses alone on calibration images.",
+    "pruning": CAPTION,
 }
 CURVES = (
     " Lines: other ways to trade accuracy for leakage, by the strongest attack on each variant, "
@@ -84,6 +86,7 @@ def illustrate(
         "cost": cost_chart(rows, variants),
         "bits": bits_chart(variants),
         "choice": choice_chart(variants),
+        "pruning": pruning_chart(results.pruned) if results.pruned else None,
     }
     counts = sorted({made.models for made in quantizations.values() if made})
     models = " to ".join(dict.fromkeys(map(str, counts[:1] + counts[-1:])))

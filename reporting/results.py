@@ -18,11 +18,13 @@ from reporting.basis import describe_basis
 from reporting.bounds import warn
 from reporting.cost import cost_table
 from reporting.findings import make_tables
+from reporting.pruning import pruning_table
 from reporting.tables import Cell, Table, exposed_table
 from reporting.text import compare
 from storage.command_line import quote
 from storage.evidence import Evidence
 from storage.experiment import Experiment, check_format
+from storage.pruning import LayerWidth, PruningMeans
 from storage.records import LayerMeans, QuantizationMeans, VariantFacts
 from storage.searches import CostMeans, SearchMeans
 
@@ -53,6 +55,7 @@ class Results(NamedTuple):
             `by_target`; empty if it is unknown.
         seconds: wall time of each finished model, by its name; empty if it is unknown.
         warnings: contradictions that somebody must look into, one sentence each.
+        pruned: how the audited models were pruned; None if they were not.
     """
 
     name: str
@@ -70,6 +73,7 @@ class Results(NamedTuple):
     audited: Mapping[str, str] = {}
     seconds: Mapping[str, float] = {}
     warnings: tuple[str, ...] = ()
+    pruned: PruningMeans | None = None
 
     @property
     def tail(self) -> Metric:
@@ -99,6 +103,8 @@ def make_results(
         tables.append(costs)
     if images and images.pictures is None:  # in place of a gallery
         tables.append(exposed_table(findings["exposure"], images.labels))
+    if evidence.pruned:
+        tables.append(pruning_table(evidence.pruned))
     return Results(
         name=evidence.name,
         inputs=inputs,
@@ -123,6 +129,7 @@ def make_results(
         audited=evidence.audited,
         seconds=evidence.seconds,
         warnings=tuple(warn(findings["epsilon"])),
+        pruned=evidence.pruned,
     )
 
 
@@ -191,6 +198,7 @@ def as_json(results: Results) -> str:
             "audited": dict(results.audited),
             "seconds": dict(results.seconds),
             "warnings": list(results.warnings),
+            "pruned": plain(results.pruned),
         },
         indent=1,
         allow_nan=False,
@@ -248,7 +256,14 @@ def _from_json(content: Mapping[str, Any]) -> Results:
         audited=content.get("audited", {}),  # older files lack it
         seconds=content.get("seconds", {}),  # and it
         warnings=tuple(content.get("warnings", ())),  # unknown to older audits
+        pruned=_read_pruned(content.get("pruned")),  # likewise
     )
+
+
+def _read_pruned(pruned: Mapping[str, Any] | None) -> PruningMeans | None:
+    if pruned is None:
+        return None
+    return PruningMeans(**{**pruned, "widths": [LayerWidth(**w) for w in pruned["widths"]]})
 
 
 def _read_table(table: Mapping[str, Any]) -> Table:

@@ -28,6 +28,7 @@ from storage.left_out import (
 )
 from storage.names import ModelName, in_order
 from storage.privacy import is_trained, prove
+from storage.pruning import PruningMeans, read_pruning
 from storage.records import VariantFacts, average, read_calibrated, read_record, read_seconds
 from storage.run_folder import RunFolder
 from storage.saved_signals import SavedSignal, load_signals
@@ -53,6 +54,7 @@ class Evidence(NamedTuple):
         audited: fingerprint of what each audited model trained on, by its name; empty for models
             that were trained elsewhere.
         seconds: wall time of each finished model, by its name, as far as it is known.
+        pruned: how the audited models were pruned; None if they were not.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Evidence(NamedTuple):
     examples: Mapping[str, Sequence[int | str]] = {}
     audited: Mapping[str, str] = {}
     seconds: Mapping[str, float] = {}
+    pruned: PruningMeans | None = None
 
 
 def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None) -> Evidence:
@@ -101,6 +104,7 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
     facts = {v: _read_facts(run, v, audited, proven.get(v)) for v in variants}
     full = _cost_of_full(run, experiment.quantized, audited)
     facts |= {v: facts[v]._replace(cost=full) for v in (FULL, *in_order(variants))}
+    pruned = read_pruning(run, audited) if experiment.pruned else None
     game = Game(
         signals=_read_signals(run, experiment, data),
         members=_matrix(members),
@@ -122,6 +126,7 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
         images=None if data is None else data.pool,
         audited={str(name): _fingerprint(members[name]) for name in audited},
         seconds={str(n): known for n in finished if (known := read_seconds(run, n)) is not None},
+        pruned=pruned,
     )
 
 

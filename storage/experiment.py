@@ -97,6 +97,11 @@ class Experiment(NamedTuple):
         return _is_private(self.config)
 
     @property
+    def pruned(self) -> bool:
+        """Whether channels of its models are removed in training."""
+        return self.config.get("prune", {}).get("method") is not None
+
+    @property
     def embedded(self) -> list[ModelName]:
         """Models whose embeddings are recorded: those that are audited, if it was asked for."""
         audited = self.names[self.shadows if self.targets else 0 :]
@@ -166,6 +171,7 @@ def describe(
             },
         },
         "model": config.model.as_dict(),
+        "prune": config.prune.as_dict(),
         "trainer": {k: v for k, v in trainer.items() if k not in HARDWARE},
         "fleet": {"shadows": config.fleet.shadows, "targets": config.fleet.targets},
         "queries": queries,
@@ -176,8 +182,9 @@ def describe(
         "record_embeddings": config.record_embeddings,
         "snapshots": sorted(config.snapshots),
     }
-    # Opacus solves for the noise that a wanted epsilon takes
-    packages = ("torch", "lightning", "bitleak", *(["opacus"] if _is_private(kept) else []))
+    # Opacus solves for the noise that a wanted epsilon takes, Torch-Pruning finds the channels
+    extras = {"opacus": _is_private(kept), "torch-pruning": kept["prune"]["method"]}
+    packages = ("torch", "lightning", "bitleak", *(name for name in extras if extras[name]))
     sizes = dict(zip(SIZES, data.pool.shape[1:], strict=False))  # a table has but its features
     return Experiment(
         config=kept,

@@ -17,6 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from pruning.cut import load
+from pruning.groups import Kept
 from quantization.activations import ActivationGrid
 from quantization.cost import weight_bytes
 from quantization.quantized_network import (
@@ -29,7 +31,7 @@ from quantization.ranges import Ranges, quantize_activations
 from quantization.rounding.grid import LEVELS, Bits, Grid
 from quantization.rounding.pack import pack, unpack
 from quantization.variant import UNQUANTIZED, Variant
-from storage.files import serialise, write_whole
+from storage.files import save_whole, serialise, write_whole
 
 
 def pack_network(quantized: QuantizedNetwork) -> bytes:
@@ -49,6 +51,25 @@ def save_quantized(path: Path, quantized: QuantizedNetwork) -> None:
     """Write a quantized network; the file is whole or absent."""
     content = pack_network(quantized)
     write_whole(path, lambda partial: partial.write_bytes(content))
+
+
+def save_network(path: Path, state: Mapping[str, Tensor], kept: Kept) -> None:
+    """Write full-precision weights, with the channels that pruning kept, by their group.
+
+    The shapes of the weights are the architecture; `kept` says where in the dense network it lies.
+    """
+    save_whole(path, state, {"kept": json.dumps(kept)} if kept else None)
+
+
+def load_kept(path: Path) -> Kept:
+    """Read the channels that pruning kept, by their group; none of a dense or a quantized network.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    with safe_open(path, framework="pt") as file:
+        kept: Kept = json.loads((file.metadata() or {}).get("kept", "{}"))
+    return kept
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -83,7 +104,8 @@ def load_into(network: nn.Module, path: Path) -> nn.Module:
     """Give a network the weights of a file, and let it compute with that file's activations.
 
     Args:
-        network: the architecture, in evaluation mode; it is changed in place.
+        network: the architecture, in evaluation mode; it is changed in place, and takes the widths
+            of the file, which pruning may have changed.
         path: a quantized or a full-precision file.
 
     Returns:
@@ -94,7 +116,7 @@ def load_into(network: nn.Module, path: Path) -> nn.Module:
         ValueError: the file is damaged.
     """
     _, weights, rest, activations = _read(path)
-    network.load_state_dict(rest | {key: weight.dequantize() for key, weight in weights.items()})
+    load(network, rest | {key: weight.dequantize() for key, weight in weights.items()})
     return quantize_activations(network, activations)
 
 

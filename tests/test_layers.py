@@ -7,13 +7,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MATHEMATICS = {"attacks", "attacks.metrics", "quantization", "quantization.rounding", "datamodules"}
+MATHEMATICS = {
+    *("attacks", "attacks.metrics", "quantization", "quantization.rounding"),
+    *("pruning", "datamodules"),
+}
 LIGHTNING = {"lightning_modules", "lightning_modules.callbacks"}
 ALLOWED = {  # what each floor may import of ours beside itself
     "attacks": {"attacks.metrics"},
     "attacks.metrics": set(),
     "quantization": {"quantization.rounding"},
     "quantization.rounding": set(),
+    "pruning": set(),
     "datamodules": set(),
     "storage": MATHEMATICS,
     "lightning_modules": {"storage"} | LIGHTNING | MATHEMATICS,
@@ -27,6 +31,7 @@ ALLOWED = {  # what each floor may import of ours beside itself
 FOREIGN = {  # other people's packages that a floor must do without
     "attacks": {"lightning", "wandb", "matplotlib", "plotly", "rich", "jinja2", "safetensors"},
     "quantization": {"lightning", "wandb", "matplotlib", "rich", "safetensors"},
+    "pruning": {"lightning", "wandb", "matplotlib", "rich", "safetensors"},
     "storage": {"lightning", "matplotlib", "plotly", "rich", "jinja2"},
     "reporting": {"lightning", "ray"},
 }

@@ -12,7 +12,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
-from storage.files import save_whole, write_whole
+from storage.files import write_whole
+from storage.weights import save_network
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -93,6 +94,6 @@ class SaveWeights(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         network = pl_module.get_submodule("network")
         if trainer.is_global_zero and not self.path.exists():
-            save_whole(self.path, network.state_dict())
+            save_network(self.path, network.state_dict(), getattr(pl_module, "kept", {}))
         if trainer.world_size > 1:
             network.load_state_dict(trainer.strategy.broadcast(network.state_dict()))

@@ -7,7 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
-from storage.files import save_whole
+from storage.weights import save_network
 
 
 class SaveSnapshots(Callback):
@@ -37,7 +37,8 @@ class SaveSnapshots(Callback):
 
     @rank_zero_only
     def _save(self, pl_module: LightningModule, variant: str) -> None:
-        save_whole(self._path(variant), pl_module.get_submodule("network").state_dict())
+        state = pl_module.get_submodule("network").state_dict()
+        save_network(self._path(variant), state, getattr(pl_module, "kept", {}))
 
     def _path(self, variant: str) -> Path:
         return self.folder / f"{variant}.safetensors"

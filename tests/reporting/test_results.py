@@ -21,6 +21,7 @@ from reporting.results import (
     read_results,
 )
 from storage.experiment import Experiment
+from storage.pruning import LayerWidth, PruningMeans
 from storage.records import VariantFacts
 
 EXPERIMENT = Experiment(
@@ -71,6 +72,22 @@ def test_what_targets_trained_on_and_what_halves_find_are_unknown_to_older_audit
     assert not older.audited
     assert not older.seconds
     assert older.rows == [row._replace(halves={}) for row in results.rows]
+
+
+def test_pruning_is_read_back_and_unknown_to_older_audits(results, run_dir):
+    widths = [LayerWidth("conv", 16, 10, 11.5, 13)]
+    pruned = PruningMeans(
+        *("ocs", 0.5, 2, 1, [4, 6], None, [[0.5], []], [9.0, 4.0], [50.0, 20.0]),
+        *([0.9, 0.6, 0.9], widths),
+    )
+    written = results._replace(pruned=pruned)
+    folder = run_dir(written)
+    assert read_results(folder) == written
+    path = folder / "audit" / "results.json"
+    content = json.loads(path.read_text())
+    del content["pruned"]
+    path.write_text(json.dumps(content))
+    assert read_results(folder).pruned is None
 
 
 def test_proofs_and_warnings_are_read_back_and_unknown_to_older_audits(results, run_dir):

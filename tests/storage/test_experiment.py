@@ -84,6 +84,7 @@ def config():
         seed=3,
         data=Namespace(init_args=init_args),
         model=Namespace(network="convnet", lr=0.1),
+        prune=Namespace(method=None),
         trainer=Namespace(max_epochs=2, accelerator="cpu", devices=1),
         fleet=Namespace(shadows=4, targets=1, workers=3),
         calibration=Namespace(images=8, rounds=0),
@@ -102,6 +103,7 @@ def test_a_description_holds_what_changes_a_number(config, data):
         "seed": 3,
         "data": {"class_path": "datamodules.digits.Digits", "init_args": {"pool_size": 64}},
         "model": {"network": "convnet", "lr": 0.1},
+        "prune": {"method": None},
         "trainer": {"max_epochs": 2},
         "fleet": {"shadows": 4, "targets": 1},
         "queries": ["identity"],
@@ -134,6 +136,14 @@ def test_opacus_is_recorded_where_it_solves_for_the_noise(config, data, dp, reco
     config.model.dp = Namespace(**dp)
     versions = describe(config, data, nn.Linear(64, 10), ["identity"], []).versions
     assert ("opacus" in versions) == recorded
+
+
+@pytest.mark.parametrize(("method", "recorded"), [(None, False), ("ocs", True)])
+def test_torch_pruning_is_recorded_where_it_finds_the_channels(config, data, method, recorded):
+    config.prune = Namespace(method=method, remove=0.4)
+    experiment = describe(config, data, nn.Linear(64, 10), ["identity"], [])
+    assert ("torch-pruning" in experiment.versions) == recorded == experiment.pruned
+    assert experiment.config["prune"] == {"method": method, "remove": 0.4}
 
 
 def test_options_of_own_data_are_places_only_if_they_are_paths(config, data):

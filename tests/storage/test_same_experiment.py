@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from lightning_modules.options import PRUNE_DEFAULTS
 from storage.same_experiment import check_same, differing, grow
 
 
@@ -108,6 +109,14 @@ def test_a_folder_from_before_an_option_goes_on_without_it(tmp_path, asked, opti
     check_same(tmp_path, asked(), asked(**{key: before}))
     with pytest.raises(ValueError, match=rf"model.{option}: {before} in the folder, {now} asked"):
         check_same(tmp_path, asked(), asked(**{key: now}))
+
+
+def test_a_folder_from_before_pruning_was_an_option_goes_on_without_it(tmp_path, asked):
+    plain = dict(PRUNE_DEFAULTS)
+    check_same(tmp_path, asked(), asked(config__prune=plain))
+    with pytest.raises(ValueError, match=r"prune.method: None in the folder, 'ocs' asked"):
+        check_same(tmp_path, asked(), asked(config__prune=plain | {"method": "ocs"}))
+    assert not asked().pruned
 
 
 def test_a_folder_from_before_privacy_was_an_option_goes_on_without_it(tmp_path, asked):

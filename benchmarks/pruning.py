@@ -1,0 +1,100 @@
+"""Accuracy of networks whose channels are cut in training: ocs and its peers beside the dense ones.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.pruning   # digits, 3 models per method
+
+Each method trains the same models of one fleet: the same members and the same initial weights. So
+differences from the dense models are paired. More options are those of train.py, such as
+`--config recipes/pruning/cifar10.yaml --trainer.max_epochs 12`.
+"""
+
+import argparse
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from statistics import fmean, stdev
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import train
+from attacks.game import FULL
+from lightning_modules.options import PRUNE_DEFAULTS
+from storage.names import ModelName
+from storage.records import read_record, read_seconds
+from storage.run_folder import RunFolder
+from storage.saved_signals import load_signals
+
+METHODS = ("dense", "ocs", "magnitude", "random", "init")
+ROOT = Path(train.__file__).parent
+
+
+class Trained(NamedTuple):
+    """The models of one method.
+
+    Attributes:
+        accuracy: of each model on the test split.
+        records: of their pruning; None of dense ones.
+        seconds: per model, with its signals.
+    """
+
+    accuracy: list[float]
+    records: list[dict[str, Any] | None]
+    seconds: float
+
+
+def train_models(method: str, remove: float, models: int, options: Sequence[str]) -> Trained:
+    """Train some models of a fleet by a method, in a temporary folder."""
+    if method == "dense":
+        plain = {key: "null" if value is None else value for key, value in PRUNE_DEFAULTS.items()}
+        pruned = [f"--prune.{key}={value}" for key, value in plain.items()]
+    else:
+        pruned = ["--prune", method, "--prune.remove", str(remove)]
+    few = ["--fleet.models", f"0-{models - 1}", "--fleet.shadows", str(2 * ((models + 1) // 2))]
+    with TemporaryDirectory() as folder:
+        place = ["--run_dir", folder, "--quantize", "--snapshots", "--threads", "1"]
+        with redirect_stdout(StringIO()):
+            train.main([*options, *place, *few, *pruned])
+        run, names = RunFolder(Path(folder)), [ModelName("shadow", i) for i in range(models)]
+        correct = load_signals([run.signals(name, FULL) for name in names], "test_correct")
+        return Trained(
+            correct.double().mean(1).tolist(),
+            [read_record(run, name, FULL) for name in names],
+            fmean(read_seconds(run, name) or 0.0 for name in names),
+        )
+
+
+def describe(method: str, trained: Trained, dense: Trained) -> str:
+    """A line of the table, in percent and points."""
+    accuracy = [100 * value for value in trained.accuracy]
+    gains = [value - 100 * base for value, base in zip(accuracy, dense.accuracy, strict=True)]
+    spread = f"{stdev(gains):5.2f}" if len(gains) > 1 else "    -"
+    line = f"{method:10} {fmean(accuracy):6.2f} {fmean(gains):+7.2f} {spread}"
+    records = [record for record in trained.records if record]
+    if records:
+        before, after = (100 * fmean(r["accuracy"][i] for r in records) for i in (0, 1))
+        kept = 100 * fmean(record["macs"][1] / record["macs"][0] for record in records)
+        cut = fmean(record["cut_after"] for record in records)
+        line += f" {cut:6.1f} {before:7.2f} {after:6.2f} {kept:6.1f}"
+    else:
+        line += f" {'-':>6} {'-':>7} {'-':>6} {100:6.1f}"
+    return f"{line} {trained.seconds:7.1f}"
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--methods", nargs="+", choices=METHODS[1:], default=METHODS[1:])
+    parser.add_argument("--remove", type=float, default=0.5, help="share of the MACs")
+    parser.add_argument("--models", type=int, default=3, help="models per method, each of a seed")
+    known, options = parser.parse_known_args()
+    options = options or ["--config", str(ROOT / "recipes/pruning/digits.yaml")]
+    dense = train_models("dense", known.remove, known.models, options)
+    print("method     test %  - dense   std    cut  before  after  MACs%  s/model")
+    print(describe("dense", dense, dense), flush=True)
+    for method in known.methods:
+        trained = train_models(method, known.remove, known.models, options)
+        print(describe(method, trained, dense), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Structured pruning: a network in, a smaller network out."""
