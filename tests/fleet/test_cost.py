@@ -1,6 +1,6 @@
 import pytest
 
-from fleet.cost import Costs, duration, show_cost
+from fleet.cost import Costs, _blend, duration, show_cost
 from fleet.counts import Counts
 from fleet.gpu_hours import HALF, rate
 from fleet.trials import Operations, QuantizationCost, SignalCost, Training
@@ -103,3 +103,20 @@ def test_embeddings_worked_by_hand(costs, counts):
 )
 def test_durations_are_rounded_for_people(seconds, text):
     assert duration(seconds) == text
+
+
+def test_a_cut_in_training_worked_by_hand(costs):
+    """Two fifths of the epochs are dense; the checkpoint that stays is that of the cut network."""
+    dense = Operations(10, 100, 4, 8), Training(0.5, 2.0, 4000, 90, 1.5)
+    narrow = Operations(5, 40, 4, 8), Training(0.3, 1.0, 1000, 70, 0.5)
+    operations, training = _blend(0.4, dense, narrow)
+    assert operations == Operations(5, 64, 4, 8)
+    assert training == pytest.approx((0.38, 1.4, 1000, 90, 0.9))
+
+
+def test_snapshots_from_before_a_cut_are_larger(costs, counts):
+    kept = counts._replace(snapshots=2)
+    lines = [" ".join(show_cost(kept, costs._replace(before_cut=n))[1:]) for n in (0, 5000)]
+    stored = 3 * FULL + 300 + 200
+    assert f"{stored:,} of weights" in lines[0]
+    assert f"{stored + 5000:,} of weights" in lines[1]

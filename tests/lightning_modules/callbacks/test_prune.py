@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers.logger import DummyLogger
 
 import lightning_modules.callbacks.prune as module
 from datamodules import Digits
@@ -11,6 +12,17 @@ from lightning_modules.classifier import Classifier
 from lightning_modules.options import ModelOptions, PruneOptions
 
 EPOCHS, STEPS = 10, 2
+
+
+class Witness(DummyLogger):
+    """Remembers what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.metrics = []
+
+    def log_metrics(self, metrics, step=None):
+        self.metrics.append(metrics)
 
 
 class Rates(Callback):
@@ -28,7 +40,7 @@ class Rates(Callback):
 def fit(tmp_path):
     """Train a small model; returns it, what its steps were like, and the record of its pruning."""
 
-    def train(options=None):
+    def train(options=None, logger=False):
         data = Digits(pool_size=60, batch_size=16)
         data.setup("fit")
         data.assign(torch.arange(60) < 30, seed=1)
@@ -37,7 +49,8 @@ def fit(tmp_path):
         trainer = Trainer(
             max_epochs=EPOCHS,
             accelerator="cpu",
-            logger=False,
+            logger=logger,
+            log_every_n_steps=1,
             callbacks=[*prune, rates],
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -110,3 +123,14 @@ def test_init_is_cut_before_the_first_step(fit):
     assert model.kept == record["kept"]
     assert record["macs"][1] <= 0.5 * record["macs"][0]
     assert record["sizes"] == {"layer1.0": 16, "layer2.0": 32, "layer3.0": 64}
+
+
+def test_loggers_are_told_of_stability_and_of_the_cut(fit):
+    logger = Witness()
+    _, _, record = fit(PruneOptions("ocs", cut=0.4), logger)
+    told = [metrics for metrics in logger.metrics if any("prune/" in key for key in metrics)]
+    before, after, _ = record["accuracy"]
+    assert told == [
+        *({"prune/stability": value} for value in record["stability"]),
+        {"prune/cut_before": before, "prune/cut_after": after, "prune/cut_epoch": 4},
+    ]
