@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from attacks import ATTACKS
+from attacks.architecture import ArchitectureLeak, find_architecture_leak
 from attacks.bounds import find_bounds
 from attacks.findings import (
     Differences,
@@ -210,6 +211,26 @@ def _describe_holding(variants: Sequence[str]) -> str:
     return f"{every} of {ends.pop()}" if len(ends) == 1 else every
 
 
+def _architecture(value: ArchitectureLeak | None) -> Body:
+    rows = []
+    if value is not None:
+        summary = value.summary
+        rates = (estimate_cell(rate, True) for rate in (summary.tpr_1pct, summary.tpr_01pct))
+        rows.append((Cell("the example"), estimate_cell(summary.auc), *rates))
+        if value.by_class is not None:
+            rows.append((Cell("its class"), estimate_cell(value.by_class), DASH, DASH))
+    varying = f"{value.varying} of {value.channels}" if value else "0"
+    return Body(
+        ("scored", "AUC", NAMES["tpr_1pct"], NAMES["tpr_01pct"]),
+        rows,
+        "An attacker who knows which channels pruning kept, and no weight or output: the "
+        "log-likelihood ratio of the kept channels among shadows that trained on an example and "
+        "among the others, channel by channel, and its mean over the example's class. A leak is "
+        f"shown where the interval lies above guessing (AUC 0.5). {varying} channels differ "
+        "between shadows; the others tell nothing.",
+    )
+
+
 def _calibration(value: dict[str, Estimate]) -> Body:
     return Body(
         ("variant", "AUC"),
@@ -262,6 +283,11 @@ FINDINGS: dict[str, Finding] = {
     ),
     "joint_lira": Finding(
         "An attacker who holds several variants of a model", find_joint_attacks, _joint_attacks
+    ),
+    "architecture": Finding(
+        "Does the pruned architecture leak?",
+        lambda game, best: find_architecture_leak(game),
+        _architecture,
     ),
     "calibration": Finding(
         "Was a training example used to calibrate the quantizer?", find_calibration, _calibration

@@ -4,6 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
 from attacks.game import FULL
 from storage.names import ModelName
 from storage.records import read_record
@@ -76,6 +80,27 @@ def read_pruning(run: RunFolder, names: Iterable[ModelName]) -> PruningMeans | N
     """
     records = [record for name in names if (record := read_record(run, name, FULL))]
     return average_pruning([record for record in records if "kept" in record])
+
+
+def read_kept(run: RunFolder, names: Sequence[ModelName]) -> Bool[Tensor, "models channels"] | None:
+    """Which channels each of these models kept, of all that pruning may remove; None without any.
+
+    A model that was not cut, such as one that diverged before, has kept them all.
+
+    Raises:
+        ValueError: a record is damaged.
+    """
+    records = [read_record(run, name, FULL) or {} for name in names]
+    sizes = next((record["sizes"] for record in records if "kept" in record), None)
+    if sizes is None:
+        return None
+    rows = torch.ones(len(names), sum(sizes.values()), dtype=torch.bool)
+    for row, record in zip(rows, records, strict=True):
+        if "kept" in record:
+            parts = zip(sizes, row.split(list(sizes.values())), strict=True)
+            for group, channels in parts:
+                channels.zero_()[record["kept"][group]] = True
+    return rows
 
 
 def average_pruning(records: Sequence[Mapping[str, Any]]) -> PruningMeans | None:

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from storage.names import fleet_names
-from storage.pruning import LayerWidth, average_pruning, read_pruning
+from storage.pruning import LayerWidth, average_pruning, read_kept, read_pruning
 from storage.run_folder import RunFolder
 
 
@@ -51,3 +51,15 @@ def test_records_of_models_that_were_not_pruned_do_not_count(tmp_path):
         run.record(name, "full").write_text(json.dumps(content))
     assert read_pruning(run, names).models == 1
     assert read_pruning(run, names[1:]) is None
+
+
+def test_kept_channels_are_rows_of_a_mask(tmp_path):
+    run, names = RunFolder(tmp_path), fleet_names(2, 1)
+    sizes = {"stem": 3, "body": 2}
+    for name, kept in zip(names, [{"stem": [0, 2], "body": [1]}, None], strict=False):
+        content = {"noise": 1.0} if kept is None else {"kept": kept, "sizes": sizes}
+        run.model(name).mkdir(parents=True)
+        run.record(name, "full").write_text(json.dumps(content))
+    rows = read_kept(run, names).int().tolist()
+    assert rows == [[1, 0, 1, 0, 1], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1]]
+    assert read_kept(run, names[1:]) is None
