@@ -58,7 +58,8 @@ def score_kept(
         raise ValueError("Kept channels are compared with those of shadows, got no shadow.")
     kept, rows = shadows.double(), targets.double()
     scores = torch.empty(len(targets), included.shape[1], dtype=torch.float64)
-    for part in torch.arange(included.shape[1]).split(max(1, _CHUNK // max(1, kept.shape[1]))):
+    together = max(1, _CHUNK // max(1, kept.shape[1]))
+    for part in torch.split(torch.arange(included.shape[1]), together):
         inside = included[:, part].T.double()
         ratios = []
         for side in (inside, 1 - inside):
