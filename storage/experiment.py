@@ -35,7 +35,7 @@ ADDED = {
     "prune.remove": 0.5,
     "prune.start": 0.1,
     "prune.cut": None,
-    "prune.strength": 0.1,
+    "prune.strength": 0.03,
     "data.init_args.background": "white",
 }
 # Options that may differ between two calls on one run folder: places of files, and hardware.
