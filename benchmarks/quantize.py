@@ -29,6 +29,7 @@ from attacks.game import FULL
 from datamodules import ImageFolder
 from datamodules.seeds import derive_seed
 from lightning_modules.networks import build_network
+from pruning.cut import load
 from quantization.calibration import Calibration
 from quantization.quantize import quantize_network
 from quantization.variant import Variant
@@ -113,7 +114,7 @@ def run_all(arguments: argparse.Namespace) -> None:
         if arguments.models and position not in arguments.models:
             continue
         network = build_network(config["network"], data.num_classes, 3, {}).eval()
-        network.load_state_dict(load_weights(run.weights(name, FULL)))
+        load(network, load_weights(run.weights(name, FULL)))
         network.to(memory_format=torch.channels_last)
         calibration = calibration_for(run, data, name)
         for text in [FULL, *arguments.variants]:

@@ -104,7 +104,8 @@ def make_trainer(
     ]
     if name in experiment.embedded:
         query = experiment.queries[0]
-        callbacks.append(RecordEmbeddings(run.model(name), experiment.variants, query))
+        variants, widths_differ = experiment.variants, experiment.pruned
+        callbacks.append(RecordEmbeddings(run.model(name), variants, query, widths_differ))
     callbacks.append(peers)
     logger: Logger | Literal[False] = False
     if job.config.wandb != "disabled":

@@ -86,7 +86,7 @@ class PruneOptions:
     remove: float = 0.5
     start: float = 0.1
     cut: float | None = None
-    strength: float = 0.1
+    strength: float = 0.03
 
     def __post_init__(self) -> None:
         """Refuse shares that leave nothing to do, and options that nothing reads."""

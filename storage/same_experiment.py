@@ -23,7 +23,7 @@ ADDED = {
     "prune.remove": 0.5,
     "prune.start": 0.1,
     "prune.cut": None,
-    "prune.strength": 0.1,
+    "prune.strength": 0.03,
     "data.init_args.background": "white",
     **{f"mixed.{option}": value for option, value in asdict(MixedOptions()).items()},
     "mixed.candidates": [*MixedOptions().candidates],

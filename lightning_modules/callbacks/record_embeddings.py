@@ -8,8 +8,9 @@ from jaxtyping import Float
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
-from attacks.embeddings import fit_projection
+from attacks.embeddings import COMPONENTS, fit_projection
 from datamodules.images import Batch, ImageDataModule
 from lightning_modules.callbacks.peers import share
 from lightning_modules.callbacks.record_signals import load_network
@@ -32,10 +33,14 @@ class RecordEmbeddings(Callback):
         folder: the model's folder, with a weights file for each variant.
         variants: names of the variants, `full` among them.
         query: the view of an example whose embedding is recorded.
+        fill: whether components that a narrow network lacks are recorded as zeros, because others
+            of the fleet, or snapshots from before a cut, have more.
     """
 
-    def __init__(self, folder: Path, variants: Sequence[str], query: str) -> None:
-        self.folder, self.variants, self.query = folder, variants, query
+    def __init__(
+        self, folder: Path, variants: Sequence[str], query: str, fill: bool = False
+    ) -> None:
+        self.folder, self.variants, self.query, self.fill = folder, variants, query, fill
 
     @tf32(False)
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -46,7 +51,10 @@ class RecordEmbeddings(Callback):
             path = self.folder / "embeddings" / f"{variant}.safetensors"
             if not path.exists():
                 network = load_network(trained, self.folder / f"{variant}.safetensors")
-                save_whole(path, embed(network.to(device), data, self.query))
+                found = embed(network.to(device), data, self.query)
+                if self.fill:
+                    found = {k: pad(v, (0, 0, 0, COMPONENTS - len(v))) for k, v in found.items()}
+                save_whole(path, found)
 
 
 @torch.inference_mode()

@@ -257,24 +257,29 @@ def test_the_last_lines_say_when_channels_were_cut(toy, pruned_run, capsys, unwr
 
 
 @pytest.mark.fleet
-def test_an_audit_reports_what_was_cut(toy, tmp_path, quick_audit, results_of):
+def test_an_audit_reports_what_was_cut(toy, tmp_path, audit, results_of):
+    """Models have different numbers of embeddings, too: that of inputs of the last layer."""
     run = RunFolder(tmp_path / "run")
-    options = "--fleet.shadows 6 --fleet.targets 0 --snapshots --quantize nearest-w2"
-    train.main(toy(run.path, f"{options} --prune magnitude --prune.cut 0.4"))
-    quick_audit(run)
+    options = "--fleet.shadows 6 --fleet.targets 0 --quantize nearest-w2 --record_embeddings true"
+    train.main(toy(run.path, f"{options} --prune random --prune.remove 0.8 --prune.cut 0.4"))
+    audit(run, "--attacks", "global_threshold", "lira_online_fixed", "quantile_embeddings")
     results, records = results_of(run), list(records_of(run.path).values())
+    attacks = {(row["variant"], row["attack"]) for row in results["rows"]}
+    assert {("full", "quantile_embeddings"), ("epoch-01", "quantile_embeddings")} <= attacks
     pruned = results["pruned"]
     assert pruned["cut_after"] == [1] * 6
     assert pruned["macs"][1] == pytest.approx(sum(r["macs"][1] for r in records) / 6)
     layer = next(width for width in pruned["widths"] if width["layer"] == "layer3.0")
     widths = [len(record["kept"]["layer3.0"]) for record in records]
     assert (layer["dense"], layer["fewest"], layer["most"]) == (64, min(widths), max(widths))
+    assert min(widths) < 32  # whose embeddings have fewer components
+    assert len(set(widths)) > 1
     assert "pruning" in results["figures"]
     assert (run.path / "audit" / "pruning.png").exists()
     page = (run.path / "audit" / "report.html").read_text()
     assert "<h2>Pruning</h2>" in page
     assert "Jaccard" in page
-    assert "Pruning by magnitude cut channels after epoch 1." in page
+    assert "Pruning by random cut channels after epoch 1." in page
 
 
 @pytest.mark.fleet
@@ -293,7 +298,7 @@ def test_a_model_that_diverges_stays_dense_and_has_no_record(toy, tmp_path):
     [
         ("--prune.remove 0.4", r"prune\.remove: 0\.5 in the folder, 0\.4 asked"),
         ("--prune.cut 0.6", r"prune\.cut: 0\.5 in the folder, 0\.6 asked"),
-        ("--prune.strength 0.5", r"prune\.strength: 0\.1 in the folder, 0\.5 asked"),
+        ("--prune.strength 0.5", r"prune\.strength: 0\.03 in the folder, 0\.5 asked"),
     ],
 )
 def test_a_folder_is_of_one_way_to_prune(toy, pruned_run, options, said):
