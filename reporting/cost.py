@@ -48,12 +48,12 @@ def cost_table(variants: Mapping[str, VariantFacts]) -> Table | None:
     )
     note = (
         f"Of convolutions and linear layers, for a batch of {batch}; mean over audited models. "
-        "Weights count with scales, zero points and biases, activations once as a layer's output "
-        "and once as the next one's input; nothing else moves by this count. Arithmetic intensity "
-        "is FLOPs over both bytes: it is a property of the numbers, and no measurement of speed. "
-        "Losses are those of bits that were chosen per layer: the sum of what each layer alone "
-        "loses, and what all lose together on other images, each layer by the codes that it has "
-        "alone. They differ as far as layers act on each other."
+        "Weights count with scales, zero points and biases, activations once as a layer's "
+        "output and once as the next one's input; nothing else moves by this count. Arithmetic "
+        "intensity is FLOPs over both bytes: it is a property of the numbers, and no "
+        "measurement of speed. Losses are those of bits that were chosen per layer: the sum of "
+        "what each layer alone loses, and what all lose together on other images, each layer by "
+        "the codes that it has alone. They differ as far as layers act on each other."
     )
     return Table("cost", "Cost", columns, rows, note)
 
