@@ -4,7 +4,16 @@
 
 Each method trains the same models of one fleet: the same members and the same initial weights. So
 differences from the dense models are paired. More options are those of train.py, such as
-`--config recipes/pruning/cifar10.yaml --trainer.max_epochs 12`.
+`--config recipes/pruning/cifar10.yaml --trainer.max_epochs 12`. The default took 27 CPU seconds:
+
+    method     test %  - dense   std    cut  before  after  MACs%
+    dense       96.55   +0.00  0.00      -       -      -  100.0
+    ocs         96.24   -0.31  0.39    6.3   94.15  90.75   49.2
+    magnitude   95.60   -0.95  0.34   21.0   96.41  92.62   48.4
+    random      95.10   -1.45  0.51   21.0   96.41  50.21   49.2
+    init        96.35   -0.19  0.64    0.0   10.97   9.16   49.3
+
+`std` is that of the differences, over 3 models: ocs and init cannot be told from the dense models.
 """
 
 import argparse
@@ -52,8 +61,11 @@ def train_models(method: str, remove: float, models: int, options: Sequence[str]
     few = ["--fleet.models", f"0-{models - 1}", "--fleet.shadows", str(2 * ((models + 1) // 2))]
     with TemporaryDirectory() as folder:
         place = ["--run_dir", folder, "--quantize", "--snapshots", "--threads", "1"]
-        with redirect_stdout(StringIO()):
-            train.main([*options, *place, *few, *pruned])
+        with redirect_stdout(StringIO()) as said:
+            try:
+                train.main([*options, *place, *few, *pruned])
+            except SystemExit as error:
+                raise SystemExit(f"{method}: {error}\n{said.getvalue()}") from error
         run, names = RunFolder(Path(folder)), [ModelName("shadow", i) for i in range(models)]
         correct = load_signals([run.signals(name, FULL) for name in names], "test_correct")
         return Trained(
