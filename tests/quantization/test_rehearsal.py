@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from quantization.calibration import Calibration
+from quantization.mixed_options import MixedOptions
 from quantization.quantize import quantize_network
 from quantization.quantized_copy import quantize_copy
 from quantization.rehearsal import check_network, check_variants
@@ -164,3 +165,14 @@ def test_inputs_given_by_keyword_are_inputs(rng, name):
     found, _ = quantize_network(keyword, variant, calibration)
     for key, weight in expected.weights.items():
         assert torch.equal(found.weights[key].codes, weight.codes)
+
+
+def test_a_budget_that_no_network_of_these_layers_meets_is_refused_with_the_others():
+    network, images = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), torch.randn(2, 1, 8, 8)
+    names = ["nearest-w2", "nearest-mix2"]
+    with pytest.raises(ValueError, match=r"`nearest-mix2`: .* take at least 2\.25 bits each"):
+        check_variants(network, map(Variant.parse, names), images, {})
+    check_variants(network, [Variant.parse("nearest-mix2.3")], images, {})
+    options = MixedOptions(candidates=(8, 4))
+    with pytest.raises(ValueError, match=r"take at least 4\.625 bits each"):
+        check_variants(network, [Variant.parse("nearest-mix2.3")], images, {}, options)

@@ -7,10 +7,11 @@ from torch import nn
 from lightning_modules.networks import build_network
 from quantization import timing
 from quantization.calibration import Calibration
+from quantization.mixed_options import MixedOptions
 from quantization.quantize import quantize_network
 from quantization.quantized_network import QuantizationRecord
 from quantization.task import LayerRecord
-from quantization.timing import cost_class, estimate_seconds
+from quantization.timing import cost_class, estimate_search, estimate_seconds
 from quantization.variant import UNQUANTIZED, Variant
 from storage.weights import save_quantized, stored_bytes
 
@@ -143,3 +144,17 @@ def test_the_work_of_layers_that_a_network_does_not_call(calibration):
     work = timing._gram_work(Tokens(), images, shapes)
     assert work == dict.fromkeys(shapes, 24 * 8**2)
     assert 0 < estimate_seconds(Tokens(), Variant.parse("obc-w2-paper"), calibration) < 3600
+
+
+def test_a_search_costs_a_solution_per_width_and_is_estimated_without_one(monkeypatch):
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 5)).eval()
+    images = torch.randn(40, 1, 8, 8)
+    calibration = Calibration(images, lambda _: images, torch.arange(40), "members", 0)
+    monkeypatch.setattr("quantization.quantize.choose_bits", lambda *_: pytest.fail("searched"))
+    variant = Variant.parse("adaround-mix4-sym-last8")
+    assert estimate_seconds(network, variant, calibration) > 0
+    seconds = [
+        estimate_search(network, variant, calibration, {}, MixedOptions(candidates=widths), 100.0)
+        for widths in ((8, 4), (8, 4, 3, 2, 1.58, 32))
+    ]
+    assert [round(s, -2) for s in seconds] == [200, 500]

@@ -3,7 +3,15 @@ from itertools import pairwise
 
 import pytest
 
-from storage.names import ModelName, fleet_names, in_order, is_snapshot, parse_slice, snapshot_name
+from storage.names import (
+    ModelName,
+    fleet_names,
+    in_order,
+    is_snapshot,
+    parse_slice,
+    snapshot_name,
+    split_variant,
+)
 
 
 @pytest.mark.parametrize(
@@ -80,3 +88,18 @@ def test_the_slices_of_an_array_job_cover_the_fleet_once():
 def test_a_wrong_slice_is_refused_with_the_right_form(text, message):
     with pytest.raises(ValueError, match=message):
         parse_slice(text, 13)
+
+
+@pytest.mark.parametrize(
+    ("variant", "parts"),
+    [
+        ("obc-w2-last8", ("obc", "w2", "last8")),
+        ("adaround-mix2.5-greedy-a8", ("adaround", "mix2.5", "greedy-a8")),
+        ("my_package.my_rounding-aiq0.9", ("my_package.my_rounding", "aiq0.9", "")),
+        ("full", ("full", "", "")),
+        ("my-warm-engine", ("my-warm-engine", "", "")),
+        ("my-engine-w4", ("my-engine", "w4", "")),
+    ],
+)
+def test_a_name_is_split_at_its_bits(variant, parts):
+    assert split_variant(variant) == parts

@@ -16,9 +16,10 @@ from lightning_modules.options import CalibrationOptions
 from quantization.calibration import Calibration
 from quantization.mixed_options import MixedOptions
 from quantization.quantize import quantize_network
+from quantization.rounding.grid import LEVELS
 from quantization.shared import Shared
 from quantization.variant import Variant
-from storage.weights import load_weights
+from storage.weights import load_quantized, load_weights
 
 VARIANTS = [Variant.parse(name) for name in ("nearest-w2", "adaround-w1.58-last8")]
 
@@ -340,3 +341,34 @@ def test_rounds_of_calibration_are_augmented_anew_and_repeatable(data):
     assert torch.equal(drawn.images, drawn.augmented(0))
     assert torch.equal(drawn.augmented(1), drawn.augmented(1))
     assert not torch.equal(drawn.augmented(1), drawn.augmented(2))
+
+
+def test_bits_that_are_chosen_do_not_depend_on_what_is_made_beside_them(tmp_path, trainer):
+    """As after a kill, when the variants that are left are made in another process."""
+    module = Module()
+    names = [
+        "nearest-mix9",
+        "adaround-mix9",
+        "adaround-mix7",
+        "adaround-aiq0.9",
+        "nearest-mix9-zeros",
+    ]
+    variants = [Variant.parse(name) for name in names]
+    quantize(tmp_path / "together", variants).on_fit_end(trainer, module)
+    for variant in variants:
+        quantize(tmp_path / "alone", [variant]).on_fit_end(trainer, module)
+    for name in names:
+        first, again = (
+            tmp_path / folder / f"{name}.safetensors" for folder in ("together", "alone")
+        )
+        assert first.read_bytes() == again.read_bytes()
+        record = json.loads(first.with_suffix(".json").read_text())
+        assert record["cost"]["full"]["weight_bytes"] >= record["cost"]["own"]["weight_bytes"]
+        assert ("search" in record) == (not name.endswith("-zeros"))
+        if "search" not in record:
+            continue
+        layers = {layer["name"]: layer["bits"] for layer in record["layers"]}
+        assert layers.items() <= record["search"]["bits"].items()
+        loaded = load_quantized(first)
+        widths = {key[: -len(".weight")]: w.grid.levels for key, w in loaded.weights.items()}
+        assert widths == {name: LEVELS[bits] for name, bits in layers.items()}
