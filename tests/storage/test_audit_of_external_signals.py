@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from attacks import ATTACKS, DEFAULT_ATTACKS
+from reporting.results import COSTS
 from storage.external_signals import NO_ACCURACY
 from storage.run_folder import RunFolder
 
@@ -38,7 +39,8 @@ def test_the_signals_of_a_run_give_its_own_results(
     output = audit(external, "--signals", str(tmp_path / "theirs.npz"), "--attacks", *attacks)
     assert len(attacks) == len(ATTACKS) - 3
     expected = [line for line in read_csv(run) if line["attack"] in attacks]
-    of_models = ("strongest", "bytes", "seconds")  # with fewer attacks another may be the strongest
+    # with fewer attacks another may be the strongest
+    of_models = ("strongest", "bytes", "seconds", *COSTS)
     kept = [key for key in expected[0] if not key.startswith((*of_models, "accuracy"))]
     for line, wanted in zip(read_csv(external), expected, strict=True):
         # the strongest attack's intervals on a single target widen with the number of attacks
