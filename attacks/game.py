@@ -178,7 +178,7 @@ class Game(NamedTuple):
         proven: what differential privacy proves of each variant; empty without it.
         others: signals of another experiment's shadows, by `OTHER` and the variant they attack, in
             the rows of the shadows here; empty without such an experiment.
-        kept_channels: which channels pruning kept in each model; None for dense models.
+        widths: how many channels of each group pruning kept in each model; None for dense models.
     """
 
     signals: Mapping[str, ModelSignals]
@@ -193,7 +193,7 @@ class Game(NamedTuple):
     curves: Sequence[Curve] = ()
     proven: Mapping[str, Proven] = {}
     others: Mapping[str, ModelSignals] = {}
-    kept_channels: Bool[Tensor, "models channels"] | None = None
+    widths: Float[Tensor, "models groups"] | None = None
 
     @property
     def variants(self) -> list[str]:

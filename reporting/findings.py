@@ -219,15 +219,16 @@ def _architecture(value: ArchitectureLeak | None) -> Body:
         rows.append((Cell("the example"), estimate_cell(summary.auc), *rates))
         if value.by_class is not None:
             rows.append((Cell("its class"), estimate_cell(value.by_class), DASH, DASH))
-    varying = f"{value.varying} of {value.channels}" if value else "0"
+    varying = f"{value.varying} of {value.groups}" if value else "0"
     return Body(
         ("scored", "AUC", NAMES["tpr_1pct"], NAMES["tpr_01pct"]),
         rows,
-        "An attacker who knows which channels pruning kept, and no weight or output: the "
-        "log-likelihood ratio of the kept channels among shadows that trained on an example and "
-        "among the others, channel by channel, and its mean over the example's class. A leak is "
-        f"shown where the interval lies above guessing (AUC 0.5). {varying} channels differ "
-        "between shadows; the others tell nothing.",
+        "An attacker who knows how many channels of each group pruning kept, and no weight or "
+        "output: Fisher's linear discriminant between the shadows that trained on an example and "
+        "the others, and its mean over the example's class. Which channels were kept tells nothing "
+        "between networks that began from different weights. A leak is shown where the interval "
+        f"lies above guessing (AUC 0.5). {varying} groups have different widths among shadows; "
+        "the others tell nothing.",
     )
 
 

@@ -17,7 +17,7 @@ from storage.same_experiment import differing
 from storage.saved_signals import SavedSignal
 
 FIELDS = ("phi", "hinge", "population", "population_hinge")  # in a signals file
-_VOLATILE = ("fleet.targets", "versions.")  # options that no shadow's signals depend on
+_OWN = ("fleet.shadows", "fleet.targets")  # options that no shadow's signals depend on
 
 
 class Borrowed(NamedTuple):
@@ -113,7 +113,7 @@ def _why_not(
     if own.queries != other.queries:
         return (
             f"they were asked by {', '.join(other.queries)}, and the targets by "
-            f"{', '.join(own.queries)}. Train them with the same options of augmentation."
+            f"{', '.join(own.queries)}. Train them with `--queries {' '.join(own.queries)}`."
         )
     return ""
 
@@ -126,7 +126,7 @@ def _describe(
     told = [
         f"{option} {there} (here {here})"
         for option, (here, there) in options.items()
-        if not option.startswith(_VOLATILE) and option != "fleet.shadows"
+        if option not in _OWN
     ]
     lacking = [variant for variant, theirs in used.items() if theirs != variant]
     bits = f"; at full precision against {', '.join(lacking)}" if lacking else ""

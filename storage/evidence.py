@@ -28,7 +28,7 @@ from storage.left_out import (
 )
 from storage.names import ModelName, in_order
 from storage.privacy import is_trained, prove
-from storage.pruning import PruningMeans, read_kept, read_pruning
+from storage.pruning import PruningMeans, read_pruning, read_widths
 from storage.records import VariantFacts, average, read_calibrated, read_record, read_seconds
 from storage.run_folder import RunFolder
 from storage.saved_signals import SavedSignal, load_signals
@@ -112,7 +112,7 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
         calibrated={variant: mask for variant, mask in calibrated.items() if mask is not None},
         proven=proven,
         others=borrowed.signals,
-        kept_channels=read_kept(run, experiment.names) if experiment.pruned else None,
+        widths=read_widths(run, experiment.names) if experiment.pruned else None,
         **trade_offs(facts)._asdict(),
     )
     return Evidence(

@@ -5,13 +5,14 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Float
 from torch import Tensor
 
 from attacks.game import FULL
 from storage.names import ModelName
 from storage.records import read_record
 from storage.run_folder import RunFolder
+from storage.weights import load_kept
 
 
 class LayerWidth(NamedTuple):
@@ -82,25 +83,19 @@ def read_pruning(run: RunFolder, names: Iterable[ModelName]) -> PruningMeans | N
     return average_pruning([record for record in records if "kept" in record])
 
 
-def read_kept(run: RunFolder, names: Sequence[ModelName]) -> Bool[Tensor, "models channels"] | None:
-    """Which channels each of these models kept, of all that pruning may remove; None without any.
+def read_widths(
+    run: RunFolder, names: Sequence[ModelName]
+) -> Float[Tensor, "models groups"] | None:
+    """How many channels of each group these models kept; None if none was cut.
 
-    A model that was not cut, such as one that diverged before, has kept them all.
-
-    Raises:
-        ValueError: a record is damaged.
+    A model that was not cut, such as one that diverged before, has 0 of each: no audit uses it.
     """
-    records = [read_record(run, name, FULL) or {} for name in names]
-    sizes = next((record["sizes"] for record in records if "kept" in record), None)
-    if sizes is None:
+    files = (run.weights(name, FULL) for name in names)
+    kept = [load_kept(file) if file.exists() else {} for file in files]
+    groups = next((list(own) for own in kept if own), None)
+    if groups is None:
         return None
-    rows = torch.ones(len(names), sum(sizes.values()), dtype=torch.bool)
-    for row, record in zip(rows, records, strict=True):
-        if "kept" in record:
-            parts = zip(sizes, row.split(list(sizes.values())), strict=True)
-            for group, channels in parts:
-                channels.zero_()[record["kept"][group]] = True
-    return rows
+    return torch.tensor([[len(own.get(group, ())) for group in groups] for own in kept]).float()
 
 
 def average_pruning(records: Sequence[Mapping[str, Any]]) -> PruningMeans | None:

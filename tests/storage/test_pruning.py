@@ -1,10 +1,12 @@
 import json
 
 import pytest
+import torch
 
 from storage.names import fleet_names
-from storage.pruning import LayerWidth, average_pruning, read_kept, read_pruning
+from storage.pruning import LayerWidth, average_pruning, read_pruning, read_widths
 from storage.run_folder import RunFolder
+from storage.weights import save_network
 
 
 def record(cut_after, stable, width):
@@ -53,13 +55,12 @@ def test_records_of_models_that_were_not_pruned_do_not_count(tmp_path):
     assert read_pruning(run, names[1:]) is None
 
 
-def test_kept_channels_are_rows_of_a_mask(tmp_path):
-    run, names = RunFolder(tmp_path), fleet_names(2, 1)
-    sizes = {"stem": 3, "body": 2}
-    for name, kept in zip(names, [{"stem": [0, 2], "body": [1]}, None], strict=False):
-        content = {"noise": 1.0} if kept is None else {"kept": kept, "sizes": sizes}
-        run.model(name).mkdir(parents=True)
-        run.record(name, "full").write_text(json.dumps(content))
-    rows = read_kept(run, names).int().tolist()
-    assert rows == [[1, 0, 1, 0, 1], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1]]
-    assert read_kept(run, names[1:]) is None
+def test_widths_are_those_of_the_weights_files(tmp_path):
+    """A model without a cut, and one without a file, have none."""
+    run, names = RunFolder(tmp_path), fleet_names(4, 0)
+    for name, kept in zip(
+        names, [{"stem": [0, 2], "body": [1]}, {"stem": [1], "body": [0, 1]}, {}], strict=False
+    ):
+        save_network(run.weights(name, "full"), {"weight": torch.zeros(1)}, kept)
+    assert read_widths(run, names).tolist() == [[2, 1], [1, 2], [0, 0], [0, 0]]
+    assert read_widths(run, names[2:]) is None
