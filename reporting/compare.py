@@ -90,13 +90,17 @@ def ends_of(results: Mapping[str, Results]) -> tuple[Metric, Metric]:
 
 
 def enter(results: Mapping[str, Results]) -> list[Entry]:
-    """Entries of all variants and experiments, grouped by variant."""
+    """Entries of all variants and experiments, grouped by variant.
+
+    Attacks with the shadows of yet another experiment do not count: not every audit has them, and
+    an experiment with more kinds of attackers would seem to leak more.
+    """
     ends = ends_of(results)
     variants = dict.fromkeys(name for audit in results.values() for name in audit.variants)
     entries = []
     for variant in variants:
         for experiment, audit in results.items():
-            rows = [row for row in audit.rows if row.variant == variant]
+            rows = [r for r in audit.rows if r.variant == variant and r.knowledge != "other"]
             if rows:
                 risk, by_kind = {}, {}
                 kinds: list[Knowledge] = kinds_of(rows) or ["none"]

@@ -1,6 +1,6 @@
 """Shadows of another experiment, which attack the targets of this one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -26,12 +26,15 @@ class Borrowed(NamedTuple):
     Attributes:
         signals: of its shadows, by `OTHER` and the variant they attack: in the same variant where
             they have it, else at full precision.
-        failed: its shadows that failed, and why; here neither they nor their partners attack.
+        failed: its shadows that failed, and why; here neither they nor their partners attack, nor
+            are they audited.
+        left_out: a sentence on each of them.
         fact: its name, and what differs from the experiment that is audited.
     """
 
     signals: Mapping[str, ModelSignals] = {}
     failed: Mapping[ModelName, str] = {}
+    left_out: Sequence[str] = ()
     fact: str = ""
 
 
@@ -70,13 +73,19 @@ def borrow(
     phi = {variant: signal(variant, "phi") for variant in needed}
     rows = torch.stack([members[name] for name in shadows])
     failures = find_failures(phi, signal(FULL, "correct"), rows)
+    failed = {shadows[index]: reason for index, reason in failures.items()}
     signals = {}
     for variant, theirs in used.items():
         stored: dict[str, Any] = {key: signal(theirs, key) for key in FIELDS}
         signals[f"{OTHER}{variant}"] = ModelSignals(**stored)
     return Borrowed(
         signals,
-        {shadows[index]: f"{reason} in {lender.name}" for index, reason in failures.items()},
+        failed,
+        [
+            f"{name} is excluded with its partner: {reason} in {lender.name}. Train it again there "
+            "by `train.py --fleet.retrain_failed true`."
+            for name, reason in failed.items()
+        ],
         _describe(lender.name, run.name, own, other, used),
     )
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
@@ -90,11 +91,14 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
     failed, unknown = _find_failures(run, variants, members, finished)
     excluded |= failed
     borrowed = Borrowed() if lender is None else borrow(lender, run, members)
-    excluded = dict(borrowed.failed) | excluded
-    out = [position for position, name in enumerate(members) if name in excluded]
+    out = [
+        position
+        for position, name in enumerate(members)
+        if name in excluded or name in borrowed.failed
+    ]
     cases = make_cases(experiment.shadows, experiment.targets, out)
-    check_cases(cases, excluded)
-    models = leave_out_models(excluded, trained_here=True)
+    check_cases(cases, excluded | dict(borrowed.failed))
+    models = [*leave_out_models(excluded, trained_here=True), *borrowed.left_out]
     data, images = _load_data(experiment)
     audited = [experiment.names[case.target] for case in cases]
     # a diverged model has no record of its calibration
@@ -239,7 +243,7 @@ def _read_facts(
     records = [r for name in quantized if (r := read_record(run, name, variant)) is not None]
     return VariantFacts(
         accuracy=mean_accuracy(correct),
-        bytes=run.weights(audited[0], variant).stat().st_size,
+        bytes=round(fmean(run.weights(name, variant).stat().st_size for name in audited)),
         quantization=average(records),
         accuracy_by_target=correct.double().mean(1).tolist(),
         proven=proven,
@@ -251,9 +255,12 @@ def _read_facts(
 def _cost_of_full(
     run: RunFolder, quantized: Sequence[str], audited: Sequence[ModelName]
 ) -> CostMeans | None:
-    """Cost of the network at full precision, from the record of any variant."""
-    records = (read_record(run, audited[0], variant) for variant in quantized)
-    return average_cost([record for record in records if record is not None][:1], "full")
+    """Cost of the networks at full precision, each from the record of any variant."""
+    records = []
+    for name in audited:  # pruned networks differ
+        known = (read_record(run, name, variant) for variant in quantized)
+        records += [record for record in known if record is not None][:1]
+    return average_cost(records, "full")
 
 
 def _load_data(experiment: Experiment) -> tuple[ImageDataModule | None, list[str]]:

@@ -347,3 +347,20 @@ def test_a_comparison_needs_two_different_folders(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
     with pytest.raises(ValueError, match=r"is named twice\. Name each run folder once"):
         name_apart([tmp_path, tmp_path / "x" / "..", tmp_path / "link"])
+
+
+def test_shadows_of_yet_another_experiment_do_not_count(results):
+    """An audit with more kinds of attackers would seem to leak more."""
+    matched = [row for row in results.rows if row.knowledge == "matched"]
+    others = [
+        row._replace(
+            knowledge="other", by_target={m: [1.0] * len(v) for m, v in row.by_target.items()}
+        )
+        for row in matched
+    ]
+    more = results._replace(rows=[*results.rows, *others])
+    plain, also = (enter({"one": audit, "two": results}) for audit in (results, more))
+    assert [entry.outcome("auc").measured.values.tolist() for entry in plain] == [
+        entry.outcome("auc").measured.values.tolist() for entry in also
+    ]
+    assert plain[0].by_kind["auc"].keys() == also[0].by_kind["auc"].keys()
