@@ -14,8 +14,9 @@ Tensors = Mapping[str, Tensor]
 def saliency(tensors: Tensors, groups: Sequence[Group]) -> dict[str, Float[Tensor, " channels"]]:
     """Score the channels of each group; a channel with small weights scores low.
 
-    The mean over its slices of squared norms: that of weights over the root of their number, that
-    of a normalisation's scale as it is. Biases and running statistics do not count. The published
+    The mean over its slices of squared norms: that of weights over the root of their number, and
+    the mean square of a normalisation's scales, of which a channel of several sub-groups has
+    several; their sum would put such a channel above all others. Biases and running statistics do not count. The published
     code also weighs a group by the operations that a channel saves, but takes another group's
     number, because its two lists are one apart; this weight is left out.
 
@@ -33,7 +34,7 @@ def saliency(tensors: Tensors, groups: Sequence[Group]) -> dict[str, Float[Tenso
         scored = [piece for piece in group.slices if piece.role != "other"]
         parts = [
             energy(tensors[piece.key], piece)
-            / (count(tensors[piece.key], piece) ** 0.5 if piece.role == "weight" else 1)
+            / count(tensors[piece.key], piece) ** (0.5 if piece.role == "weight" else 1)
             for piece in scored
         ]
         scores[group.name] = torch.stack(parts).mean(0)

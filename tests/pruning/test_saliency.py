@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pruning.groups import find_groups
+from pruning.groups import Group, Slice, find_groups
 from pruning.saliency import saliency
 
 
@@ -36,3 +36,11 @@ def test_a_channel_of_several_sub_groups_counts_all_of_them(branches, images):
     ]
     expected = sum((part**2).sum().item() / part.numel() ** 0.5 for part in slices) / 3
     assert score == pytest.approx(expected, rel=1e-5)
+
+
+def test_scales_of_sub_groups_count_by_their_mean():
+    """Channels 0 and 1 have the scales at 0 and 2, and at 1 and 3."""
+    scales = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    piece = Slice("norm.weight", 0, torch.tensor([[0, 2], [1, 3]]), "scale")
+    scores = saliency({"norm.weight": scales}, [Group("conv", (piece,))])["conv"]
+    assert scores.tolist() == [(1 + 9) / 2, (4 + 16) / 2]
