@@ -16,9 +16,9 @@ def saliency(tensors: Tensors, groups: Sequence[Group]) -> dict[str, Float[Tenso
 
     The mean over its slices of squared norms: that of weights over the root of their number, and
     the mean square of a normalisation's scales, of which a channel of several sub-groups has
-    several; their sum would put such a channel above all others. Biases and running statistics do not count. The published
-    code also weighs a group by the operations that a channel saves, but takes another group's
-    number, because its two lists are one apart; this weight is left out.
+    several; their sum would put such a channel above all others. Biases and running statistics do
+    not count. The published code also weighs a group by the operations that a channel saves, but
+    takes another group's number, because its two lists are one apart; this weight is left out.
 
     Args:
         tensors: the network's weights by their key.
