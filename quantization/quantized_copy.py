@@ -105,7 +105,8 @@ def _fit(
                 alone=alone,
             )
             solve = partial(cast(Callable[[Task], Solution], method.solve), task)
-            codes, layers = shared.once((equal, calibration.key), solve) if equal else solve()
+            key = equal, calibration.key, tuple(bits.items())  # which a search may have chosen
+            codes, layers = shared.once(key, solve) if equal else solve()
             weights = _write(work, bits, plans, codes)
         if variant.estimates_bn and not alone:
             estimate_batchnorm(work, torch.cat(list(calibration.batches())))

@@ -64,8 +64,8 @@ class Search(NamedTuple):
         weight = self.variant.aiq
         if weight is None:
             return loss
-        activations = self.variant.activation_bits or FULL
-        full = network_cost(self.layers, {}, activations, self.options.batch)
+        # as in AIQ, which quantizes no activations; so `-a8` and `-a4` have the same weights
+        full = network_cost(self.layers, {}, FULL, self.options.batch)
         known = sum(layer.weights for layer in self.layers.values())
         moved = full.bytes - FLOAT * known + size
         intensity = full.flops / moved / self.options.ai_scale
@@ -103,7 +103,8 @@ def choose_bits(
     started = time.perf_counter()
     groups = make_groups(network, variant, patterns, options, calibration.images)
     budget = budget_of(variant, groups) if variant.mean_bits is not None else None
-    kind = (variant.method, variant.symmetric, *variant.options(), calibration.key, loop)
+    grids = variant.symmetric, variant.is_symmetric(8)  # which `-a8` decides
+    kind = (variant.method, *grids, *variant.options(), calibration.key, loop)
     candidates = tuple((group.name, *group.candidates) for group in groups)
     measured = shared.once(
         ("losses", *kind, candidates),
