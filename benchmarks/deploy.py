@@ -114,6 +114,7 @@ def open_session(model: bytes, threads: int) -> Any:  # noqa: ANN401
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.x64quantprecision", "1")  # as what is deployed
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 FLOATS = {"tensor(float)": torch.float32, "tensor(double)": torch.float64}
+SUM = 1e-3  # by which probabilities that were rounded to 16 bits may miss 1
 
 
 class OnnxFile:
@@ -81,6 +82,11 @@ class OnnxFile:
             raise ValueError(
                 f"{self.path} gives logits that are not finite. Leave that model out, or train it"
                 " again."
+            )
+        if (logits >= 0).all() and ((logits.sum(-1) - 1).abs() < SUM).all():
+            raise ValueError(
+                f"{self.path} gives probabilities, whose digits near 0 and 1 are lost. Export the"
+                " logits, before the softmax."
             )
         return logits
 

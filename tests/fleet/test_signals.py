@@ -165,6 +165,16 @@ def test_logits_that_are_not_finite_are_refused(tmp_path):
         run_foreign(tmp_path, tmp_path / "a.onnx")
 
 
+def test_probabilities_are_refused(tmp_path):
+    foreign(tmp_path / "a.onnx")
+    model = onnx.load(tmp_path / "a.onnx")
+    model.graph.node.append(helper.make_node("Softmax", [model.graph.output[0].name], ["p"]))
+    model.graph.output[0].name = "p"
+    onnx.save(model, tmp_path / "a.onnx")
+    with pytest.raises(SystemExit, match=r"a.onnx gives probabilities.* Export the logits"):
+        run_foreign(tmp_path, tmp_path / "a.onnx")
+
+
 def test_files_of_a_run_are_found_by_their_names(tmp_path, exported):
     foreign(tmp_path / "mine.onnx")
     with pytest.raises(SystemExit, match=r"named for its models, such as `target-000-.*got mine"):
