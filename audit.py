@@ -34,7 +34,8 @@ from reporting.findings import find
 from reporting.illustrate import illustrate
 from reporting.inputs import digest_inputs, is_done
 from reporting.pairing import pair_with_first
-from reporting.results import Results, make_results, read_results
+from reporting.results import Results, make_results
+from reporting.results_json import read_results
 from reporting.tables import for_terminal, headline
 from reporting.write import write, write_comparison
 from storage.evidence import gather, restrict

@@ -175,7 +175,8 @@ def _is_known(module: object) -> bool:
     """Whether a layer can be narrowed: its tensors, and the attributes that hold its widths."""
     if isinstance(module, _ConvNd):
         one_to_one = module.in_channels == module.out_channels
-        # more outputs per input than one are a grouped convolution, fewer are not traced rightly
+        # A depthwise convolution may be cut where each input has one output. One with more
+        # outputs than inputs is treated as grouped; Torch-Pruning mistraces one with fewer.
         return _has_weight(module) and (module.groups != module.out_channels or one_to_one)
     if isinstance(module, nn.Linear):
         return _has_weight(module)

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from attacks.rmia import DEFAULT, RmiaOptions
-from reporting.results import RESULTS
+from reporting.results_json import RESULTS
 from storage.own_code import digest as digest_code
 from storage.own_code import load
 from storage.run_folder import RunFolder

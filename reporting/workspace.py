@@ -16,7 +16,8 @@ from wandb_workspaces import expr
 
 from attacks.metrics.measures import Metric
 from reporting.answer import QUESTIONS
-from reporting.results import METRICS, Results, read_results
+from reporting.results import METRICS, Results
+from reporting.results_json import read_results
 from reporting.text import NAMES
 from reporting.wandb_keys import audit_id, figure_key, finding_key, risk_key, roc_key
 from storage.command_line import make_command_line

@@ -14,7 +14,8 @@ from reporting.compare_figure import comparison_chart
 from reporting.illustrate import CAPTIONS, Drawing
 from reporting.matplotlib_charts import draw, save
 from reporting.report import render
-from reporting.results import RESULTS, Results, as_json, flatten
+from reporting.results import Results, flatten
+from reporting.results_json import RESULTS, as_json
 from reporting.tables import for_terminal, headline
 from storage.files import write_csv, write_text
 

@@ -6,27 +6,24 @@
 Every number, verdict and figure in the document is computed here; none is typed.
 """
 
-import re
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from docs.mixed import sentences, tables
 from docs.mixed.claims import ALIKE, compare_all, copied_variants, searched_of
 from docs.study import provenance
 from docs.study import tables as study_tables
 from docs.study.costs import hours
+from docs.study.document import fill
 from docs.study.kept import as_kept
 from docs.study.numbers import SMALL, Study
-from docs.study.page import wrap
 from docs.study.verdicts import LEVEL
 from reporting.charts import Chart
 from reporting.cost import bits_chart, cost_chart
 from reporting.matplotlib_charts import draw
-from reporting.results import parse_results, read_results
+from reporting.results_json import parse_results, read_results
 from storage.files import write_text, write_whole
 
 HERE = Path(__file__).parent
@@ -102,14 +99,9 @@ def charts(study: Study) -> dict[str, Chart]:
 
 def render(study: Study, copied: Study | None) -> str:
     """Fill the document."""
-    pages = Environment(
-        loader=FileSystemLoader(HERE),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    text = pages.get_template("page.md.jinja").render(
+    return fill(
+        HERE,
+        "page.md.jinja",
         study=study,
         copied=copied,
         comparisons=compare_all(study, copied),
@@ -123,4 +115,3 @@ def render(study: Study, copied: Study | None) -> str:
         study_tables=study_tables,
         provenance=provenance,
     )
-    return "\n\n".join(wrap(block) for block in re.split(r"\n{2,}", text.strip())) + "\n"

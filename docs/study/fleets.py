@@ -10,7 +10,7 @@ from docs.study.claims import TERNARY
 from docs.study.numbers import Study
 from quantization.variant_name import control_of
 from reporting.pairing import pair_with_first
-from reporting.results import parse_results
+from reporting.results_json import parse_results
 from storage.names import is_snapshot
 from storage.trade_offs import early_stopping, noise_curves
 

@@ -8,7 +8,8 @@ from docs.study.control import RECALIBRATED, variants_of
 from docs.study.figures import STANDING
 from docs.study.fleets import FLEETS
 from docs.study.numbers import Study
-from reporting.results import Results, as_json
+from reporting.results import Results
+from reporting.results_json import as_json
 
 DIGITS = 5  # of what is kept
 

@@ -8,15 +8,11 @@ leads as soon as its frontier is kept; each other fleet of it has its section wh
 is named in "What this does not show" before. The first edition stays below, as it was published.
 """
 
-import re
-import textwrap
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from docs.study import (
     answer,
@@ -33,6 +29,7 @@ from docs.study import (
 )
 from docs.study import control as controls
 from docs.study.claims import CALIBRATION, CLAIMS, Comparisons, compare_all
+from docs.study.document import fill
 from docs.study.edition import Edition
 from docs.study.fleets import FLEETS, kept_at, read_fleets
 from docs.study.kept import keep, keep_control, keep_fleet
@@ -40,7 +37,7 @@ from docs.study.numbers import LIRA, SMALL, STRONGEST, Study
 from docs.study.verdicts import LEVEL
 from reporting.charts import Chart
 from reporting.matplotlib_charts import draw
-from reporting.results import parse_results, read_results
+from reporting.results_json import parse_results, read_results
 from storage.files import write_text, write_whole
 
 HERE = Path(__file__).parent
@@ -49,7 +46,6 @@ CONTROL = "control.json"
 PAGE = HERE.parent / "study.md"
 WHERE = HERE  # of kept results and figures
 SECOND = (answer, beside, costs, elsewhere, fleets, shares)  # of the second edition
-WIDTH = 100  # of a line of text
 
 
 class Page(NamedTuple):
@@ -88,16 +84,10 @@ def make(folder: Path) -> Page:
 
 def render(page: Page) -> str:
     """Fill the document."""
-    pages = Environment(
-        loader=FileSystemLoader(HERE),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    pages.filters["demote"] = lambda text: re.sub(r"^##", "###", text, flags=re.MULTILINE)
     study = page.comparisons.study
-    text = pages.get_template("study.md.jinja").render(
+    return fill(
+        HERE,
+        "study.md.jinja",
         comparisons=page.comparisons,
         edition=page.edition,
         study=study,
@@ -115,18 +105,6 @@ def render(page: Page) -> str:
         controls=controls,
         **{module.__name__.rpartition(".")[2]: module for module in SECOND},
     )
-    return "\n\n".join(wrap(block) for block in re.split(r"\n{2,}", text.strip())) + "\n"
-
-
-def wrap(block: str) -> str:
-    """Break the lines of a paragraph or a list anew; tables, titles, pictures and code stay."""
-    if block.startswith(("|", "#", "!", "    ")):
-        return block
-    fill = partial(textwrap.fill, width=WIDTH, break_long_words=False, break_on_hyphens=False)
-    first, *items = (" ".join(part.split()) for part in f"\n{block}".split("\n- "))
-    if not items:
-        return fill(first)
-    return "\n".join(fill(f"- {item}", subsequent_indent="  ") for item in items)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -11,7 +11,8 @@ import pytest
 from attacks.evaluate import Row
 from attacks.metrics.intervals import Estimate, Summary
 from audit import main
-from reporting.results import METRICS, Results, as_json
+from reporting.results import METRICS, Results
+from reporting.results_json import as_json
 from storage.experiment import Experiment
 from storage.records import VariantFacts
 

@@ -12,14 +12,8 @@ from attacks.game import Proven
 from attacks.metrics.epsilon import EpsilonBound
 from attacks.metrics.exposure import Change
 from attacks.metrics.intervals import Estimate
-from reporting.results import (
-    FORMAT,
-    as_json,
-    flatten,
-    parse_results,
-    plain,
-    read_results,
-)
+from reporting.results import flatten, plain
+from reporting.results_json import FORMAT, as_json, parse_results, read_results
 from storage.experiment import Experiment
 from storage.pruning import LayerWidth, PruningMeans
 from storage.records import VariantFacts

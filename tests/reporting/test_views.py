@@ -13,7 +13,8 @@ from attacks.findings import Exposures
 from reporting.dashboard import _charts, _summary
 from reporting.findings import FINDINGS, Body, Finding, find
 from reporting.illustrate import illustrate
-from reporting.results import make_results, read_results
+from reporting.results import make_results
+from reporting.results_json import read_results
 from reporting.tables import Cell, headline
 from reporting.text import SHADOWS
 from reporting.write import exposure_lines, headline_text, write, write_csv

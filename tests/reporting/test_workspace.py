@@ -12,7 +12,7 @@ import audit
 import train
 from reporting import dashboard, workspace
 from reporting.dashboard import publish
-from reporting.results import read_results
+from reporting.results_json import read_results
 from reporting.workspace import make_workspace, save_view
 
 

@@ -13,7 +13,7 @@ from docs.mixed.sentences import answer
 from docs.mixed.tables import additivity, bits
 from docs.study.numbers import Study
 from docs.study.page import HERE, KEPT
-from reporting.results import parse_results
+from reporting.results_json import parse_results
 from storage.searches import CostMeans, SearchMeans
 
 METRICS = "auc", "balanced_accuracy", "tpr_1pct", "tpr_01pct"

@@ -10,7 +10,7 @@ from docs.study.claims import TERNARY, compare_all
 from docs.study.edition import Edition
 from docs.study.numbers import Study
 from docs.study.page import HERE, KEPT
-from reporting.results import parse_results
+from reporting.results_json import parse_results
 
 MEASURES = "auc", "balanced_accuracy", "tpr_1pct", "tpr_01pct"
 GUESSES = 0.5, 0.5, 0.01, 0.001

@@ -6,7 +6,7 @@ from docs.study import control, kept, page
 from docs.study.claims import TERNARY, compare_all
 from docs.study.numbers import Attacker, Contrast, Study
 from docs.study.verdicts import counted
-from reporting.results import as_json, parse_results
+from reporting.results_json import as_json, parse_results
 
 TARGETS = 6
 

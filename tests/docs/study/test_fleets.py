@@ -9,7 +9,7 @@ from docs.study.fleets import FLEETS, kept_at, read_fleets
 from docs.study.kept import keep_fleet
 from docs.study.numbers import Attacker, Study
 from docs.study.page import main
-from reporting.results import as_json, parse_results
+from reporting.results_json import as_json, parse_results
 from storage.records import VariantFacts
 
 PAPER = Attacker(("unquantized",), "lira_online")

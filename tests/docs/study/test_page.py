@@ -6,11 +6,12 @@ import re
 import pytest
 
 from docs.study import figures
+from docs.study.document import wrap
 from docs.study.fleets import BASE
 from docs.study.kept import keep
-from docs.study.page import HERE, KEPT, main, make, render, wrap
+from docs.study.page import HERE, KEPT, main, make, render
 from reporting.matplotlib_charts import draw
-from reporting.results import parse_results
+from reporting.results_json import parse_results
 from reporting.tables import Table
 
 ROOT = HERE.parents[1]

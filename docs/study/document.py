@@ -1,0 +1,35 @@
+"""A document from its template: filled, and its lines broken anew."""
+
+import re
+import textwrap
+from functools import partial
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+WIDTH = 100  # of a line of text
+
+
+def fill(folder: Path, template: str, **context: object) -> str:
+    """Fill a template that lies in a folder with the others that it includes."""
+    pages = Environment(
+        loader=FileSystemLoader(folder),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    pages.filters["demote"] = lambda text: re.sub(r"^##", "###", text, flags=re.MULTILINE)
+    text = pages.get_template(template).render(context)
+    return "\n\n".join(wrap(block) for block in re.split(r"\n{2,}", text.strip())) + "\n"
+
+
+def wrap(block: str) -> str:
+    """Break the lines of a paragraph or a list anew; tables, titles, pictures and code stay."""
+    if block.startswith(("|", "#", "!", "    ")):
+        return block
+    broken = partial(textwrap.fill, width=WIDTH, break_long_words=False, break_on_hyphens=False)
+    first, *items = (" ".join(part.split()) for part in f"\n{block}".split("\n- "))
+    if not items:
+        return broken(first)
+    return "\n".join(broken(f"- {item}", subsequent_indent="  ") for item in items)
