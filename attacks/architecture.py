@@ -7,7 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from attacks.game import Game, by_shadows
+from attacks.cases import by_shadows
+from attacks.game import Game
 from attacks.metrics.intervals import Estimate, Summary, summarise, two_way
 from attacks.metrics.measures import area
 

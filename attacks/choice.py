@@ -9,7 +9,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from attacks import ATTACKS, RMIA
-from attacks.game import Game, by_shadows
+from attacks.cases import by_shadows
+from attacks.game import Game
 from attacks.quantile import FEWEST
 
 Sides = tuple[int, int]

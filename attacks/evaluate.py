@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from attacks import ATTACKS
-from attacks.game import Game, Knowledge, by_shadows
+from attacks.cases import by_shadows
+from attacks.game import Game, Knowledge
 from attacks.metrics.intervals import Summary, summarise
 from attacks.metrics.measures import Metric, measure
 from attacks.metrics.roc import roc

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from attacks import ATTACKS
 from attacks.calibration_set import calibration_auc
+from attacks.cases import Case
 from attacks.choice import FINDINGS, scorable, suffices
 from attacks.evaluate import score
-from attacks.game import Case, Game, Knowledge, keep_examples
+from attacks.game import Game, Knowledge, keep_examples
 from attacks.metrics.differences import Difference, holm, paired_differences
 from attacks.metrics.exposure import Change, change, exposure, outscored
 from attacks.metrics.intervals import Estimate, mean_auc

@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from attacks.cases import by_shadows
 from attacks.choice import FINDINGS, scorable
 from attacks.findings import correct_together
-from attacks.game import Game, by_shadows
+from attacks.game import Game
 from attacks.joint_lira import lira_joint
 from attacks.metrics.differences import Difference, Outcome, paired_differences
 from attacks.metrics.intervals import Summary, summarise

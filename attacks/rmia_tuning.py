@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from attacks.game import Game, by_shadows
+from attacks.cases import by_shadows
+from attacks.game import Game
 from attacks.metrics.roc import auc, roc
 from attacks.rmia import log_means, log_mixture, rmia, rmia_in_pool
 from attacks.slices import Sliced, slices_of

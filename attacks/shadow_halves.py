@@ -10,8 +10,9 @@ from jaxtyping import Float
 from scipy.linalg import hadamard
 from torch import Tensor
 
+from attacks.cases import Case
 from attacks.choice import Sides, scorable, suffices
-from attacks.game import Case, Game, keep_examples
+from attacks.game import Game, keep_examples
 
 # Blocks of shadows. 4 can be halved in 3 ways that are independent of one another, 8 in 7. Where
 # the audited models are the shadows, all of the variance is estimated from these ways.

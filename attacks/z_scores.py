@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attacks.game import Game, Knowledge, ModelSignals, by_shadows
+from attacks.cases import by_shadows
+from attacks.game import Game, Knowledge, ModelSignals
 from attacks.lira import fit_sides
 
 BINS = 60

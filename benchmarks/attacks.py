@@ -37,9 +37,10 @@ import torch
 from torch import Tensor
 
 from attacks import DEFAULT_ATTACKS
+from attacks.cases import make_cases
 from attacks.choice import unknown
 from attacks.evaluate import score
-from attacks.game import Game, ModelSignals, make_cases
+from attacks.game import Game, ModelSignals
 from benchmarks.attack_loops import compare_lira, compare_rmia, time_lira
 from benchmarks.synthetic_fleet import Cost, Fleet, drop_cached, timed, write_fleet
 

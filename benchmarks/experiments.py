@@ -23,8 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attacks.cases import make_cases
 from attacks.evaluate import score
-from attacks.game import Game, ModelSignals, make_cases
+from attacks.game import Game, ModelSignals
 from attacks.metrics.between import paired, welch
 from attacks.metrics.differences import Outcome
 from attacks.metrics.measures import area

@@ -9,8 +9,9 @@ from scipy.stats import norm
 from scipy.stats import t as student
 from torch import Tensor
 
+from attacks.cases import Case
 from attacks.evaluate import Row, Scored
-from attacks.game import Case, Game
+from attacks.game import Game
 from attacks.metrics.epsilon import epsilon_bound, one_run_epsilon
 from attacks.metrics.intervals import clopper_pearson, summarise
 from attacks.metrics.measures import RATES, Metric, measure

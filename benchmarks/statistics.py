@@ -38,9 +38,10 @@ import torch
 from scipy.stats import t as student
 from scipy.stats import ttest_1samp
 
+from attacks.cases import make_cases
 from attacks.evaluate import evaluate
 from attacks.findings import find_differences
-from attacks.game import Game, ModelSignals, make_cases
+from attacks.game import Game, ModelSignals
 from attacks.metrics.differences import Outcome, variance_of_mean
 from attacks.strongest import Strongest
 from benchmarks.single_numbers import Rate, coverage, nothing, share

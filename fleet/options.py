@@ -3,38 +3,30 @@
 `--help` must answer at once, so checks that need data or devices are in checks.py.
 """
 
-import inspect
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 
-import yaml
 from jsonargparse import Namespace
 
+from fleet.data_option import add_data, find_options
 from lightning_modules.options import (
     CalibrationOptions,
     ModelOptions,
     PruneOptions,
     TrainerOptions,
 )
-from quantization.imported import make_importable
 from quantization.mixed_options import MixedOptions
-from storage.command_line import CommandLine, make_command_line, pair_options, quote, recipe_keys
-from storage.names import EXPERIMENT_FILE, MEMBERSHIP_FILE, WandbMode
+from storage.command_line import CommandLine, make_command_line
+from storage.names import WandbMode
 
 DESCRIPTION = """Train a fleet, quantize every model, and record what an attacker would see of it.
 
 The same command again goes on where it stopped; a finished fleet is left as it is.
 """
-DATA = (
-    *("Digits", "ImageFolder", "Arrays"),
-    *("FashionMNIST", "CIFAR10", "CIFAR100", "TinyImageNet"),
-)
 Bits = int | float
-EMPTY = inspect.Parameter.empty
 
 
 class FleetOptions:
@@ -99,6 +91,29 @@ def make_parser(data: type | None = None) -> CommandLine:
     parser.add_argument(
         "--threads", type=int, help="CPU threads per model; 1 is fastest for small networks"
     )
+    _add_variants(parser)
+    parser.add_argument(
+        "--checkpoint_every",
+        type=float,
+        default=60.0,
+        help="least number of seconds between two checkpoints of a model; 0 writes one after every "
+        "epoch (default: 60)",
+    )
+    parser.add_argument(
+        "--wandb", type=WandbMode, default="disabled", help="Weights & Biases, one run per model"
+    )
+    parser.add_class_arguments(CalibrationOptions, "calibration")
+    parser.add_class_arguments(MixedOptions, "mixed")
+    parser.add_class_arguments(FleetOptions, "fleet")
+    add_data(parser, data)
+    parser.add_class_arguments(ModelOptions, "model", instantiate=False)
+    parser.add_class_arguments(PruneOptions, "prune", instantiate=False)
+    parser.add_class_arguments(TrainerOptions, "trainer", instantiate=False)
+    return parser
+
+
+def _add_variants(parser: CommandLine) -> None:
+    """Add the options that say which variants each model has, and what is recorded of them."""
     parser.add_argument(
         "--quantize",
         nargs="*",
@@ -137,51 +152,6 @@ def make_parser(data: type | None = None) -> CommandLine:
         help="record 32 numbers of what each audited model computes of an image before its last "
         "layer, for the attack `quantile_embeddings`; a finished fleet gets them too",
     )
-    parser.add_argument(
-        "--checkpoint_every",
-        type=float,
-        default=60.0,
-        help="least number of seconds between two checkpoints of a model; 0 writes one after every "
-        "epoch (default: 60)",
-    )
-    parser.add_argument(
-        "--wandb", type=WandbMode, default="disabled", help="Weights & Biases, one run per model"
-    )
-    parser.add_class_arguments(CalibrationOptions, "calibration")
-    parser.add_class_arguments(MixedOptions, "mixed")
-    parser.add_class_arguments(FleetOptions, "fleet")
-    add_data(parser, data)
-    parser.add_class_arguments(ModelOptions, "model", instantiate=False)
-    parser.add_class_arguments(PruneOptions, "prune", instantiate=False)
-    parser.add_class_arguments(TrainerOptions, "trainer", instantiate=False)
-    return parser
-
-
-def _read_bits(arguments: Sequence[str]) -> Iterator[str]:
-    """The arguments, with the bits in a record in the place of its path."""
-    before = ""
-    for argument in arguments:
-        option, equals, value = argument.rpartition("=")
-        if option not in ("", "--layer_bits") or not value.endswith(".json"):
-            yield argument
-        elif equals or before == "--layer_bits":
-            bits = import_module("storage.records").read_bits(Path(value))
-            yield f"{option}{equals}{json.dumps(bits)}"
-        else:
-            yield argument
-        before = argument
-
-
-def add_data(parser: CommandLine, data: type | None) -> None:
-    """Add `--data`, whose options are those of the data set; None for `--help`."""
-    if data is None:
-        parser.add_argument(
-            "--data",
-            help=f"{', '.join(DATA)} (default: Digits), or the import path of your own; "
-            "`--data.help NAME` lists the options of a data set",
-        )
-    else:
-        parser.add_subclass_arguments(data, "data", required=False)
 
 
 def parse(
@@ -203,10 +173,7 @@ def parse(
     parser, arguments = make(data), _spell_out(arguments)
     try:
         arguments = [*_read_bits(arguments)]
-        name = _data_name(arguments)
-        known = _data_options(name)
-        dropped = {key for data in _recipes_data(arguments) for key in _data_options(data)}
-        _check_required(name, known, arguments)
+        name, known, dropped = find_options(arguments)
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     if name is None:  # a default in the parser would pass its pool size on to other data sets
@@ -220,83 +187,16 @@ def _spell_out(arguments: Sequence[str]) -> list[str]:
     return [short.sub("--prune.method", argument) for argument in arguments]
 
 
-def _data_name(arguments: Sequence[str]) -> str | None:
-    """The data set named on the command line or in a recipe; None for the default."""
-    name = None
-    for option, value in pair_options(arguments):  # the last one counts, as in the parser
-        if option == "config" and Path(value).is_file():
-            named = _recipe_data(Path(value))
-            name = name if named is None else named
-        elif option in ("data", "data.class_path"):
-            name = value
-    return name
-
-
-def _recipes_data(arguments: Sequence[str]) -> list[str]:
-    """The data sets that the recipes name, whose options another data set need not have."""
-    recipes = [Path(value) for option, value in pair_options(arguments) if option == "config"]
-    named = [_recipe_data(recipe) for recipe in recipes if recipe.is_file()]
-    return [name for name in named if name is not None]
-
-
-def _recipe_data(path: Path) -> str | None:
-    """The data set of a recipe; a run folder's experiment.yaml is refused as one."""
-    if path.name == EXPERIMENT_FILE and (path.parent / MEMBERSHIP_FILE).exists():
-        raise ValueError(
-            f"{path} records an experiment and is no recipe: it lacks the options of this machine "
-            "and the place of the images. Repeat the command that began it: its recipe, such as "
-            f"`--config recipes/digits.yaml`, with `--run_dir {quote(path.parent)}`. Options that "
-            "differ from the record are then named."
-        )
-    recipe_keys(path)  # raises if the file is no recipe
-    data = yaml.safe_load(path.read_text(encoding="utf-8")).get("data")
-    name = data.get("class_path") if isinstance(data, dict) else data
-    return None if name is None else str(name)
-
-
-def _data_options(name: str | None) -> set[str]:
-    """Names of all options of a data set."""
-    names = {*inspect.signature(_find_data(name)).parameters, "class_path", "init_args", "help"}
-    return {"data", *(f"data.{option}" for option in names)}
-
-
-def _check_required(name: str | None, known: set[str], arguments: Sequence[str]) -> None:
-    """Raise ValueError if a data set lacks an option that only the user knows, such as its file."""
-    given = set[str]()
-    for option, value in pair_options(arguments):
-        given.add(option.replace(".init_args", ""))
-        if option == "config" and Path(value).is_file():
-            given |= {*recipe_keys(Path(value))}
-    parameters = inspect.signature(_find_data(name)).parameters.items()
-    required = {f"data.{key}" for key, parameter in parameters if parameter.default is EMPTY}
-    misspelt = {option for option in given if option.startswith("data.")} - known
-    if (missing := sorted(required - given)) and not misspelt and "data.help" not in given:
-        raise ValueError(
-            f"`--data {name}` needs {' and '.join(f'`--{option}`' for option in missing)}. "
-            f"`--data.help {name}` lists all of its options."
-        )
-
-
-def _find_data(name: str | None) -> type:
-    """The class of a data set.
-
-    Raises:
-        ValueError: there is no such data set.
-    """
-    make_importable()
-    base = import_module("datamodules").ImageDataModule
-    path = "datamodules.Digits" if name is None else name
-    module, _, attribute = (f"datamodules.{name}" if name in DATA else path).rpartition(".")
-    try:
-        data = getattr(import_module(module), attribute)
-        if not isinstance(data, type) or not issubclass(data, base):
-            raise ValueError("it is no subclass of ImageDataModule")
-    except (ImportError, AttributeError, ValueError) as error:
-        near = get_close_matches((name or "").rpartition(".")[2], DATA, n=1, cutoff=0.5)
-        hint = f"Did you mean `{near[0]}`?" if near else f"Take one of {', '.join(DATA)}."
-        reason = f" ({error})" if "." in (name or "") else ""
-        raise ValueError(
-            f"`--data` must be a data set or the import path of your own, got `{name}`{reason}. "
-            f"{hint}"
-        ) from error
-    return data
+def _read_bits(arguments: Sequence[str]) -> Iterator[str]:
+    """The arguments, with the bits in a record in the place of its path."""
+    before = ""
+    for argument in arguments:
+        option, equals, value = argument.rpartition("=")
+        if option not in ("", "--layer_bits") or not value.endswith(".json"):
+            yield argument
+        elif equals or before == "--layer_bits":
+            bits = import_module("storage.records").read_bits(Path(value))
+            yield f"{option}{equals}{json.dumps(bits)}"
+        else:
+            yield argument
+        before = argument

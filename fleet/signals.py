@@ -7,7 +7,8 @@ model; the rows of `--members` have their order. Any exporter's files will do.
 from collections.abc import Sequence
 from pathlib import Path
 
-from fleet.options import add_data, parse
+from fleet.data_option import add_data
+from fleet.options import parse
 from storage.command_line import CommandLine, answer_help, make_command_line, show_every_character
 from storage.names import Role
 

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from attacks.cases import Case, make_cases
 from attacks.choice import Choice
-from attacks.game import FULL, Case, Game, ModelSignals, Proven, keep_examples, make_cases
+from attacks.game import FULL, Game, ModelSignals, Proven, keep_examples
 from attacks.health import find_failures, unjudged
 from attacks.metrics.intervals import mean_accuracy
 from attacks.quantile import make_features

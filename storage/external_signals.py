@@ -32,7 +32,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from attacks.game import Case, Game, ModelSignals
+from attacks.cases import Case
+from attacks.game import Game, ModelSignals
 from attacks.health import failures, unjudged
 from attacks.metrics.intervals import Estimate, mean_accuracy
 from attacks.signals import signals

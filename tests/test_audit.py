@@ -11,8 +11,9 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 import train
 from attacks import ATTACKS, DEFAULT_ATTACKS
+from attacks.cases import make_cases
 from attacks.evaluate import score
-from attacks.game import FULL, Game, ModelSignals, make_cases
+from attacks.game import FULL, Game, ModelSignals
 from attacks.metrics.intervals import delong, summarise
 from attacks.quantile import make_features
 from audit import main

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from attacks.architecture import find_architecture_leak, score_widths
-from attacks.game import Game, ModelSignals, make_cases
+from attacks.cases import make_cases
+from attacks.game import Game, ModelSignals
 
 SHADOWS, TARGETS, EXAMPLES = 32, 4, 60
 

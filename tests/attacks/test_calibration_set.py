@@ -7,7 +7,8 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from attacks.calibration_set import calibration_auc
-from attacks.game import Case, Game, ModelSignals, make_cases
+from attacks.cases import Case, make_cases
+from attacks.game import Game, ModelSignals
 
 
 class OnDisk:

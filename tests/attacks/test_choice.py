@@ -5,6 +5,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from attacks import ATTACKS, DEFAULT_ATTACKS, Attack
+from attacks.cases import Case, make_cases
 from attacks.choice import (
     FINDINGS,
     WORDS,
@@ -18,7 +19,7 @@ from attacks.choice import (
     unknown,
 )
 from attacks.evaluate import evaluate, score
-from attacks.game import Case, Game, ModelSignals, keep_examples, make_cases
+from attacks.game import Game, ModelSignals, keep_examples
 from attacks.lira import lira
 
 W2 = "nearest-w2"

@@ -5,8 +5,9 @@ import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from attacks import ATTACKS, DEFAULT_ATTACKS, Attack
+from attacks.cases import make_cases
 from attacks.evaluate import FPR_GRID, evaluate, mean_curve, score
-from attacks.game import Game, ModelSignals, Shadows, make_cases
+from attacks.game import Game, ModelSignals, Shadows
 from attacks.lira import fit_sides
 
 W2, W4 = "nearest-w2", "nearest-w4"

@@ -9,8 +9,9 @@ from scipy.stats import norm
 from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 
+from attacks.cases import Case, make_cases
 from attacks.evaluate import evaluate, score
-from attacks.game import Case, Game, ModelSignals, make_cases
+from attacks.game import Game, ModelSignals
 from attacks.joint_attacks import find_joint_attacks
 from attacks.joint_lira import lira_joint
 from attacks.metrics.differences import holm

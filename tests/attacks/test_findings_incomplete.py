@@ -5,9 +5,10 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from attacks.cases import Case, make_cases
 from attacks.choice import scorable
 from attacks.evaluate import evaluate
-from attacks.game import Case, Game, ModelSignals, keep_examples, make_cases
+from attacks.game import Game, ModelSignals, keep_examples
 from attacks.lira import lira
 from attacks.metrics.intervals import Estimate
 from attacks.strongest import Strongest

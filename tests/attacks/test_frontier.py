@@ -5,9 +5,10 @@ from math import isnan
 import pytest
 import torch
 
+from attacks.cases import make_cases
 from attacks.evaluate import evaluate
 from attacks.frontier import find_frontiers
-from attacks.game import Curve, Game, make_cases
+from attacks.game import Curve, Game
 from attacks.metrics.differences import holm
 from attacks.strongest import Strongest
 

@@ -7,8 +7,9 @@ import torch
 from scipy.stats import norm
 
 from attacks import ATTACKS, DEFAULT_ATTACKS
+from attacks.cases import make_cases
 from attacks.evaluate import evaluate, score
-from attacks.game import Game, ModelSignals, make_cases
+from attacks.game import Game, ModelSignals
 from attacks.metrics.intervals import delong, summarise
 
 W2 = "nearest-w2"

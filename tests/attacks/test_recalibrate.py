@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from attacks.cases import make_cases
 from attacks.evaluate import evaluate, score
-from attacks.game import Game, ModelSignals, Shadows, make_cases
+from attacks.game import Game, ModelSignals, Shadows
 from attacks.lira import lira
 from attacks.recalibrate import FEWEST, PER_BIN, Expected, expect, measure, recalibrate
 

@@ -6,9 +6,10 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from attacks import ATTACKS
+from attacks.cases import make_cases
 from attacks.choice import choose_attacks, unknown
 from attacks.evaluate import score
-from attacks.game import Game, ModelSignals, make_cases
+from attacks.game import Game, ModelSignals
 from attacks.rmia import RmiaOptions, log_ratio, make_options, rmia_in_pool
 from attacks.rmia_tuning import GRID, POSING, best_a, tune
 

@@ -5,7 +5,8 @@ from itertools import combinations
 import pytest
 import torch
 
-from attacks.game import Case, Game, make_cases
+from attacks.cases import Case, make_cases
+from attacks.game import Game
 from attacks.shadow_halves import by_shadow_halves, is_round_robin
 
 ALL = (0, 0)  # an attack that can score any example

@@ -7,8 +7,9 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from attacks.cases import make_cases
 from attacks.evaluate import evaluate
-from attacks.game import Game, ModelSignals, make_cases
+from attacks.game import Game, ModelSignals
 from attacks.metrics.differences import holm
 from attacks.metrics.measures import tail_rate
 from attacks.shadow_split import find_shadow_differences

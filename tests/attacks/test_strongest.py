@@ -6,8 +6,9 @@ import torch
 from scipy.stats import binom, norm
 from sklearn.metrics import roc_auc_score
 
+from attacks.cases import Case, make_cases
 from attacks.evaluate import Row, Scored, evaluate, score
-from attacks.game import Case, Game, ModelSignals, make_cases
+from attacks.game import Game, ModelSignals
 from attacks.metrics.intervals import delong, summarise
 from attacks.metrics.measures import measure
 from attacks.strongest import Strongest, choose_for_tests

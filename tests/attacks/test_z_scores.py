@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from attacks.game import Case, Game, ModelSignals, make_cases
+from attacks.cases import Case, make_cases
+from attacks.game import Game, ModelSignals
 from attacks.z_scores import BINS, z_scores
 
 W2 = "nearest-w2"

@@ -8,7 +8,8 @@ import pytest
 
 import datamodules
 import train
-from fleet.options import DATA, FleetOptions, make_parser, parse
+from fleet.data_option import DATA
+from fleet.options import FleetOptions, make_parser, parse
 
 ROOT = Path(__file__).parents[2]
 

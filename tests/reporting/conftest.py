@@ -9,8 +9,9 @@ from typing import NamedTuple
 import pytest
 
 from attacks import DEFAULT_ATTACKS
+from attacks.cases import make_cases
 from attacks.evaluate import evaluate
-from attacks.game import Game, make_cases
+from attacks.game import Game
 from attacks.metrics.intervals import Estimate
 from attacks.strongest import Strongest
 from reporting.findings import find

@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from attacks import ATTACKS
+from attacks.cases import make_cases
 from attacks.evaluate import score
-from attacks.game import FULL, Game, ModelSignals, Shadows, make_cases
+from attacks.game import FULL, Game, ModelSignals, Shadows
 from attacks.metrics.exposure import exposure
 from attacks.metrics.intervals import mean_accuracy, summarise
 from attacks.quantile import make_features

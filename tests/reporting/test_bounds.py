@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from attacks.bounds import Bounds, find_bounds
+from attacks.cases import make_cases
 from attacks.evaluate import evaluate
-from attacks.game import Game, Proven, make_cases
+from attacks.game import Game, Proven
 from attacks.metrics.epsilon import EpsilonBound, epsilon_bound, one_run_epsilon
 from attacks.strongest import Strongest
 from reporting.bounds import compare_with_proofs, read_bounds, show_bounds, warn

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from attacks.bounds import Bounds
+from attacks.cases import make_cases
 from attacks.evaluate import evaluate
 from attacks.findings import Differences, Exposures
 from attacks.frontier import Beside, Frontier
-from attacks.game import Game, ModelSignals, make_cases
+from attacks.game import Game, ModelSignals
 from attacks.joint_attacks import JointAttack
 from attacks.metrics.differences import Difference
 from attacks.metrics.epsilon import EpsilonBound

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from attacks.game import Case, ModelSignals
+from attacks.cases import Case
+from attacks.game import ModelSignals
 from attacks.signals import signals
 from storage.external_signals import gather_external
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from attacks import ATTACKS
+from attacks.cases import make_cases
 from attacks.choice import choose_attacks
 from attacks.evaluate import score
-from attacks.game import Game, make_cases
+from attacks.game import Game
 from storage.own_attacks import register, shorten
 
 CALLS = []
