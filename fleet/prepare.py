@@ -1,7 +1,7 @@
 """Checks of everything that a user can get wrong, before any training."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -103,43 +103,16 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
         FileNotFoundError: the data set is missing.
         OSError: the run folder cannot be written to.
     """
-    devices, model = check_options(config, fleet), ModelOptions.read(config.model.as_dict())
-    prune = PruneOptions(**config.prune.as_dict())
-    if model.dp.on:
-        check_privacy(config, devices)
-    if prune.method:
-        check_pruning(prune, model, config.trainer.max_epochs)
-    notes = check_processes(fleet, devices.kind)
-    config.threads = choose_threads(config, fleet, devices.local)
-    # a process that is to be forked must not have several, see `Forks`
-    limit_threads(1 if can_fork(fleet, devices.kind) else config.threads, devices.processes)
-    check_key(config.wandb)
-    _print([devices.describe(fleet), *notes, *note_arithmetic(config, devices)], console)
+    devices, model, prune = _check(config, fleet, console)
     with console.status("Reading data"):
         data.prepare_data()
         data.setup("fit")
-    _print([data.describe()], console)
     queries, notes = choose_queries(config, data)
-    _print(notes, console)
-    calibration = CalibrationOptions(**config.calibration.as_dict())
+    _print([data.describe(), *notes], console)
     matrix = membership(config.seed, fleet.shadows, fleet.targets, len(data.pool.labels))
+    model, classifier = _make_classifier(config, model, data, console)
     counts = sorted(set(matrix.sum(1).tolist()))
-    if model.dp.on:
-        dp, line = settle(
-            model.dp, len(data.pool.labels), data.batch_size, config.trainer.max_epochs
-        )
-        model = replace(model, dp=dp)
-        _print([line], console)
-    classifier = make_classifier(data, 0, model)
-    if model.dp.on:
-        check_layers(classifier.network)
-    notes = rehearse_fit(config, fleet, devices, classifier, data, counts)
-    _print(notes, console)
-    if prune.method:
-        _print(rehearse_cut(prune, classifier, data), console)
-    network, notes = try_network(config, classifier, data)
-    for name in config.quantize:
-        check_calibration(calibration, data, Variant.parse(name))
+    network, notes = _rehearse(config, fleet, devices, prune, classifier, data, counts)
     _print(notes, console)
     variants = [str(Variant.parse(name)) for name in config.quantize]
     asked = describe(config, data, network, queries, variants, devices.processes)
@@ -152,35 +125,92 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
     by_ray = takes_ray(fleet, devices.kind)
     run = RunFolder(config.run_dir.resolve() if by_ray else config.run_dir)
     experiment = _open(run, asked, matrix, fleet.dry_run)
-    if experiment.versions != asked.versions:
-        begun, now = experiment.versions, asked.versions
-        changes = [
-            f"{key} {begun.get(key)} -> {now[key]}" for key in now if begun.get(key) != now[key]
-        ]
-        note = f"Note: this run folder was begun with other versions: {', '.join(changes)}."
-        console.print(note, soft_wrap=True)
+    _note_versions(experiment, asked, console)
     with console.status("Checking files"):
         removed = check_files(run, chosen, config.repair)
     for path in removed:
         console.print(escape(f"{path} was damaged: deleted, to be made again."), soft_wrap=True)
     job = Job(
-        config,
-        fleet,
-        model,
-        prune,
-        calibration,
-        data,
-        run,
-        experiment,
-        members,
-        chosen,
-        devices,
-        {},
+        config=config,
+        fleet=fleet,
+        model=model,
+        prune=prune,
+        calibration=CalibrationOptions(**config.calibration.as_dict()),
+        data=data,
+        run=run,
+        experiment=experiment,
+        members=members,
+        chosen=chosen,
+        devices=devices,
+        retry={},
     )
     job = job._replace(retry=_find_retries(job, console))
     waiting = [n for n in job.todo if n not in job.retry and not is_running(run, n)]
     _print(announce(run, experiment, waiting, fleet.dry_run), console)
     return job
+
+
+def _check(
+    config: Namespace, fleet: FleetOptions, console: Console
+) -> tuple[Devices, ModelOptions, PruneOptions]:
+    """Check what can be checked without data, and settle threads and devices."""
+    devices, model = check_options(config, fleet), ModelOptions.read(config.model.as_dict())
+    prune = PruneOptions(**config.prune.as_dict())
+    if model.dp.on:
+        check_privacy(config, devices)
+    if prune.method:
+        check_pruning(prune, model, config.trainer.max_epochs)
+    notes = check_processes(fleet, devices.kind)
+    config.threads = choose_threads(config, fleet, devices.local)
+    # a process that is to be forked must not have several, see `Forks`
+    limit_threads(1 if can_fork(fleet, devices.kind) else config.threads, devices.processes)
+    check_key(config.wandb)
+    _print([devices.describe(fleet), *notes, *note_arithmetic(config, devices)], console)
+    return devices, model, prune
+
+
+def _make_classifier(
+    config: Namespace, model: ModelOptions, data: ImageDataModule, console: Console
+) -> tuple[ModelOptions, Classifier]:
+    """Settle the noise of DP-SGD, and make a classifier to try."""
+    if not model.dp.on:
+        return model, make_classifier(data, 0, model)
+    examples, epochs = len(data.pool.labels), config.trainer.max_epochs
+    dp, line = settle(model.dp, examples, data.batch_size, epochs)
+    _print([line], console)
+    model = replace(model, dp=dp)
+    classifier = make_classifier(data, 0, model)
+    check_layers(classifier.network)
+    return model, classifier
+
+
+def _rehearse(
+    config: Namespace,
+    fleet: FleetOptions,
+    devices: Devices,
+    prune: PruneOptions,
+    classifier: Classifier,
+    data: ImageDataModule,
+    counts: Sequence[int],
+) -> tuple[nn.Module, list[str]]:
+    """Try the fit, the cut and the variants; return a network, and notes for the user."""
+    notes = [*rehearse_fit(config, fleet, devices, classifier, data, counts)]
+    if prune.method:
+        notes += rehearse_cut(prune, classifier, data)
+    network, more = try_network(config, classifier, data)
+    calibration = CalibrationOptions(**config.calibration.as_dict())
+    for name in config.quantize:
+        check_calibration(calibration, data, Variant.parse(name))
+    return network, [*notes, *more]
+
+
+def _note_versions(experiment: Experiment, asked: Experiment, console: Console) -> None:
+    """Say with which other versions a run folder was begun."""
+    begun, now = experiment.versions, asked.versions
+    changes = [f"{k} {begun.get(k)} -> {now[k]}" for k in now if begun.get(k) != now[k]]
+    if changes:
+        note = f"Note: this run folder was begun with other versions: {', '.join(changes)}."
+        console.print(note, soft_wrap=True)
 
 
 def try_network(

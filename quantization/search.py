@@ -103,20 +103,13 @@ def choose_bits(
     started = time.perf_counter()
     groups = make_groups(network, variant, patterns, options, calibration.images)
     budget = budget_of(variant, groups) if variant.mean_bits is not None else None
-    grids = variant.symmetric, variant.is_symmetric(8)  # which `-a8` decides
-    kind = (variant.method, *grids, *variant.options(), calibration.key, loop)
-    candidates = tuple((group.name, *group.candidates) for group in groups)
-    measured = shared.once(
-        ("losses", *kind, candidates),
-        partial(measure, network, variant, groups, calibration, shared, loop),
-    )
+    measured = _measure(network, variant, groups, calibration, shared, loop)
     layers = {}
     if variant.aiq is not None:
         layers = shared.once("layers", partial(count_layers, network, calibration.images))
     by = "changed" if variant.aiq is not None else options.sensitivity
-    items = _make_items(groups, measured, by)
-    search = Search(variant, options, groups, items, layers)
-    frontier = find_frontier(items)
+    search = Search(variant, options, groups, _make_items(groups, measured, by), layers)
+    frontier = find_frontier(search.items)
     selections = _best(search, frontier, budget)
     checked = _check(search, selections, measured, network, calibration)
     best = min(range(len(checked)), key=lambda i: checked[i].objective)
@@ -138,6 +131,24 @@ def choose_bits(
         seconds=time.perf_counter() - started,
     )
     return bits, record
+
+
+def _measure(
+    network: nn.Module,
+    variant: Variant,
+    groups: Sequence[Group],
+    calibration: Calibration,
+    shared: Shared,
+    loop: Settings | None,
+) -> Measured:
+    """The losses of single layers, which all budgets of one method share."""
+    grids = variant.symmetric, variant.is_symmetric(8)  # which `-a8` decides
+    kind = (variant.method, *grids, *variant.options(), calibration.key, loop)
+    candidates = tuple((group.name, *group.candidates) for group in groups)
+    return shared.once(
+        ("losses", *kind, candidates),
+        partial(measure, network, variant, groups, calibration, shared, loop),
+    )
 
 
 def _make_items(groups: Sequence[Group], measured: Measured, by: str) -> list[Item]:
