@@ -35,6 +35,7 @@ class LayerCost(NamedTuple):
         biases: numbers of its bias.
         inputs: numbers that it reads.
         outputs: numbers that it writes.
+        logits: those of them that the network returns.
     """
 
     flops: int
@@ -43,6 +44,11 @@ class LayerCost(NamedTuple):
     biases: int
     inputs: int
     outputs: int
+    logits: int = 0
+
+    def moved(self, bits: Bits) -> float:
+        """Bytes that it reads and writes with activations of so many bits; logits are floats."""
+        return (self.inputs + self.outputs - self.logits) * bits / 8 + FLOAT * self.logits
 
     @property
     def weights(self) -> int:
@@ -106,6 +112,7 @@ def count_layers(network: nn.Module, images: Images) -> dict[str, LayerCost]:
     image = images[:1].to(next(work.parameters()).device)
     keys, totals = weight_keys(network), dict[str, LayerCost]()
     first: dict[int, str] = {}
+    written: dict[str, Tensor] = {}
     for key in keys.values():
         if key in network.state_dict():
             first.setdefault(id(network.get_parameter(key)), key)
@@ -133,7 +140,7 @@ def count_layers(network: nn.Module, images: Images) -> dict[str, LayerCost]:
                 for field in ("flops", "inputs", "outputs")
             )
             here = before._replace(flops=flops, inputs=inputs, outputs=outputs)
-        totals[key] = here
+        totals[key], written[key] = here, output
 
     with unfused() as multiplied:
         write_out(work, image)
@@ -141,7 +148,10 @@ def count_layers(network: nn.Module, images: Images) -> dict[str, LayerCost]:
         for name, module in work.named_modules():
             if isinstance(module, LAYERS):
                 module.register_forward_hook(partial(add, name), with_kwargs=True)
-        work(image.clone())
+        logits = work(image.clone())
+    for key, output in written.items():
+        if output is logits:
+            totals[key] = totals[key]._replace(logits=output.numel())
     return {key: totals[key] for key in first.values() if key in totals}
 
 
@@ -162,7 +172,8 @@ def network_cost(
     Args:
         layers: as `count_layers` counts them.
         bits: bits of each weight by its key; a layer without is at full precision.
-        activation_bits: bits of what layers read and write.
+        activation_bits: bits of what layers with codes read and write; layers at full precision
+            read and write floats, and logits are floats.
         batch: images that are computed together, for which weights are read once.
         counting: how weights are counted.
 
@@ -176,9 +187,12 @@ def network_cost(
         + FLOAT * layer.biases
         for key, layer in layers.items()
     )
-    moved = sum(layer.inputs + layer.outputs for layer in layers.values())
+    moved = sum(
+        layer.moved(FULL if bits.get(key, UNQUANTIZED) == UNQUANTIZED else activation_bits)
+        for key, layer in layers.items()
+    )
     flops = sum(layer.flops for layer in layers.values())
-    return Cost(flops * batch, weights, moved * batch * activation_bits / 8, batch)
+    return Cost(flops * batch, weights, moved * batch, batch)
 
 
 def describe_cost(

@@ -17,7 +17,7 @@ from reporting.text import GUESSING, NAMES
 from storage.records import VariantFacts
 from storage.searches import SearchMeans
 
-UNITS = {"kl": "nats", "fisher": "nats", "changed": "points"}
+UNITS = {"kl": "nats", "fisher": "nats (estimate)", "changed": "points"}
 AXES = {"weight_bytes": "bytes of weights", "intensity": "arithmetic intensity, FLOP / byte"}
 LARGEST = 40  # names of layers that can be read below a heat map
 
@@ -61,11 +61,12 @@ def cost_table(variants: Mapping[str, VariantFacts]) -> Table | None:
 def _losses(search: SearchMeans | None) -> tuple[Cell, Cell]:
     if search is None:
         return DASH, DASH
-    expected, measured = (
-        number(loss, f"{loss:.3g} {UNITS[search.loss]}")
-        for loss in (search.expected, search.measured)
+    unit = UNITS[search.loss]
+    measured_unit = UNITS["kl"] if search.loss == "fisher" else unit
+    return (
+        number(search.expected, f"{search.expected:.3g} {unit}"),
+        number(search.measured, f"{search.measured:.3g} {measured_unit}"),
     )
-    return expected, measured
 
 
 def cost_chart(rows: Sequence[Row], variants: Mapping[str, VariantFacts]) -> Chart | None:

@@ -20,12 +20,12 @@ from docs.study.numbers import (
 )
 from docs.study.verdicts import Uncorrected
 
-UNIFORM = re.compile(r"(\w+)-w[\d.]+")  # the same bits in every layer, and nothing else
+UNIFORM = re.compile(r"(\w+)-w[\d.]+(-sym)?")  # the same bits in every layer
 MIXED = re.compile(r"(\w+)-mix[\d.]+(-greedy)?")
 AIQ = re.compile(r"(\w+)-aiq[\d.]+(-greedy)?")
 ACTIVATIONS = re.compile(r"-a\d+")
 ALIKE = 0.01  # relative difference up to which bytes are equal: rows have whole bytes
-COPIED = Attacker(("other",))  # whose shadows have the target's own bits
+COPIED = Attacker(("other",))  # whose shadows all have the bits of one target
 OWN = Attacker(("matched",))  # whose shadows search for themselves
 
 
@@ -37,7 +37,7 @@ class Left(NamedTuple):
 
 
 class Copied(NamedTuple):
-    """Shadows with the target's bits, less shadows that search for their own."""
+    """Shadows with the bits of one target, less shadows that search for their own."""
 
     variant: str
     measure: str
@@ -46,9 +46,12 @@ class Copied(NamedTuple):
 def find_claims(study: Study) -> dict[str, Claim]:
     """The claims that a fleet's variants can test, by name; those without a pair are left out."""
     known = made_of(study)
-    mixed = [(v, same) for v in known if MIXED.fullmatch(v) and (same := uniform_of(study, v))]
-    aiq = [(v, f"{match[1]}-w8") for v in known if (match := AIQ.fullmatch(v))]
-    plain = {v: ACTIVATIONS.sub("", v) for v in known if ACTIVATIONS.search(v)}
+    closest = {v: found for v in searched_of(study) if (found := closest_uniform(study, v))}
+    mixed = [
+        (v, other) for v, (other, gap) in closest.items() if MIXED.fullmatch(v) and gap < ALIKE
+    ]
+    aiq = [(v, other) for v, (other, _) in closest.items() if AIQ.fullmatch(v)]
+    plain = {v: weights_of(v) for v in known if ACTIVATIONS.search(v)}
     eight, four = (
         [(v, weights) for v, weights in plain.items() if bits in v] for bits in ("-a8", "-a4")
     )
@@ -60,7 +63,9 @@ def find_claims(study: Study) -> dict[str, Claim]:
             "more",
             accuracy="more",
         ),
-        "aiq": Claim("bits chosen by AIQ leak less than 8 bits everywhere", aiq, "less"),
+        "aiq": Claim(
+            "bits chosen by AIQ leak less than uniform ones of the closest bytes", aiq, "less"
+        ),
         "eight": Claim("8-bit activations leak like the weights alone", eight, "alike"),
         "four": Claim("4-bit activations leak less than the weights alone", four, "less"),
     }
@@ -71,20 +76,27 @@ def find_claims(study: Study) -> dict[str, Claim]:
     return {name: claim for name, claim in present.items() if claim.pairs}
 
 
-def uniform_of(study: Study, variant: str) -> str | None:
-    """The variant with the same method and the same bits in every layer that takes as many bytes.
+def closest_uniform(study: Study, variant: str) -> tuple[str, float] | None:
+    """The variant of the same method with equal bits in all layers that is closest in bytes.
 
-    None if there is no such variant.
+    Returns:
+        Its name, and by what share of its bytes they differ; None if there is no such variant.
     """
     facts, method = study.results.variants, variant.partition("-")[0]
-    own = facts[variant].cost
+    own, found = facts[variant].cost, dict[str, float]()
     for other in made_of(study):
-        found, cost = UNIFORM.fullmatch(other), facts[other].cost
-        if found is None or found[1] != method or own is None or cost is None:
-            continue
-        if abs(own.mean_bits - cost.mean_bits) < ALIKE * cost.mean_bits:
-            return other
-    return None
+        match, cost = UNIFORM.fullmatch(other), facts[other].cost
+        if match is not None and match[1] == method and own and cost:
+            found[other] = abs(own.mean_bits / cost.mean_bits - 1)
+    return min(found.items(), key=lambda item: item[1], default=None)
+
+
+def weights_of(variant: str) -> str:
+    """The variant with the same weights, and activations at full precision.
+
+    Beside quantized activations, weights of 8 bits have symmetric grids.
+    """
+    return re.sub(r"-w8$", "-w8-sym", ACTIVATIONS.sub("", variant))
 
 
 def searched_of(study: Study) -> list[str]:

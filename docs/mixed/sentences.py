@@ -10,7 +10,7 @@ from reporting.text import listed
 
 SUBJECTS = {  # by claim, what is compared with what
     "more": ("Networks with mixed bits", "uniform ones of equal bytes"),
-    "aiq": ("Networks with bits chosen by AIQ", "those with 8 bits everywhere"),
+    "aiq": ("Networks with bits chosen by AIQ", "uniform ones of the closest bytes"),
     "eight": ("Networks with 8-bit activations", "those with the same weights alone"),
     "four": ("Networks with 4-bit activations", "those with the same weights alone"),
 }

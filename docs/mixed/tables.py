@@ -22,7 +22,7 @@ from docs.study.verdicts import NAMES
 from reporting.text import show
 
 LEVELS: tuple[Metric, ...] = ("auc", "tpr_01pct")
-UNITS = {"kl": "nats", "fisher": "nats", "changed": "points"}
+UNITS = {"kl": "nats", "changed": "points"}
 
 
 def claims(comparisons: Comparisons) -> str:
@@ -113,7 +113,7 @@ def additivity(study: Study) -> str:
     rows = []
     for variant in searched_of(study):
         search = study.results.variants[variant].search
-        if search is None:
+        if search is None or search.loss not in UNITS:  # a sum of `fisher` is no divergence
             continue
         unit = UNITS[search.loss]
         off = f"{search.measured / search.expected:.2f}" if search.expected else "-"

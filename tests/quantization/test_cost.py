@@ -82,8 +82,16 @@ def test_every_network_costs_what_its_modules_do(name):
     assert cost.flops == 3 * flops
     assert cost.activation_bytes == 3 * 4 * numbers
     assert cost.weight_bytes == sum(4 * p.numel() for m in modules for p in m.parameters())
-    eight = network_cost(layers, {}, activation_bits=8, batch=3)
-    assert eight.activation_bytes == cost.activation_bytes / 4
+    eight = network_cost(layers, dict.fromkeys(layers, 8), activation_bits=8, batch=3)
+    assert eight.activation_bytes == 3 * (numbers - 5 + 4 * 5)  # 5 logits are floats
+
+
+def test_layers_at_full_precision_read_and_write_floats():
+    """A convolution of 8 inputs and 4 outputs per place, 9 places, and a head without codes."""
+    network = nn.Sequential(nn.Conv2d(8, 4, 1), nn.Flatten(), nn.Linear(36, 5))
+    layers = count_layers(network, torch.zeros(1, 8, 3, 3))
+    cost = network_cost(layers, {"0.weight": 8}, activation_bits=8)
+    assert cost.activation_bytes == 9 * (8 + 4) + 4 * (36 + 5)
 
 
 @pytest.mark.parametrize("bits", LEVELS)

@@ -6,7 +6,7 @@ from copy import deepcopy
 import pytest
 
 from attacks.metrics.intervals import Estimate
-from docs.mixed.claims import Left, compare_all, find_claims, uniform_of
+from docs.mixed.claims import Left, closest_uniform, compare_all, find_claims, weights_of
 from docs.mixed.page import HERE as PACKAGE
 from docs.mixed.page import PAGE, keep, read, render
 from docs.mixed.sentences import answer
@@ -73,13 +73,18 @@ def made_up():
 
 
 def test_mixed_bits_are_compared_with_uniform_ones_of_equal_bytes(made_up):
-    assert uniform_of(made_up, "adaround-mix4.181") == "adaround-w4"
-    assert uniform_of(made_up, "adaround-mix3") is None
+    name, gap = closest_uniform(made_up, "adaround-mix4.181")
+    assert name == "adaround-w4"
+    assert gap == pytest.approx(0.001 / 4.18)
+    name, gap = closest_uniform(made_up, "adaround-mix3")
+    assert gap == pytest.approx(1 - 3 / 4.18)
     claims = find_claims(made_up)
     expected = [("adaround-mix4.181", "adaround-w4"), ("adaround-mix2.18", "adaround-w2")]
     assert sorted(claims["more"].pairs) == sorted(expected)
     assert claims["four"].pairs == [("adaround-w4-a4", "adaround-w4")]
     assert "aiq" not in claims
+    assert weights_of("adaround-w8-a8") == "adaround-w8-sym"
+    assert weights_of("adaround-w4-a8") == "adaround-w4"
 
 
 def test_the_answer_says_what_differs(made_up):
