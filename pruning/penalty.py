@@ -20,7 +20,8 @@ def shrink(
     The penalty of a channel is strength * sqrt(n) * ||w|| for its n weights and scales w; its
     step after one of the loss is w <- max(0, 1 - amount * sqrt(n) / ||w||) w, where the amount is
     learning rate * strength. A weight between two such channels shrinks once, by the stronger of
-    both. Biases do not shrink.
+    both; one that lies in the channel along two axes, as where a layer reads what it writes,
+    counts twice in n and in ||w||. Biases do not shrink.
 
     Args:
         tensors: the network's parameters by their key.

@@ -30,7 +30,7 @@ from storage.left_out import (
 )
 from storage.names import ModelName, in_order
 from storage.privacy import is_trained, prove
-from storage.pruning import PruningMeans, read_pruning, read_widths
+from storage.pruning import PruningMeans, leave_out_pruning, read_pruning, read_widths
 from storage.records import VariantFacts, average, read_calibrated, read_record, read_seconds
 from storage.run_folder import RunFolder
 from storage.saved_signals import SavedSignal, load_signals
@@ -110,6 +110,7 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
     full = _cost_of_full(run, experiment.quantized, audited)
     facts |= {v: facts[v]._replace(cost=full) for v in (FULL, *in_order(variants))}
     pruned = read_pruning(run, audited) if experiment.pruned else None
+    unknown += leave_out_pruning(run, audited) if experiment.pruned else []
     game = Game(
         signals=_read_signals(run, experiment, data),
         members=_matrix(members),

@@ -83,6 +83,17 @@ def read_pruning(run: RunFolder, names: Iterable[ModelName]) -> PruningMeans | N
     return average_pruning([record for record in records if "kept" in record])
 
 
+def leave_out_pruning(run: RunFolder, names: Iterable[ModelName]) -> list[str]:
+    """Sentence on models whose record of pruning is gone, if there are any."""
+    lost = [str(name) for name in names if not run.record(name, FULL).exists()]
+    if not lost:
+        return []
+    return [
+        f"How {', '.join(lost)} was pruned is not reported: {FULL}.json is gone from its folder. "
+        "Restore it from a copy; attacks do without it."
+    ]
+
+
 def read_widths(
     run: RunFolder, names: Sequence[ModelName]
 ) -> Float[Tensor, "models groups"] | None:

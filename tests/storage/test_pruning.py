@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from storage.names import fleet_names
-from storage.pruning import LayerWidth, average_pruning, read_pruning, read_widths
+from storage.pruning import (
+    LayerWidth,
+    average_pruning,
+    leave_out_pruning,
+    read_pruning,
+    read_widths,
+)
 from storage.run_folder import RunFolder
 from storage.weights import save_network
 
@@ -64,3 +70,13 @@ def test_widths_are_those_of_the_weights_files(tmp_path):
         save_network(run.weights(name, "full"), {"weight": torch.zeros(1)}, kept)
     assert read_widths(run, names).tolist() == [[2, 1], [1, 2], [0, 0], [0, 0]]
     assert read_widths(run, names[2:]) is None
+
+
+def test_lost_records_are_named(tmp_path):
+    run, names = RunFolder(tmp_path), fleet_names(2, 0)
+    assert leave_out_pruning(run, names[:0]) == []
+    for name in names:
+        run.model(name).mkdir(parents=True)
+    run.record(names[0], "full").write_text(json.dumps(record(3, True, 4)))
+    (sentence,) = leave_out_pruning(run, names)
+    assert sentence.startswith("How shadow-001 was pruned is not reported: full.json is gone")
