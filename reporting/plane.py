@@ -27,7 +27,8 @@ def attackers(rows: Sequence[Row]) -> list[Knowledge]:
 
 def open_to(rows: Sequence[Row], variant: str, knowledge: Knowledge) -> list[Row]:
     """Attacks with one kind of shadows or none; against `full` all kinds are the same."""
-    kinds = ("none", "matched" if variant == FULL else knowledge)
+    same = variant == FULL and knowledge != "other"  # full precision has nothing to be matched
+    kinds = ("none", "matched" if same else knowledge)
     return [row for row in rows if row.variant == variant and row.knowledge in kinds]
 
 
@@ -117,7 +118,8 @@ def _plane(
 ) -> Panel:
     """One end of the risk, of each variant by the strongest attack of each kind of attacker."""
     kinds = attackers(rows)
-    against = {v: kinds[:1] if v == FULL else kinds for v in accuracy}
+    at_full = [*kinds[:1], *(kind for kind in kinds[1:] if kind == "other")]
+    against = {v: at_full if v == FULL else kinds for v in accuracy}
     attacks = {(v, kind): open_to(rows, v, kind) for v, known in against.items() for kind in known}
     attacks = {key: own for key, own in attacks.items() if own}
     strongest = {key: max(leak_of(row, metric) for row in own) for key, own in attacks.items()}
@@ -134,7 +136,7 @@ def _plane(
             values = f"{100 * accuracy[variant].value:.1f}%", show_metric(row.summary, metric)
             point = point._replace(size=size, bars=bars)
             if shown[variant].method == EARLY:
-                point = _on_curve(point)
+                point = _on_curve(point)._replace(marker=shown[variant].marker)
             point = at_edge(point, x, y, named, values)
             points.append(point)
     return Panel(points, x, y, guides=[Guide(y=guess)])

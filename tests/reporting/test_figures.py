@@ -183,6 +183,21 @@ def test_recalibrated_shadows_are_shown_where_there_are_any(rows, accuracy):
     assert titles[1:] == ["Attacker with full-precision shadows"]
 
 
+def test_another_experiments_shadows_have_a_cross_also_at_full_precision(rows, accuracy):
+    """A snapshot keeps the marker of its curve, whoever attacks it best."""
+    rows, accuracy = with_snapshots(rows, accuracy)
+    matched = [row for row in rows if row.knowledge == "matched"]
+    rows = [*rows, *(row._replace(knowledge="other") for row in matched)]
+    chart = plane_chart(rows, accuracy, {"early stopping": ["epoch-05", "epoch-10", "full"]})
+    points = [s for s in chart.panels[0][0].series if s.choice.attack]
+    crosses = [s for s in points if s.marker == "X"]
+    quantized = ["nearest-w4", "nearest-w2"]
+    assert list(dict.fromkeys(s.choice.variant for s in crosses)) == ["full", *quantized]
+    assert {s.choice.knowledge for s in crosses} == {"other", "none"}
+    titles = [panel.title for panel in roc_chart(rows, 80).panels[0]]
+    assert titles[-1] == "Attacker with shadows of another experiment"
+
+
 def test_an_outlier_is_named_at_the_edge(rows, accuracy):
     """Four variants, of which one is far less accurate than all others."""
     rows = list(rows)
