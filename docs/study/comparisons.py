@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from attacks.game import FULL
-from docs.study.claims import CLAIMS, TERNARY, Claim, order
+from docs.study.claims import CLAIMS, METHODS, TERNARY, Claim, order
 from docs.study.fleets import (
     BASE,
     FLEETS,
@@ -93,8 +93,16 @@ def claims_of(fleets: Mapping[str, Study]) -> Iterator[tuple[str, Claim]]:
 
 
 def fast_pairs(study: Study) -> list[tuple[str, str]]:
-    """Each variant by a published loop, and the same by the fast rounding."""
-    pairs = [(variant, variant.replace("-paper", "")) for variant in published_of(study)]
+    """Each variant by a published loop beside the fast roundings with its bits and its grid.
+
+    That is of its own method, and of those whose own loop was not run.
+    """
+    loops = published_of(study)
+    pairs = []
+    for variant in loops:
+        method, _, settings = variant.replace("-paper", "").partition("-")
+        own, *others = [method, *(m for m in METHODS if f"{m}-{settings}-paper" not in loops)]
+        pairs += [(variant, f"{name}-{settings}") for name in (own, *others)]
     return [(variant, fast) for variant, fast in pairs if fast in study.variants]
 
 

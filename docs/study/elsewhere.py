@@ -11,13 +11,14 @@ from docs.study.comparisons import (
     published_order,
 )
 from docs.study.edition import Edition, OneFleet
-from docs.study.fleets import BASE
+from docs.study.fleets import BASE, published_of
 from docs.study.numbers import ATTACKERS, MEASURES, Study
 from docs.study.provenance import finished
 from docs.study.sentences import judged
 from docs.study.tables import cell, pairs_table, table
 from docs.study.verdicts import NAMES
 from reporting.bounds import compare_with_proofs, read_bounds, show_bounds
+from reporting.text import listed
 
 
 def instead(edition: Edition) -> str:
@@ -85,12 +86,22 @@ def order(edition: Edition) -> str:
     """Whether the paper's order of methods is that of the published loops."""
     claim = published_order(edition.fleets["published"])
     if not claim.pairs:
-        return "Too few methods were run by their published loops to compare their order."
+        methods = loops_run(edition)
+        return (
+            f"Of {methods} alone the published loop was run, so whether the paper's order of the "
+            "methods is that of their published loops stays open."
+        )
     return f"Claim: {claim.text}.\n\n{judged(OneFleet(edition, 'published'), claim)}"
 
 
+def loops_run(edition: Edition) -> str:
+    """The methods whose published loops were run."""
+    loops = published_of(edition.fleets["published"])
+    return listed(list(dict.fromkeys(variant.split("-")[0] for variant in loops)))
+
+
 def loops_table(edition: Edition) -> str:
-    """Published loops beside the fast rounding, and beside one another."""
+    """Published loops beside fast roundings, and beside one another."""
     study = edition.fleets["published"]
     pairs = [*fast_pairs(study), *published_order(study).pairs]
     return pairs_table(OneFleet(edition, "published"), pairs)

@@ -11,6 +11,7 @@ from docs.study.comparisons import (
     Asked,
     all_tests,
     claims_of,
+    fast_pairs,
     key_of,
     published_order,
 )
@@ -113,6 +114,21 @@ def test_too_few_loops_have_no_order(edition, fleets):
     results = fleets["published"].results
     facts = {v: known for v, known in results.variants.items() if v not in PAPER[1:]}
     assert published_order(Study(results._replace(variants=facts))).pairs == []
+
+
+def test_a_single_loop_stands_beside_every_fast_rounding_on_its_grid(fleets):
+    results = fleets["published"].results
+    facts = {v: known for v, known in results.variants.items() if v not in PAPER[:2]}
+    rest = {name: study for name, study in fleets.items() if name != "published"}
+    lone = Edition({**rest, "published": Study(results._replace(variants=facts))})
+    method = PAPER[2].split("-")[0]
+    own = next(variant for variant in TERNARY if variant.startswith(method))
+    others = [variant for variant in TERNARY if variant != own]
+    pairs = fast_pairs(lone.fleets["published"])
+    assert pairs[0] == (PAPER[2], own)
+    assert sorted(pairs[1:]) == sorted((PAPER[2], variant) for variant in others)
+    assert elsewhere.loops_run(lone) == method
+    assert elsewhere.order(lone).startswith(f"Of {method} alone the published loop was run")
 
 
 def test_loops_stand_beside_the_fast_rounding_and_one_another(edition):
