@@ -63,6 +63,12 @@ def accuracy(first: str, second: str) -> Contrast:
     return leak(first, second, NOBODY, "accuracy")
 
 
+def contrasts_of(first: str, second: str) -> list[Contrast]:
+    """How two variants differ in accuracy, and in leakage by each attacker and measure."""
+    leaks = [leak(first, second, a, m) for a in ATTACKERS.values() for m in MEASURES]
+    return [accuracy(first, second), *leaks]
+
+
 def missed(variant: str, attack: str | None, measure: str) -> Contrast:
     """How much more matched shadows find than full-precision ones."""
     matched, unquantized = Attacker(("matched",), attack), Attacker(("unquantized",), attack)
@@ -114,8 +120,9 @@ class Study:
         return self.results.experiment.config if self.results.experiment else {}
 
     def rows_of(self, variant: str, attacker: Attacker) -> list[Row]:
-        """What an attacker can do; at full precision all kinds of shadows are the same."""
-        kinds = ("matched",) if variant == FULL else attacker.kinds
+        """What an attacker can do; at full precision all kinds of own shadows are the same."""
+        own = variant == FULL and "other" not in attacker.kinds
+        kinds = ("matched",) if own else attacker.kinds
         rows = [row for kind in kinds for row in self.rows.get((variant, kind), [])]
         if attacker.attack is None:
             rows += self.rows.get((variant, "none"), [])
