@@ -71,8 +71,12 @@ def find_claims(fleets: Fleets) -> dict[str, Claim]:
         for variant in _lent_variants(fleets, method)
     ]
     claims = {
-        MORE: Claim("pruning makes members stand out: pruned networks leak more", full, "more"),
-        LESS: Claim("pruning reduces leakage: pruned networks leak less", full, "less"),
+        MORE: Claim(
+            "pruning makes members stand out: pruned networks leak more (SAMIA)", full, "more"
+        ),
+        LESS: Claim(
+            "pruning reduces leakage: pruned networks leak less (Wang et al. 2020)", full, "less"
+        ),
     }
     for variant in quantized_of(fleets.dense):
         methods = [m for m, study in fleets.pruned.items() if variant in study.variants]

@@ -116,8 +116,8 @@ def peers(comparisons: Comparisons, fleets: Fleets) -> str:
         other = f"`{parts_of(pair[1])[0]}`"
         found, accurate = _leaks(comparisons, *pair), comparisons[accuracy(*pair)]
         lines.append(
-            f"- {ends(f'`{OCS}`', other, found)}; its accuracy beyond that of {other} is "
-            f"{points(accurate.estimate)} points{_unshown(accurate)}."
+            f"- Leakage: {ends(f'`{OCS}`', other, found)}. Accuracy of `{OCS}` beyond that of "
+            f"{other}: {points(accurate.estimate)} points{_unshown(accurate)}."
         )
     return "\n".join(lines)
 

@@ -122,9 +122,11 @@ def test_networks_that_differ_by_noise_alone_are_not_called_alike(fleets, make):
 def test_ocs_stands_beside_its_peers(fleets, comparisons):
     """By hand: as leaky as `magnitude` and 2 points more accurate; leakier than `init` by 0.1."""
     first, second = sentences.peers(comparisons, fleets).splitlines()
-    assert first.startswith("- `ocs` and `magnitude`: no difference shown; its accuracy beyond")
+    assert first.startswith("- Leakage: `ocs` and `magnitude`: no difference shown. Accuracy of")
     assert "+2.0 (" in first
-    assert second.startswith("- `ocs` leaks more in AUC and the tail than `init`; its accuracy be")
+    assert second.startswith(
+        "- Leakage: `ocs` leaks more in AUC and the tail than `init`. Accuracy"
+    )
     assert "+4.0 (" in second
     assert comparisons[leak(OCS, "init full", STRONGEST, "auc")].estimate.value == pytest.approx(
         0.1
