@@ -137,16 +137,27 @@ def _check(folder: Path, fleets: Fleets) -> None:
             f"Methods are compared at one `--prune.remove`, got {told}. Train them with the same."
         )
     for method, study in fleets.borrowed.items():
+        file, own = kept_at(folder, f"{BORROWED}-{method}"), fleets.pruned.get(method)
+        if own is None or _id_of(own) != _id_of(study):
+            raise ValueError(
+                f"{file} has targets of {study.results.name}, which is not the fleet that is kept "
+                f"of {method}. Name its run folder by `--{method}`, too."
+            )
         lender = study.results.basis.get(FACT, "").partition(", which")[0]
         if lender != first.name:
             raise ValueError(
-                f"{kept_at(folder, f'{BORROWED}-{method}')} has the shadows of {lender}, and the "
-                f"dense fleet is {first.name}. Audit the pruned fleet with that one's `--shadows`."
+                f"{file} has the shadows of {lender}, and the dense fleet is {first.name}. Audit "
+                f"{study.results.name} with that one's `--shadows`."
             )
 
 
 def _parse(path: Path) -> Study:
     return Study(parse_results(path, "Name the run folder that it comes from"))
+
+
+def _id_of(study: Study) -> str | None:
+    """What tells an experiment from others; None for models that were trained elsewhere."""
+    return study.results.experiment and study.results.experiment.id
 
 
 def _method_of(results: Results) -> str | None:

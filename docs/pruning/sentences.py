@@ -73,7 +73,7 @@ def published(comparisons: Comparisons, fleets: Fleets) -> str:
     if len(shown) == 2:
         holds = "Differences are shown in both directions, so neither holds throughout."
     elif shown:
-        holds = f"All that is shown speaks for the {'first' if MORE in shown else 'second'}."
+        holds = f"All that is shown speaks for the {'first' if 'more' in shown else 'second'}."
     else:
         holds = "No difference is shown, which speaks for neither and does not show likeness."
     return f"Of two published claims, the one {', and the one '.join(verdicts)}. {holds}"

@@ -282,6 +282,17 @@ def test_fleets_that_cannot_be_compared_are_refused(make, write):
         read(folder)
 
 
+def test_dense_shadows_attack_the_fleet_that_is_kept(make, write):
+    folder = write(dense=make(), init=make("init"))
+    lent = make("ocs", other=-0.03)
+    (folder / "borrowed-ocs.json").write_text(keep_borrowed(lent)[1])
+    with pytest.raises(ValueError, match=r"targets of ocs, which is not the fleet .* `--ocs`, too"):
+        read(folder)
+    write(ocs=lent._replace(experiment=lent.experiment._replace(id="1")))
+    with pytest.raises(ValueError, match="which is not the fleet that is kept of ocs"):
+        read(folder)
+
+
 def test_dense_shadows_are_those_of_the_dense_fleet(make, write):
     folder = write(dense=make()._replace(name="other"), ocs=make("ocs"))
     (folder / "borrowed-ocs.json").write_text(keep_borrowed(make("ocs", other=-0.03))[1])
