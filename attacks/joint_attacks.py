@@ -1,5 +1,6 @@
 """What an attacker gains who holds several variants of one model."""
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
@@ -20,6 +21,8 @@ from attacks.metrics.measures import area
 from attacks.shadow_halves import by_shadow_halves, is_round_robin
 from attacks.slices import Stacked
 from attacks.strongest import Strongest
+
+_BITS = re.compile(r"-((?:w|mix|aiq)[\d.].*)")  # of a variant, or the budget they are chosen for
 
 
 class JointAttack(NamedTuple):
@@ -94,7 +97,7 @@ def _holdings(variants: list[str], snapshots: Sequence[str]) -> list[tuple[str, 
     held += pairwise(snapshots)
     by_bits: dict[str, list[str]] = {}
     for variant in others:
-        by_bits.setdefault(variant.partition("-w")[2], []).append(variant)
+        by_bits.setdefault("".join(_BITS.split(variant, maxsplit=1)[1:]), []).append(variant)
     held += [tuple(alike) for bits, alike in by_bits.items() if bits and len(alike) > 1]
     states = [variant for variant in others if variant not in snapshots]
     held += [(reference, *snapshots), (reference, *states), (reference, *others)]

@@ -185,7 +185,8 @@ def test_joint_attacks(fleet):
 
 
 def test_variants_of_equal_bits_are_held_together(synthetic_fleet):
-    leaks = dict.fromkeys(["full", "a-w2", "b-w2", "a-w2-last8", "b-w4", "free"], 1.0)
+    names = ["full", "a-w2", "b-w2", "a-w2-last8", "b-w4", "a-mix3", "b-mix3", "b-aiq0.9", "free"]
+    leaks = dict.fromkeys(names, 1.0)
     signals, members = observe(synthetic_fleet, 12, 2, leaks, examples=60)
     findings, _ = conclude(signals, members, make_cases(12, 2), ["lira_online_fixed"])
     reference, *others = leaks
@@ -193,6 +194,7 @@ def test_variants_of_equal_bits_are_held_together(synthetic_fleet):
     assert [held.variants for held in findings["joint_lira"]] == [
         *pairs,
         ("a-w2", "b-w2"),
+        ("a-mix3", "b-mix3"),
         tuple(leaks),
     ]
 
