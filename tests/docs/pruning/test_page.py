@@ -1,14 +1,17 @@
 """The page on pruning says what made-up fleets with known differences show."""
 
+import shutil
+
 import pytest
 
 from attacks.game import FULL
 from docs.pruning import charts, sentences, tables
 from docs.pruning.claims import Widths, compare_all, find_claims, named
-from docs.pruning.fleets import METHODS, Fleets, keep, keep_borrowed, read
-from docs.pruning.page import HERE, PAGE, commands, render
+from docs.pruning.fleets import METHODS, Fleets, read
+from docs.pruning.page import HERE, PAGE, commands, main, render
 from docs.study.frontier import Left
 from docs.study.numbers import STRONGEST, Study, accuracy, leak
+from reporting.results_json import as_json
 
 OCS, DENSE = named("ocs", FULL), named("dense", FULL)
 STRONG = "the strongest attack"
@@ -17,18 +20,6 @@ STRONG = "the strongest attack"
 @pytest.fixture(scope="module")
 def comparisons(fleets):
     return compare_all(fleets)
-
-
-@pytest.fixture
-def write(make, tmp_path):
-    """Writes the kept results of some fleets; returns the folder."""
-
-    def keep_all(**results):
-        for name, audit in results.items():
-            (tmp_path / f"{name}.json").write_text(keep(name, audit))
-        return tmp_path
-
-    return keep_all
 
 
 def only(fleets, *methods):
@@ -231,73 +222,28 @@ def test_figures_have_a_panel_per_method_and_a_colour_per_fleet(fleets):
     assert names[-1] == "stopped early"
 
 
-def test_fleets_are_kept_by_what_they_are(make):
-    with pytest.raises(ValueError, match=r"`--dense` needs .* `--prune null`, those of ocs were"):
-        keep("dense", make("ocs"))
-    with pytest.raises(ValueError, match=r"with `--prune null`\. Name it by `--dense`"):
-        keep("ocs", make())
-    with pytest.raises(ValueError, match=r"another experiment, ocs has none\. Run `audit\.py`"):
-        keep_borrowed(make("ocs"))
-    with pytest.raises(ValueError, match="another experiment, dense was not pruned"):
-        keep_borrowed(make(other=-0.1))
-
-
-def test_what_is_kept_is_read_back(fleets, make, write):
-    folder = write(dense=make(), ocs=make("ocs", leak=0.05, accuracy=-0.02))
-    method, text = keep_borrowed(make("ocs", leak=0.05, accuracy=-0.02, other=-0.03))
-    (folder / f"borrowed-{method}.json").write_text(text)
-    found = read(folder)
-    assert (list(found.pruned), list(found.borrowed)) == (["ocs"], ["ocs"])
-    assert {row.knowledge for row in found.borrowed["ocs"].results.rows} == {
-        "matched", "other", "none",
+def test_the_command_keeps_results_and_writes_the_page(make, tmp_path, monkeypatch, capsys):
+    shutil.copy(HERE / "page.md.jinja", tmp_path)
+    monkeypatch.setattr("docs.pruning.page.HERE", tmp_path)
+    monkeypatch.setattr("docs.pruning.page.PAGE", tmp_path / "pruning.md")
+    for audit in (make(), make("init", other=-0.03)):
+        folder = tmp_path / "runs" / audit.name / "audit"
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text(as_json(audit))
+    dense, init = (str(tmp_path / "runs" / name) for name in ("dense", "init"))
+    with pytest.raises(SystemExit) as stopped:
+        main(["--dense", dense])
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err.startswith("docs.pruning: The page needs the results of a dense")
+    main(["--init", init, "--borrowed", init])
+    made = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert made - {"page.md.jinja"} == {
+        "dense.json", "init.json", "borrowed-init.json", "plane.png", "widths.png", "pruning.md",
     }  # fmt: skip
-    expected = Fleets(fleets.dense, {"ocs": fleets.pruned["ocs"]}, fleets.borrowed)
-    answers = [sentences.answer(compare_all(own), own) for own in (found, expected)]
-    assert answers[0] == answers[1]
-    assert render(found).count("\n## ") == render(expected).count("\n## ")
-
-
-def test_a_page_needs_a_dense_and_a_pruned_fleet(make, write, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"Name its run folder, as in `--dense RUN_DIR`"):
-        read(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"Name its run folder, as in `--ocs RUN_DIR`"):
-        read(write(dense=make()))
-
-
-def changed(results, **options):
-    config = results.experiment.config | options
-    return results._replace(experiment=results.experiment._replace(config=config))
-
-
-def test_fleets_that_cannot_be_compared_are_refused(make, write):
-    folder = write(dense=make(), ocs=changed(make("ocs"), seed=7))
-    with pytest.raises(ValueError, match=r"ocs\.json cannot be used: .* its seed is 7"):
-        read(folder)
-    write(ocs=changed(make("ocs"), model={"network": "resnet8", "lr": 0.2}))
-    with pytest.raises(ValueError, match=r"differs from dense in model\.lr 0\.2, and 0\.1 there"):
-        read(folder)
-    more = {"method": "init", "remove": 0.75}
-    write(ocs=make("ocs"), init=changed(make("init"), prune=more))
-    with pytest.raises(ValueError, match=r"`--prune\.remove`, got ocs 0\.5, init 0\.75\. Train"):
-        read(folder)
-
-
-def test_dense_shadows_attack_the_fleet_that_is_kept(make, write):
-    folder = write(dense=make(), init=make("init"))
-    lent = make("ocs", other=-0.03)
-    (folder / "borrowed-ocs.json").write_text(keep_borrowed(lent)[1])
-    with pytest.raises(ValueError, match=r"targets of ocs, which is not the fleet .* `--ocs`, too"):
-        read(folder)
-    write(ocs=lent._replace(experiment=lent.experiment._replace(id="1")))
-    with pytest.raises(ValueError, match="which is not the fleet that is kept of ocs"):
-        read(folder)
-
-
-def test_dense_shadows_are_those_of_the_dense_fleet(make, write):
-    folder = write(dense=make()._replace(name="other"), ocs=make("ocs"))
-    (folder / "borrowed-ocs.json").write_text(keep_borrowed(make("ocs", other=-0.03))[1])
-    with pytest.raises(ValueError, match="has the shadows of dense, and the dense fleet is other"):
-        read(folder)
+    text = (tmp_path / "pruning.md").read_text()
+    assert text == render(read(tmp_path))
+    main([])
+    assert (tmp_path / "pruning.md").read_text() == text
 
 
 @pytest.mark.skipif(not (HERE / "dense.json").exists(), reason="no fleet is kept yet")
