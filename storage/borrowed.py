@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attacks.game import FULL, OTHER, ModelSignals
 from attacks.health import find_failures
+from datamodules.views import is_random
 from storage.checksums import check_unchanged
 from storage.experiment import Experiment
 from storage.names import ModelName
@@ -124,7 +125,19 @@ def _why_not(
             f"they were asked by {', '.join(other.queries)}, and the targets by "
             f"{', '.join(own.queries)}. Train them with `--queries {' '.join(own.queries)}`."
         )
+    if any(map(is_random, own.queries)) and _augmented(own) != _augmented(other):
+        return (
+            f"{', '.join(filter(is_random, own.queries))} show what training shows, which is "
+            f"{_augmented(other)} there and {_augmented(own)} here. Train both with queries that "
+            "are the same for every model, such as `--queries identity`."
+        )
     return ""
+
+
+def _augmented(experiment: Experiment) -> str:
+    """How training augments, which random queries are drawn by, image by image."""
+    options = experiment.config["data"]["init_args"]
+    return f"flip {str(options.get('flip')).lower()}, crop {options.get('crop')}"
 
 
 def _describe(

@@ -26,6 +26,7 @@ ALLOWED = {  # what each floor may import of ours beside itself
     "fleet": {"storage"} | LIGHTNING | MATHEMATICS,
     "train": {"fleet", "storage"},
     "audit": {"attacks", "storage", "reporting"},
+    "docs.pruning": {"attacks", "attacks.metrics", "docs.study", "reporting", "storage"},
     "docs.mixed": {"attacks", "attacks.metrics", "docs.study", "reporting", "storage"},
     "docs.study": {"attacks", "attacks.metrics", "quantization", "storage", "reporting"},
 }

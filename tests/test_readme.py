@@ -1,5 +1,6 @@
 """Every command in the README and in docs/ runs, at toy size, section by section."""
 
+import json
 import re
 import shlex
 import shutil
@@ -14,12 +15,13 @@ import pytest
 import torch
 import wandb
 from PIL import Image
+from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 
 import audit
 import train
 from attacks import ATTACKS
-from datamodules import CIFAR10
+from datamodules import CIFAR10, Digits
 from datamodules.images import Images
 from fleet import export
 from fleet.signals import main as record_signals
@@ -280,10 +282,31 @@ def test_the_attacks_are_a_library():
     assert auc.value == pytest.approx(roc_auc_score(members[0], names["scores"]))
 
 
+@pytest.mark.fleet
+def test_a_pruned_file_is_loaded_in_two_lines(workplace):
+    """The network is as narrow as the record says, and as right on each test image as recorded."""
+    section = next(section for section in SHOWN if section.page == "channel_pruning.md")
+    run(section.commands[0])
+    names = {}
+    exec(read_snippets("channel_pruning.md")[0], names)
+    folder = Path("runs/pruned/models/target-000")
+    record = json.loads((folder / "full.json").read_text())
+    count = sum(weight.numel() for weight in names["network"].parameters())
+    assert [count, count < record["parameters"][0]] == [record["parameters"][1], True]
+    stored = load_file(folder / "signals" / "full.safetensors")
+    data = Digits(pool_size=60)
+    data.prepare_data()
+    data.setup("test")
+    with torch.inference_mode():
+        right = [names["network"](b.images).argmax(1) == b.labels for b in data.test_batches()]
+    assert torch.equal(torch.cat(right), stored["test_correct"].bool().flatten())
+
+
 def test_every_python_snippet_is_run_above():
     snippets = {page.name: page.read_text().count("```python") for page in PAGES}
     assert {page: count for page, count in snippets.items() if count} == {
         "attacks.md": 2,
+        "channel_pruning.md": 1,
         "data.md": 1,
         "quantization.md": 1,
     }

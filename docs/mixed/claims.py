@@ -4,17 +4,15 @@ import re
 from collections.abc import Hashable, Iterator
 from typing import NamedTuple
 
-from docs.study.claims import Claim, Comparisons
+from docs.study.claims import Claim, Comparisons, pairs_of
 from docs.study.fleets import curve_of, made_of
-from docs.study.frontier import KeptCurve
+from docs.study.frontier import KeptCurve, Left
 from docs.study.numbers import (
-    ATTACKERS,
     MEASURES,
     STRONGEST,
     Attacker,
     Study,
-    accuracy,
-    leak,
+    contrasts_of,
     missed,
     uncorrected,
 )
@@ -27,13 +25,6 @@ ACTIVATIONS = re.compile(r"-a\d+")
 ALIKE = 0.01  # relative difference up to which bytes are equal: rows have whole bytes
 COPIED = Attacker(("other",))  # whose shadows all have the bits of one target
 OWN = Attacker(("matched",))  # whose shadows search for themselves
-
-
-class Left(NamedTuple):
-    """A network that was stopped early at a variant's accuracy, less the variant."""
-
-    variant: str
-    measure: str
 
 
 class Copied(NamedTuple):
@@ -122,17 +113,10 @@ def compare_all(study: Study, copied: Study | None) -> Comparisons:
 
 
 def _tests(study: Study, copied: Study | None) -> Iterator[tuple[Hashable, Uncorrected]]:
-    contrasts = [
-        contrast
-        for claim in find_claims(study).values()
-        for pair in claim.pairs
-        for contrast in (
-            accuracy(*pair),
-            *(leak(*pair, attacker, m) for attacker in ATTACKERS.values() for m in MEASURES),
-        )
-    ]
+    pairs = pairs_of(find_claims(study).values())
+    contrasts = [contrast for pair in pairs for contrast in contrasts_of(*pair)]
     contrasts += [missed(v, None, m) for v in searched_of(study) for m in MEASURES]
-    for contrast in dict.fromkeys(contrasts):
+    for contrast in contrasts:
         yield contrast, study.compare(contrast)
     if (curve := early_stopping(study)) is not None:
         for variant in made_of(study):

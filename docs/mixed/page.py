@@ -14,7 +14,6 @@ from pathlib import Path
 from docs.mixed import sentences, tables
 from docs.mixed.claims import ALIKE, compare_all, copied_variants, searched_of
 from docs.study import provenance
-from docs.study import tables as study_tables
 from docs.study.costs import hours
 from docs.study.document import fill
 from docs.study.kept import as_kept
@@ -28,7 +27,7 @@ from storage.files import write_text, write_whole
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "mixed_precision.md"
-RECIPE = "mixed_precision.yaml"
+RECIPE = "study/mixed_precision.yaml"
 FLEETS = {  # files of kept results, by option
     "fleet": "the fleet whose models choose their own bits",
     "copied": "its audit with `--shadows` that have the bits of one target",
@@ -65,7 +64,7 @@ def keep(name: str, study: Study) -> str:
     if name == "fleet" and not searched_of(study):
         raise ValueError(
             f"`--fleet` needs variants such as adaround-mix3, {study.results.name} has none. Train "
-            f"it by recipes/study/{RECIPE}."
+            f"it by recipes/{RECIPE}."
         )
     if name == "copied" and not copied_variants(study):
         raise ValueError(
@@ -112,6 +111,5 @@ def render(study: Study, copied: Study | None) -> str:
         recipe=RECIPE,
         say=sentences,
         tables=tables,
-        study_tables=study_tables,
         provenance=provenance,
     )

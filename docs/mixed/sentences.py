@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from docs.mixed.claims import Left, early_stopping, find_claims, searched_of
+from docs.mixed.claims import early_stopping, find_claims, searched_of
+from docs.study.beside import left_counts
 from docs.study.claims import Claim, Comparisons
 from docs.study.numbers import MEASURES, STRONGEST, accuracy, leak
 from docs.study.verdicts import NAMES, Compared, counted
@@ -58,13 +59,9 @@ def _words(name: str, pairs: Sequence[Compared]) -> str:
 
 def _beside(comparisons: Comparisons) -> str:
     """How many variants with chosen bits leak less or more than early stopping."""
-    variants, parts = searched_of(comparisons.study), []
-    for measure in MEASURES:
-        keys = [Left(variant, measure) for variant in variants]
-        known = [pair for key in keys if (pair := comparisons.get(key)) is not None]
-        less, more = (sum(pair.shown == word for pair in known) for word in ("more", "less"))
-        parts.append(f"{NAMES[measure]} {less} less and {more} more")
+    variants = searched_of(comparisons.study)
     return (
         "Beside full-precision networks of equal accuracy that were stopped early, of "
-        f"{len(variants)} variants with chosen bits are shown to leak: {'; '.join(parts)}."
+        f"{len(variants)} variants with chosen bits are shown to leak: "
+        f"{left_counts(comparisons, variants)}."
     )

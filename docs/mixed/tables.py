@@ -1,43 +1,30 @@
 """The page's tables, in Markdown."""
 
-from collections.abc import Sequence
 from statistics import fmean
 
 from attacks.game import FULL
-from attacks.metrics.measures import Metric
 from docs.mixed.claims import (
     Copied,
-    Left,
     copied_variants,
     early_stopping,
     find_claims,
     searched_of,
 )
-from docs.study.beside import turned
-from docs.study.claims import Comparisons
+from docs.study.beside import LEVELS, left_table, level
+from docs.study.claims import Comparisons, pairs_of
 from docs.study.fleets import made_of
-from docs.study.numbers import ATTACKERS, MEASURES, STRONGEST, Study, missed
-from docs.study.tables import cell, table
+from docs.study.numbers import MEASURES, Study, missed
+from docs.study.tables import cell, counted_verdicts, pairs_table, table
 from docs.study.verdicts import NAMES
 from reporting.text import show
 
-LEVELS: tuple[Metric, ...] = ("auc", "tpr_01pct")
 UNITS = {"kl": "nats", "changed": "points"}
 
 
 def claims(comparisons: Comparisons) -> str:
-    """Every claim with its number of pairs, and the verdict for each attacker."""
-    rows = []
-    for claim in find_claims(comparisons.study).values():
-        verdicts = (comparisons.overall(claim, attacker) for attacker in ATTACKERS)
-        rows.append((claim.text, str(len(claim.pairs)), *verdicts))
-    return table(("claim", "pairs", *(f"by {attacker}" for attacker in ATTACKERS)), rows)
-
-
-def pairs(comparisons: Comparisons) -> list[tuple[str, str]]:
-    """The pairs of all claims, each once."""
-    claims = find_claims(comparisons.study).values()
-    return list(dict.fromkeys(pair for claim in claims for pair in claim.pairs))
+    """The verdicts on every claim, and below them its pairs."""
+    found = find_claims(comparisons.study).values()
+    return f"{counted_verdicts(comparisons, found)}\n\n{pairs_table(comparisons, pairs_of(found))}"
 
 
 def variants(study: Study) -> str:
@@ -50,7 +37,8 @@ def variants(study: Study) -> str:
             bits, size, ratio = facts.cost.mean_bits, facts.cost.weight_bytes, facts.cost.intensity
             cost = f"{bits:.2f}", f"{size:,.0f}", f"{ratio:.3g}"
         accurate = show(facts.accuracy, percent=True)
-        rows.append((variant, *cost, accurate, *_levels(study, variant)))
+        leaks = (level(study, variant, measure) for measure in LEVELS)
+        rows.append((variant, *cost, accurate, *leaks))
     costs = ("bits per weight", "bytes of weights", "FLOP / byte")
     return table(("variant", *costs, "test accuracy", *(NAMES[m] for m in LEVELS)), rows)
 
@@ -60,15 +48,7 @@ def beside(comparisons: Comparisons) -> str:
     curve = early_stopping(comparisons.study)
     if curve is None:
         return "The fleet has no snapshots."
-    rows = []
-    for variant in made_of(comparisons.study):
-        cells = [variant, curve.where(variant)]
-        for measure in MEASURES:
-            known = comparisons.get(Left(variant, measure))
-            cells.append("-" if known is None else cell(turned(known), measure))
-        rows.append(cells)
-    beyond = [f"{NAMES[measure]} beyond it" for measure in MEASURES]
-    return table(("variant", "as accurate as", *beyond), rows)
+    return left_table(comparisons, {v: curve.where(v) for v in made_of(comparisons.study)})
 
 
 def mismatch(comparisons: Comparisons) -> str:
@@ -126,8 +106,3 @@ def additivity(study: Study) -> str:
             )
         )
     return table(("variant", "expected", "measured", "measured / expected"), rows)
-
-
-def _levels(study: Study, variant: str) -> Sequence[str]:
-    rows = {m: study.best(variant, STRONGEST, m) for m in LEVELS}
-    return [show(getattr(row.summary, m), percent=m != "auc") for m, row in rows.items()]

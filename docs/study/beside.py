@@ -1,14 +1,14 @@
 """Variants beside networks of equal accuracy: tables, and what they show in words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from attacks.metrics.intervals import Estimate
 from attacks.metrics.measures import Metric
-from docs.study.claims import TERNARY
+from docs.study.claims import TERNARY, Comparisons
 from docs.study.comparisons import Asked, compared_of
 from docs.study.edition import Edition
 from docs.study.fleets import BASE, base_of, controls_of, noise_curve
-from docs.study.frontier import KeptCurve
+from docs.study.frontier import KeptCurve, Left
 from docs.study.numbers import MEASURES, STRONGEST, Study
 from docs.study.tables import cell, table
 from docs.study.verdicts import NAMES, Compared, Status, judge, overall
@@ -23,13 +23,42 @@ def turned(compared: Compared) -> Compared:
     return compared._replace(estimate=Estimate(-value, -high, -low, compared.estimate.spread))
 
 
+def left_table(comparisons: Comparisons, places: Mapping[str, str]) -> str:
+    """How much more each variant leaks than a network of equal accuracy that was stopped early.
+
+    Args:
+        comparisons: those of the page, by `Left`.
+        places: where the curve is as accurate as each variant, in words.
+    """
+    rows = []
+    for variant, where in places.items():
+        cells = [variant, where]
+        for measure in MEASURES:
+            known = comparisons.get(Left(variant, measure))
+            cells.append("-" if known is None else cell(turned(known), measure))
+        rows.append(cells)
+    beyond = [f"{NAMES[measure]} beyond it" for measure in MEASURES]
+    return table(("variant", "as accurate as", *beyond), rows)
+
+
+def left_counts(comparisons: Comparisons, variants: Sequence[str]) -> str:
+    """How many variants leak less or more than networks of equal accuracy, by each measure."""
+    parts = []
+    for measure in MEASURES:
+        keys = [Left(variant, measure) for variant in variants]
+        known = [pair for key in keys if (pair := comparisons.get(key)) is not None]
+        less, more = (sum(pair.shown == word for pair in known) for word in ("more", "less"))
+        parts.append(f"{NAMES[measure]} {less} less and {more} more")
+    return "; ".join(parts)
+
+
 def frontier_table(edition: Edition, fleet: str, variants: Sequence[str]) -> str:
     """Variants of a fleet, and how much more they leak than networks of equal accuracy."""
     study, curve = edition.fleets[fleet], edition.curve(fleet)
     rows = []
     for variant in variants:
         cells = [variant, show(study.results.variants[variant].accuracy, percent=True)]
-        cells += [_level(study, variant, measure) for measure in LEVELS]
+        cells += [level(study, variant, measure) for measure in LEVELS]
         cells.append(curve.where(variant))
         for measure in MEASURES:
             left = edition.get(Asked(fleet, "left", variant, measure))
@@ -45,7 +74,7 @@ def curve_table(curve: KeptCurve) -> str:
     rows = []
     for variant in curve.variants:
         cells = [variant, show(curve.study.results.variants[variant].accuracy, percent=True)]
-        rows.append((*cells, *(_level(curve.study, variant, measure) for measure in MEASURES)))
+        rows.append((*cells, *(level(curve.study, variant, measure) for measure in MEASURES)))
     return table(("network", "test accuracy", *(NAMES[measure] for measure in MEASURES)), rows)
 
 
@@ -130,7 +159,8 @@ def _told(edition: Edition, keys: Sequence[Asked]) -> str:
     return ", ".join(parts)
 
 
-def _level(study: Study, variant: str, measure: Metric) -> str:
+def level(study: Study, variant: str, measure: Metric) -> str:
+    """What the strongest attack on a variant finds, with its interval."""
     row = study.best(variant, STRONGEST, measure)
     return show(getattr(row.summary, measure), percent=measure != "auc")
 

@@ -1,6 +1,6 @@
 """What the page asks of the results: claims, and every comparison that its tables show."""
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from itertools import combinations
 from typing import NamedTuple
 
@@ -51,6 +51,11 @@ class Claim(NamedTuple):
     pairs: list[tuple[str, str]]
     expected: Expected
     accuracy: Expected | None = None
+
+
+def pairs_of(claims: Iterable[Claim]) -> list[tuple[str, str]]:
+    """The pairs of several claims, each once."""
+    return list(dict.fromkeys(pair for claim in claims for pair in claim.pairs))
 
 
 def order(bits: str) -> Claim:

@@ -26,8 +26,7 @@ from docs.study.numbers import (
     UNMATCHED,
     Contrast,
     Study,
-    accuracy,
-    leak,
+    contrasts_of,
     uncorrected,
 )
 from docs.study.verdicts import Uncorrected
@@ -186,9 +185,7 @@ def _instead(fleets: Mapping[str, Study]) -> Tests:
 
 def _pair(fleet: str, study: Study, first: str, second: str) -> Tests:
     """Two variants of a fleet, by accuracy and by each attacker."""
-    contrasts = [accuracy(first, second)]
-    contrasts += [leak(first, second, a, m) for a in ATTACKERS.values() for m in MEASURES]
-    for contrast in contrasts:
+    for contrast in contrasts_of(first, second):
         yield key_of(fleet, contrast), study.compare(contrast)
 
 

@@ -23,7 +23,7 @@ class Fleet(NamedTuple):
 
     Attributes:
         purpose: what it is for, in a phrase.
-        recipe: the file that trains it, in `recipes/study`.
+        recipe: the file that trains it, in `recipes`.
         lacks: what a fleet lacks for its section; None if nothing.
         paired: whether its targets are compared with those of `BASE`.
     """
@@ -63,11 +63,11 @@ def _lacks_loops(study: Study) -> Lack | None:
 
 
 FLEETS = {
-    BASE: Fleet("early stopping and controls", "cifar10_small.yaml", _lacks_curve),
-    "decay": Fleet("weight decay", "weight_decay.yaml", lambda _: None, paired=True),
-    "private": Fleet("DP-SGD", "private.yaml", _lacks_proof, paired=True),
-    "published": Fleet("the published loops", "published.yaml", _lacks_loops),
-    "large": Fleet("the paper's pool size", "cifar10_large.yaml", _lacks_ternary),
+    BASE: Fleet("early stopping and controls", "study/cifar10_small.yaml", _lacks_curve),
+    "decay": Fleet("weight decay", "study/weight_decay.yaml", lambda _: None, paired=True),
+    "private": Fleet("DP-SGD", "study/private.yaml", _lacks_proof, paired=True),
+    "published": Fleet("the published loops", "study/published.yaml", _lacks_loops),
+    "large": Fleet("the paper's pool size", "study/cifar10_large.yaml", _lacks_ternary),
 }
 
 

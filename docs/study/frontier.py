@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -15,6 +16,13 @@ from docs.study.numbers import NOBODY, STRONGEST, Attacker, Study, uncorrected
 from docs.study.verdicts import Uncorrected
 from reporting.frontier import as_accurate_as
 from reporting.pairing import pair_with_first
+
+
+class Left(NamedTuple):
+    """The key of a comparison: a network of equal accuracy on a curve, less the variant."""
+
+    variant: str
+    measure: str
 
 
 class KeptCurve:

@@ -7,11 +7,9 @@ from docs.study.claims import TERNARY
 from docs.study.control import RECALIBRATED, variants_of
 from docs.study.figures import STANDING
 from docs.study.fleets import FLEETS
-from docs.study.numbers import Study
+from docs.study.numbers import DIGITS, Study
 from reporting.results import Results
 from reporting.results_json import as_json
-
-DIGITS = 5  # of what is kept
 
 
 def keep(results: Results) -> str:

@@ -1,7 +1,7 @@
 """Numbers of the study: what an attacker finds on each target, and the differences of these."""
 
 from collections.abc import Mapping, Sequence
-from math import isnan
+from math import floor, isnan, log10
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -21,6 +21,7 @@ from reporting.results import Results
 MEASURES: tuple[Metric, ...] = ("auc", "tpr_1pct", "tpr_01pct")
 GUESSES = {"auc": 0.5, "tpr_1pct": 0.01, "tpr_01pct": 0.001}
 LIRA = "lira_online"  # the attack of the paper's Fig. 1
+DIGITS = 5  # of kept numbers
 SMALL = 0.05  # of what is found at full precision: a smaller difference is called small
 
 
@@ -63,6 +64,12 @@ def accuracy(first: str, second: str) -> Contrast:
     return leak(first, second, NOBODY, "accuracy")
 
 
+def contrasts_of(first: str, second: str) -> list[Contrast]:
+    """How two variants differ in accuracy, and in leakage by each attacker and measure."""
+    leaks = [leak(first, second, a, m) for a in ATTACKERS.values() for m in MEASURES]
+    return [accuracy(first, second), *leaks]
+
+
 def missed(variant: str, attack: str | None, measure: str) -> Contrast:
     """How much more matched shadows find than full-precision ones."""
     matched, unquantized = Attacker(("matched",), attack), Attacker(("unquantized",), attack)
@@ -75,7 +82,8 @@ def uncorrected(
     """Compare two outcomes on the same targets, first - second, by Student's t.
 
     The variance that the draw of shadows adds is counted where it is known. Nothing is shown where
-    all targets differ by the same amount, because t would then claim certainty.
+    all targets differ by the same amount but for the rounding of kept numbers, because t would then
+    claim certainty.
 
     Args:
         first: what is compared.
@@ -83,15 +91,22 @@ def uncorrected(
         margin: the size up to which the difference is small.
         together: whether one fleet's shadows attack both, so that their noise cancels.
     """
-    difference = first.minus(second)
+    difference, rounding = first.minus(second), _rounding(first, second)
     if not difference.measured.values.any():  # the same attack on both sides
         return Uncorrected(Estimate(0.0, 0.0, 0.0), 1.0, margin)
     if together:
         first, second = difference, Outcome(second.minus(second).measured)
+    alike = float(difference.measured.values.std(correction=0)) <= rounding
     estimate, p = paired(first, second)
-    if isnan(p):
+    if isnan(p) or alike:
         return Uncorrected(estimate._replace(low=-1.0, high=1.0), 1.0, margin)
     return Uncorrected(estimate, p, margin)
+
+
+def _rounding(first: Outcome, second: Outcome) -> float:
+    """The last digit that is kept of the largest of some numbers."""
+    sides = [outcome.measured.values.abs().max().item() for outcome in (first, second)]
+    return 10.0 ** (floor(log10(max(*sides, 1e-12))) + 1 - DIGITS)
 
 
 class Study:
@@ -114,8 +129,9 @@ class Study:
         return self.results.experiment.config if self.results.experiment else {}
 
     def rows_of(self, variant: str, attacker: Attacker) -> list[Row]:
-        """What an attacker can do; at full precision all kinds of shadows are the same."""
-        kinds = ("matched",) if variant == FULL else attacker.kinds
+        """What an attacker can do; at full precision all kinds of own shadows are the same."""
+        own = variant == FULL and "other" not in attacker.kinds
+        kinds = ("matched",) if own else attacker.kinds
         rows = [row for kind in kinds for row in self.rows.get((variant, kind), [])]
         if attacker.attack is None:
             rows += self.rows.get((variant, "none"), [])

@@ -9,10 +9,10 @@ import yaml
 from docs.study.numbers import Study
 from storage.command_line import quote
 
-RECIPES = Path(__file__).parents[2] / "recipes" / "study"
-SMALL = "cifar10_small.yaml"  # the recipe of the first edition
+RECIPES = Path(__file__).parents[2] / "recipes"
+SMALL = "study/cifar10_small.yaml"  # the recipe of the first edition
 ADDING = "snapshots", "quantize"  # options that add variants
-SECTIONS = "model", "trainer", "fleet"  # of the options that a recipe names, beside the data
+SECTIONS = "model", "prune", "trainer", "fleet"  # of a recipe's options, beside the data
 
 
 def finished(study: Study) -> str:
@@ -34,6 +34,23 @@ def commands(study: Study, keep: str = "", recipe: str = SMALL, package: str = "
         recipe: the file of the recipe that they are made by.
         package: the package that writes the page.
     """
+    made = f"{training(study, recipe)}\n    {auditing(study, recipe)}"
+    return f"{made}\n    python -m {package} {keep}{run_dir(study, recipe)}"
+
+
+def run_dir(study: Study, recipe: str) -> str:
+    """The run folder of results, below that of the recipe's other experiments."""
+    return quote(f"runs/{Path(recipe).parent}/{study.results.name}")
+
+
+def auditing(study: Study, recipe: str) -> str:
+    """The command that audits a fleet; models that are missing are allowed for."""
+    partial = " --partial" if " of " in finished(study) else ""
+    return f"python audit.py --run_dir {run_dir(study, recipe)}{partial}"
+
+
+def training(study: Study, recipe: str) -> str:
+    """The command that trains a fleet, with every option that the recipe has otherwise."""
     written, made = _read(recipe), study.config
     changes = (
         [f"--data {_name(made)}", "--data.root path/to/images"] if _other(written, made) else []
@@ -42,20 +59,14 @@ def commands(study: Study, keep: str = "", recipe: str = SMALL, package: str = "
     options = made["data"]["init_args"].items()
     changes += [f"--data.{k} {v}" for k, v in options if _differs(named, k, v, changes)]
     for section in SECTIONS:
-        changes += _changes(f"--{section}", written[section], made[section])
+        changes += _changes(f"--{section}", written.get(section, {}), made.get(section, {}))
     for option in ADDING:
         asked = made.get(option, [])  # unknown to older folders
         if asked != written.get(option, []):
             changes.append(" ".join([f"--{option}", *map(str, asked)]))
-    run_dir = quote(f"runs/study/{study.results.name}")
-    changes += [f"--run_dir {run_dir}"] if run_dir != written["run_dir"] else []
-    lines = [f"python train.py --config recipes/study/{recipe}", *changes]
-    partial = " --partial" if " of " in finished(study) else ""
-    return (
-        " \\\n      ".join(lines)
-        + f"\n    python audit.py --run_dir {run_dir}{partial}"
-        + f"\n    python -m {package} {keep}{run_dir}"
-    )
+    folder = run_dir(study, recipe)
+    changes += [f"--run_dir {folder}"] if folder != written["run_dir"] else []
+    return " \\\n      ".join([f"python train.py --config recipes/{recipe}", *changes])
 
 
 def data(study: Study, recipe: str = SMALL) -> str:
@@ -121,4 +132,6 @@ def _differs(named: Mapping[str, Any], key: str, value: object, changes: list[st
 
 
 def _plain(value: object) -> str:
+    if value is None:
+        return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)

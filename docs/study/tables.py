@@ -57,6 +57,15 @@ def verdicts(comparisons: Comparisons, claims: Mapping[str, Claim]) -> str:
     return table(("the paper's claim", *(f"by {attacker}" for attacker in ATTACKERS)), rows)
 
 
+def counted_verdicts(comparisons: Comparisons, claims: Iterable[Claim]) -> str:
+    """Every claim with its number of pairs, and the verdict for each attacker."""
+    rows = []
+    for claim in claims:
+        found = (comparisons.overall(claim, attacker) for attacker in ATTACKERS)
+        rows.append((claim.text, str(len(claim.pairs)), *found))
+    return table(("claim", "pairs", *(f"by {attacker}" for attacker in ATTACKERS)), rows)
+
+
 def shares(comparisons: Comparisons) -> str:
     """Share of the gain that was mismatch, by every attack and measure."""
     rows = []

@@ -1,10 +1,7 @@
 """Fleets whose channels are cut in the middle of training: resumed, quantized, exported."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,7 +19,6 @@ from storage.run_folder import RunFolder
 from storage.weights import load_kept, load_weights
 
 ROOT = Path(train.__file__).parent
-PATIENCE = 1200  # seconds; only what hangs takes so long
 NAMES = fleet_names(2, 0)
 STEPS = 6 * 2  # of a model: epochs, steps per epoch
 FLEET = "--trainer.max_epochs 6 --snapshots 1 3 5 --fleet.shadows 2 --fleet.targets 0"
@@ -214,36 +210,6 @@ def test_export_computes_what_was_audited(pruned_run, tmp_path, variant):
     weights = load_weights(RunFolder(pruned_run).weights(NAMES[-1], variant))
     size = sum(w.numel() for w in weights.values()) * (1 if variant == "adaround-w2" else 16) / 4
     assert size < output.stat().st_size < size + 20_000  # and the graph
-
-
-@pytest.mark.fleet
-def test_two_processes_cut_the_channels_of_one(toy, own_networks, tmp_path):
-    """A perceptron without BatchNorm, whose gradients do not depend on the number of processes."""
-    options = (
-        "--model.network own_networks.Perceptron --model.network_args.dropout 0 --quantize "
-        "--trainer.sync_batchnorm true --trainer.max_epochs 5 --fleet.models 0 --snapshots "
-        "--prune ocs --prune.start 0.2 --prune.cut 0.6"
-    )
-    train.main(toy(tmp_path / "one", f"{options} --trainer.devices 1"))
-    arguments = toy(tmp_path / "two", f"{options} --trainer.devices 2 --trainer.strategy ddp")
-    done = subprocess.run(
-        [sys.executable, "train.py", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(own_networks)},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Warning" not in done.stderr
-    (one,), (two,) = (records_of(tmp_path / name).values() for name in ("one", "two"))
-    assert one["kept"] == two["kept"]
-    assert one["macs"] == two["macs"]
-    weights = [
-        load_file(RunFolder(tmp_path / name).weights(NAMES[0], "full")) for name in ("one", "two")
-    ]
-    for key in weights[0]:
-        torch.testing.assert_close(weights[0][key], weights[1][key], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.fleet

@@ -122,6 +122,26 @@ def test_shadows_that_cannot_attack(demo_run, lender, audit, changes, message):
     assert not (demo_run.path / "audit").exists()
 
 
+def test_random_views_are_those_of_training_in_both(demo_run, lender):
+    """A name such as random-0 does not say by which flip and crop its views were drawn."""
+    augmented = {"flip": True, "crop": 2}
+    queries = ["identity", "random-0", "random-1"]
+    for run, crop in ((demo_run, 2), (lender, 4)):
+        data = {"class_path": "nowhere.Images", "init_args": augmented | {"crop": crop}}
+        rewrite(run, config__queries=queries, config__data=data)
+    with pytest.raises(
+        ValueError,
+        match=r"dense cannot attack demo: random-0, random-1 show what training shows, which is "
+        r"flip true, crop 4 there and flip true, crop 2 here\. Train both .* `--queries identity`",
+    ):
+        gather(demo_run, False, lender)
+    rewrite(lender, config__data__init_args__crop=2)
+    assert gather(demo_run, False, lender).game.others
+    for run, crop in ((demo_run, 2), (lender, 4)):  # other views are the same for every model
+        rewrite(run, config__queries=["identity"], config__data__init_args__crop=crop)
+    assert gather(demo_run, False, lender).game.others
+
+
 def test_shadows_of_another_seed_cannot_attack(demo_run, lender):
     lender.experiment_file.unlink()
     lender.membership_file.unlink()

@@ -6,11 +6,12 @@ from copy import deepcopy
 import pytest
 
 from attacks.metrics.intervals import Estimate
-from docs.mixed.claims import Left, closest_uniform, compare_all, find_claims, weights_of
+from docs.mixed.claims import closest_uniform, compare_all, find_claims, weights_of
 from docs.mixed.page import HERE as PACKAGE
 from docs.mixed.page import PAGE, keep, read, render
 from docs.mixed.sentences import answer
 from docs.mixed.tables import additivity, bits
+from docs.study.frontier import Left
 from docs.study.numbers import Study
 from docs.study.page import HERE, KEPT
 from reporting.results_json import parse_results

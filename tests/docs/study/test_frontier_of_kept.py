@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import ttest_rel
 
+from attacks.metrics.between import paired
 from docs.study.fleets import curve_of
 from docs.study.frontier import KeptCurve
 from docs.study.numbers import STRONGEST, Attacker, Study, uncorrected
@@ -117,4 +119,17 @@ def test_nothing_is_shown_where_all_targets_differ_by_the_same(base):
     other = full._replace(measured=full.measured._replace(values=full.measured.values - 0.125))
     found = uncorrected(full, other, 0.1)
     assert found.estimate[:3] == (pytest.approx(0.125), -1, 1)
+    assert found.p == 1
+
+
+def test_equal_differences_are_not_told_apart_by_the_rounding_of_kept_numbers(base):
+    """TPRs of 40, 30 and 20 in 1,500 less those of 30, 20 and 10, each kept to 5 digits."""
+    full = base.outcome("full", NOBODY, "accuracy")
+    kept = [
+        full._replace(measured=full.measured._replace(values=torch.tensor(rates).double()))
+        for rates in ([0.026667, 0.02, 0.013333], [0.02, 0.013333, 0.0066667])
+    ]
+    assert paired(*kept)[1] < 1e-4  # as t has it
+    found = uncorrected(*kept, 0.1)
+    assert found.estimate[:3] == (pytest.approx(10 / 1500, rel=1e-4), -1, 1)
     assert found.p == 1

@@ -55,6 +55,15 @@ def test_each_attacker_has_its_own_rows(small):
     assert small.each("w2", PAPERS, "accuracy").tolist() == ACCURACY["w2"]
 
 
+def test_shadows_of_another_experiment_attack_full_precision_by_themselves(study):
+    """The rows of an audit with `--shadows`: own shadows are left out, attacks without any stay."""
+    other = row("full", "other", "lira_online", [0.7, 0.7, 0.7, 0.7])
+    small = Study(study.results._replace(variants=VARIANTS, rows=[*ROWS, other]))
+    found = small.rows_of("full", Attacker(("other",)))
+    assert [(r.knowledge, r.attack) for r in found] == [("other", "lira_online"), ("none", "gap")]
+    assert other not in small.rows_of("full", STRONGEST)
+
+
 def test_the_strongest_is_chosen_on_the_other_half(small):
     """LiRA is better on the last two targets, the gap attack on the first two."""
     unquantized = Attacker(("unquantized",))

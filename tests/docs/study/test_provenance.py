@@ -82,6 +82,20 @@ def test_unfinished_models_are_counted_and_the_audit_is_partial(study):
     )
 
 
+def test_a_recipe_lies_in_any_folder(study):
+    """Its folder is that of the run; options of pruning are told where the recipe has some."""
+    pruned = changed(study, prune={"method": None, "remove": 0.25, "start": 0.1})
+    text = provenance.training(pruned, "pruning/cifar10.yaml")
+    assert text.startswith("python train.py --config recipes/pruning/cifar10.yaml \\\n")
+    assert "--prune.method null" in text
+    assert "--prune.remove 0.25" in text
+    assert "--prune.start" not in text
+    assert text.endswith("--run_dir runs/pruning/cifar10_small")
+    assert provenance.auditing(pruned, "pruning/cifar10.yaml") == (
+        "python audit.py --run_dir runs/pruning/cifar10_small"
+    )
+
+
 def test_models_from_elsewhere_have_unknown_versions(study):
     assert provenance.versions(Study(study.results._replace(experiment=None))) == "unknown"
 

@@ -78,7 +78,7 @@ def test_every_comparison_of_the_page_is_corrected_and_no_other(comparisons, fle
 def test_commands_give_the_options_of_every_fleet(text):
     commands = text[text.index("## Data and commands") : text.index("### Those of the first")]
     for name, fleet in FLEETS.items():
-        assert f"python train.py --config recipes/study/{fleet.recipe} \\" in commands
+        assert f"python train.py --config recipes/{fleet.recipe} \\" in commands
         assert f"python -m docs.study --{name} runs/study/" in commands
     assert "--model.network resnet8 \\" in commands  # the made-up private fleet's
     assert "the same images by the same options" in flat(commands)
