@@ -17,6 +17,8 @@ from storage.run_folder import RunFolder
 from storage.same_experiment import differing
 from storage.saved_signals import SavedSignal
 
+FACT = "shadows of another experiment"  # in an audit's basis: what they are
+AT_FULL = "; at full precision against "  # before the variants that they do not have
 FIELDS = ("phi", "hinge", "population", "population_hinge")  # in a signals file
 _OWN = ("fleet.shadows", "fleet.targets")  # options that no shadow's signals depend on
 
@@ -151,5 +153,5 @@ def _describe(
         if option not in _OWN
     ]
     lacking = [variant for variant, theirs in used.items() if theirs != variant]
-    bits = f"; at full precision against {', '.join(lacking)}" if lacking else ""
+    bits = f"{AT_FULL}{', '.join(lacking)}" if lacking else ""
     return f"{lender}, which differs in {'; '.join(told) or 'nothing that is recorded'}{bits}"

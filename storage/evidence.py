@@ -17,7 +17,7 @@ from attacks.metrics.intervals import mean_accuracy
 from attacks.quantile import make_features
 from datamodules.images import ImageDataModule, Images
 from datamodules.stored import load_stored
-from storage.borrowed import FIELDS, Borrowed, borrow
+from storage.borrowed import FACT, FIELDS, Borrowed, borrow
 from storage.checksums import check_unchanged
 from storage.experiment import Experiment
 from storage.left_out import (
@@ -126,7 +126,7 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
         game=game,
         variants=facts,
         facts=_describe(experiment, game, models)
-        | ({"shadows of another experiment": borrowed.fact} if borrowed.fact else {}),
+        | ({FACT: borrowed.fact} if borrowed.fact else {}),
         excluded=excluded,
         left_out=[*models, *unknown, *images],
         experiment=experiment,

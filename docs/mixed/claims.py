@@ -17,6 +17,7 @@ from docs.study.numbers import (
     uncorrected,
 )
 from docs.study.verdicts import Uncorrected
+from storage.borrowed import AT_FULL, FACT
 
 UNIFORM = re.compile(r"(\w+)-w[\d.]+(-sym)?")  # the same bits in every layer
 MIXED = re.compile(r"(\w+)-mix[\d.]+(-greedy)?")
@@ -132,5 +133,9 @@ def _tests(study: Study, copied: Study | None) -> Iterator[tuple[Hashable, Uncor
 
 
 def copied_variants(copied: Study) -> list[str]:
-    """The variants with chosen bits that shadows of another experiment attack."""
-    return [v for v in searched_of(copied) if (v, "other") in copied.rows]
+    """The variants with chosen bits that shadows of another experiment attack in the same variant.
+
+    That experiment's full-precision shadows attack what it does not have.
+    """
+    at_full = copied.results.basis.get(FACT, "").partition(AT_FULL)[2].split(", ")
+    return [v for v in searched_of(copied) if (v, "other") in copied.rows and v not in at_full]

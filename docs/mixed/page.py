@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> None:
         parser.exit(1, f"docs.mixed: {error}\n")
     for name, chart in charts(study).items():
         figure = draw(chart)
-        write_whole(HERE / f"{name}.png", partial(figure.savefig, format="png", dpi=110))
+        write_whole(HERE / f"{name}.png", partial(figure.savefig, format="png", dpi=110, bbox_inches="tight"))
     write_text(PAGE, render(study, copied))
 
 

@@ -9,6 +9,7 @@ from docs.study.numbers import MEASURES, STRONGEST, accuracy, leak
 from docs.study.verdicts import NAMES, Compared, counted
 from reporting.text import listed
 
+STRONG = "the strongest attack"
 SUBJECTS = {  # by claim, what is compared with what
     "more": ("Networks with mixed bits", "uniform ones of equal bytes"),
     "aiq": ("Networks with bits chosen by AIQ", "uniform ones of the closest bytes"),
@@ -23,7 +24,8 @@ def answer(comparisons: Comparisons) -> str:
     By the strongest attack. A pair is counted as less or more where it is shown after correction.
     """
     claims = find_claims(comparisons.study)
-    sentences = [
+    sentences = [_verdict(comparisons, claims["alike"])] if "alike" in claims else []
+    sentences += [
         _counted(*words, comparisons, claims[name])
         for name, words in SUBJECTS.items()
         if name in claims
@@ -33,28 +35,52 @@ def answer(comparisons: Comparisons) -> str:
     return " ".join(sentences)
 
 
+def _verdict(comparisons: Comparisons, alike: Claim) -> str:
+    """The verdict on the page's question, in a word and in full.
+
+    "Yes" if likeness held by every measure, "not always" if it is opposed by one, else "unclear".
+    """
+    statuses = {found.status for found in comparisons.judge(alike, STRONG).values()}
+    word = "Yes" if statuses == {"held"} else "Unclear"
+    if statuses & {"mixed", "refuted"}:
+        word = "Not always"
+    return f'{word}; the verdict on "{alike.text}": {comparisons.overall(alike, STRONG)}.'
+
+
 def _counted(subject: str, other: str, comparisons: Comparisons, claim: Claim) -> str:
     """How many pairs differ in accuracy and in leakage."""
-    parts = [_words(NAMES["accuracy"], [comparisons[accuracy(*pair)] for pair in claim.pairs])]
+    parts = [_words("accuracy", [comparisons[accuracy(*pair)] for pair in claim.pairs])]
     for measure in MEASURES:
         compared = [comparisons[leak(*pair, STRONGEST, measure)] for pair in claim.pairs]
-        parts.append(_words(NAMES[measure], compared))
+        parts.append(_words(measure, compared))
     noun = "pair" if len(claim.pairs) == 1 else "pairs"
     return f"{subject} beside {other} ({len(claim.pairs)} {noun}): {'; '.join(parts)}."
 
 
-def _words(name: str, pairs: Sequence[Compared]) -> str:
-    """How many are shown to be less, more, or neither; of the latter, how many are small."""
+def _words(measure: str, pairs: Sequence[Compared]) -> str:
+    """How many are shown to be less or more, by how much, or neither, and whether that is small."""
     parts = []
     for word in ("less", "more", None):
         found = [pair for pair in pairs if pair.shown == word]
         if found:
-            text = word or "no difference shown"
             where = "" if len(found) == len(pairs) else f" in {len(found)}"
-            small = sum(pair.small for pair in found)
-            also = f" ({counted(small, len(found))} small)" if small and not word else ""
-            parts.append(f"{text}{where}{also}")
-    return f"{name} {listed(parts)}"
+            told = _amounts(measure, found) if word else _smallness(found)
+            parts.append(f"{word or 'no difference shown'}{where}{told}")
+    return f"{NAMES[measure]} {listed(parts)}"
+
+
+def _amounts(measure: str, pairs: Sequence[Compared]) -> str:
+    sizes = [abs(pair.estimate.value) for pair in pairs]
+    if measure == "auc":
+        return f" (by {listed([f'{size:.3f}' for size in sizes])})"
+    return f" (by {listed([f'{100 * size:.1f}' for size in sizes])} points)"
+
+
+def _smallness(pairs: Sequence[Compared]) -> str:
+    small = sum(pair.small for pair in pairs)
+    if len(pairs) == 1:
+        return " (small)" if small else ""
+    return f" ({counted(small, len(pairs))} small)" if small else ""
 
 
 def _beside(comparisons: Comparisons) -> str:

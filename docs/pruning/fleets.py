@@ -8,6 +8,7 @@ from docs.study.numbers import Study
 from reporting.pairing import pair_with_first
 from reporting.results import Results
 from reporting.results_json import parse_results
+from storage.borrowed import FACT
 from storage.same_experiment import differing
 
 DENSE, OCS, BORROWED = "dense", "ocs", "borrowed"
@@ -18,7 +19,6 @@ METHODS = {  # which channels go, by method
     "init": "those with the smallest initial weights, before training",
 }
 ARCHITECTURE = "architecture"  # the finding on what widths tell
-FACT = "shadows of another experiment"  # of an audit's basis: whose shadows, and what differs
 FREE = ("prune.", "fleet.", "versions.")  # options in which fleets may differ
 RECIPE = "pruning/cifar10.yaml"
 

@@ -1,6 +1,7 @@
 """The page on mixed precision says what made-up fleets with known differences show."""
 
 import json
+import re
 from copy import deepcopy
 
 import pytest
@@ -10,7 +11,7 @@ from docs.mixed.claims import closest_uniform, compare_all, find_claims, weights
 from docs.mixed.page import HERE as PACKAGE
 from docs.mixed.page import PAGE, keep, read, render
 from docs.mixed.sentences import answer
-from docs.mixed.tables import additivity, bits
+from docs.mixed.tables import additivity, bits, copied_table
 from docs.study.frontier import Left
 from docs.study.numbers import Study
 from docs.study.page import HERE, KEPT
@@ -92,10 +93,10 @@ def test_the_answer_says_what_differs(made_up):
     text = answer(compare_all(made_up, None))
     assert (
         "Networks with mixed bits beside uniform ones of equal bytes (2 pairs): "
-        "test accuracy more; AUC no difference shown (all 2 small)"
+        "test accuracy more (by 2.0 and 2.0 points); AUC no difference shown (all 2 small)"
     ) in text
     assert "Networks with 4-bit activations" in text
-    assert "test accuracy less; AUC less; TPR at 1% FPR less; TPR at 0.1% FPR less." in text
+    assert re.search(r"test accuracy less \(by 5.0 points\); AUC less \(by 0\.\d{3}\); TPR", text)
     assert "stopped early" not in text  # without snapshots
 
 
@@ -126,14 +127,28 @@ def test_a_fleet_without_chosen_bits_is_refused(made_up):
         keep("copied", made_up)
 
 
+def test_the_question_is_answered_by_the_verdict_on_likeness(made_up):
+    assert answer(compare_all(made_up, None)).startswith("Yes; the verdict on")
+    results = made_up.results
+    for row in [row for row in results.rows if row.variant == "adaround-mix2.18"]:
+        row.by_target["auc"][:] = [value - 0.05 for value in row.by_target["auc"]]
+    text = answer(compare_all(Study(results), None))
+    assert text.startswith("Not always; the verdict on")
+    assert "AUC less in 1 (by 0.050) and no difference shown in 1 (small)" in text
+
+
 def test_shadows_with_copied_bits_have_their_section(made_up):
     rows = made_up.results.rows
-    mixed = [r for r in rows if r.variant == "adaround-mix2.18" and r.knowledge == "matched"]
+    mixed = [r for r in rows if "-mix" in r.variant and r.knowledge == "matched"]
     rows += [row._replace(knowledge="other") for row in mixed]
-    copied = Study(made_up.results)
+    fact = "copied, which differs in layer_bits; at full precision against adaround-w4, {}"
+    at_full = fact.format("adaround-mix4.181, adaround-mix3")
+    copied = Study(made_up.results._replace(basis={"shadows of another experiment": at_full}))
     page = render(made_up, copied)
     assert "Shadows that all have the bits of one target" in page
     assert "Not run yet" not in page
+    (row,) = copied_table(compare_all(made_up, copied), copied).splitlines()[2:]
+    assert row.startswith("| adaround-mix2.18 | ≈ +0.000")
 
 
 @pytest.mark.skipif(not (PACKAGE / "fleet.json").exists(), reason="no fleet is kept yet")
