@@ -51,7 +51,8 @@ def main(arguments: Sequence[str]) -> None:
         parser.exit(1, f"docs.mixed: {error}\n")
     for name, chart in charts(study).items():
         figure = draw(chart)
-        write_whole(HERE / f"{name}.png", partial(figure.savefig, format="png", dpi=110, bbox_inches="tight"))
+        save = partial(figure.savefig, format="png", dpi=110, bbox_inches="tight")
+        write_whole(HERE / f"{name}.png", save)
     write_text(PAGE, render(study, copied))
 
 

@@ -18,7 +18,6 @@ from docs.pruning.claims import compare_all
 from docs.pruning.fleets import (
     BORROWED,
     DENSE,
-    FACT,
     METHODS,
     RECIPE,
     Fleets,
@@ -36,6 +35,7 @@ from docs.study.numbers import SMALL
 from docs.study.verdicts import LEVEL
 from reporting.matplotlib_charts import draw
 from reporting.results_json import read_results
+from storage.borrowed import FACT
 from storage.files import write_text, write_whole
 
 HERE = Path(__file__).parent

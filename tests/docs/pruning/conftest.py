@@ -4,9 +4,10 @@ import pytest
 
 from attacks.evaluate import Row
 from attacks.metrics.intervals import Estimate, Summary
-from docs.pruning.fleets import FACT, Fleets
+from docs.pruning.fleets import Fleets
 from docs.study.numbers import Study
 from reporting.results import Results
+from storage.borrowed import FACT
 from storage.experiment import Experiment
 from storage.pruning import LayerWidth, PruningMeans
 from storage.records import VariantFacts
