@@ -70,7 +70,7 @@ def test_a_signal_that_never_varies_tells_nothing():
 
 def test_a_reference_needs_three_shadows_without_each_example():
     holder = torch.tensor([[0], [NOBODY], [NOBODY]])
-    with pytest.raises(ValueError, match="needs 3 shadow federations .* got 2. Raise"):
+    with pytest.raises(ValueError, match=r"needs 3 shadow federations .* got 2\. Raise"):
         Reference(torch.zeros(3, 1, 1, 1), holder)
 
 
@@ -143,7 +143,6 @@ def test_lda_is_that_of_a_slow_loop(small):
 
 @pytest.mark.parametrize("threat", ["server", "client"])
 def test_cases_that_share_no_shadows_are_scored_as_if_each_were_alone(draw_rounds, threat):
-    """Also the networks, which are trained beside each other: on one thread, in one order."""
     rounds = draw_rounds(federations=8, clients=3, examples=40, rounds=2, leak=1)
     view, cases = make_view(rounds, threat), make_cases(8, 0)
     together = sum_z(view, view, cases, "phi")

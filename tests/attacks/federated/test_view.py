@@ -1,5 +1,6 @@
 """What each attacker sees, last rounds and means of clients that miss rounds, and sources."""
 
+import pytest
 import torch
 
 from attacks.federated.source import infer_source, measure_source
@@ -46,10 +47,7 @@ def test_the_share_of_named_sources_worked_by_hand():
     sources = torch.tensor([[0, 1, 0, 1, 0]])
     known = torch.tensor([[True, True, True, False, False]])
     measured = measure_source(sources, holder, known)
-    assert (
-        measured.values.item() == torch.tensor(2 / 3).double().item()
-        or abs(measured.values.item() - 2 / 3) < 1e-12
-    )
+    assert measured.values.item() == pytest.approx(2 / 3)
     assert abs(measured.influence.sum()) < 1e-12
     # the variance of a mean of three of which one is 0: 2/9 / 2
     assert abs(measured.influence.square().sum() - 1 / 9) < 1e-12
