@@ -102,6 +102,23 @@ class Experiment(NamedTuple):
         return self.config.get("prune", {}).get("method") is not None
 
     @property
+    def federated(self) -> bool:
+        """Whether its models are trained over clients."""
+        return self.config.get("federated", {}).get("clients") is not None
+
+    @property
+    def clients(self) -> int | None:
+        """Number of clients of each model; None of models that have none."""
+        clients: int | None = self.config.get("federated", {}).get("clients")
+        return clients
+
+    @property
+    def rounds(self) -> list[int]:
+        """Rounds whose uploads are recorded, in order; none of models that have no clients."""
+        rounds: list[int] = self.config.get("federated", {}).get("record", [])
+        return rounds
+
+    @property
     def embedded(self) -> list[ModelName]:
         """Models whose embeddings are recorded: those that are audited, if it was asked for."""
         audited = self.names[self.shadows if self.targets else 0 :]

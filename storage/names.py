@@ -30,6 +30,11 @@ def snapshot_name(epoch: int) -> str:
     return f"epoch-{epoch:02d}"
 
 
+def round_file(number: int) -> str:
+    """Path of what is recorded of a federation's round, in its model's folder."""
+    return f"rounds/{number:02d}.safetensors"
+
+
 def is_snapshot(variant: str) -> bool:
     """Whether a variant is a state on the way to the end of training."""
     return _SNAPSHOT.fullmatch(variant) is not None

@@ -17,7 +17,7 @@ from storage.checksums import is_sealed
 from storage.command_line import quote
 from storage.experiment import Experiment, read_experiment
 from storage.files import as_unicode, save_whole, write_text
-from storage.names import EXPERIMENT_FILE, MEMBERSHIP_FILE, ModelName
+from storage.names import EXPERIMENT_FILE, MEMBERSHIP_FILE, ModelName, round_file
 from storage.same_experiment import check_same, grow
 
 
@@ -86,6 +86,14 @@ class RunFolder:
     def embeddings(self, name: ModelName, variant: str) -> Path:
         """The embeddings of one variant, where they were asked for."""
         return self.model(name) / "embeddings" / f"{variant}.safetensors"
+
+    def clients(self, name: ModelName) -> Path:
+        """Which client holds each example, of a model that is trained over clients."""
+        return self.model(name) / "clients.safetensors"
+
+    def round(self, name: ModelName, number: int) -> Path:
+        """What is recorded of one round, counted from 1, of such a model."""
+        return self.model(name) / round_file(number)
 
     def missing(
         self, name: ModelName, variants: Iterable[str], embedded: Collection[ModelName] = ()

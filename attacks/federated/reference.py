@@ -70,8 +70,8 @@ def _standardise(
     total: Float[Tensor, "rounds examples"],
     square: Float[Tensor, "rounds examples"],
 ) -> Float[Tensor, "rounds clients examples"]:
-    mean = total / count
-    residual = (square - count * mean.square()).clamp_min(0).sum(-1)
-    freedom = count.sum(-1) - count.shape[-1]
+    mean = total / count  # NaN where no client took part, which tells nothing
+    residual = (square - count * mean.square()).clamp_min(0).nansum(-1)
+    freedom = (count - 1).clamp_min(0).sum(-1)
     spread = (residual / freedom.clamp_min(1)).sqrt()[:, None, None]
     return (signal - mean[:, None]) / spread.where(spread > 0, torch.inf)
