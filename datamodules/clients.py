@@ -14,7 +14,6 @@ from datamodules.seeds import derive_seed
 NOBODY = -1  # holder of an example that no client trains on
 LEAST = 2  # examples of a client, because BatchNorm needs as many in a batch
 DRAWS = 100  # of a Dirichlet split, until every client has its least
-MOST_CLIENTS = 2**15 - 1  # holders are int16
 
 
 class Federation(NamedTuple):

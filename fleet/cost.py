@@ -34,7 +34,7 @@ from fleet.trials import (
     try_training,
 )
 from lightning_modules.float32 import tf32
-from lightning_modules.private import make_classifier
+from lightning_modules.learners import make_classifier
 from storage.files import serialise
 
 

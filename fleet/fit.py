@@ -22,7 +22,7 @@ from lightning_modules.callbacks.record_signals import RecordSignals
 from lightning_modules.callbacks.save_privacy import SavePrivacy
 from lightning_modules.callbacks.snapshots import SaveSnapshots
 from lightning_modules.float32 import tf32
-from lightning_modules.private import make_classifier
+from lightning_modules.learners import make_classifier
 from pruning.cut import load
 from quantization.mixed_options import MixedOptions
 from storage.names import ModelName

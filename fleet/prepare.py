@@ -35,8 +35,8 @@ from fleet.restarts import announce
 from fleet.snapshots import check_passed
 from lightning_modules.callbacks.record_embeddings import find_layer
 from lightning_modules.classifier import Classifier
+from lightning_modules.learners import make_classifier
 from lightning_modules.options import CalibrationOptions, ModelOptions, PruneOptions
-from lightning_modules.private import make_classifier
 from lightning_modules.rehearsal import first_of
 from quantization.mixed_options import MixedOptions
 from quantization.quantized_network import layer_bits
