@@ -72,7 +72,6 @@ class FederatedClassifier(Classifier):
     def training_step(self, visit: Visit, batch_idx: int) -> None:  # type: ignore[override]
         """Train one client."""
         optimizer = cast(LightningOptimizer, self.optimizers())
-        optimizer.optimizer.state.clear()  # momentum is of this client and this round alone
         convert = self.trainer.precision_plugin.convert_input
         for number, batch in enumerate(visit.batches):
             loss = super().training_step(cast(Batch, convert(batch)), number)
@@ -84,6 +83,8 @@ class FederatedClassifier(Classifier):
     @torch.no_grad()
     def on_train_batch_end(self, outputs: object, batch: Visit, batch_idx: int) -> None:
         """Take a client's update, and go back to the weights that the round began with."""
+        # the next client begins without momentum, and so does a checkpoint
+        cast(LightningOptimizer, self.optimizers()).optimizer.state.clear()
         if not self._take(batch):
             self.left_out.append(batch.client)
         set_tensors(self.network, self.start)
