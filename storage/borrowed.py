@@ -64,7 +64,8 @@ def borrow(
         raise ValueError(f"The shadows of {lender.path} cannot attack {run.name}: {why}")
     used = {v: v if v in other.variants else FULL for v in own.variants}
     needed = list(dict.fromkeys([FULL, *used.values()]))
-    if unfinished := [name for name in shadows if lender.missing(name, needed)]:
+    shared = own.rounds if own.rounds == other.rounds else []
+    if unfinished := [name for name in shadows if lender.missing(name, needed, rounds=shared)]:
         raise ValueError(
             f"{len(unfinished)} of the {len(shadows)} shadows needed of {lender.path} are "
             f"unfinished: {', '.join(map(str, unfinished))}. Run train.py again to finish them."
@@ -89,7 +90,7 @@ def borrow(
         for name, reason in failed.items()
     ]
     rounds = None
-    if own.rounds and own.rounds == other.rounds:
+    if shared:
         rows_here = {name: members[name] for name in shadows}
         rounds = read_rounds(lender, rows_here, [name for name in shadows if name not in failed])
     elif own.rounds:

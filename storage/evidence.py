@@ -177,8 +177,9 @@ def _read_finished(
 ) -> tuple[list[ModelName], dict[ModelName, str]]:
     """Models whose files are all present and whole, and the unfinished models."""
     experiment = run.read()
-    names, embedded = experiment.names, experiment.embedded
-    unfinished = {name: UNFINISHED for name in names if run.missing(name, variants, embedded)}
+    names, embedded, rounds = experiment.names, experiment.embedded, experiment.rounds
+    lacking = (name for name in names if run.missing(name, variants, embedded, rounds))
+    unfinished = dict.fromkeys(lacking, UNFINISHED)
     if unfinished and not allow_partial:
         raise ValueError(
             f"{len(unfinished)} of {len(names)} models are unfinished: "

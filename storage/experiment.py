@@ -68,7 +68,8 @@ class Experiment(NamedTuple):
     @property
     def snapshots(self) -> dict[str, int]:
         """Epoch of each snapshot by the variant's name, in the order of training."""
-        return {snapshot_name(epoch): epoch for epoch in self.config.get("snapshots", [])}
+        federated, epochs = self.federated, self.config.get("snapshots", [])
+        return {snapshot_name(epoch, federated): epoch for epoch in epochs}
 
     @property
     def shadows(self) -> int:
@@ -189,6 +190,7 @@ def describe(
         },
         "model": config.model.as_dict(),
         "prune": config.prune.as_dict(),
+        "federated": config.federated.as_dict() | {"record": [*config.federated.record]},
         "trainer": {k: v for k, v in trainer.items() if k not in HARDWARE},
         "fleet": {"shadows": config.fleet.shadows, "targets": config.fleet.targets},
         "queries": queries,
