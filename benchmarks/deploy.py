@@ -36,6 +36,7 @@ from quantization.calibration import Calibration
 from quantization.cost import count_layers, network_cost
 from quantization.deploy import trace
 from quantization.integers import DOMAIN, VERSION, mark, to_integers, translation
+from quantization.onnx_session import open_session
 from quantization.quantize import quantize_network
 from quantization.quantized_network import QuantizedNetwork, QuantizedWeight
 from quantization.sites import watch
@@ -107,15 +108,6 @@ def _unmark(model: Any, keys: Collection[str]) -> None:  # noqa: ANN401
         if (is_layer and node.input[1] not in keys) or not keys:
             for position, name in enumerate(node.input):
                 node.input[position] = marked.get(name, name)
-
-
-def open_session(model: bytes, threads: int) -> Any:  # noqa: ANN401
-    """A session whose threads do not spin while another is measured."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.add_session_config_entry("session.x64quantprecision", "1")  # as what is deployed
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def measure(

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from quantization.onnx_session import open_session
+
 FLOATS = {"tensor(float)": torch.float32, "tensor(double)": torch.float64}
 SUM = 1e-3  # by which probabilities that were rounded to 16 bits may miss 1
 
@@ -23,17 +25,12 @@ class OnnxFile:
     """
 
     def __init__(self, path: Path, threads: int) -> None:
-        import onnxruntime
-
         if not path.is_file():
             raise FileNotFoundError(f"No file {path}. Pass ONNX files, one per model.")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads, 3
-        # without VNNI, products of uint8 and int8 would be added in 16 bits, which they overflow
-        options.add_session_config_entry("session.x64quantprecision", "1")
-        providers = ["CPUExecutionProvider"]
         try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+            self.session = open_session(str(path), threads)
+        except ImportError:  # of onnxruntime itself
+            raise
         except Exception as error:  # of a type of its own per cause
             raise ValueError(
                 f"{path} must be an ONNX file that runs, got: {_line(error)}"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from quantization.integers import VERSION, mark, to_integers, translation
+from quantization.onnx_session import open_session
 from quantization.quantized_network import QuantizedNetwork, QuantizedWeight
 from quantization.ranges import quantize_activations
 from quantization.rounding.pack import pack
@@ -215,15 +216,8 @@ def pack_weights(model: OnnxModel, quantized: QuantizedNetwork) -> None:
 
 def run_onnx(model: OnnxModel, images: Tensor) -> Tensor:
     """Compute logits with onnxruntime on the CPU."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()  # its own default is every core
-    # without VNNI, products of uint8 and int8 would be added in 16 bits, which they overflow
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    # onnxruntime's own default is every core
+    session = open_session(model.SerializeToString(), torch.get_num_threads())
     return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
 
 

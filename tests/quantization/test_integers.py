@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
@@ -17,6 +16,7 @@ from torch.nn.functional import relu, relu6
 from lightning_modules.networks import build_network
 from quantization.calibration import Calibration
 from quantization.deploy import run_onnx, to_onnx
+from quantization.onnx_session import open_session
 from quantization.quantize import quantize_network
 from quantization.ranges import quantize_activations
 from quantization.variant import Variant
@@ -99,12 +99,10 @@ def made(network, name, images):
 
 def kernels(model, images, folder):
     """How often each kernel ran, by the profile of a session."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.enable_profiling, options.profile_file_prefix = True, str(folder / "profile")
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    providers = ["CPUExecutionProvider"]
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
+    prefix = str(folder / "profile")
+    session = open_session(
+        model.SerializeToString(), 1, enable_profiling=True, profile_file_prefix=prefix
+    )
     session.run(None, {"images": images.numpy()})
     events = json.loads(Path(session.end_profiling()).read_text())
     names = [event["args"].get("op_name") for event in events if event["cat"] == "Node"]
