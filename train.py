@@ -114,7 +114,16 @@ def train_fleet(job: Job, console: Console) -> int:
     if not is_first():  # the others do not wait for the files
         return 0
     failed, seconds = find_failed(run, job.members, variants), time.monotonic() - started
-    call = Call(run, list(job.members), variants, job.chosen, outcomes, seconds, embedded)
+    call = Call(
+        run,
+        list(job.members),
+        variants,
+        job.chosen,
+        outcomes,
+        seconds,
+        embedded,
+        experiment.rounds,
+    )
     for line in summarise(call, failed):
         console.print(line, soft_wrap=True)
     failures = {outcome.name for outcome in outcomes if outcome.state == "failed"}

@@ -11,6 +11,7 @@ from attacks.cases import Case, by_shadows
 from attacks.lira import Fit, fit_sides
 from attacks.recalibrate import FEWEST, Expected, expect, recalibrate
 from attacks.rmia import DEFAULT, RmiaOptions
+from attacks.rounds import Rounds
 from attacks.slices import Chosen, Sliced
 
 FULL = "full"  # the variant at the end of training, at full precision
@@ -173,6 +174,8 @@ class Game(NamedTuple):
         others: signals of another experiment's shadows, by `OTHER` and the variant they attack, in
             the rows of the shadows here; empty without such an experiment.
         widths: how many channels of each group pruning kept in each model; None for dense models.
+        rounds: what was recorded of federated training, of all models; None without it.
+        other_rounds: the same of another experiment's shadows, in the rows of the shadows here.
     """
 
     signals: Mapping[str, ModelSignals]
@@ -188,6 +191,8 @@ class Game(NamedTuple):
     proven: Mapping[str, Proven] = {}
     others: Mapping[str, ModelSignals] = {}
     widths: Float[Tensor, "models groups"] | None = None
+    rounds: Rounds | None = None
+    other_rounds: Rounds | None = None
 
     @property
     def variants(self) -> list[str]:
@@ -262,5 +267,7 @@ def keep_examples(game: Game, usable: Bool[Tensor, " examples"]) -> Game:
         others={variant: known.on(examples) for variant, known in game.others.items()},
         members=game.members[:, examples],
         calibrated={variant: mask[:, examples] for variant, mask in game.calibrated.items()},
+        rounds=game.rounds and game.rounds.on(examples),
+        other_rounds=game.other_rounds and game.other_rounds.on(examples),
         kept=kept,
     )

@@ -1,7 +1,7 @@
 """Batches, and how Lightning is given them."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -36,16 +36,19 @@ class Batch(NamedTuple):
 
 
 class Loader:
-    """What Lightning needs of a dataloader: a length, and a fresh iterator for every epoch."""
+    """What Lightning needs of a dataloader: a length, and a fresh iterator for every epoch.
 
-    def __init__(self, length: int, epoch: Callable[[], Iterator[Batch]]) -> None:
+    Its items are batches, or in a federation the visits of clients, which have batches.
+    """
+
+    def __init__(self, length: int, epoch: Callable[[], Iterator[Any]]) -> None:
         self._length, self._epoch = length, epoch
 
     def __len__(self) -> int:
-        """Count the batches of an epoch."""
+        """Count the items of an epoch."""
         return self._length
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         """Start an epoch."""
         return self._epoch()
 

@@ -15,6 +15,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from datamodules.batches import Batch, Loader, fits
+from datamodules.clients import Federation, Visit
 from datamodules.in_order import InOrder
 from datamodules.seeds import derive_seed
 from datamodules.splits import Images, Levels, check_splits, describe_splits, hash_splits
@@ -42,6 +43,7 @@ class ImageDataModule(InOrder, ABC):
     """
 
     num_classes: int
+    federation: Federation | None  # of the next fit
 
     def __init__(
         self,
@@ -64,7 +66,7 @@ class ImageDataModule(InOrder, ABC):
         self.pool_size, self.pool_seed, self.batch_size = pool_size, pool_seed, batch_size
         self.flip, self.crop = flip, crop
         self.notes: list[str] = []  # sentences on how the data was read
-        self.poisson = False
+        self.poisson, self.federation = False, None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave for another process, which may run in another folder."""
@@ -128,7 +130,13 @@ class ImageDataModule(InOrder, ABC):
             )
         check_splits(train, test, type(self).__name__, self.num_classes, self.mean, self.std)
 
-    def assign(self, members: Bool[Tensor, " examples"], seed: int, poisson: bool = False) -> None:
+    def assign(
+        self,
+        members: Bool[Tensor, " examples"],
+        seed: int,
+        poisson: bool = False,
+        federation: Federation | None = None,
+    ) -> None:
         """Choose the members that the next fit trains on, and the seed of order and augmentation.
 
         Args:
@@ -136,9 +144,11 @@ class ImageDataModule(InOrder, ABC):
             seed: seed of order and augmentation.
             poisson: draw every batch anew, each member by a coin of its own, as the proof of DP-SGD
                 assumes; `batch_size` is then the expected size.
+            federation: clients that hold the members, and are served one after another.
 
         Raises:
-            ValueError: a membership row of another pool, or one without members.
+            ValueError: a membership row of another pool, one without members, or clients that hold
+                other examples.
         """
         size = len(self.pool.labels)
         if len(members) != size or not members.any():
@@ -146,13 +156,20 @@ class ImageDataModule(InOrder, ABC):
                 f"`members` must mark some of the {size} examples of the pool, got "
                 f"{int(members.sum())} of {len(members)}. Was it drawn for another `pool_size`?"
             )
+        if federation is not None and not torch.equal(federation.holder >= 0, members.cpu()):
+            raise ValueError(
+                "`federation` must spread the members over clients, got holders of "
+                f"{int((federation.holder >= 0).sum())} examples and {int(members.sum())} members. "
+                "Draw them by `draw_holders` for the same members."
+            )
         self._split, self.poisson = (members.nonzero().flatten().cpu(), seed), poisson
+        self.federation = federation
 
     def train_dataloader(self) -> Loader:
         """Serve every member once per epoch, in that epoch's own order and views.
 
         Batches are of nearly equal size, so that none is too small for BatchNorm. With `poisson`,
-        there are as many, drawn independently.
+        there are as many, drawn independently. A federation is served by client.
 
         Raises:
             RuntimeError: `assign` was not called, or no trainer is attached.
@@ -161,9 +178,12 @@ class ImageDataModule(InOrder, ABC):
         if self._split is None or self.trainer is None:
             raise RuntimeError("Call `assign` first, then hand this to `Trainer.fit`.")
         device = self.trainer.strategy.root_device
-        steps = len(self.batch_sizes(len(self._split[0]), self.trainer.world_size))
         if self.pool.device != device and fits(self.pool, device):
             self.pool = self.pool.to(device)
+        if self.federation is not None:
+            visits = partial(self._round, self.trainer, self.federation, self._split[1])
+            return Loader(self.federation.per_round, visits)
+        steps = len(self.batch_sizes(len(self._split[0]), self.trainer.world_size))
         rate = self.batch_size / len(self._split[0])
         draw = partial(draw_poisson_epoch, rate=rate) if self.poisson else draw_epoch
         return Loader(steps, partial(self._epoch, self.trainer, draw, *self._split, steps))
@@ -198,7 +218,26 @@ class ImageDataModule(InOrder, ABC):
         # Read with the first batch, not in `iter()`: when a fit resumes from the end of an epoch,
         # Lightning calls `iter()` first and counts that epoch afterwards.
         epoch_seed = derive_seed(seed, "epoch", trainer.current_epoch)
-        order, sizes, windows = draw(members, steps, self.flip, self.crop, epoch_seed)
+        yield from self._serve(draw(members, steps, self.flip, self.crop, epoch_seed))
+
+    def _round(self, trainer: Trainer, federation: Federation, seed: int) -> Iterator[Visit]:
+        """The clients of a round in ascending order, each with its own examples and no others."""
+        number = trainer.current_epoch  # read late, as above
+        chosen = federation.participants(seed, number)
+        for client in chosen:
+            own = federation.examples(client)
+            visit_seed = derive_seed(seed, "visit", number, client)
+            batches = self._visit(own, federation.local_epochs, visit_seed)
+            yield Visit(client, len(own), client == chosen[-1], batches)
+
+    def _visit(self, own: Tensor, passes: int, seed: int) -> Iterator[Batch]:
+        steps = len(self.batch_sizes(len(own), 1))
+        for number in range(passes):
+            pass_seed = derive_seed(seed, "pass", number)
+            yield from self._serve(draw_epoch(own, steps, self.flip, self.crop, pass_seed))
+
+    def _serve(self, epoch: Epoch) -> Iterator[Batch]:
+        order, sizes, windows = epoch
         # copied to the device once per epoch, because a GPU waits for every copy
         order = order.to(self.pool.labels.device)
         windows = windows and windows.to(self.device)
@@ -211,8 +250,8 @@ class ImageDataModule(InOrder, ABC):
             yield self._share(self._batch(self.pool, order[start:end], change))
 
     def transfer_batch_to_device(
-        self, batch: Batch, device: torch.device, dataloader_idx: int
-    ) -> Batch:
+        self, batch: Batch | Visit, device: torch.device, dataloader_idx: int
+    ) -> Batch | Visit:
         return batch  # made on the device; Lightning would search it for tensors in every step
 
     def val_dataloader(self) -> Loader:

@@ -17,9 +17,11 @@ from torch import nn
 
 from attacks.embeddings import COMPONENTS
 from attacks.game import FULL
+from datamodules.seeds import derive_seed
 from fleet.cluster import environment
 from fleet.counts import HEADER, Counts, count_work
 from fleet.engine import is_first
+from fleet.federation import make_federation
 from fleet.gpu_hours import FLOAT32, GPU_BATCH, Workload, gpu_line, rate
 from fleet.prepare import Job
 from fleet.pruning import cut_untrained
@@ -34,7 +36,7 @@ from fleet.trials import (
     try_training,
 )
 from lightning_modules.float32 import tf32
-from lightning_modules.private import make_classifier
+from lightning_modules.learners import make_classifier
 from storage.files import serialise
 
 
@@ -53,9 +55,11 @@ class Costs(NamedTuple):
 def print_cost(job: Job, console: Console) -> None:
     """Try some steps of a model, and print the work and its cost."""
     data = job.data
-    members = next(iter(job.members.values()))
+    name, members = next(iter(job.members.items()))
     last = job.prune.epochs(job.config.trainer.max_epochs)[1] if job.prune.method else 0
-    data.assign(members, job.config.seed, poisson=job.model.dp.on)
+    seed = derive_seed(job.config.seed, name.role, name.number, job.run.attempt(name))
+    federation = make_federation(job.federated, members, data.pool.labels, seed)
+    data.assign(members, seed, poisson=job.model.dp.on, federation=federation)
     with console.status("Trying some steps of training"):
         network, operations, training = _try(job, cut=False)
         dense = network
@@ -79,7 +83,7 @@ def print_cost(job: Job, console: Console) -> None:
 
 def _try(job: Job, cut: bool) -> tuple[nn.Module, Operations, Training]:
     """Try some steps of an untrained model, cut or dense; also return its network."""
-    data, classifier = job.data, make_classifier(job.data, 0, job.model)
+    data, classifier = job.data, make_classifier(job.data, 0, job.model, job.federated)
     if cut:
         cut_untrained(job.prune, classifier.network, data)
     network = copy.deepcopy(classifier.get_submodule("network"))
@@ -126,8 +130,10 @@ def show_cost(counts: Counts, costs: Costs) -> list[Table | str]:
     untrained = again + sum(not run.weights(name, FULL).exists() for name in kept)
     unrecorded = again * len(counts.variants)
     unrecorded += sum(len(run.missing(name, counts.variants)) for name in kept)
+    training = _training_seconds(counts, costs)
+    epochs = "rounds" if counts.clients else "epochs"
     rows = [
-        (f"training, {counts.epochs} epochs", _training_seconds(counts, costs), untrained, "trial"),
+        (f"training, {counts.epochs} {epochs}", training, untrained, "trial"),
         ("signals of a variant", counts.passes * costs.signals.image, unrecorded, "trial"),
     ]
     if counts.embedded:
@@ -147,12 +153,13 @@ def show_cost(counts: Counts, costs: Costs) -> list[Table | str]:
 def _training_seconds(counts: Counts, costs: Costs) -> float:
     """Seconds to train one model, with its checkpoints."""
     validation = counts.validations * counts.test * costs.signals.image
-    return counts.epochs * _epoch(counts, costs) + validation + _saved(counts, costs)[1]
+    recorded = counts.round_passes * costs.signals.image
+    return counts.epochs * _epoch(counts, costs) + validation + recorded + _saved(counts, costs)[1]
 
 
 def _epoch(counts: Counts, costs: Costs) -> float:
-    """Seconds per epoch, without checkpoint and validation."""
-    return counts.steps * costs.training.step + costs.training.epoch
+    """Seconds per epoch, without checkpoint and validation; a step of a federation is a client."""
+    return (counts.clients or counts.steps) * costs.training.step + costs.training.epoch
 
 
 def _saved(counts: Counts, costs: Costs) -> tuple[int, float]:
@@ -172,21 +179,27 @@ def _lines(counts: Counts, costs: Costs, total: float) -> list[str]:
     )
     kept = variants * counts.kept(signals.kept)
     whole = "full and each snapshot" if counts.snapshots else "full"
-    disk = models * (stored + kept + training.checkpoint)
+    disk = models * (stored + kept + counts.round_bytes + training.checkpoint)
     # 4 bytes per number; a network whose last layer has fewer inputs keeps fewer
     embedded = HEADER + 4 * COMPONENTS * (counts.pool + counts.test)
+    recorded = f"{counts.round_bytes:,} of recorded rounds; " if counts.rounds else ""
+    work, step, epoch = f"epochs of {counts.steps} steps", "A step", "an epoch"
+    if counts.clients:
+        visits = counts.epochs * counts.clients
+        work = f"rounds x {counts.clients} clients = {visits:,} trainings of a client, each round"
+        step, epoch = "A client's training", "a round"
     disk += counts.unembedded() * embedded
     return [
         f"Models: {models} to be made, {counts.finished} finished. Per model: {counts.epochs} "
-        f"epochs of {counts.steps} steps over {counts.members:,} images; {variants} variants; "
+        f"{work} over {counts.members:,} images; {variants} variants; "
         f"{', '.join(counts.queries)} of {counts.pool:,} images, and of {counts.test:,} to test.",
         f"Time: {duration(total / counts.workers)} with {counts.workers} at once, if they do not "
-        f"slow each other down. A step takes {training.step:.4f} s; an epoch takes "
+        f"slow each other down. {step} takes {training.step:.4f} s; {epoch} takes "
         f"{training.epoch:.3f} s apart from its steps; a checkpoint takes {training.saving:.3f} s "
         f"and is written {_saved(counts, costs)[0]} times. Training peaked at "
         f"{training.memory / 1e9:.2f} GB of memory.",
         f"Disk: {disk / 1e9:.3g} GB. Bytes per model: {stored:,} of weights, {full:,} of "
-        f"them {whole}; {kept:,} of signals; {training.checkpoint:,} of its checkpoint."
+        f"them {whole}; {kept:,} of signals; {recorded}{training.checkpoint:,} of its checkpoint."
         + (f" {variants * embedded:,} of embeddings per audited model." if counts.embedded else ""),
         gpu_line(models, *_parts(counts, costs)),
     ]
@@ -196,6 +209,7 @@ def _parts(counts: Counts, costs: Costs) -> tuple[Workload, Workload, Workload]:
     """Work per model; only training may be in less than float32."""
     operations, variants = costs.operations, len(counts.variants)
     work = [cost.work for cost in costs.quantizations.values()]
+    passes = [counts.passes] * variants + [counts.round_passes]
     return (
         Workload(
             "training",
@@ -205,8 +219,8 @@ def _parts(counts: Counts, costs: Costs) -> tuple[Workload, Workload, Workload]:
         ),
         Workload(
             "signals",
-            operations.forward * counts.passes * variants,
-            operations.forward_launches * ceil(counts.passes / GPU_BATCH) * variants,
+            operations.forward * sum(passes),
+            operations.forward_launches * sum(ceil(images / GPU_BATCH) for images in passes),
             FLOAT32,
         ),
         Workload(

@@ -22,7 +22,7 @@ class Counts(NamedTuple):
         todo: models that are not finished.
         finished: number of chosen models that are finished.
         epochs: epochs of training.
-        members: examples that a model trains on.
+        members: examples that a model sees in an epoch.
         steps: steps per epoch.
         validations: passes over the test split during training.
         pool: images in the pool.
@@ -34,6 +34,8 @@ class Counts(NamedTuple):
         checkpoint_every: least number of seconds between two checkpoints.
         again: unfinished models that are trained from the start, whatever files they have.
         embedded: models whose embeddings are recorded.
+        clients: clients in a round; 0 if models are trained in one place.
+        rounds: number of rounds whose uploads are recorded.
     """
 
     run: RunFolder
@@ -52,11 +54,23 @@ class Counts(NamedTuple):
     checkpoint_every: float
     again: Collection[ModelName] = ()
     embedded: Collection[ModelName] = ()
+    clients: int = 0
+    rounds: int = 0
 
     @property
     def passes(self) -> int:
         """Images that go through a variant for its signals, counting every view."""
         return self.pool * len(self.queries) + self.test * len({*self.queries, "identity"})
+
+    @property
+    def round_passes(self) -> int:
+        """Images that go through the uploads of recorded rounds, and the models around them."""
+        return self.rounds * (self.clients + 2) * self.pool
+
+    @property
+    def round_bytes(self) -> int:
+        """Bytes of a model's recorded rounds: three signals of each upload and of the new model."""
+        return self.rounds * (HEADER + 3 * 4 * (self.clients + 1) * self.pool)
 
     def kept(self, image_bytes: int) -> int:
         """Bytes of a variant's signals, at `image_bytes` per image and query of the pool."""
@@ -85,7 +99,13 @@ def _validations(config: Namespace) -> int:
 def count_work(job: Job) -> Counts:
     """Count the work of a call."""
     trainer, data, todo = job.config.trainer, job.data, job.todo
-    members = int(next(iter(job.members.values())).sum())
+    members, pool = int(next(iter(job.members.values())).sum()), len(data.pool.labels)
+    steps, clients = ceil(members / data.batch_size), 0
+    if (federation := data.federation) is not None:
+        clients = federation.per_round
+        visits = clients * federation.local_epochs
+        held = members / federation.clients
+        steps, members = visits * ceil(held / data.batch_size), round(visits * held)
     lost = [name for name in todo if find_lost(job.run, job.experiment, name)]
     return Counts(
         run=job.run,
@@ -93,9 +113,9 @@ def count_work(job: Job) -> Counts:
         finished=len(job.chosen) - len(todo),
         epochs=trainer.max_epochs,
         members=members,
-        steps=ceil(members / data.batch_size),
+        steps=steps,
         validations=_validations(job.config),
-        pool=len(data.pool.labels),
+        pool=pool,
         test=len(data.test.labels),
         queries=job.experiment.queries,
         variants=job.experiment.variants,
@@ -104,4 +124,6 @@ def count_work(job: Job) -> Counts:
         checkpoint_every=job.config.checkpoint_every,
         again={*job.retry, *lost},
         embedded=job.experiment.embedded,
+        clients=clients,
+        rounds=len(job.experiment.rounds),
     )

@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import Logger
 from attacks.game import FULL
 from datamodules.seeds import derive_seed
 from fleet.cluster import ending_together, environment
+from fleet.federation import keep_holders, make_federation
 from fleet.prepare import Job
 from fleet.privacy import mechanism
 from lightning_modules.callbacks.checkpoints import SaveCheckpoint, SaveWeights, WholeCheckpointIO
@@ -18,11 +19,12 @@ from lightning_modules.callbacks.progress import SaveProgress
 from lightning_modules.callbacks.prune import Prune
 from lightning_modules.callbacks.quantize import Quantize
 from lightning_modules.callbacks.record_embeddings import RecordEmbeddings
+from lightning_modules.callbacks.record_rounds import RecordRounds
 from lightning_modules.callbacks.record_signals import RecordSignals
 from lightning_modules.callbacks.save_privacy import SavePrivacy
 from lightning_modules.callbacks.snapshots import SaveSnapshots
 from lightning_modules.float32 import tf32
-from lightning_modules.private import make_classifier
+from lightning_modules.learners import make_classifier
 from pruning.cut import load
 from quantization.mixed_options import MixedOptions
 from storage.names import ModelName
@@ -34,8 +36,9 @@ def fit(job: Job, name: ModelName) -> None:
     run, data, members = job.run, job.data, job.members[name]
     attempt = run.attempt(name)
     seed = derive_seed(job.config.seed, name.role, name.number, attempt)
-    data.assign(members, seed, poisson=job.model.dp.on)
-    classifier = make_classifier(data, seed, job.model)
+    federation = make_federation(job.federated, members, data.pool.labels, seed)
+    data.assign(members, seed, poisson=job.model.dp.on, federation=federation)
+    classifier = make_classifier(data, seed, job.model, job.federated)
     options, progress = job.config.trainer.as_dict(), SaveProgress(run.progress(name))
     if job.fleet.apart:
         options["devices"] = 1  # a model of its own per process, and Ray hides other GPUs
@@ -56,11 +59,16 @@ def fit(job: Job, name: ModelName) -> None:
         progress.note,
         MixedOptions(**job.config.mixed.as_dict()),
     )
+    if federation is not None:
+        keep_holders(run.clients(name), federation)
     peers = Peers(f"{name}, attempt {attempt}, from {start}")
     training: list[Callback] = []
     if job.prune.method and not weights.exists():
         epochs = job.config.trainer.max_epochs
         training = [Prune(run.record(name, FULL), job.prune, epochs, seed)]
+    if federation is not None and not weights.exists():
+        recorded, sizes = job.experiment.rounds, federation.sizes()
+        training = [RecordRounds(run.model(name), run.record(name, FULL), recorded, sizes)]
     after = [progress, quantize]
     trainer = make_trainer(job, name, attempt, training, after, peers, options)
     with tf32(job.model.tf32), ending_together(trainer):
@@ -83,7 +91,8 @@ def make_trainer(
         job: the part that all models share.
         name: the model.
         attempt: number of its earlier trainings that failed.
-        training: callbacks that change the network at the end of epochs, after its snapshot.
+        training: callbacks that change the network, or record it, at the end of epochs, after its
+            snapshot.
         after: callbacks that note progress and quantize; they run after the guards and the weights,
             and before the signals.
         peers: the processes that train the model.

@@ -12,6 +12,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from fleet.data_option import add_data, find_options
+from lightning_modules.federated_options import FederatedOptions
 from lightning_modules.options import (
     CalibrationOptions,
     ModelOptions,
@@ -108,6 +109,7 @@ def make_parser(data: type | None = None) -> CommandLine:
     add_data(parser, data)
     parser.add_class_arguments(ModelOptions, "model", instantiate=False)
     parser.add_class_arguments(PruneOptions, "prune", instantiate=False)
+    parser.add_class_arguments(FederatedOptions, "federated", instantiate=False)
     parser.add_class_arguments(TrainerOptions, "trainer", instantiate=False)
     return parser
 

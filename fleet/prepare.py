@@ -1,11 +1,9 @@
 """Checks of everything that a user can get wrong, before any training."""
 
-import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Bool
 from jsonargparse import Namespace
 from rich.console import Console
@@ -26,6 +24,7 @@ from fleet.checks import (
 from fleet.cluster import limit_threads
 from fleet.engine import check_files, is_running
 from fleet.failed import find_failed
+from fleet.federation import check_clients, check_federation, rehearse_rounds
 from fleet.forks import can_fork
 from fleet.options import FleetOptions
 from fleet.privacy import check_layers, check_privacy, settle
@@ -33,15 +32,12 @@ from fleet.pruning import check_pruning, rehearse_cut
 from fleet.rehearsal import rehearse_fit
 from fleet.restarts import announce
 from fleet.snapshots import check_passed
-from lightning_modules.callbacks.record_embeddings import find_layer
+from fleet.variants import check_calibration, try_network
 from lightning_modules.classifier import Classifier
+from lightning_modules.federated_options import FederatedOptions
+from lightning_modules.learners import make_classifier
 from lightning_modules.options import CalibrationOptions, ModelOptions, PruneOptions
-from lightning_modules.private import make_classifier
-from lightning_modules.rehearsal import first_of
-from quantization.mixed_options import MixedOptions
-from quantization.quantized_network import layer_bits
-from quantization.rehearsal import check_variants
-from quantization.variant import Variant, check_count, wanted
+from quantization.variant import Variant
 from storage.experiment import Experiment, describe
 from storage.names import ModelName, fleet_names, parse_slice
 from storage.run_folder import RunFolder
@@ -56,6 +52,7 @@ class Job(NamedTuple):
         fleet: number of models, and where they are trained.
         model: the network, and how it is trained; with DP-SGD, its noise is solved for.
         prune: which channels are removed in training, and when.
+        federated: clients that train each model, and how their updates travel.
         calibration: images that a quantizer looks at.
         data: the pool and the test split.
         run: the folder of the fleet.
@@ -70,6 +67,7 @@ class Job(NamedTuple):
     fleet: FleetOptions
     model: ModelOptions
     prune: PruneOptions
+    federated: FederatedOptions
     calibration: CalibrationOptions
     data: ImageDataModule
     run: RunFolder
@@ -87,11 +85,12 @@ class Job(NamedTuple):
     @property
     def todo(self) -> list[ModelName]:
         """Chosen models that are unfinished, or that failed and are to be trained again."""
-        variants, embedded = self.experiment.variants, self.experiment.embedded
+        asked = self.experiment
         return [
             name
             for name in self.chosen
-            if name in self.retry or not self.run.is_finished(name, variants, embedded)
+            if name in self.retry
+            or not self.run.is_finished(name, asked.variants, asked.embedded, asked.rounds)
         ]
 
 
@@ -103,21 +102,24 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
         FileNotFoundError: the data set is missing.
         OSError: the run folder cannot be written to.
     """
-    devices, model, prune = _check(config, fleet, console)
+    devices, model, prune, federated = _check(config, fleet, console)
     with console.status("Reading data"):
         data.prepare_data()
         data.setup("fit")
     queries, notes = choose_queries(config, data)
     _print([data.describe(), *notes], console)
     matrix = membership(config.seed, fleet.shadows, fleet.targets, len(data.pool.labels))
-    model, classifier = _make_classifier(config, model, data, console)
+    # Not read from the folder: a process that grows the fleet moves the rows of the targets.
+    members = dict(zip(fleet_names(fleet.shadows, fleet.targets), matrix, strict=True))
+    model, classifier = _make_classifier(config, model, federated, data, console)
     counts = sorted(set(matrix.sum(1).tolist()))
+    if federated.on:
+        counts = check_clients(config, federated, data, members)
     network, notes = _rehearse(config, fleet, devices, prune, classifier, data, counts)
+    notes += rehearse_rounds(federated, classifier, data, config.trainer.max_epochs)
     _print(notes, console)
     variants = [str(Variant.parse(name)) for name in config.quantize]
     asked = describe(config, data, network, queries, variants, devices.processes)
-    # Not read from the folder: a process that grows the fleet moves the rows of the targets.
-    members = dict(zip(fleet_names(fleet.shadows, fleet.targets), matrix, strict=True))
     chosen = names = list(members)
     if fleet.models is not None:
         chosen = [names[position] for position in parse_slice(fleet.models, len(names))]
@@ -135,6 +137,7 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
         fleet=fleet,
         model=model,
         prune=prune,
+        federated=federated,
         calibration=CalibrationOptions(**config.calibration.as_dict()),
         data=data,
         run=run,
@@ -152,10 +155,14 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
 
 def _check(
     config: Namespace, fleet: FleetOptions, console: Console
-) -> tuple[Devices, ModelOptions, PruneOptions]:
+) -> tuple[Devices, ModelOptions, PruneOptions, FederatedOptions]:
     """Check what can be checked without data, and settle threads and devices."""
     devices, model = check_options(config, fleet), ModelOptions.read(config.model.as_dict())
     prune = PruneOptions(**config.prune.as_dict())
+    federated = FederatedOptions(**config.federated.as_dict())
+    config.federated.record = federated.rounds(config.trainer.max_epochs)
+    if federated.on:
+        check_federation(config, model, prune, devices)
     if model.dp.on:
         check_privacy(config, devices)
     if prune.method:
@@ -166,15 +173,19 @@ def _check(
     limit_threads(1 if can_fork(fleet, devices.kind) else config.threads, devices.processes)
     check_key(config.wandb)
     _print([devices.describe(fleet), *notes, *note_arithmetic(config, devices)], console)
-    return devices, model, prune
+    return devices, model, prune, federated
 
 
 def _make_classifier(
-    config: Namespace, model: ModelOptions, data: ImageDataModule, console: Console
+    config: Namespace,
+    model: ModelOptions,
+    federated: FederatedOptions,
+    data: ImageDataModule,
+    console: Console,
 ) -> tuple[ModelOptions, Classifier]:
     """Settle the noise of DP-SGD, and make a classifier to try."""
     if not model.dp.on:
-        return model, make_classifier(data, 0, model)
+        return model, make_classifier(data, 0, model, federated)
     examples, epochs = len(data.pool.labels), config.trainer.max_epochs
     dp, line = settle(model.dp, examples, data.batch_size, epochs)
     _print([line], console)
@@ -211,53 +222,6 @@ def _note_versions(experiment: Experiment, asked: Experiment, console: Console) 
     if changes:
         note = f"Note: this run folder was begun with other versions: {', '.join(changes)}."
         console.print(note, soft_wrap=True)
-
-
-def try_network(
-    config: Namespace, classifier: Classifier, data: ImageDataModule
-) -> tuple[nn.Module, list[str]]:
-    """Try what follows training, so that its errors come before the run folder is created.
-
-    Returns:
-        The network, and notes for the user.
-
-    Raises:
-        ValueError: the network cannot be quantized or embedded as asked.
-    """
-    images = next(data.test_batches()).images[:2]
-    network, notes = classifier.get_submodule("network"), []
-    if config.record_embeddings:
-        find_layer(copy.deepcopy(network).eval(), images)
-    mixed = MixedOptions(**config.mixed.as_dict())
-    variants = [Variant.parse(name) for name in config.quantize]
-    check_variants(network, variants, images, config.layer_bits, mixed)
-    of_layers = [variant for variant in variants if not variant.engine]
-    for variant in of_layers[:1]:
-        packed = layer_bits(network, variant, config.layer_bits)
-        tensors = network.state_dict().items()
-        unpacked = [key for key, tensor in tensors if tensor.ndim > 1 and key not in packed]
-        if unpacked:
-            notes = [f"Note: quantization leaves {first_of(unpacked)} at full precision."]
-    return network, notes
-
-
-def check_calibration(options: CalibrationOptions, data: ImageDataModule, variant: Variant) -> None:
-    """Raise if models will lack the images that a variant looks at, before any training.
-
-    Raises:
-        ValueError: there are no images, or fewer than one batch.
-    """
-    if not variant.calibrates:
-        return
-    half = (
-        torch.arange(len(data.pool.labels)) < len(data.pool.labels) // 2
-    )  # the size of any model's half
-    count, _ = wanted(variant, options.images, options.rounds)
-    try:
-        indices = data.draw_calibration(variant.calibration, half, count, 0)
-    except ValueError as error:
-        raise ValueError(f"`{variant}`: {error}") from error
-    check_count(variant, len(indices))
 
 
 def _open(

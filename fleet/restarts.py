@@ -7,26 +7,28 @@ from attacks.game import FULL
 from lightning_modules.callbacks.checkpoints import finished_epochs
 from lightning_modules.callbacks.progress import read_progress
 from storage.experiment import Experiment
-from storage.names import ModelName, is_snapshot
+from storage.names import ModelName, is_snapshot, round_file
 from storage.run_folder import RunFolder
 
-MADE = "*.safetensors", "*.json", "signals/*", "embeddings/*"  # progress.json apart
+MADE = "*.safetensors", "*.json", "signals/*", "embeddings/*", "rounds/*"  # progress.json apart
 
 
 def find_lost(run: RunFolder, experiment: Experiment, name: ModelName) -> list[str]:
-    """Variants of a model that only training from the start can make.
+    """Variants of a model, and rounds, that only training from the start can make.
 
-    These are snapshots that training has passed, and `full` where no checkpoint leads to it. Empty
-    if the model can go on from what it has.
+    These are snapshots and recorded rounds that training has passed, and `full` where no checkpoint
+    leads to it. Empty if the model can go on from what it has.
     """
-    snapshots = experiment.snapshots
-    missing = [variant for variant in snapshots if not run.weights(name, variant).exists()]
+    files = {variant: run.weights(name, variant) for variant in experiment.snapshots}
+    files |= {round_file(number): run.round(name, number) for number in experiment.rounds}
+    epochs = experiment.snapshots | {round_file(number): number for number in experiment.rounds}
+    missing = [what for what, file in files.items() if not file.exists()]
     if run.weights(name, FULL).exists():
         return missing
     if not run.checkpoint(name).exists():
         return [FULL, *missing]
     passed = finished_epochs(run.checkpoint(name)) if missing else 0
-    return [variant for variant in missing if snapshots[variant] <= passed]
+    return [what for what in missing if epochs[what] <= passed]
 
 
 def made_by(run: RunFolder, name: ModelName) -> list[Path]:
@@ -42,8 +44,8 @@ def announce(
 ) -> list[str]:
     """Say which models are trained again from their start, and what is deleted for that.
 
-    Nothing is said of a model that a kill stopped before its first checkpoint: its snapshots so far
-    are all that it has, and it begins as it would have.
+    Nothing is said of a model that a kill stopped before its first checkpoint: its snapshots and
+    rounds so far are all that it has, and it begins as it would have.
 
     Args:
         run: the folder of the fleet.
@@ -54,7 +56,7 @@ def announce(
     by_loss: dict[tuple[str, ...], list[ModelName]] = {}
     for name in names:
         variants = tuple(find_lost(run, experiment, name))
-        if variants and any(not is_snapshot(path.stem) for path in made_by(run, name)):
+        if variants and any(not _is_early(run, name, path) for path in made_by(run, name)):
             by_loss.setdefault(variants, []).append(name)
     is_, are = ("would be", "would be") if dry_run else ("is", "are")
     sentences = []
@@ -69,3 +71,9 @@ def announce(
             "`--fleet.models`."
         )
     return sentences
+
+
+def _is_early(run: RunFolder, name: ModelName, path: Path) -> bool:
+    """Whether a model may have a file before its first checkpoint."""
+    early = is_snapshot(path.stem) or path == run.clients(name)
+    return early or (path.parent != run.model(name) and path.parent.name == "rounds")

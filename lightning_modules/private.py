@@ -101,12 +101,6 @@ def _contiguous(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, .
     return tuple(images.contiguous() for images in inputs)
 
 
-def make_classifier(data: ImageDataModule, seed: int, options: ModelOptions) -> Classifier:
-    """A model for the classes and the images of a data set, trained as its options say."""
-    private = options.dp.on
-    return (PrivateClassifier if private else Classifier.for_data)(data, seed, options)
-
-
 def find_batchnorm(network: nn.Module) -> list[str]:
     """Names of the layers that mix the examples of a batch."""
     return [name for name, layer in network.named_modules() if isinstance(layer, _BatchNorm)]

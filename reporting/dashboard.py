@@ -12,7 +12,9 @@ from reporting.results import METRICS, Results, flatten
 from reporting.tables import find_strongest
 from reporting.wandb_keys import (
     ANSWER_KEYS,
+    FEDERATED,
     audit_id,
+    federated_key,
     figure_key,
     finding_key,
     risk_key,
@@ -94,6 +96,12 @@ def _summary(results: Results) -> dict[str, float | str]:
         for metric in METRICS:
             value = getattr(row.summary, metric).value
             summary[f"{row.knowledge}/{row.attack}/{row.variant}/{metric}"] = value
+    for finding in FEDERATED:
+        leak = results.findings[finding]  # None of models without clients
+        for line in leak["rows"] if leak else ():
+            for metric in ("auc", "tpr_1pct", "tpr_01pct"):
+                key = federated_key(leak["threat"], line["knowledge"], line["attack"], metric)
+                summary[key] = line[metric]["value"]
     return summary
 
 

@@ -6,8 +6,9 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from attacks import ATTACKS
-from attacks.architecture import ArchitectureLeak, find_architecture_leak
+from attacks.architecture import find_architecture_leak
 from attacks.bounds import find_bounds
+from attacks.federated.leaks import find_federated_leak
 from attacks.findings import (
     Differences,
     Exposures,
@@ -29,7 +30,9 @@ from attacks.shadow_split import ShadowSplit, find_shadow_differences
 from attacks.strongest import Strongest
 from attacks.z_scores import ZScores
 from reporting.bounds import show_bounds
+from reporting.federated import federated_table
 from reporting.frontier import tabulate_frontiers
+from reporting.pruning import architecture_table
 from reporting.tables import DASH, Body, Cell, Table, difference_cells, estimate_cell, number
 from reporting.text import NAMES, RECALIBRATED_NOTE, SHADOWS, TITLES
 from storage.names import is_snapshot, split_variant
@@ -211,27 +214,6 @@ def _describe_holding(variants: Sequence[str]) -> str:
     return f"{every} of {ends.pop()}" if len(ends) == 1 else every
 
 
-def _architecture(value: ArchitectureLeak | None) -> Body:
-    rows = []
-    if value is not None:
-        summary = value.summary
-        rates = (estimate_cell(rate, True) for rate in (summary.tpr_1pct, summary.tpr_01pct))
-        rows.append((Cell("the example"), estimate_cell(summary.auc), *rates))
-        if value.by_class is not None:
-            rows.append((Cell("its class"), estimate_cell(value.by_class), DASH, DASH))
-    varying = f"{value.varying} of {value.groups}" if value else "0"
-    return Body(
-        ("scored", "AUC", NAMES["tpr_1pct"], NAMES["tpr_01pct"]),
-        rows,
-        "An attacker who knows how many channels of each group pruning kept, and no weight or "
-        "output: Fisher's linear discriminant between the shadows that trained on an example and "
-        "the others, and its mean over the example's class. Which channels were kept tells nothing "
-        "between networks that began from different weights. A leak is shown where the interval "
-        f"lies above guessing (AUC 0.5). {varying} groups have different widths among shadows; "
-        "the others tell nothing.",
-    )
-
-
 def _calibration(value: dict[str, Estimate]) -> Body:
     return Body(
         ("variant", "AUC"),
@@ -288,7 +270,17 @@ FINDINGS: dict[str, Finding] = {
     "architecture": Finding(
         "Does the pruned architecture leak?",
         lambda game, best: find_architecture_leak(game),
-        _architecture,
+        architecture_table,
+    ),
+    "federated_server": Finding(
+        "What a server finds in the rounds of federated training",
+        lambda game, best: find_federated_leak(game, "server"),
+        federated_table,
+    ),
+    "federated_client": Finding(
+        "What a client finds in the rounds of federated training, and secure aggregation leaves",
+        lambda game, best: find_federated_leak(game, "client"),
+        federated_table,
     ),
     "calibration": Finding(
         "Was a training example used to calibrate the quantizer?", find_calibration, _calibration

@@ -9,6 +9,8 @@ from attacks.findings import Convergence
 from attacks.frontier import Frontier
 from reporting.charts import Chart
 from reporting.cost import bits_chart, choice_chart, cost_chart
+from reporting.federated import ATTACKERS, rounds_chart
+from reporting.federated import CAPTION as ROUNDS
 from reporting.figures import convergence_chart, layers_chart, roc_chart
 from reporting.gallery import Pictures, gallery_figure
 from reporting.matplotlib_charts import draw
@@ -44,6 +46,7 @@ CAPTIONS = {
     "all allocations of bits, and the one that each variant took. Expected is the sum of what each "
     "layer loses alone on calibration images.",
     "pruning": CAPTION,
+    "rounds": ROUNDS,
 }
 CURVES = (
     " Lines: other ways to trade accuracy for leakage, by the strongest attack on each variant, "
@@ -87,6 +90,7 @@ def illustrate(
         "bits": bits_chart(variants),
         "choice": choice_chart(variants),
         "pruning": pruning_chart(results.pruned) if results.pruned else None,
+        "rounds": rounds_chart([findings[f"federated_{threat}"] for threat in ATTACKERS]),
     }
     counts = sorted({made.models for made in quantizations.values() if made})
     models = " to ".join(dict.fromkeys(map(str, counts[:1] + counts[-1:])))

@@ -72,7 +72,8 @@ def digest_inputs(
 
 def _files_of(run: RunFolder) -> list[Path]:
     """The files of an experiment that an audit depends on."""
-    models, patterns = run.path / "models", ("*/signals/*", "*/embeddings/*", "*/*.json")
+    models = run.path / "models"
+    patterns = "*/signals/*", "*/embeddings/*", "*/rounds/*", "*/clients.safetensors", "*/*.json"
     found = sorted(path for pattern in patterns for path in models.glob(pattern))
     files = [path for path in found if path.name != "progress.json"]
     return [run.experiment_file, run.membership_file, *files]

@@ -1,7 +1,9 @@
 """What pruning removed, as a table and as a figure."""
 
+from attacks.architecture import ArchitectureLeak
 from reporting.charts import Axis, Chart, Guide, Panel, Series
-from reporting.tables import Cell, Table, number
+from reporting.tables import DASH, Body, Cell, Table, estimate_cell, number
+from reporting.text import NAMES
 from storage.pruning import PruningMeans
 
 CAPTION = (
@@ -39,6 +41,28 @@ def pruning_table(pruned: PruningMeans) -> Table:
     ):
         rows.append((Cell(label), number(accuracy, f"{accuracy:.1%}")))
     return Table("pruning", "Pruning", ("quantity", "value"), rows, f"{pruned.describe()} {NOTE}")
+
+
+def architecture_table(value: ArchitectureLeak | None) -> Body:
+    """What the widths of pruned networks tell; without rows for dense ones."""
+    rows = []
+    if value is not None:
+        summary = value.summary
+        rates = (estimate_cell(rate, True) for rate in (summary.tpr_1pct, summary.tpr_01pct))
+        rows.append((Cell("the example"), estimate_cell(summary.auc), *rates))
+        if value.by_class is not None:
+            rows.append((Cell("its class"), estimate_cell(value.by_class), DASH, DASH))
+    varying = f"{value.varying} of {value.groups}" if value else "0"
+    return Body(
+        ("scored", "AUC", NAMES["tpr_1pct"], NAMES["tpr_01pct"]),
+        rows,
+        "An attacker who knows how many channels of each group pruning kept, and no weight or "
+        "output: Fisher's linear discriminant between the shadows that trained on an example and "
+        "the others, and its mean over the example's class. Which channels were kept tells nothing "
+        "between networks that began from different weights. A leak is shown where the interval "
+        f"lies above guessing (AUC 0.5). {varying} groups have different widths among shadows; "
+        "the others tell nothing.",
+    )
 
 
 def pruning_chart(pruned: PruningMeans) -> Chart:

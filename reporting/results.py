@@ -13,6 +13,8 @@ from reporting.answer import answer
 from reporting.basis import describe_basis
 from reporting.bounds import warn
 from reporting.cost import cost_table
+from reporting.federated import ATTACKERS
+from reporting.federated import sentences as federated_sentences
 from reporting.findings import make_tables
 from reporting.pruning import pruning_table
 from reporting.tables import Table, exposed_table
@@ -40,7 +42,8 @@ class Results(NamedTuple):
         findings: values by key, as `plain` makes them.
         tables: tables of the findings.
         answer: what the audit says, in four statements.
-        sentences: the differences between variants, in words.
+        sentences: the differences between variants, in words, and what rounds of federated training
+            leak.
         figures: names of the figures that were drawn.
         left_out: models, images, examples and attacks that were left out, one sentence each.
         audited: fingerprint of what each audited model trained on, by its name and in the order of
@@ -90,6 +93,9 @@ def make_results(
     """
     differences = findings["differences"]
     against, images = differences.against_reference, evidence.images
+    leaks = [findings[f"federated_{threat}"] for threat in ATTACKERS]
+    # a server lacks all that a client does
+    left_out = dict.fromkeys(sentence for leak in leaks if leak for sentence in leak.left_out)
     tables = make_tables(findings)
     if (costs := cost_table(evidence.variants)) is not None:
         tables.append(costs)
@@ -116,8 +122,9 @@ def make_results(
         sentences=[
             compare({metric: group[variant] for metric, group in against.items()})
             for variant in against["auc"]
-        ],
-        left_out=tuple(evidence.left_out),
+        ]
+        + [sentence for leak in leaks for sentence in federated_sentences(leak)],
+        left_out=(*evidence.left_out, *left_out),
         audited=evidence.audited,
         seconds=evidence.seconds,
         warnings=tuple(warn(findings["epsilon"])),

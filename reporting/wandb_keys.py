@@ -8,6 +8,8 @@ from storage.wandb_project import sortable
 # of its four statements
 ANSWER_KEYS = "answer/leak", "answer/variants", "answer/knowledge", "answer/frontier"
 
+FEDERATED = "federated_server", "federated_client"  # findings whose rows are attacks on rounds
+
 
 def risk_key(metric: str, variant: str) -> str:
     """Key of the highest value of one metric that any attack reaches on a variant."""
@@ -27,6 +29,11 @@ def figure_key(name: str) -> str:
 def roc_key(row: Row) -> str:
     """Key of the ROC curves of one attack with one kind of shadows, for all variants."""
     return f"roc/{row.knowledge}/{row.attack}"
+
+
+def federated_key(threat: str, knowledge: str, attack: str, metric: str) -> str:
+    """Key of what one attack on the rounds of federated training finds."""
+    return f"federated/{threat}/{knowledge}/{attack}/{metric}"
 
 
 def audit_id(results: Results) -> str:

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from attacks.game import FULL, OTHER, ModelSignals
 from attacks.health import find_failures
+from attacks.rounds import Rounds
 from datamodules.views import is_random
 from storage.checksums import check_unchanged
 from storage.experiment import Experiment
 from storage.names import ModelName
+from storage.rounds import read_rounds
 from storage.run_folder import RunFolder
 from storage.same_experiment import differing
 from storage.saved_signals import SavedSignal
@@ -31,12 +33,15 @@ class Borrowed(NamedTuple):
             are they audited.
         left_out: a sentence on each of them.
         fact: its name, and what differs from the experiment that is audited.
+        rounds: what was recorded of them, in the rounds that are recorded here; None where neither
+            or one of the experiments was trained by clients.
     """
 
     signals: Mapping[str, ModelSignals] = {}
     failed: Mapping[ModelName, str] = {}
     left_out: Sequence[str] = ()
     fact: str = ""
+    rounds: Rounds | None = None
 
 
 def borrow(
@@ -60,7 +65,8 @@ def borrow(
         raise ValueError(f"The shadows of {lender.path} cannot attack {run.name}: {why}")
     used = {v: v if v in other.variants else FULL for v in own.variants}
     needed = list(dict.fromkeys([FULL, *used.values()]))
-    if unfinished := [name for name in shadows if lender.missing(name, needed)]:
+    shared = own.rounds if own.rounds == other.rounds else []
+    if unfinished := [name for name in shadows if lender.missing(name, needed, rounds=shared)]:
         raise ValueError(
             f"{len(unfinished)} of the {len(shadows)} shadows needed of {lender.path} are "
             f"unfinished: {', '.join(map(str, unfinished))}. Run train.py again to finish them."
@@ -79,16 +85,27 @@ def borrow(
     for variant, theirs in used.items():
         stored: dict[str, Any] = {key: signal(theirs, key) for key in FIELDS}
         signals[f"{OTHER}{variant}"] = ModelSignals(**stored)
-    return Borrowed(
-        signals,
-        failed,
-        [
-            f"{name} is excluded with its partner: {reason} in {lender.name}. Train it again there "
-            "by `train.py --fleet.retrain_failed true`."
-            for name, reason in failed.items()
-        ],
-        _describe(lender.name, run.name, own, other, used),
-    )
+    left_out = [
+        f"{name} is excluded with its partner: {reason} in {lender.name}. Train it again there "
+        "by `train.py --fleet.retrain_failed true`."
+        for name, reason in failed.items()
+    ]
+    rounds = None
+    if shared:
+        rows_here = {name: members[name] for name in shadows}
+        rounds = read_rounds(lender, rows_here, [name for name in shadows if name not in failed])
+    elif own.rounds:
+        left_out.append(
+            f"The rounds of {lender.name} attack nobody: it recorded "
+            f"{_list(other.rounds)} and {run.name} {_list(own.rounds)}. Pass the same "
+            "`--federated.record` to both."
+        )
+    fact = _describe(lender.name, run.name, own, other, used)
+    return Borrowed(signals, failed, left_out, fact, rounds)
+
+
+def _list(rounds: Sequence[int]) -> str:
+    return f"rounds {', '.join(map(str, rounds))}" if rounds else "no round"
 
 
 def _why_not(

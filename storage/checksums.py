@@ -17,7 +17,9 @@ from storage.files import write_text
 SUMS = "SHA256SUMS"  # in a model's folder, in the format of `sha256sum --check`
 LINE = re.compile(r"[0-9a-f]{64}  [^/\s][^\n]*")  # of that file
 # files that get a checksum, and so do the records beside weights
-SEALED = "*.safetensors", "signals/*.safetensors", "embeddings/*.safetensors"
+SEALED = (
+    "*.safetensors", "signals/*.safetensors", "embeddings/*.safetensors", "rounds/*.safetensors",
+)  # fmt: skip
 # What zipfile, torch and safetensors raise for damaged content.
 UNREADABLE = (
     zipfile.BadZipFile, SafetensorError, UnpicklingError, EOFError, ValueError, LookupError,

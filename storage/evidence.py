@@ -32,6 +32,7 @@ from storage.names import ModelName, in_order
 from storage.privacy import is_trained, prove
 from storage.pruning import PruningMeans, leave_out_pruning, read_pruning, read_widths
 from storage.records import VariantFacts, average, read_calibrated, read_record, read_seconds
+from storage.rounds import read_rounds
 from storage.run_folder import RunFolder
 from storage.saved_signals import SavedSignal, load_signals
 from storage.searches import CostMeans, average_cost, average_search
@@ -102,6 +103,7 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
     models = [*leave_out_models(excluded, trained_here=True), *borrowed.left_out]
     data, images = _load_data(experiment)
     audited = [experiment.names[case.target] for case in cases]
+    playing = {model for case in cases for model in (case.target, *case.shadows)}
     # a diverged model has no record of its calibration
     sound = [name for name in finished if name not in excluded]
     calibrated = {v: read_calibrated(run, v, members, sound) for v in variants}
@@ -119,6 +121,8 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
         proven=proven,
         others=borrowed.signals,
         widths=read_widths(run, experiment.names) if experiment.pruned else None,
+        rounds=read_rounds(run, members, [experiment.names[model] for model in sorted(playing)]),
+        other_rounds=borrowed.rounds,
         **trade_offs(facts)._asdict(),
     )
     return Evidence(
@@ -173,8 +177,9 @@ def _read_finished(
 ) -> tuple[list[ModelName], dict[ModelName, str]]:
     """Models whose files are all present and whole, and the unfinished models."""
     experiment = run.read()
-    names, embedded = experiment.names, experiment.embedded
-    unfinished = {name: UNFINISHED for name in names if run.missing(name, variants, embedded)}
+    names, embedded, rounds = experiment.names, experiment.embedded, experiment.rounds
+    lacking = (name for name in names if run.missing(name, variants, embedded, rounds))
+    unfinished = dict.fromkeys(lacking, UNFINISHED)
     if unfinished and not allow_partial:
         raise ValueError(
             f"{len(unfinished)} of {len(names)} models are unfinished: "
@@ -279,10 +284,13 @@ def _describe(experiment: Experiment, game: Game, excluded: Sequence[str]) -> di
     config, audited = experiment.config, str(len(game.cases))
     if not experiment.targets:
         audited += " (each shadow, attacked by the others without its partner)"
+    rounds = ", ".join(map(str, experiment.rounds))
+    clients = {"clients": f"{experiment.clients} of each model; recorded rounds: {rounds}"}
     return {
         "data": f"{config['data']['class_path']}, {game.members.shape[1]} examples, "
         f"fingerprint {experiment.fingerprints['data']}",
         "network": config["model"]["network"],
+        **(clients if experiment.federated else {}),
         "audited models": audited,
         "shadow models": f"{len(game.cases[0].shadows)} against each of them",
         "queries": ", ".join(experiment.queries),

@@ -68,7 +68,8 @@ class Experiment(NamedTuple):
     @property
     def snapshots(self) -> dict[str, int]:
         """Epoch of each snapshot by the variant's name, in the order of training."""
-        return {snapshot_name(epoch): epoch for epoch in self.config.get("snapshots", [])}
+        federated, epochs = self.federated, self.config.get("snapshots", [])
+        return {snapshot_name(epoch, federated): epoch for epoch in epochs}
 
     @property
     def shadows(self) -> int:
@@ -100,6 +101,23 @@ class Experiment(NamedTuple):
     def pruned(self) -> bool:
         """Whether channels of its models are removed in training."""
         return self.config.get("prune", {}).get("method") is not None
+
+    @property
+    def federated(self) -> bool:
+        """Whether its models are trained over clients."""
+        return self.config.get("federated", {}).get("clients") is not None
+
+    @property
+    def clients(self) -> int | None:
+        """Number of clients of each model; None of models that have none."""
+        clients: int | None = self.config.get("federated", {}).get("clients")
+        return clients
+
+    @property
+    def rounds(self) -> list[int]:
+        """Rounds whose uploads are recorded, in order; none of models that have no clients."""
+        rounds: list[int] = self.config.get("federated", {}).get("record", [])
+        return rounds
 
     @property
     def embedded(self) -> list[ModelName]:
@@ -172,6 +190,7 @@ def describe(
         },
         "model": config.model.as_dict(),
         "prune": config.prune.as_dict(),
+        "federated": config.federated.as_dict() | {"record": [*config.federated.record]},
         "trainer": {k: v for k, v in trainer.items() if k not in HARDWARE},
         "fleet": {"shadows": config.fleet.shadows, "targets": config.fleet.targets},
         "queries": queries,

@@ -25,9 +25,19 @@ class ModelName(NamedTuple):
         return f"{self.role}-{self.number:03d}"
 
 
-def snapshot_name(epoch: int) -> str:
-    """Name of the variant at the end of an epoch, counted from 1: `epoch-05`."""
-    return f"epoch-{epoch:02d}"
+def snapshot_name(epoch: int, federated: bool = False) -> str:
+    """Name of the variant at the end of an epoch, counted from 1: `epoch-05`, or `round-05`."""
+    return f"{'round' if federated else 'epoch'}-{epoch:02d}"
+
+
+def round_file(number: int) -> str:
+    """Path of what is recorded of a federation's round, in its model's folder."""
+    return f"rounds/{number:02d}.safetensors"
+
+
+def round_file(number: int) -> str:
+    """Path of what is recorded of a federation's round, in its model's folder."""
+    return f"rounds/{number:02d}.safetensors"
 
 
 def is_snapshot(variant: str) -> bool:

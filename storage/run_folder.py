@@ -17,7 +17,7 @@ from storage.checksums import is_sealed
 from storage.command_line import quote
 from storage.experiment import Experiment, read_experiment
 from storage.files import as_unicode, save_whole, write_text
-from storage.names import EXPERIMENT_FILE, MEMBERSHIP_FILE, ModelName
+from storage.names import EXPERIMENT_FILE, MEMBERSHIP_FILE, ModelName, round_file
 from storage.same_experiment import check_same, grow
 
 
@@ -87,25 +87,49 @@ class RunFolder:
         """The embeddings of one variant, where they were asked for."""
         return self.model(name) / "embeddings" / f"{variant}.safetensors"
 
+    def clients(self, name: ModelName) -> Path:
+        """Which client holds each example, of a model that is trained over clients."""
+        return self.model(name) / "clients.safetensors"
+
+    def round(self, name: ModelName, number: int) -> Path:
+        """What is recorded of one round, counted from 1, of such a model."""
+        return self.model(name) / round_file(number)
+
     def missing(
-        self, name: ModelName, variants: Iterable[str], embedded: Collection[ModelName] = ()
+        self,
+        name: ModelName,
+        variants: Iterable[str],
+        embedded: Collection[ModelName] = (),
+        rounds: Collection[int] = (),
     ) -> list[str]:
-        """Variants of which a model still lacks a file.
+        """Variants of which a model still lacks a file, and other files that it lacks.
 
         Args:
             name: the model.
             variants: variants that it must have.
             embedded: models whose embeddings are recorded.
+            rounds: rounds that are recorded, of a model that is trained over clients.
         """
         kinds = self._kinds(name, embedded)
-        return [v for v in variants if not all(file(name, v).exists() for file in kinds)]
+        lacking = [v for v in variants if not all(file(name, v).exists() for file in kinds)]
+        others = (path for path in self._of_rounds(name, rounds) if not path.exists())
+        return lacking + [path.relative_to(self.model(name)).as_posix() for path in others]
 
     def is_finished(
-        self, name: ModelName, variants: Sequence[str], embedded: Collection[ModelName] = ()
+        self,
+        name: ModelName,
+        variants: Sequence[str],
+        embedded: Collection[ModelName] = (),
+        rounds: Collection[int] = (),
     ) -> bool:
         """Whether a model has all its files and their checksums."""
         files = [file(name, v) for file in self._kinds(name, embedded) for v in variants]
+        files += self._of_rounds(name, rounds)
         return all(file.exists() for file in files) and is_sealed(self.model(name), files)
+
+    def _of_rounds(self, name: ModelName, rounds: Collection[int]) -> list[Path]:
+        """The files that only models trained over clients have."""
+        return [self.clients(name), *(self.round(name, n) for n in rounds)] if rounds else []
 
     def _kinds(
         self, name: ModelName, embedded: Collection[ModelName]

@@ -18,6 +18,7 @@ import train
 from attacks import ATTACKS
 from attacks.game import ModelSignals
 from audit import main as audit_command
+from benchmarks.synthetic_federations import Options, write_federations
 from lightning_modules.classifier import Classifier
 from quantization.own import load_own, try_method
 from reporting.charts import Chart, Panel
@@ -340,6 +341,21 @@ def make_run(synthetic_fleet, observe, fabricate, tmp_path, empty_figures):
         return fabricate(tmp_path / name, phi[kept], members[kept], remaining, population)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def federations(tmp_path_factory):
+    """Eight small federations of a plain FedAvg loop, to be read or copied, not changed."""
+    options = Options(pool=240, clients=5, rounds=4, record=(2, 4), local_epochs=3)
+    return write_federations(tmp_path_factory.mktemp("runs") / "federations", options)
+
+
+@pytest.fixture
+def federated_run(federations, tmp_path):
+    """The same run, free to be changed."""
+    copy = RunFolder(tmp_path / "federations")
+    shutil.copytree(federations.path, copy.path)
+    return copy
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,10 @@ from torch.nn.functional import cross_entropy
 
 from datamodules import Digits
 from datamodules.batches import Batch
+from lightning_modules.learners import make_classifier
 from lightning_modules.networks import build_network
 from lightning_modules.options import DpOptions, ModelOptions
-from lightning_modules.private import PrivateClassifier, find_batchnorm, make_classifier
+from lightning_modules.private import PrivateClassifier, find_batchnorm
 
 QUIET = 1e-9  # a noise that changes nothing
 

@@ -85,6 +85,7 @@ def config():
         data=Namespace(init_args=init_args),
         model=Namespace(network="convnet", lr=0.1),
         prune=Namespace(method=None),
+        federated=Namespace(clients=None, record=()),
         trainer=Namespace(max_epochs=2, accelerator="cpu", devices=1),
         fleet=Namespace(shadows=4, targets=1, workers=3),
         calibration=Namespace(images=8, rounds=0),
@@ -104,6 +105,7 @@ def test_a_description_holds_what_changes_a_number(config, data):
         "data": {"class_path": "datamodules.digits.Digits", "init_args": {"pool_size": 64}},
         "model": {"network": "convnet", "lr": 0.1},
         "prune": {"method": None},
+        "federated": {"clients": None, "record": []},
         "trainer": {"max_epochs": 2},
         "fleet": {"shadows": 4, "targets": 1},
         "queries": ["identity"],
@@ -144,6 +146,15 @@ def test_torch_pruning_is_recorded_where_it_finds_the_channels(config, data, met
     experiment = describe(config, data, nn.Linear(64, 10), ["identity"], [])
     assert ("torch-pruning" in experiment.versions) == recorded == experiment.pruned
     assert experiment.config["prune"] == {"method": method, "remove": 0.4}
+
+
+def test_snapshots_of_a_federation_are_rounds(config, data):
+    assert not describe(config, data, nn.Linear(64, 10), ["identity"], []).federated
+    config.federated = Namespace(clients=5, record=[1, 2])
+    experiment = describe(config, data, nn.Linear(64, 10), ["identity"], [])
+    assert experiment.federated
+    assert experiment.snapshots == {"round-01": 1, "round-05": 5}
+    assert experiment.rounds == [1, 2]
 
 
 def test_options_of_own_data_are_places_only_if_they_are_paths(config, data):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from lightning_modules.federated_options import FEDERATED_DEFAULTS
 from lightning_modules.options import PRUNE_DEFAULTS
 from storage.same_experiment import check_same, differing, grow
 
@@ -117,6 +118,15 @@ def test_a_folder_from_before_pruning_was_an_option_goes_on_without_it(tmp_path,
     with pytest.raises(ValueError, match=r"prune.method: None in the folder, 'ocs' asked"):
         check_same(tmp_path, asked(), asked(config__prune=plain | {"method": "ocs"}))
     assert not asked().pruned
+
+
+def test_a_folder_from_before_federations_goes_on_without_them(tmp_path, asked):
+    plain = FEDERATED_DEFAULTS | {"record": []}
+    check_same(tmp_path, asked(), asked(config__federated=plain))
+    with pytest.raises(ValueError, match=r"federated.clients: None in the folder, 10 asked"):
+        check_same(tmp_path, asked(), asked(config__federated=plain | {"clients": 10}))
+    assert not asked().federated
+    assert asked().rounds == []
 
 
 def test_a_folder_from_before_privacy_was_an_option_goes_on_without_it(tmp_path, asked):

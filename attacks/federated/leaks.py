@@ -1,0 +1,230 @@
+"""What federated training leaks to one kind of attacker, by every attack that it can make."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from attacks.cases import by_shadows
+from attacks.federated import ATTACKS
+from attacks.federated.curves import Curves, find_curves
+from attacks.federated.measures import (
+    estimate_tail,
+    measure_against_peers,
+    measure_clients,
+)
+from attacks.federated.reference import FEWEST_OUT
+from attacks.federated.source import infer_source, measure_source
+from attacks.federated.view import FEWEST_CLIENTS, Threat, View, make_view
+from attacks.game import Game
+from attacks.metrics.differences import Difference, Outcome, paired_differences
+from attacks.metrics.intervals import Estimate, two_way
+from attacks.metrics.measures import RATES, Measured, Metric
+from attacks.rounds import NOBODY, SIGNALS, RoundSignal
+from attacks.shadow_halves import is_round_robin
+
+Known = Literal["none", "peers", "matched", "other"]
+
+
+class FederatedRow(NamedTuple):
+    """What one attack finds.
+
+    Attributes:
+        attack: its name in `ATTACKS`.
+        knowledge: what the attacker compares with; `other` are shadows of another experiment.
+        auc: mean over federations of the mean over their clients.
+        tpr_1pct: the same of the TPR at 1% FPR.
+        tpr_01pct: the same at 0.1%.
+        peers: AUC of a client's members against those of other clients; None where an attacker sees
+            no client.
+        by_federation: the metrics of each audited federation.
+    """
+
+    attack: str
+    knowledge: Known
+    auc: Estimate
+    tpr_1pct: Estimate
+    tpr_01pct: Estimate
+    peers: Estimate | None
+    by_federation: dict[Metric, list[float]]
+
+
+class FederatedLeak(NamedTuple):
+    """What one kind of attacker finds.
+
+    Attributes:
+        threat: what it sees.
+        rows: every attack.
+        rounds: number of rounds done at the end of each recorded round.
+        federations: number of audited federations.
+        clients: number of clients of each.
+        shadows: number of shadow federations against each.
+        non_members: examples that nobody holds, fewest of any federation.
+        false_positives: how many non-members each TPR accuses, over all federations.
+        convergence: AUC of the strongest attack by how many rounds are done when it is made.
+        curves: where members and non-members stand, by signal; empty with too few shadows.
+        source: share of members whose client a signal names; empty where no client is seen.
+        gains: how much more each attack finds with matched shadows than with those of another
+            experiment, and `strongest` the strongest of each; empty without the latter.
+        left_out: attacks that cannot be made here, and why, one sentence each.
+    """
+
+    threat: Threat
+    rows: list[FederatedRow]
+    rounds: list[int]
+    federations: int
+    clients: int
+    shadows: int
+    non_members: int
+    false_positives: dict[Metric, int]
+    convergence: dict[int, Estimate]
+    curves: dict[RoundSignal, Curves]
+    source: dict[RoundSignal, Estimate]
+    gains: dict[str, Difference]
+    left_out: list[str]
+
+    def strongest(self, *kinds: Known, metric: Metric = "auc") -> FederatedRow | None:
+        """The strongest attack with some kinds of knowledge; all if none is named."""
+        rows = [row for row in self.rows if not kinds or row.knowledge in kinds]
+        return max(rows, key=lambda row: getattr(row, metric).value, default=None)
+
+
+def find_federated_leak(game: Game, threat: Threat) -> FederatedLeak | None:
+    """Attack every audited federation; None for models that were not trained by clients."""
+    if game.rounds is None:
+        return None
+    cases, view = game.cases, make_view(game.rounds, threat)
+    known: dict[Known, View] = {"matched": view}
+    if game.other_rounds is not None:
+        known["other"] = make_view(game.other_rounds, threat)
+    left_out, names = _choose(game, view, threat)
+    holder = view.holder[[case.target for case in cases]]
+    rows, areas = [], {}
+    for name in names:
+        for kind in _kinds(name, known):
+            scores = ATTACKS[name].run(view, known.get(kind, view), cases)
+            row, areas[name, kind] = _sum_up(name, kind, scores, holder, threat)
+            rows.append(row)
+    nobody = (holder == NOBODY).sum(1)
+    leak = FederatedLeak(
+        threat=threat,
+        rows=rows,
+        rounds=list(game.rounds.done),
+        federations=len(cases),
+        clients=game.rounds.uploads["phi"].shape[2],
+        shadows=len(cases[0].shadows),
+        non_members=int(nobody.min()),
+        false_positives={metric: int(fpr * int(nobody.sum())) for metric, fpr in RATES.items()},
+        convergence={},
+        curves={},
+        source=_find_sources(view, game) if threat == "server" else {},
+        gains=_find_gains(rows, areas, game),
+        left_out=left_out,
+    )
+    if any(ATTACKS[name].needs == "shadows" for name in names):
+        curves = {name: find_curves(view, view, cases, name) for name in SIGNALS}
+        leak = leak._replace(curves=curves)
+    return leak._replace(convergence=_converge(leak, known, game))
+
+
+def _kinds(name: str, known: Mapping[Known, View]) -> list[Known]:
+    """What an attack is made with."""
+    needs = ATTACKS[name].needs
+    return [*known] if needs == "shadows" else [needs]
+
+
+def _choose(game: Game, view: View, threat: Threat) -> tuple[list[str], list[str]]:
+    """Why attacks cannot be made, and the names of those that can."""
+    names, left_out = list(ATTACKS), []
+    if threat == "client":  # sees no upload, which is another attacker and nothing left out
+        names = [name for name in names if not ATTACKS[name].uses_peers]
+    models = {model for case in game.cases for model in (case.target, *case.shadows)}
+    fewest = min(int(view.took_part(model).sum(1).min()) for model in models)
+    if threat == "server" and fewest < FEWEST_CLIENTS:
+        lacking = [name for name in names if ATTACKS[name].uses_peers]
+        names = [name for name in names if name not in lacking]
+        left_out.append(
+            f"{', '.join(lacking)} were left out: to compare a client with its peers takes "
+            f"{FEWEST_CLIENTS} clients in every recorded round, and {fewest} took part in one. "
+            "Train with more clients, or raise `--federated.participation`."
+        )
+    groups = by_shadows(game.cases)
+    out = min(int((view.holder[list(group)] == NOBODY).sum(0).min()) for group in groups)
+    if out < FEWEST_OUT:
+        lacking = [name for name in names if ATTACKS[name].needs == "shadows"]
+        names = [name for name in names if name not in lacking]
+        left_out.append(
+            f"{', '.join(lacking)} were left out: they need {FEWEST_OUT} shadow federations in "
+            f"which nobody holds a given example, and have {out}. Raise `--fleet.shadows`."
+        )
+    return left_out, names
+
+
+def _sum_up(
+    name: str, kind: Known, scores: Tensor, holder: Tensor, threat: Threat
+) -> tuple[FederatedRow, Measured]:
+    measured = measure_clients(scores, holder)
+    several = threat == "server" and scores.shape[1] > 1
+    peers = two_way(measure_against_peers(scores, holder)) if several else None
+    tails = {metric: estimate_tail(metric, measured[metric], scores, holder) for metric in RATES}
+    values = {metric: known.values.tolist() for metric, known in measured.items()}
+    row = FederatedRow(
+        name, kind, two_way(measured["auc"]), **tails, peers=peers, by_federation=values
+    )
+    return row, measured["auc"]
+
+
+def _find_sources(view: View, game: Game) -> dict[RoundSignal, Estimate]:
+    """Share of members whose client is named by phi, and by the cosine."""
+    targets = [case.target for case in game.cases]
+    holder = view.holder[targets]
+    known = torch.stack(
+        [
+            torch.isin(held, view.took_part(target).any(0).nonzero().flatten())
+            for held, target in zip(holder, targets, strict=True)
+        ]
+    )
+    signals: tuple[RoundSignal, ...] = ("phi", "cosine")
+    found = {}
+    for name in signals:
+        series = (view.signals[name][target].double() for target in targets)
+        sources = torch.stack([infer_source(signal) for signal in series])
+        found[name] = two_way(measure_source(sources, holder, known))
+    return found
+
+
+def _find_gains(
+    rows: Sequence[FederatedRow], areas: Mapping[tuple[str, Known], Measured], game: Game
+) -> dict[str, Difference]:
+    """What matched shadows find beyond another experiment's, target by target."""
+    pairs = {name: (name, name) for name, kind in areas if kind == "other"}
+    if not pairs:
+        return {}
+    kinds: tuple[Known, Known] = ("matched", "other")
+    matched, other = (
+        max((row for row in rows if row.knowledge == kind), key=lambda row: row.auc.value).attack
+        for kind in kinds
+    )
+    pairs["strongest"] = matched, other
+    outcomes, compared = {}, []
+    for label, attacks in pairs.items():
+        ends = f"{label}, matched shadows", f"{label}, another experiment's shadows"
+        for end, name, kind in zip(ends, attacks, kinds, strict=True):
+            outcomes[end] = Outcome(areas[name, kind], round_robin=is_round_robin(game))
+        compared.append(ends)
+    return dict(zip(pairs, paired_differences(outcomes, compared), strict=True))
+
+
+def _converge(leak: FederatedLeak, known: Mapping[Known, View], game: Game) -> dict[int, Estimate]:
+    """AUC of the strongest attack that sees the first recorded rounds alone."""
+    best = leak.strongest()
+    if best is None:
+        return {}
+    view, targets = known["matched"], [case.target for case in game.cases]
+    found = {}
+    for count, done in enumerate(leak.rounds, start=1):
+        shadows = known.get(best.knowledge, view).first(count)
+        scores = ATTACKS[best.attack].run(view.first(count), shadows, game.cases)
+        found[done] = two_way(measure_clients(scores, view.holder[targets])["auc"])
+    return found

@@ -1,0 +1,64 @@
+"""What follows training, tried before it: variants, and the images that they look at."""
+
+import copy
+
+import torch
+from jsonargparse import Namespace
+from torch import nn
+
+from datamodules.images import ImageDataModule
+from lightning_modules.callbacks.record_embeddings import find_layer
+from lightning_modules.classifier import Classifier
+from lightning_modules.options import CalibrationOptions
+from lightning_modules.rehearsal import first_of
+from quantization.mixed_options import MixedOptions
+from quantization.quantized_network import layer_bits
+from quantization.rehearsal import check_variants
+from quantization.variant import Variant, check_count, wanted
+
+
+def try_network(
+    config: Namespace, classifier: Classifier, data: ImageDataModule
+) -> tuple[nn.Module, list[str]]:
+    """Try what follows training, so that its errors come before the run folder is created.
+
+    Returns:
+        The network, and notes for the user.
+
+    Raises:
+        ValueError: the network cannot be quantized or embedded as asked.
+    """
+    images = next(data.test_batches()).images[:2]
+    network, notes = classifier.get_submodule("network"), []
+    if config.record_embeddings:
+        find_layer(copy.deepcopy(network).eval(), images)
+    mixed = MixedOptions(**config.mixed.as_dict())
+    variants = [Variant.parse(name) for name in config.quantize]
+    check_variants(network, variants, images, config.layer_bits, mixed)
+    of_layers = [variant for variant in variants if not variant.engine]
+    for variant in of_layers[:1]:
+        packed = layer_bits(network, variant, config.layer_bits)
+        tensors = network.state_dict().items()
+        unpacked = [key for key, tensor in tensors if tensor.ndim > 1 and key not in packed]
+        if unpacked:
+            notes = [f"Note: quantization leaves {first_of(unpacked)} at full precision."]
+    return network, notes
+
+
+def check_calibration(options: CalibrationOptions, data: ImageDataModule, variant: Variant) -> None:
+    """Raise if models will lack the images that a variant looks at, before any training.
+
+    Raises:
+        ValueError: there are no images, or fewer than one batch.
+    """
+    if not variant.calibrates:
+        return
+    half = (
+        torch.arange(len(data.pool.labels)) < len(data.pool.labels) // 2
+    )  # the size of any model's half
+    count, _ = wanted(variant, options.images, options.rounds)
+    try:
+        indices = data.draw_calibration(variant.calibration, half, count, 0)
+    except ValueError as error:
+        raise ValueError(f"`{variant}`: {error}") from error
+    check_count(variant, len(indices))

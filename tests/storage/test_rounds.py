@@ -1,0 +1,143 @@
+"""Files of clients and rounds: what is read is what lies there, and what is wrong is named."""
+
+import re
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from attacks.rounds import NOBODY, SIGNALS
+from storage.evidence import gather
+from storage.files import save_whole
+from storage.names import ModelName
+from storage.rounds import read_rounds
+from storage.run_folder import RunFolder
+
+FIRST = ModelName("shadow", 0)
+
+
+@pytest.fixture
+def read(federated_run):
+    """Read every model of the run."""
+
+    def call():
+        members = federated_run.membership()
+        return read_rounds(federated_run, members, list(members))
+
+    return call
+
+
+@pytest.fixture
+def change(federated_run):
+    """Replace tensors of the first model's file of a round."""
+
+    def call(number, **tensors):
+        path = federated_run.round(FIRST, number)
+        content = load_file(path) | tensors
+        save_whole(path, {key: tensor for key, tensor in content.items() if tensor is not None})
+
+    return call
+
+
+def test_every_number_of_the_files_is_in_its_place(federated_run, read, change):
+    """Clients 1 and 3 alone took part in round 2 of the first federation, and nobody in round 4."""
+    change(2, participants=torch.tensor([1, 3]), **{
+        name: torch.randn(2, 240, generator=torch.Generator().manual_seed(1)) for name in SIGNALS
+    })  # fmt: skip
+    change(4, participants=torch.zeros(0).long(), **{n: torch.zeros(0, 240) for n in SIGNALS})
+    rounds = read()
+    assert rounds.done == [2, 4]
+    assert rounds.uploads["phi"].shape == (8, 2, 5, 240)
+    for row, name in enumerate(federated_run.read().names):
+        holder = load_file(federated_run.clients(name))["holder"]
+        assert torch.equal(rounds.holder[row], holder.long())
+        for place, number in enumerate((2, 4)):
+            stored = load_file(federated_run.round(name, number))
+            for signal in SIGNALS:
+                found = rounds.uploads[signal][row, place]
+                expected = torch.full((5, 240), torch.nan)
+                for upload, client in enumerate(stored["participants"].tolist()):
+                    expected[client] = stored[signal][upload]
+                assert torch.equal(found.nan_to_num(-9), expected.nan_to_num(-9))
+                assert torch.equal(
+                    rounds.aggregates[signal][row, place], stored[f"global_{signal}"]
+                )
+
+
+def test_models_that_no_audit_reads_may_lack_everything(federated_run):
+    members = federated_run.membership()
+    federated_run.clients(FIRST).unlink()
+    rounds = read_rounds(federated_run, members, [name for name in members if name != FIRST])
+    assert rounds.uploads["phi"][0].isnan().all()
+    assert (rounds.holder[0] == NOBODY).all()
+
+
+def test_models_without_clients_have_no_rounds(make_run):
+    run = make_run()
+    assert read_rounds(run, run.membership(), []) is None
+    assert gather(run, False).game.rounds is None
+
+
+def test_a_missing_file_is_named(federated_run, read):
+    path = federated_run.round(FIRST, 4)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=f"{re.escape(str(path))} is missing.*Run train.py"):
+        read()
+
+
+def test_a_damaged_file_is_named(federated_run, read):
+    path = federated_run.round(FIRST, 4)
+    path.write_bytes(path.read_bytes()[:99])
+    with pytest.raises(ValueError, match=r"04.safetensors is not a whole file.*--repair"):
+        read()
+
+
+@pytest.mark.parametrize(
+    ("tensors", "told"),
+    [
+        ({"cosine": None}, r"04.safetensors lacks cosine\. Run train.py again"),
+        ({"phi": torch.zeros(5, 239)}, r"`phi` in .* must have shape \[5, 240\], got \[5, 239\]"),
+        ({"global_phi": torch.zeros(5, 240)}, r"`global_phi` .* shape \[240\], got \[5, 240\]"),
+        ({"gradient": torch.zeros(4, 240)}, r"`gradient` in .* must have shape \[5, 240\]"),
+        ({"participants": torch.tensor([0, 1, 2, 3, 5])}, "numbers of 5 clients, got .0, 1, 2, 3"),
+        ({"participants": torch.tensor([1, 0, 2, 3, 4])}, "must be ascending numbers"),
+        ({"participants": torch.tensor(3)}, "must be ascending numbers of 5 clients, got 3"),
+        ({"phi": torch.full((5, 240), torch.inf)}, "must be finite, got 1200 numbers that are not"),
+    ],
+    ids=lambda value: str(value)[:24] if isinstance(value, str) else "-".join(value),
+)
+def test_a_file_with_other_content_is_refused(read, change, tensors, told):
+    change(4, **tensors)
+    with pytest.raises(ValueError, match=told):
+        read()
+
+
+def test_clients_that_hold_other_examples_are_refused(federated_run, read):
+    path = federated_run.clients(FIRST)
+    holder = load_file(path)["holder"]
+    save_whole(path, {"holder": holder.roll(1)})
+    with pytest.raises(ValueError, match="hold other examples than membership"):
+        read()
+    save_whole(path, {"holder": holder.where(holder != 4, 7)})
+    with pytest.raises(
+        ValueError, match=r"one of 5 clients for each of 240 examples, got .* up to 7"
+    ):
+        read()
+
+
+def test_shadows_of_another_experiment_bring_their_rounds(federated_run, federations):
+    game = gather(federated_run, False, federations).game
+    assert torch.equal(game.other_rounds.uploads["phi"], game.rounds.uploads["phi"])
+
+
+def test_rounds_at_other_times_attack_nobody_and_it_is_said(federated_run, federations, tmp_path):
+    text = yaml.safe_load(federated_run.experiment_file.read_text())
+    text["config"]["federated"]["record"] = [4]
+    federated_run.experiment_file.write_text(yaml.safe_dump(text))
+    evidence = gather(federated_run, False, RunFolder(federations.path))
+    assert evidence.game.other_rounds is None
+    assert (
+        "The rounds of federations attack nobody: it recorded rounds 2, 4 and federations rounds "
+        "4. Pass the same `--federated.record` to both." in evidence.left_out
+    )
