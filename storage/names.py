@@ -35,11 +35,6 @@ def round_file(number: int) -> str:
     return f"rounds/{number:02d}.safetensors"
 
 
-def round_file(number: int) -> str:
-    """Path of what is recorded of a federation's round, in its model's folder."""
-    return f"rounds/{number:02d}.safetensors"
-
-
 def is_snapshot(variant: str) -> bool:
     """Whether a variant is a state on the way to the end of training."""
     return _SNAPSHOT.fullmatch(variant) is not None
