@@ -1,13 +1,10 @@
 """The page's sentences on results: each is computed from the comparisons by a written rule."""
 
-from collections.abc import Sequence
-
 from docs.mixed.claims import early_stopping, find_claims, searched_of
 from docs.study.beside import left_counts
 from docs.study.claims import Claim, Comparisons
 from docs.study.numbers import MEASURES, STRONGEST, accuracy, leak
-from docs.study.verdicts import NAMES, Compared, counted
-from reporting.text import listed
+from docs.study.verdicts import NAMES, tally
 
 SUBJECTS = {  # by claim, what is compared with what
     "more": ("Networks with mixed bits", "uniform ones of equal bytes"),
@@ -35,26 +32,12 @@ def answer(comparisons: Comparisons) -> str:
 
 def _counted(subject: str, other: str, comparisons: Comparisons, claim: Claim) -> str:
     """How many pairs differ in accuracy and in leakage."""
-    parts = [_words(NAMES["accuracy"], [comparisons[accuracy(*pair)] for pair in claim.pairs])]
+    parts = [tally(NAMES["accuracy"], [comparisons[accuracy(*pair)] for pair in claim.pairs])]
     for measure in MEASURES:
         compared = [comparisons[leak(*pair, STRONGEST, measure)] for pair in claim.pairs]
-        parts.append(_words(NAMES[measure], compared))
+        parts.append(tally(NAMES[measure], compared))
     noun = "pair" if len(claim.pairs) == 1 else "pairs"
     return f"{subject} beside {other} ({len(claim.pairs)} {noun}): {'; '.join(parts)}."
-
-
-def _words(name: str, pairs: Sequence[Compared]) -> str:
-    """How many are shown to be less, more, or neither; of the latter, how many are small."""
-    parts = []
-    for word in ("less", "more", None):
-        found = [pair for pair in pairs if pair.shown == word]
-        if found:
-            text = word or "no difference shown"
-            where = "" if len(found) == len(pairs) else f" in {len(found)}"
-            small = sum(pair.small for pair in found)
-            also = f" ({counted(small, len(found))} small)" if small and not word else ""
-            parts.append(f"{text}{where}{also}")
-    return f"{name} {listed(parts)}"
 
 
 def _beside(comparisons: Comparisons) -> str:

@@ -146,6 +146,20 @@ def counted(found: int, total: int) -> str:
     return f"{found or 'none'} of {total}"
 
 
+def tally(name: str, pairs: Sequence[Compared]) -> str:
+    """How many are shown to be less, more, or neither; of the latter, how many are small."""
+    parts = []
+    for word in ("less", "more", None):
+        found = [pair for pair in pairs if pair.shown == word]
+        if found:
+            text = word or "no difference shown"
+            where = "" if len(found) == len(pairs) else f" in {len(found)}"
+            small = sum(pair.small for pair in found)
+            also = f" ({counted(small, len(found))} small)" if small and not word else ""
+            parts.append(f"{text}{where}{also}")
+    return f"{name} {listed(parts)}"
+
+
 def _places(measures: Sequence[str]) -> str:
     """Measures in words; both rates together are the tail."""
     if set(measures) >= TAIL:

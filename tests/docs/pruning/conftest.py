@@ -4,7 +4,8 @@ import pytest
 
 from attacks.evaluate import Row
 from attacks.metrics.intervals import Estimate, Summary
-from docs.pruning.fleets import FACT, Fleets
+from docs.pruning.fleets import Fleets
+from docs.study.companions import FACT
 from docs.study.numbers import Study
 from reporting.results import Results
 from storage.experiment import Experiment
