@@ -19,9 +19,10 @@ from docs.federated.numbers import (
     compare,
 )
 from docs.study.numbers import NOBODY
-from docs.study.verdicts import Compared, Expected, correct, judge, overall
+from docs.study.verdicts import Compared, Expected, Status, correct, judge, overall
 from quantization.rounding.grid import TERNARY
 
+STRONG = "the strongest attack"  # of `ATTACKERS`
 TOY_BITS = 4.0, float(TERNARY)  # of the updates that the toy found to protect nothing
 
 
@@ -69,13 +70,13 @@ class Comparisons:
         """The comparisons of a claim in one measure."""
         return [self[Asked(*pair, measure)] for pair in claim.pairs]
 
-    def statuses(self, claim: Claim) -> dict[str, str]:
+    def statuses(self, claim: Claim) -> dict[str, Status]:
         """The verdict on a claim by each measure."""
         return {m: judge(self.of(claim, m), claim.expected).status for m in MEASURES}
 
     def overall(self, claim: Claim) -> str:
         """The verdict on a claim in one line."""
-        return overall({m: judge(self.of(claim, m), claim.expected).status for m in MEASURES})
+        return overall(self.statuses(claim))
 
 
 def accuracy(update: str) -> Asked:
@@ -86,13 +87,7 @@ def accuracy(update: str) -> Asked:
 
 def claims_of(fleets: Fleets, threat: Threat) -> list[Claim]:
     """The claims on one kind of attacker that the fleets can test."""
-    claims = []
-    for by, attacker in ATTACKERS.items():
-        for text, updates, expected in _protections(fleets):
-            pairs = [
-                (Side(update, threat, attacker), Side(FULL, threat, attacker)) for update in updates
-            ]
-            claims.append(Claim(text, by, pairs, expected))
+    claims = [find(fleets, threat, by) for by in ATTACKERS for find in (protects, alike)]
     claims += [understated(fleets, threat, by) for by in BORROWERS]
     if threat == "server":
         claims.append(beyond_peers(fleets))
@@ -100,12 +95,16 @@ def claims_of(fleets: Fleets, threat: Threat) -> list[Claim]:
     return [claim for claim in possible if claim.pairs]
 
 
-def protects(fleets: Fleets, threat: Threat) -> Claim:
-    """The claim that quantized updates protect against the strongest attack."""
-    text, updates, expected = _protections(fleets)[0]
-    sides = [Side(update, threat, STRONGEST) for update in (FULL, *updates)]
-    pairs = [(side, sides[0]) for side in sides[1:]]
-    return Claim(text, next(iter(ATTACKERS)), pairs, expected)
+def protects(fleets: Fleets, threat: Threat, by: str = STRONG) -> Claim:
+    """The claim that quantized updates protect."""
+    text = "quantized updates leak less than full-precision ones"
+    return Claim(text, by, _beside_full([*fleets.quantized], threat, by), "less")
+
+
+def alike(fleets: Fleets, threat: Threat, by: str = STRONG) -> Claim:
+    """The toy's claim that 4-bit and ternary updates protect almost nothing."""
+    text = "4-bit and ternary updates leak like full-precision ones"
+    return Claim(text, by, _beside_full(of_toy(fleets), threat, by), "alike")
 
 
 def understated(
@@ -138,24 +137,9 @@ def of_toy(fleets: Fleets) -> list[str]:
     return [update for update in fleets.quantized if bits_of(update) in TOY_BITS]
 
 
-def alike(fleets: Fleets, threat: Threat) -> Claim:
-    """The toy's claim that 4-bit and ternary updates protect almost nothing."""
-    pairs = [
-        (Side(update, threat, STRONGEST), Side(FULL, threat, STRONGEST))
-        for update in of_toy(fleets)
-    ]
-    return Claim(ALIKE, next(iter(ATTACKERS)), pairs, "alike")
-
-
-ALIKE = "4-bit and ternary updates leak like full-precision ones"
-
-
-def _protections(fleets: Fleets) -> list[tuple[str, list[str], Expected]]:
-    """What is claimed of quantized updates beside full-precision ones, and of which."""
-    return [
-        ("quantized updates leak less than full-precision ones", [*fleets.quantized], "less"),
-        (ALIKE, of_toy(fleets), "alike"),
-    ]
+def _beside_full(updates: Iterable[str], threat: Threat, by: str) -> list[tuple[Side, Side]]:
+    full = Side(FULL, threat, ATTACKERS[by])
+    return [(full._replace(update=update), full) for update in updates]
 
 
 def _possible(fleets: Fleets, claim: Claim) -> Claim:

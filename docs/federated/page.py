@@ -9,14 +9,16 @@ figure in the document is computed here; none is typed.
 """
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from attacks.federated.view import Threat
 from attacks.game import FULL
 from docs.federated import sentences, tables
 from docs.federated.charts import all_of
 from docs.federated.claims import Comparisons
 from docs.federated.fleets import RECIPE, THREATS, Fleets, keep, read
+from docs.federated.null import FILE, Null, find_null, read_null
 from docs.study import provenance
 from docs.study.companions import FACT
 from docs.study.costs import hours
@@ -37,6 +39,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "runs", metavar="RUN_DIR", type=Path, nargs="*", help="run folders of audited federations"
     )
+    parser.add_argument(
+        "--null",
+        metavar="RUN_DIR",
+        type=Path,
+        help="run folder of federations, whose holders are drawn anew as a check of the attacks",
+    )
     given = parser.parse_args(arguments)
     try:
         kept: dict[str, str] = {}
@@ -47,15 +55,22 @@ def main(arguments: Sequence[str]) -> None:
             kept[update] = text
         for update, text in kept.items():
             write_text(HERE / f"{update}.json", text)
-        fleets = read(HERE)
+        if given.null:
+            write_text(HERE / FILE, find_null(given.null))
+        fleets, null = read(HERE), read_null(HERE)
     except (ValueError, OSError) as error:
         parser.exit(1, f"docs.federated: {error}\n")
     write_figures(HERE, all_of(fleets))
-    write_text(PAGE, render(fleets))
+    write_text(PAGE, render(fleets, null))
 
 
-def render(fleets: Fleets) -> str:
-    """Fill the document."""
+def render(fleets: Fleets, null: Mapping[Threat, Null]) -> str:
+    """Fill the document.
+
+    Args:
+        fleets: the kept results.
+        null: how many intervals hold guessing where nothing can be found; empty before it is run.
+    """
     return fill(
         HERE,
         "page.md.jinja",
@@ -63,9 +78,10 @@ def render(fleets: Fleets) -> str:
         full=fleets.full.study,
         options=fleets.full.study.config,
         threats=THREATS,
+        null=null,
         comparisons=Comparisons(fleets),
         lent={u: fleets.quantized[u].study.results.basis[FACT] for u in fleets.borrowing},
-        commands=commands(fleets),
+        commands=commands(fleets, bool(null)),
         small=SMALL,
         level=LEVEL,
         recipe=RECIPE,
@@ -76,8 +92,8 @@ def render(fleets: Fleets) -> str:
     )
 
 
-def commands(fleets: Fleets) -> str:
-    """The commands that make every fleet, its audit and the page."""
+def commands(fleets: Fleets, null: bool) -> str:
+    """The commands that make every fleet, its audit and the page, and the null if there is one."""
     lines = []
     folders = {u: provenance.run_dir(fleet.study, RECIPE) for u, fleet in fleets.all.items()}
     for update, fleet in fleets.all.items():
@@ -85,5 +101,6 @@ def commands(fleets: Fleets) -> str:
         lines.append(provenance.auditing(fleet.study, RECIPE))
         if update in fleets.borrowing:
             lines[-1] += f" --shadows {folders[FULL]}"
-    lines.append(" \\\n      ".join(["python -m docs.federated", *folders.values()]))
+    check = [f"--null {folders[FULL]}"] if null else []
+    lines.append(" \\\n      ".join(["python -m docs.federated", *folders.values(), *check]))
     return "\n    ".join(lines)

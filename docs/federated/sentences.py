@@ -16,7 +16,9 @@ from docs.federated.claims import (
     understated,
 )
 from docs.federated.fleets import THREATS, Fleets
+from docs.federated.null import Null
 from docs.federated.numbers import BORROWERS, MEASURES, Asked
+from docs.study.numbers import GUESSES
 from docs.study.tables import cell
 from docs.study.verdicts import NAMES, judge, tally
 from quantization.updates import UPDATES
@@ -133,9 +135,18 @@ def between(comparisons: Comparisons, fleets: Fleets) -> str:
     return "\n".join(lines)
 
 
-def not_run(fleets: Fleets) -> str:
-    """What the page still lacks, one line each."""
+def nothing_to_find(null: Mapping[Threat, Null]) -> str:
+    """How many attacks' intervals hold guessing where nothing can be found, one line each."""
     lines = []
+    for threat, (holding, attacks) in null.items():
+        named = [f"{NAMES[m]} of {holding[m]} hold {GUESSES[m]:g}" for m in MEASURES]
+        lines.append(f"- {WHO[threat].capitalize()}, {attacks} attacks: {listed(named)}.")
+    return "\n".join(lines)
+
+
+def not_run(fleets: Fleets, null: Mapping[Threat, Null]) -> str:
+    """What the page still lacks, one line each."""
+    lines = ["a null, which holders drawn anew give (`--null`)"] if not null else []
     if missing := [f"`{update}`" for update in UPDATES if update not in fleets.all]:
         lines.append(f"updates {listed(missing)}")
     if all("feedback" not in update for update in fleets.quantized):

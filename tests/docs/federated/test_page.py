@@ -9,6 +9,7 @@ import pytest
 from docs.federated import charts, sentences, tables
 from docs.federated.claims import Comparisons, between_threats, claims_of
 from docs.federated.fleets import read
+from docs.federated.null import read_null
 from docs.federated.numbers import MATCHED, OTHER, PEERS, STRONGEST, Asked, Side
 from docs.federated.page import HERE, PAGE, commands, main, render
 from reporting.results_json import as_json
@@ -48,7 +49,7 @@ def test_full_precision_shadows_mislead_the_attack_of_the_toy_most(comparisons, 
     found = between(comparisons, (FOUR, "server", OTHER), (FOUR, "server", MATCHED))
     assert found.estimate.value == pytest.approx(-0.02)
     row = tables.shadows(comparisons, fleets, "server").splitlines()[2]
-    assert [float(cell) for cell in re.findall(r"↓ (-0\.\d+)", row)] == [-0.02, -0.1, -0.01]
+    assert [float(cell) for cell in re.findall(r"↓ (-0\.\d{3})", row)] == [-0.02, -0.1, -0.01]
     assert "lda_standardised" not in tables.shadows(comparisons, fleets, "client")
 
 
@@ -116,7 +117,7 @@ def test_the_toy_is_judged_by_both_of_its_findings(several, leak, gap, first, se
 
 def test_without_full_precision_shadows_nothing_is_said_of_them(several):
     fleets = several((-0.002, None), (-0.05, None))
-    page = render(fleets)
+    page = render(fleets, {})
     assert "That full-precision shadows hide this has not been asked." in page
     assert "## What the attacker must know" not in page
     assert f"**Not run yet:** full-precision shadows against `{FOUR}` and `{TERNARY}`." in page
@@ -159,12 +160,13 @@ def test_figures_have_a_point_per_update_and_a_column_each(fleets):
 
 
 def test_the_commands_make_every_fleet(fleets):
-    text = commands(fleets)
+    text = commands(fleets, null=False)
     assert text.startswith("python train.py --config recipes/federated/study.yaml\n")
     assert "      --federated.update qsgd-w4 \\\n" in text
     assert "audit.py --run_dir runs/federated/qsgd-w4 --shadows runs/federated/full\n" in text
     assert "python audit.py --run_dir runs/federated/full\n" in text
     assert text.endswith(f"runs/federated/{FOUR} \\\n      runs/federated/{TERNARY}")
+    assert commands(fleets, null=True) == f"{text} \\\n      --null runs/federated/full"
 
 
 def test_the_command_keeps_results_and_writes_the_page(make, tmp_path, monkeypatch, capsys):
@@ -190,11 +192,11 @@ def test_the_command_keeps_results_and_writes_the_page(make, tmp_path, monkeypat
         "full.json", f"{FOUR}.json", "leaks.png", "rounds.png", "federated.md",
     }  # fmt: skip
     text = (tmp_path / "federated.md").read_text()
-    assert text == render(read(tmp_path))
+    assert text == render(read(tmp_path), {})
     main([])
     assert (tmp_path / "federated.md").read_text() == text
 
 
 @pytest.mark.skipif(not (HERE / "full.json").exists(), reason="no fleet is kept yet")
 def test_the_page_is_that_of_the_kept_results():
-    assert PAGE.read_text() == render(read(HERE))
+    assert PAGE.read_text() == render(read(HERE), read_null(HERE))
