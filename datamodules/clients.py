@@ -33,8 +33,8 @@ class Federation(NamedTuple):
 
     @property
     def per_round(self) -> int:
-        """Number of clients that train in a round, at least 1."""
-        return max(1, round(self.participation * self.clients))
+        """Number of clients that train in a round."""
+        return count_participants(self.clients, self.participation)
 
     def participants(self, seed: int, round_number: int) -> list[int]:
         """The clients of a round in ascending order, drawn without replacement.
@@ -54,6 +54,11 @@ class Federation(NamedTuple):
     def sizes(self) -> list[int]:
         """Number of examples of each client."""
         return torch.bincount(self.holder[self.holder >= 0].long(), minlength=self.clients).tolist()
+
+
+def count_participants(clients: int, participation: float) -> int:
+    """Number of clients that are their share, at least 1."""
+    return max(1, round(participation * clients))
 
 
 class Visit(NamedTuple):

@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 from safetensors.torch import load_file
 from torch import Tensor
 
-from datamodules.clients import Federation, draw_holders
+from datamodules.clients import Federation, count_participants, draw_holders
 from datamodules.images import ImageDataModule
 from datamodules.seeds import derive_seed
 from fleet.checks import Devices
@@ -114,10 +114,10 @@ def rehearse_rounds(
         return []
     network = copy.deepcopy(classifier.network).cpu().float().eval()
     find_last_linear(network, next(data.test_batches()).images[:2])
-    each = Federation(torch.tensor([]), options.clients, participation=options.participation)
+    count = count_participants(options.clients, options.participation)
     recorded = options.rounds(rounds)
     return [
-        f"Federation: {rounds} rounds, in each {each.per_round} of {options.clients} clients; each "
+        f"Federation: {rounds} rounds, in each {count} of {options.clients} clients; each "
         f"uploads {classifier.upload_bytes:,} bytes (`{options.update}`). Recorded rounds: "
         f"{', '.join(map(str, recorded))}."
     ]

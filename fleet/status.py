@@ -13,6 +13,7 @@ from fleet.engine import Outcome, is_running
 from fleet.failed import Failed, find_failed
 from lightning_modules.callbacks.progress import Progress, read_progress
 from storage.command_line import quote
+from storage.federation import describe_left_out
 from storage.names import ModelName
 from storage.pruning import read_pruning
 from storage.run_folder import RunFolder
@@ -182,6 +183,7 @@ def summarise(call: Call, failed: Failed) -> Iterator[str]:
             f"it{partner}; `--fleet.retrain_failed true` trains it from another start."
         )
     yield from failed.unjudged
+    yield from describe_left_out(run, chosen)
     if pruned := read_pruning(run, chosen):
         yield pruned.describe()
     if sizes := [f"{variant} {size:,}" for variant, size in _sizes(run, chosen, variants).items()]:

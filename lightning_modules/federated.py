@@ -64,7 +64,8 @@ class FederatedClassifier(Classifier):
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
-        self.start = {key: value.clone() for key, value in tensors_of(self.network).items()}
+        tensors = tensors_of(self.network)
+        self.start = {key: value.detach().clone() for key, value in tensors.items()}
         self.uploads, self.left_out = {}, []
         self._examples, self._largest = 0, 0
         self._sums: State = {}  # of updates and of buffers, each times its client's examples

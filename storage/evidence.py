@@ -32,7 +32,7 @@ from storage.names import ModelName, in_order
 from storage.privacy import is_trained, prove
 from storage.pruning import PruningMeans, leave_out_pruning, read_pruning, read_widths
 from storage.records import VariantFacts, average, read_calibrated, read_record, read_seconds
-from storage.rounds import read_rounds
+from storage.rounds import describe_clients, leave_out_uploads, read_rounds
 from storage.run_folder import RunFolder
 from storage.saved_signals import SavedSignal, load_signals
 from storage.searches import CostMeans, average_cost, average_search
@@ -113,6 +113,7 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
     facts |= {v: facts[v]._replace(cost=full) for v in (FULL, *in_order(variants))}
     pruned = read_pruning(run, audited) if experiment.pruned else None
     unknown += leave_out_pruning(run, audited) if experiment.pruned else []
+    unknown += leave_out_uploads(run, sound) if experiment.federated else []
     game = Game(
         signals=_read_signals(run, experiment, data),
         members=_matrix(members),
@@ -130,6 +131,7 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
         game=game,
         variants=facts,
         facts=_describe(experiment, game, models)
+        | (describe_clients(run, audited) if experiment.federated else {})
         | ({"shadows of another experiment": borrowed.fact} if borrowed.fact else {}),
         excluded=excluded,
         left_out=[*models, *unknown, *images],
@@ -284,13 +286,10 @@ def _describe(experiment: Experiment, game: Game, excluded: Sequence[str]) -> di
     config, audited = experiment.config, str(len(game.cases))
     if not experiment.targets:
         audited += " (each shadow, attacked by the others without its partner)"
-    rounds = ", ".join(map(str, experiment.rounds))
-    clients = {"clients": f"{experiment.clients} of each model; recorded rounds: {rounds}"}
     return {
         "data": f"{config['data']['class_path']}, {game.members.shape[1]} examples, "
         f"fingerprint {experiment.fingerprints['data']}",
         "network": config["model"]["network"],
-        **(clients if experiment.federated else {}),
         "audited models": audited,
         "shadow models": f"{len(game.cases[0].shadows)} against each of them",
         "queries": ", ".join(experiment.queries),

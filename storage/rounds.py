@@ -1,7 +1,8 @@
 """What was recorded of federated training: the files of clients and rounds, read into `Rounds`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -10,9 +11,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from attacks.game import FULL
 from attacks.rounds import NOBODY, SIGNALS, Rounds
 from storage.checksums import check_unchanged
 from storage.names import ModelName
+from storage.records import read_record
 from storage.run_folder import RunFolder
 
 WAY_OUT = "Run train.py again with `--repair`."
@@ -65,6 +68,43 @@ def read_rounds(
                 uploads[signal][row, place, participants] = signals[signal]
                 aggregates[signal][row, place] = signals[f"global_{signal}"]
     return Rounds(done, uploads, aggregates, holder)
+
+
+def describe_clients(run: RunFolder, audited: Iterable[ModelName]) -> dict[str, str]:
+    """How models were trained over clients, by label; bytes are those of the audited models.
+
+    Raises:
+        ValueError: a record is damaged.
+    """
+    experiment = run.read()
+    rounds = ", ".join(map(str, experiment.rounds))
+    facts = {"clients": f"{experiment.clients} of each model; recorded rounds: {rounds}"}
+    records = [record for name in audited if (record := read_record(run, name, FULL))]
+    uploaded = [fmean(record["bytes"]) for record in records if record.get("bytes")]
+    if uploaded:
+        facts["uploads"] = f"{fmean(uploaded):,.0f} bytes per round, of all clients together"
+    return facts
+
+
+def leave_out_uploads(run: RunFolder, names: Iterable[ModelName]) -> list[str]:
+    """Sentences on uploads that were not finite, which training left out of their rounds.
+
+    Raises:
+        ValueError: a record is damaged.
+    """
+    sentences = []
+    for name in names:
+        rounds: dict[int, list[str]] = {}
+        for number, clients in ((read_record(run, name, FULL) or {}).get("left_out") or {}).items():
+            for client in clients:
+                rounds.setdefault(client, []).append(number)
+        sentences += [
+            f"Client {client} of {name} uploaded weights that are not finite in round"
+            f"{'s' if len(own) > 1 else ''} {', '.join(own)}, and was left out there by training. "
+            "Lower `--model.lr` if there are many."
+            for client, own in rounds.items()
+        ]
+    return sentences
 
 
 def _read_holder(

@@ -1,6 +1,6 @@
 """What federated training leaks to one kind of attacker, by every attack that it can make."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -99,10 +99,11 @@ def find_federated_leak(game: Game, threat: Threat) -> FederatedLeak | None:
     if game.other_rounds is not None:
         known["other"] = make_view(game.other_rounds, threat)
     left_out, names = _choose(game, view, threat)
+    few = {kind for kind, seen in known.items() if _fewest_clients(game, seen) < FEWEST_CLIENTS}
     holder = view.holder[[case.target for case in cases]]
     rows, areas = [], {}
     for name in names:
-        for kind in _kinds(name, known):
+        for kind in _kinds(name, known, few):
             scores = ATTACKS[name].run(view, known.get(kind, view), cases)
             row, areas[name, kind] = _sum_up(name, kind, scores, holder, threat)
             rows.append(row)
@@ -128,10 +129,18 @@ def find_federated_leak(game: Game, threat: Threat) -> FederatedLeak | None:
     return leak._replace(convergence=_converge(leak, known, game))
 
 
-def _kinds(name: str, known: Mapping[Known, View]) -> list[Known]:
-    """What an attack is made with."""
+def _kinds(name: str, known: Mapping[Known, View], few: Collection[Known]) -> list[Known]:
+    """What an attack is made with; not with shadows of few clients, if it compares these too."""
     needs = ATTACKS[name].needs
-    return [*known] if needs == "shadows" else [needs]
+    if needs != "shadows":
+        return [needs]
+    return [kind for kind in known if not (ATTACKS[name].peers and kind in few)]
+
+
+def _fewest_clients(game: Game, view: View) -> int:
+    """The fewest clients in a recorded round of a federation that attacks."""
+    shadows = {model for case in game.cases for model in case.shadows}
+    return min(int(view.took_part(model).sum(1).min()) for model in shadows)
 
 
 def _choose(game: Game, view: View, threat: Threat) -> tuple[list[str], list[str]]:

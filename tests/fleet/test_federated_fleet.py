@@ -315,7 +315,7 @@ def test_a_federation_of_unequal_clients_is_audited_as_any_fleet(
 
 
 @pytest.mark.fleet
-def test_a_federation_that_diverged_is_named_and_reported(toy, tmp_path):
+def test_a_federation_that_diverged_is_named_and_reported(toy, tmp_path, capsys, unwrap):
     options = "--federated.clients 4 --model.lr 1e30 --fleet.models 0 --quantize --snapshots"
     with (
         pytest.warns(UserWarning, match=r"shadow-000: client \d uploaded weights that are not fin"),
@@ -323,6 +323,8 @@ def test_a_federation_that_diverged_is_named_and_reported(toy, tmp_path):
     ):
         train.main(toy(tmp_path / "run", options))
     assert ended.value.code == 3
+    said = unwrap(capsys.readouterr().out)
+    assert "shadow-000 left out uploads that were not finite: client 0 in" in said
     record = rounds_of(tmp_path / "run")["models/shadow-000/full.json"]
     assert record["unchanged"]
     assert record["left_out"].keys() >= {str(number) for number in record["unchanged"]}

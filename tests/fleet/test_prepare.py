@@ -155,7 +155,8 @@ def test_every_recipe_can_be_prepared(recipe, tmp_path, monkeypatch):
     job = prepare(config, made.fleet, made.data, Console(quiet=True))
     assert job.chosen == fleet_names(config.fleet.shadows, config.fleet.targets)
     quantized = map(str, map(Variant.parse, config.quantize))
-    snapshots = map(snapshot_name, config.snapshots)
+    federated = config.federated.clients is not None
+    snapshots = [snapshot_name(epoch, federated) for epoch in config.snapshots]
     assert job.experiment.variants == ["full", *snapshots, *quantized]
     assert torch.stack(list(job.members.values())).shape == (len(job.chosen), job.data.pool_size)
     assert job.run.membership().keys() == job.members.keys()

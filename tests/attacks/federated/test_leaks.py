@@ -131,6 +131,18 @@ def test_few_clients_and_few_shadows_leave_attacks_out_and_say_why(draw_rounds, 
     assert len(client.left_out) == 1  # uploads are not left out, but never seen
 
 
+def test_another_experiments_few_clients_are_not_compared_with_one_another(draw_rounds, game_of):
+    options = {"federations": 8, "examples": 120, "rounds": 2}
+    other = draw_rounds(**options, clients=4)
+    game = game_of(draw_rounds(**options), targets=1, other=other)
+    leak = find_federated_leak(game, "server")
+    matched, others = (
+        {row.attack for row in leak.rows if row.knowledge == kind} for kind in ("matched", "other")
+    )
+    assert matched - others == {"lda_standardised", "lda_contrast"}
+    assert leak.gains.keys() == others | {"strongest"}
+
+
 def test_a_single_client_is_ordinary_training(draw_rounds, game_of):
     rounds = draw_rounds(federations=8, clients=1, examples=120, leak=2)
     leak = find_federated_leak(game_of(rounds), "server")
