@@ -66,7 +66,11 @@ class Fleets(NamedTuple):
     @property
     def borrowing(self) -> list[str]:
         """The updates whose federations full-precision shadows attack, too."""
-        return [update for update, fleet in self.quantized.items() if fleet.lender]
+        return [
+            update
+            for update, fleet in self.quantized.items()
+            if any(row.knowledge == "other" for row in fleet.leaks["client"].rows)
+        ]
 
 
 def keep(run_dir: Path) -> tuple[str, str]:

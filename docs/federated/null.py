@@ -54,7 +54,7 @@ def find_null(run_dir: Path) -> str:
 
 def count(leak: FederatedLeak) -> Null:
     """Count the intervals that hold what guessing finds."""
-    holding = {}
+    holding = dict[str, int]()
     for measure in MEASURES:
         estimates = (getattr(row, measure) for row in leak.rows)
         guess = GUESSES[measure]

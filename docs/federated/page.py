@@ -96,10 +96,10 @@ def commands(fleets: Fleets, null: bool) -> str:
     """The commands that make every fleet, its audit and the page, and the null if there is one."""
     lines = []
     folders = {u: provenance.run_dir(fleet.study, RECIPE) for u, fleet in fleets.all.items()}
-    for update, fleet in fleets.all.items():
+    for fleet in fleets.all.values():
         lines.append(provenance.training(fleet.study, RECIPE))
         lines.append(provenance.auditing(fleet.study, RECIPE))
-        if update in fleets.borrowing:
+        if fleet.lender:
             lines[-1] += f" --shadows {folders[FULL]}"
     check = [f"--null {folders[FULL]}"] if null else []
     lines.append(" \\\n      ".join(["python -m docs.federated", *folders.values(), *check]))

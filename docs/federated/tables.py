@@ -82,15 +82,15 @@ def beside_full(comparisons: Comparisons, fleets: Fleets, threat: Threat) -> str
 
 def shadows(comparisons: Comparisons, fleets: Fleets, threat: Threat) -> str:
     """What full-precision shadows find beyond those whose updates are rounded alike."""
-    claims = {by: understated(fleets, threat, by) for by in BORROWERS}
-    known = {
-        by: dict(zip(fleets.borrowing, c.pairs, strict=True)) for by, c in claims.items() if c.pairs
-    }
+    claims = [claim for by in BORROWERS if (claim := understated(fleets, threat, by)).pairs]
     rows = []
     for update in fleets.borrowing:
-        pairs = (own[update] for own in known.values())
-        rows.append([update, *(text for pair in pairs for text in _cells(comparisons, *pair))])
-    return table(("update", *_columns([*known])), rows)
+        cells = [update]
+        for claim in claims:
+            pair = next((pair for pair in claim.pairs if pair[0].update == update), None)
+            cells += ["-"] * len(MEASURES) if pair is None else _cells(comparisons, *pair)
+        rows.append(cells)
+    return table(("update", *_columns([claim.by for claim in claims])), rows)
 
 
 def peers(comparisons: Comparisons, fleets: Fleets) -> str:

@@ -114,8 +114,8 @@ def _check(folder: Path, fleets: Fleets) -> None:
     first = fleets.dense.results
     for method, study in fleets.pruned.items():
         way = "Train it like the dense fleet but for `--prune`."
-        own = method, study.results
-        check_companion(kept_at(folder, method), (DENSE, first), own, FREE, way)
+        pair = (DENSE, first), (method, study.results)
+        check_companion(kept_at(folder, method), *pair, FREE, way)
     shares = {method: study.config["prune"]["remove"] for method, study in fleets.pruned.items()}
     if len(set(shares.values())) > 1:
         told = ", ".join(f"{method} {share:g}" for method, share in shares.items())
