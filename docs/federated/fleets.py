@@ -171,15 +171,8 @@ def _parse(path: Path) -> Fleet:
 def parse_leak(found: Mapping[str, Any]) -> FederatedLeak:
     """What one kind of attacker finds, from results.json."""
     read: dict[str, Any] = dict(found)
-    estimates = "auc", "tpr_1pct", "tpr_01pct"
     read["rows"] = [
-        FederatedRow(
-            **{
-                **row,
-                **{key: Estimate(**row[key]) for key in estimates},
-                "peers": row["peers"] and Estimate(**row["peers"]),
-            }
-        )
+        FederatedRow(**{key: _estimate(value) for key, value in row.items()})
         for row in found["rows"]
     ]
     read["convergence"] = {int(k): Estimate(**v) for k, v in found["convergence"].items()}
@@ -193,3 +186,9 @@ def parse_leak(found: Mapping[str, Any]) -> FederatedLeak:
         for name, gain in found["gains"].items()
     }
     return FederatedLeak(**read)
+
+
+def _estimate(value: Any) -> Any:  # noqa: ANN401
+    """An estimate, where a value is one."""
+    known = isinstance(value, dict) and {*value} == {*Estimate._fields}
+    return Estimate(**value) if known else value

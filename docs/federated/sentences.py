@@ -71,9 +71,11 @@ def protection(comparisons: Comparisons, fleets: Fleets, threat: Threat) -> str:
     else:
         word = "quantized updates leak less by some comparisons and more by others"
     counts = "; ".join(tally(NAMES[m], comparisons.of(claim, m)) for m in MEASURES)
+    best = fleets.full.leaks[threat].strongest("none", "peers", "matched")
+    found = f", AUC {show(best.auc)} at full precision" if best else ""
     return (
-        f"Against {WHO[threat]}, {word} (by its strongest attack, {_count(claim)} beside full "
-        f"precision: {counts})."
+        f"Against {WHO[threat]}, {word} (by its strongest attack{found}; {_count(claim)} beside "
+        f"that: {counts})."
     )
 
 
@@ -93,7 +95,7 @@ def toy(comparisons: Comparisons, fleets: Fleets) -> str:
         claim = understated(fleets, "server", by, names)
         if claim.pairs:
             status = judge(comparisons.of(claim, "auc"), claim.expected).status
-            attack = f"its own attack, {by}" if by == "`lda`" else "the strongest attack"
+            attack = f"an attack of its kind ({by})" if by == "`lda`" else "the strongest attack"
             verdicts.append(f"{TOYS[status]} by {attack}")
     if not verdicts:
         return f"{text}. That full-precision shadows hide this has not been asked."

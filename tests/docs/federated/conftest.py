@@ -58,7 +58,7 @@ def make_row(attack, knowledge, auc, server=True):
         "tpr_01pct": [0.001 + (value - 0.5) / 4 for value in auc],
     }
     peers = mean(auc) if server else None
-    return FederatedRow(attack, knowledge, *map(mean, values.values()), peers, values)
+    return FederatedRow(attack, knowledge, *map(mean, values.values()), peers, None, values)
 
 
 def make_leak(threat, auc, gap):

@@ -74,8 +74,8 @@ def test_the_answer_says_what_is_shown_of_each_attacker(comparisons, fleets):
     text = sentences.answer(comparisons, fleets)
     assert text.startswith(
         "Against a server that sees each upload, quantized updates protect in part (by its "
-        "strongest attack, 2 updates beside full precision: AUC less in 1 and no difference shown "
-        "in 1 (all 1 small); TPR at 1% FPR less in 1"
+        "strongest attack, AUC 0.700 (0.690-0.710) at full precision; 2 updates beside that: AUC "
+        "less in 1 and no difference shown in 1 (all 1 small); TPR at 1% FPR less in 1"
     )
     assert "Against a client, or a server under secure aggregation, quantized" in text
     assert "matched shadows (3 updates): AUC less; TPR at 1% FPR less." in text
@@ -99,9 +99,19 @@ def test_whether_updates_protect_follows_from_all_comparisons(several, leaks, wo
 @pytest.mark.parametrize(
     ("leak", "gap", "first", "second"),
     [
-        (-0.002, 0.1, "confirmed (2 updates)", "confirmed by its own attack, `lda` and confirmed"),
-        (-0.05, -0.05, "refuted (2 updates)", "refuted by its own attack, `lda` and refuted by"),
-        (-0.009, 0.0, "not shown (2 updates)", "not shown by its own attack, `lda`"),
+        (
+            -0.002,
+            0.1,
+            "confirmed (2 updates)",
+            "confirmed by an attack of its kind (`lda`) and confirmed",
+        ),
+        (
+            -0.05,
+            -0.05,
+            "refuted (2 updates)",
+            "refuted by an attack of its kind (`lda`) and refuted by",
+        ),
+        (-0.009, 0.0, "not shown (2 updates)", "not shown by an attack of its kind (`lda`)"),
     ],
 )
 def test_the_toy_is_judged_by_both_of_its_findings(several, leak, gap, first, second):
@@ -161,7 +171,10 @@ def test_figures_have_a_point_per_update_and_a_column_each(fleets):
 
 def test_the_commands_make_every_fleet(fleets):
     text = commands(fleets, null=False)
-    assert text.startswith("python train.py --config recipes/federated/study.yaml\n")
+    assert text.startswith(
+        "python train.py --config recipes/federated/study.yaml \\\n"
+        "      --run_dir runs/federated/full\n"
+    )
     assert "      --federated.update qsgd-w4 \\\n" in text
     assert "audit.py --run_dir runs/federated/qsgd-w4 --shadows runs/federated/full\n" in text
     assert "python audit.py --run_dir runs/federated/full\n" in text
