@@ -45,6 +45,8 @@ def federated_table(leak: FederatedLeak | None) -> Body:
     server = leak.threat == "server"
     columns = ["attack", "knowledge", "AUC", NAMES["tpr_1pct"], NAMES["tpr_01pct"]]
     columns += ["AUC against peers' members"] * server
+    classes = any(row.by_class for row in leak.rows)
+    columns += ["AUC of classes alone"] * classes
     columns += ["matched AUC beyond it", "p"] * bool(leak.gains)
     rows = []
     for row in leak.rows:
@@ -52,6 +54,8 @@ def federated_table(leak: FederatedLeak | None) -> Body:
         cells += [_rate(leak, row, metric) for metric in ("tpr_1pct", "tpr_01pct")]
         if server:
             cells.append(DASH if row.peers is None else estimate_cell(row.peers))
+        if classes:
+            cells.append(DASH if row.by_class is None else estimate_cell(row.by_class))
         if leak.gains:
             gain = leak.gains.get(row.attack) if row.knowledge == "other" else None
             cells += difference_cells(gain)
@@ -78,7 +82,8 @@ def _note(leak: FederatedLeak) -> list[str]:
             "A member is an example of the client in question, and a non-member one that nobody "
             "holds: each federation counts once, with the mean over its clients, whose scores are "
             "correlated. An example of another client is neither, and has a column of its own, "
-            "where 0.5 would be no telling apart."
+            "where 0.5 would be no telling apart. Classes alone: each example has the mean score "
+            "of its class among nobody's examples; beyond 0.5, clients hold different classes."
         )
     else:
         notes.append("A member is an example of any client, and a non-member one of nobody.")
@@ -103,15 +108,20 @@ def _note(leak: FederatedLeak) -> list[str]:
 def sentences(leak: FederatedLeak | None) -> list[str]:
     """What one kind of attacker finds, by written rules.
 
-    An attack is said to tell members if the interval of its AUC lies above 0.5, a source to be
-    named if that of its share lies above 1 / clients, and a difference to be shown if its corrected
-    p is below 5%.
+    An attack is said to tell members, and classes to tell, if the interval of the AUC lies above
+    0.5; a source to be named if that of its share lies above 1 / clients; and a difference to be
+    shown if its corrected p is below 5%.
     """
     if leak is None or not leak.rows:
         return []
     told = [_strongest(leak)]
     reference = leak.strongest("none", "peers")
     best = leak.strongest()
+    if best is not None and best.by_class is not None and best.by_class.low > 0.5:
+        told.append(
+            f"Part of it is the example's class, which clients hold unequally: by it alone, the "
+            f"same attack has AUC {show(best.by_class)}."
+        )
     if reference is not None and best is not None and best.knowledge in ("matched", "other"):
         told.append(f"Without shadows, its strongest is {reference.attack}: {_rates(reference)}.")
     if leak.gains:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from attacks.cases import by_shadows
@@ -12,7 +13,9 @@ from attacks.federated.curves import Curves, find_curves
 from attacks.federated.measures import (
     estimate_tail,
     measure_against_peers,
+    measure_auc,
     measure_clients,
+    score_classes,
 )
 from attacks.federated.reference import FEWEST_OUT
 from attacks.federated.source import infer_source, measure_source
@@ -38,6 +41,8 @@ class FederatedRow(NamedTuple):
         tpr_01pct: the same at 0.1%.
         peers: AUC of a client's members against those of other clients; None where an attacker sees
             no client.
+        by_class: AUC where each example has the mean score of its class: what the classes that a
+            client holds tell; None where no client is seen, or classes are unknown.
         by_federation: the metrics of each audited federation.
     """
 
@@ -47,6 +52,7 @@ class FederatedRow(NamedTuple):
     tpr_1pct: Estimate
     tpr_01pct: Estimate
     peers: Estimate | None
+    by_class: Estimate | None
     by_federation: dict[Metric, list[float]]
 
 
@@ -101,11 +107,13 @@ def find_federated_leak(game: Game, threat: Threat) -> FederatedLeak | None:
     left_out, names = _choose(game, view, threat)
     few = {kind for kind, seen in known.items() if _fewest_clients(game, seen) < FEWEST_CLIENTS}
     holder = view.holder[[case.target for case in cases]]
+    known_labels = next(iter(game.signals.values())).labels
+    labels = None if known_labels is None else known_labels[0].long()
     rows, areas = [], {}
     for name in names:
         for kind in _kinds(name, known, few):
             scores = ATTACKS[name].run(view, known.get(kind, view), cases)
-            row, areas[name, kind] = _sum_up(name, kind, scores, holder, threat)
+            row, areas[name, kind] = _sum_up(name, kind, scores, holder, labels)
             rows.append(row)
     nobody = (holder == NOBODY).sum(1)
     leak = FederatedLeak(
@@ -151,35 +159,46 @@ def _choose(game: Game, view: View, threat: Threat) -> tuple[list[str], list[str
     models = {model for case in game.cases for model in (case.target, *case.shadows)}
     fewest = min(int(view.took_part(model).sum(1).min()) for model in models)
     if threat == "server" and fewest < FEWEST_CLIENTS:
-        lacking = [name for name in names if ATTACKS[name].uses_peers]
-        names = [name for name in names if name not in lacking]
+        names = [name for name in names if not ATTACKS[name].uses_peers]
         left_out.append(
-            f"{', '.join(lacking)} were left out: to compare a client with its peers takes "
+            "Attacks on rounds that compare a client with its peers were left out: they need "
             f"{FEWEST_CLIENTS} clients in every recorded round, and {fewest} took part in one. "
             "Train with more clients, or raise `--federated.participation`."
         )
     groups = by_shadows(game.cases)
     out = min(int((view.holder[list(group)] == NOBODY).sum(0).min()) for group in groups)
     if out < FEWEST_OUT:
-        lacking = [name for name in names if ATTACKS[name].needs == "shadows"]
-        names = [name for name in names if name not in lacking]
+        names = [name for name in names if ATTACKS[name].needs != "shadows"]
         left_out.append(
-            f"{', '.join(lacking)} were left out: they need {FEWEST_OUT} shadow federations in "
+            f"Attacks on rounds with shadows were left out: they need {FEWEST_OUT} federations in "
             f"which nobody holds a given example, and have {out}. Raise `--fleet.shadows`."
         )
     return left_out, names
 
 
 def _sum_up(
-    name: str, kind: Known, scores: Tensor, holder: Tensor, threat: Threat
+    name: str,
+    kind: Known,
+    scores: Float[Tensor, "federations clients examples"],
+    holder: Int64[Tensor, "federations examples"],
+    labels: Int64[Tensor, " examples"] | None,
 ) -> tuple[FederatedRow, Measured]:
-    measured = measure_clients(scores, holder)
-    several = threat == "server" and scores.shape[1] > 1
-    peers = two_way(measure_against_peers(scores, holder)) if several else None
+    measured, peers, by_class = measure_clients(scores, holder), None, None
+    if scores.shape[1] > 1:
+        peers = two_way(measure_against_peers(scores, holder))
+        if labels is not None:
+            by_class = two_way(measure_auc(score_classes(scores, holder, labels), holder))
     tails = {metric: estimate_tail(metric, measured[metric], scores, holder) for metric in RATES}
     values = {metric: known.values.tolist() for metric, known in measured.items()}
     row = FederatedRow(
-        name, kind, two_way(measured["auc"]), **tails, peers=peers, by_federation=values
+        name,
+        kind,
+        two_way(measured["auc"]),
+        tails["tpr_1pct"],
+        tails["tpr_01pct"],
+        peers,
+        by_class,
+        values,
     )
     return row, measured["auc"]
 
@@ -235,5 +254,5 @@ def _converge(leak: FederatedLeak, known: Mapping[Known, View], game: Game) -> d
     for count, done in enumerate(leak.rounds, start=1):
         shadows = known.get(best.knowledge, view).first(count)
         scores = ATTACKS[best.attack].run(view.first(count), shadows, game.cases)
-        found[done] = two_way(measure_clients(scores, view.holder[targets])["auc"])
+        found[done] = two_way(measure_auc(scores, view.holder[targets]))
     return found

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from attacks.metrics.intervals import CONFIDENCE, Estimate, tail_interval, two_way
 from attacks.metrics.measures import RATES, Measured, Metric, area, tail_rate
@@ -45,12 +46,33 @@ def measure_clients(scores: Scores, holder: Holders) -> dict[Metric, Measured]:
     return by_metric
 
 
+def measure_auc(scores: Scores, holder: Holders) -> Measured:
+    """The AUC of `measure_clients` alone."""
+    federations = []
+    for own, held in zip(scores, holder, strict=True):
+        federations.append(_mean_over_clients(area, own, held, held == NOBODY))
+    return _join(federations)
+
+
 def measure_against_peers(scores: Scores, holder: Holders) -> Measured:
     """AUC of a client's members against the members of the other clients; 0.5: no telling apart."""
     federations = []
     for own, held in zip(scores, holder, strict=True):
         federations.append(_mean_over_clients(area, own, held, held != NOBODY))
     return _join(federations)
+
+
+def score_classes(scores: Scores, holder: Holders, labels: Int64[Tensor, " examples"]) -> Scores:
+    """Give each example the mean score of its class, over the examples that nobody holds.
+
+    Where clients hold different classes, a client's favourite classes alone tell its members. These
+    means know of no single member; on random clients their AUC is 0.5.
+    """
+    classes = one_hot(labels.long()).double()
+    nobody = (holder == NOBODY).double()
+    sums = (scores * nobody[:, None]) @ classes
+    means = sums / (nobody @ classes)[:, None].clamp_min(1)
+    return means[..., labels.long()]
 
 
 def estimate_tail(metric: Metric, measured: Measured, scores: Scores, holder: Holders) -> Estimate:

@@ -58,6 +58,15 @@ def test_the_summary_has_accuracies_risks_and_every_number(results):
     assert len(summary) == 4 + 3 + 3 * len(METRICS) + len(results.rows) * len(METRICS)
 
 
+def test_the_summary_has_every_attack_on_rounds(results):
+    line = {"attack": "lda", "knowledge": "matched", "auc": {"value": 0.7}}
+    line |= {"tpr_1pct": {"value": 0.05}, "tpr_01pct": {"value": 0.01}}
+    leak = {"threat": "server", "rows": [line]}
+    summary = _summary(results._replace(findings=results.findings | {"federated_server": leak}))
+    key = "federated/server/matched/lda"
+    assert [summary[f"{key}/{m}"] for m in ("auc", "tpr_1pct", "tpr_01pct")] == [0.7, 0.05, 0.01]
+
+
 def test_a_failure_warns_and_the_audit_stands(results, tmp_path, monkeypatch):
     def fail(**_):
         raise wandb.errors.CommError("timed out")

@@ -11,8 +11,9 @@ from reporting.federated import federated_table, rounds_chart, sentences
 RATE = Estimate(0.05, 0.04, 0.06)
 
 
-def row(attack, knowledge, auc, peers=None):
-    return FederatedRow(attack, knowledge, Estimate(*auc), RATE, Estimate(0.01, 0, 0.1), peers, {})
+def row(attack, knowledge, auc, peers=None, by_class=None):
+    rates = RATE, Estimate(0.01, 0, 0.1)
+    return FederatedRow(attack, knowledge, Estimate(*auc), *rates, peers, by_class, {})
 
 
 @pytest.fixture
@@ -68,6 +69,17 @@ def test_what_matched_shadows_gain_stands_beside_the_others(leak):
         *[["-", "-"]] * 3,
         ["+0.050 (+0.020 to +0.080)", "0.010"],
     ]
+
+
+def test_classes_have_a_column_and_are_told_of_where_they_tell(leak):
+    rows = [line._replace(by_class=Estimate(0.6, 0.55, 0.65)) for line in leak.rows]
+    classes = leak._replace(rows=rows)
+    assert federated_table(classes).columns[-1] == "AUC of classes alone"
+    assert federated_table(classes).rows[0][-1].text == "0.600 (0.550-0.650)"
+    assert sentences(classes)[1] == (
+        "Part of it is the example's class, which clients hold unequally: by it alone, the same "
+        "attack has AUC 0.600 (0.550-0.650)."
+    )
 
 
 def test_a_client_sees_no_peers(leak):

@@ -4,7 +4,13 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from attacks.federated.measures import estimate_tail, measure_against_peers, measure_clients
+from attacks.federated.measures import (
+    estimate_tail,
+    measure_against_peers,
+    measure_auc,
+    measure_clients,
+    score_classes,
+)
 from attacks.metrics.intervals import tail_interval
 from attacks.metrics.measures import tail_rate
 from attacks.rounds import NOBODY
@@ -103,3 +109,25 @@ def test_clients_without_members_are_left_out_and_a_federation_needs_some(scored
     known = measure_clients(scores, holder)["auc"].values
     fewer = measure_clients(scores[:, :3], holder)["auc"].values
     assert torch.equal(known, fewer)
+
+
+def test_scores_of_classes_worked_by_hand():
+    """Nobody holds examples 2 to 4; the mean of class 0 is 3, that of class 1 is 8."""
+    scores = torch.tensor([[[9.0, 1.0, 2.0, 4.0, 8.0]]]).double()
+    holder = torch.tensor([[0, 0, NOBODY, NOBODY, NOBODY]])
+    labels = torch.tensor([0, 1, 0, 0, 1])
+    assert score_classes(scores, holder, labels).flatten().tolist() == [3, 8, 3, 3, 8]
+
+
+def test_classes_tell_where_clients_hold_different_ones_and_nothing_else_does(rng):
+    """Clients k hold class k alone, and score its examples higher, whoever holds them."""
+    labels = torch.arange(900) % 3
+    nobody = torch.rand(1, 900, generator=rng) < 0.5
+    scores = torch.randn(1, 3, 900, generator=rng).double()
+    scores += 2 * (labels == torch.arange(3)[:, None])
+    apart = labels.expand(1, -1).where(~nobody, NOBODY)
+    assert measure_auc(score_classes(scores, apart, labels), apart).values.item() > 0.9
+    drawn = torch.randint(3, (1, 900), generator=rng).where(~nobody, NOBODY)
+    # the standard error of three AUCs on 150 and 450 examples is 0.016
+    found = measure_auc(score_classes(scores, drawn, labels), drawn).values.item()
+    assert found == pytest.approx(0.5, abs=0.07)
