@@ -127,7 +127,7 @@ def test_the_toy_is_judged_by_both_of_its_findings(several, leak, gap, first, se
 
 def test_without_full_precision_shadows_nothing_is_said_of_them(several):
     fleets = several((-0.002, None), (-0.05, None))
-    page = render(fleets, {})
+    page = " ".join(render(fleets, {}).split())
     assert "That full-precision shadows hide this has not been asked." in page
     assert "## What the attacker must know" not in page
     assert f"**Not run yet:** full-precision shadows against `{FOUR}` and `{TERNARY}`." in page
