@@ -28,6 +28,10 @@ ALLOWED = {  # what each floor may import of ours beside itself
     "train": {"fleet", "storage"},
     "audit": {"attacks", "storage", "reporting"},
     "docs.pruning": {"attacks", "attacks.metrics", "docs.study", "reporting", "storage"},
+    "docs.federated": {
+        *("attacks", "attacks.federated", "attacks.metrics"),
+        *("docs.study", "quantization", "quantization.rounding", "reporting", "storage"),
+    },
     "docs.mixed": {"attacks", "attacks.metrics", "docs.study", "reporting", "storage"},
     "docs.study": {"attacks", "attacks.metrics", "quantization", "storage", "reporting"},
 }

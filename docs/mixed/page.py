@@ -8,22 +8,20 @@ Every number, verdict and figure in the document is computed here; none is typed
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from docs.mixed import sentences, tables
 from docs.mixed.claims import ALIKE, compare_all, copied_variants, searched_of
 from docs.study import provenance
 from docs.study.costs import hours
-from docs.study.document import fill
+from docs.study.document import fill, write_figures
 from docs.study.kept import as_kept
 from docs.study.numbers import SMALL, Study
 from docs.study.verdicts import LEVEL
 from reporting.charts import Chart
 from reporting.cost import bits_chart, cost_chart
-from reporting.matplotlib_charts import draw
 from reporting.results_json import parse_results, read_results
-from storage.files import write_text, write_whole
+from storage.files import write_text
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "mixed_precision.md"
@@ -49,10 +47,7 @@ def main(arguments: Sequence[str]) -> None:
         study, copied = read(HERE)
     except (ValueError, OSError) as error:
         parser.exit(1, f"docs.mixed: {error}\n")
-    for name, chart in charts(study).items():
-        figure = draw(chart)
-        save = partial(figure.savefig, format="png", dpi=110, bbox_inches="tight")
-        write_whole(HERE / f"{name}.png", save)
+    write_figures(HERE, charts(study))
     write_text(PAGE, render(study, copied))
 
 

@@ -3,13 +3,10 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from docs.study.companions import check_companion, id_of, lender_of, parse
 from docs.study.kept import as_kept
 from docs.study.numbers import Study
-from reporting.pairing import pair_with_first
 from reporting.results import Results
-from reporting.results_json import parse_results
-from storage.borrowed import FACT
-from storage.same_experiment import differing
 
 DENSE, OCS, BORROWED = "dense", "ocs", "borrowed"
 METHODS = {  # which channels go, by method
@@ -104,9 +101,9 @@ def read(folder: Path) -> Fleets:
             f"of them. Name its run folder, as in {lacking}."
         )
     fleets = Fleets(
-        _parse(dense),
-        {method: _parse(path) for method, path in pruned.items() if path.exists()},
-        {method: _parse(path) for method, path in borrowed.items() if path.exists()},
+        parse(dense),
+        {method: parse(path) for method, path in pruned.items() if path.exists()},
+        {method: parse(path) for method, path in borrowed.items() if path.exists()},
     )
     _check(folder, fleets)
     return fleets
@@ -116,20 +113,9 @@ def _check(folder: Path, fleets: Fleets) -> None:
     """Refuse fleets that differ in more than their pruning, and shadows of other experiments."""
     first = fleets.dense.results
     for method, study in fleets.pruned.items():
-        both, file = {DENSE: first, method: study.results}, kept_at(folder, method)
-        pairing = pair_with_first(both)[method]
-        if not pairing.own:
-            raise ValueError(f"{file} cannot be used: {pairing.sentence}")
-        options = differing({name: results.experiment for name, results in both.items()})
-        others = {key: pair for key, pair in options.items() if not key.startswith(FREE)}
-        if others:
-            told = "; ".join(
-                f"{key} {own}, and {dense} there" for key, (dense, own) in others.items()
-            )
-            raise ValueError(
-                f"{file} differs from {DENSE} in {told}. Train it like the dense fleet but for "
-                "`--prune`."
-            )
+        way = "Train it like the dense fleet but for `--prune`."
+        pair = (DENSE, first), (method, study.results)
+        check_companion(kept_at(folder, method), *pair, FREE, way)
     shares = {method: study.config["prune"]["remove"] for method, study in fleets.pruned.items()}
     if len(set(shares.values())) > 1:
         told = ", ".join(f"{method} {share:g}" for method, share in shares.items())
@@ -138,26 +124,17 @@ def _check(folder: Path, fleets: Fleets) -> None:
         )
     for method, study in fleets.borrowed.items():
         file, own = kept_at(folder, f"{BORROWED}-{method}"), fleets.pruned.get(method)
-        if own is None or _id_of(own) != _id_of(study):
+        if own is None or id_of(own) != id_of(study):
             raise ValueError(
                 f"{file} has targets of {study.results.name}, which is not the fleet that is kept "
                 f"of {method}. Name its run folder by `--{method}`, too."
             )
-        lender = study.results.basis.get(FACT, "").partition(", which")[0]
+        lender = lender_of(study)
         if lender != first.name:
             raise ValueError(
                 f"{file} has the shadows of {lender}, and the dense fleet is {first.name}. Audit "
                 f"{study.results.name} with that one's `--shadows`."
             )
-
-
-def _parse(path: Path) -> Study:
-    return Study(parse_results(path, "Name the run folder that it comes from"))
-
-
-def _id_of(study: Study) -> str | None:
-    """What tells an experiment from others; None for models that were trained elsewhere."""
-    return study.results.experiment and study.results.experiment.id
 
 
 def _method_of(results: Results) -> str | None:

@@ -9,7 +9,6 @@ not run yet is left out, and named under "What this does not show".
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from docs.pruning import sentences, tables
@@ -28,15 +27,14 @@ from docs.pruning.fleets import (
 )
 from docs.study import beside, provenance
 from docs.study.costs import hours
-from docs.study.document import fill
+from docs.study.document import fill, write_figures
 from docs.study.fleets import curve_of
 from docs.study.frontier import KeptCurve
 from docs.study.numbers import SMALL
 from docs.study.verdicts import LEVEL
-from reporting.matplotlib_charts import draw
 from reporting.results_json import read_results
 from storage.borrowed import FACT
-from storage.files import write_text, write_whole
+from storage.files import write_text
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "pruning.md"
@@ -70,9 +68,7 @@ def main(arguments: Sequence[str]) -> None:
         fleets = read(HERE)
     except (ValueError, OSError) as error:
         parser.exit(1, f"docs.pruning: {error}\n")
-    for name, chart in all_of(fleets).items():
-        figure = draw(chart)
-        write_whole(HERE / f"{name}.png", partial(figure.savefig, format="png", dpi=110))
+    write_figures(HERE, all_of(fleets))
     write_text(PAGE, render(fleets))
 
 

@@ -2,10 +2,15 @@
 
 import re
 import textwrap
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from reporting.charts import Chart
+from reporting.matplotlib_charts import draw
+from storage.files import write_whole
 
 WIDTH = 100  # of a line of text
 
@@ -33,3 +38,11 @@ def wrap(block: str) -> str:
     if not items:
         return broken(first)
     return "\n".join(broken(f"- {item}", subsequent_indent="  ") for item in items)
+
+
+def write_figures(folder: Path, charts: Mapping[str, Chart]) -> None:
+    """Draw the figures of a page into a folder, each in a file of its name."""
+    for name, chart in charts.items():
+        figure = draw(chart)
+        save = partial(figure.savefig, format="png", dpi=110, bbox_inches="tight")
+        write_whole(folder / f"{name}.png", save)

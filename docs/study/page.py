@@ -10,7 +10,6 @@ is named in "What this does not show" before. The first edition stays below, as 
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,16 +28,15 @@ from docs.study import (
 )
 from docs.study import control as controls
 from docs.study.claims import CALIBRATION, CLAIMS, Comparisons, compare_all
-from docs.study.document import fill
+from docs.study.document import fill, write_figures
 from docs.study.edition import Edition
 from docs.study.fleets import FLEETS, kept_at, read_fleets
 from docs.study.kept import keep, keep_control, keep_fleet
 from docs.study.numbers import LIRA, SMALL, STRONGEST, Study
 from docs.study.verdicts import LEVEL
 from reporting.charts import Chart
-from reporting.matplotlib_charts import draw
 from reporting.results_json import parse_results, read_results
-from storage.files import write_text, write_whole
+from storage.files import write_text
 
 HERE = Path(__file__).parent
 KEPT = "results.json"
@@ -129,7 +127,5 @@ def main(arguments: Sequence[str]) -> None:
         page = make(WHERE)
     except (ValueError, OSError) as error:
         parser.exit(1, f"docs.study: {error}\n")
-    for name, chart in page.charts.items():
-        figure = draw(chart)
-        write_whole(WHERE / f"{name}.png", partial(figure.savefig, format="png", dpi=110))
+    write_figures(WHERE, page.charts)
     write_text(PAGE, render(page))

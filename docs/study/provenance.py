@@ -12,7 +12,7 @@ from storage.command_line import quote
 RECIPES = Path(__file__).parents[2] / "recipes"
 SMALL = "study/cifar10_small.yaml"  # the recipe of the first edition
 ADDING = "snapshots", "quantize"  # options that add variants
-SECTIONS = "model", "prune", "trainer", "fleet"  # of a recipe's options, beside the data
+SECTIONS = "model", "prune", "federated", "trainer", "fleet"  # of a recipe, beside the data
 
 
 def finished(study: Study) -> str:

@@ -146,6 +146,32 @@ def counted(found: int, total: int) -> str:
     return f"{found or 'none'} of {total}"
 
 
+def tally(measure: str, pairs: Sequence[Compared]) -> str:
+    """How many are shown to be less or more, by how much, or neither, and whether that is small."""
+    parts = []
+    for word in ("less", "more", None):
+        found = [pair for pair in pairs if pair.shown == word]
+        if found:
+            where = "" if len(found) == len(pairs) else f" in {len(found)}"
+            told = _amounts(measure, found) if word else _smallness(found)
+            parts.append(f"{word or 'no difference shown'}{where}{told}")
+    return f"{NAMES[measure]} {listed(parts)}"
+
+
+def _amounts(measure: str, pairs: Sequence[Compared]) -> str:
+    sizes = [abs(pair.estimate.value) for pair in pairs]
+    if measure == "auc":
+        return f" (by {listed([f'{size:.3f}' for size in sizes])})"
+    return f" (by {listed([f'{100 * size:.1f}' for size in sizes])} points)"
+
+
+def _smallness(pairs: Sequence[Compared]) -> str:
+    small = sum(pair.small for pair in pairs)
+    if len(pairs) == 1:
+        return " (small)" if small else ""
+    return f" ({counted(small, len(pairs))} small)" if small else ""
+
+
 def _places(measures: Sequence[str]) -> str:
     """Measures in words; both rates together are the tail."""
     if set(measures) >= TAIL:

@@ -1,0 +1,1 @@
+"""The page on federated learning: what updates leak, and whether rounding them protects."""
