@@ -14,6 +14,7 @@ Networks with random weights at 32x32 pixels, each in these forms, measured in t
 
 Then `--allocations` random choices of layers: Spearman's rank correlation between arithmetic
 intensity, as AIQ counts it at that batch size, and throughput on the first number of threads.
+Figures are in docs/deploy.md.
 """
 
 import argparse
