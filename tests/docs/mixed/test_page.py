@@ -13,7 +13,7 @@ from docs.mixed.page import PAGE, keep, read, render
 from docs.mixed.sentences import answer
 from docs.mixed.tables import additivity, bits, copied_table
 from docs.study.frontier import Left
-from docs.study.numbers import Study
+from docs.study.numbers import STRONGEST, Study, leak
 from docs.study.page import HERE, KEPT
 from reporting.results_json import parse_results
 from storage.searches import CostMeans, SearchMeans
@@ -151,9 +151,17 @@ def test_shadows_with_copied_bits_have_their_section(made_up):
     assert row.startswith("| adaround-mix2.18 | ≈ +0.000")
 
 
-@pytest.mark.skipif(not (PACKAGE / "fleet.json").exists(), reason="no fleet is kept yet")
 def test_the_page_is_that_of_the_kept_results():
     assert PAGE.read_text() == render(*read(PACKAGE))
+
+
+def test_the_readme_has_the_page_s_number():
+    study, copied = read(PACKAGE)
+    pair = leak("adaround-mix2.18", "adaround-w2", STRONGEST, "auc")
+    found = compare_all(study, copied)[pair]
+    assert found.shown == "more"
+    readme = (PAGE.parent.parent / "README.md").read_text()
+    assert f"bits chosen per layer leak {found.estimate.value:.3f} AUC more than equal" in readme
 
 
 def test_what_is_kept_is_read_back(made_up, tmp_path):
