@@ -29,8 +29,8 @@ CONFIG = {
     "prune": {"method": None, "remove": 0.5},
     "trainer": {
         "precision": "bf16-mixed",
-        "max_epochs": 30,
-        "check_val_every_n_epoch": 30,
+        "max_epochs": 15,
+        "check_val_every_n_epoch": 15,
     },
     "fleet": {"shadows": 16, "targets": TARGETS},
     "quantize": ["adaround-w4", "adaround-w2", "adaround-w1.58"],
