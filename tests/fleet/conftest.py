@@ -155,3 +155,29 @@ def wait_for():
             time.sleep(0.005)
 
     return wait
+
+
+@pytest.fixture
+def killed(monkeypatch):
+    """Train, stopping before each of these steps, counted over all models and attempts."""
+    served = [0]
+    real = Classifier.training_step
+
+    def train_killed(arguments, steps):
+        left = list(steps)
+
+        def step(self, batch, batch_idx):
+            if left and served[0] == left[0]:
+                left.pop(0)
+                raise SystemExit("killed")
+            served[0] += 1
+            return real(self, batch, batch_idx)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Classifier, "training_step", step)
+            for _ in steps:
+                with pytest.raises(SystemExit, match="killed"):
+                    train.main(arguments)
+            train.main(arguments)
+
+    return train_killed

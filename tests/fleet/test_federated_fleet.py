@@ -103,32 +103,6 @@ def test_the_last_round_has_the_signals_of_the_trained_model_and_a_snapshot_of_i
             torch.testing.assert_close(recorded, phi, rtol=0, atol=1e-5)  # kernels of their own
 
 
-@pytest.fixture
-def killed(monkeypatch):
-    """Train, stopping before each of these steps of all clients, counted over all attempts."""
-    served = [0]
-    real = Classifier.training_step
-
-    def train_killed(arguments, steps):
-        left = list(steps)
-
-        def step(self, batch, batch_idx):
-            if left and served[0] == left[0]:
-                left.pop(0)
-                raise SystemExit("killed")
-            served[0] += 1
-            return real(self, batch, batch_idx)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Classifier, "training_step", step)
-            for _ in steps:
-                with pytest.raises(SystemExit, match="killed"):
-                    train.main(arguments)
-            train.main(arguments)
-
-    return train_killed
-
-
 STEPS = 3 * 2 * 2  # of a round: clients, passes, batches
 
 

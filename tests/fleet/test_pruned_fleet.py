@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 import train
 from fleet.export import export
 from lightning_modules.callbacks.checkpoints import SaveCheckpoint
-from lightning_modules.classifier import Classifier
 from lightning_modules.networks import build_network
 from pruning.cut import load
 from storage.names import fleet_names
@@ -43,32 +42,6 @@ def records_of(folder):
     """Every record of pruning, by file."""
     paths = folder.glob("models/*/full.json")
     return {str(path.relative_to(folder)): json.loads(path.read_text()) for path in paths}
-
-
-@pytest.fixture
-def killed(monkeypatch):
-    """Train, stopping before each of these steps of all models, counted over all attempts."""
-    served = [0]
-    real = Classifier.training_step
-
-    def train_killed(arguments, steps):
-        left = list(steps)
-
-        def step(self, batch, batch_idx):
-            if left and served[0] == left[0]:
-                left.pop(0)
-                raise SystemExit("killed")
-            served[0] += 1
-            return real(self, batch, batch_idx)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Classifier, "training_step", step)
-            for _ in steps:
-                with pytest.raises(SystemExit, match="killed"):
-                    train.main(arguments)
-            train.main(arguments)
-
-    return train_killed
 
 
 @pytest.mark.fleet
