@@ -23,8 +23,8 @@ AI / 60 + (1 - lambda) points lost / 10; the value at the end is that of a full 
     greedy, authors'         61.70   43.852  -0.65778    0/7/13   657.54 s, 421 evaluations
 
 The intensities of FP32, INT8 and INT4 are the published ones. By its own objective, the sum, the
-exact choice is that of the greedy search on it. By a full evaluation 4 bits everywhere is best:
-500 images see no loss of it, single layers sum up to one, and the authors' search ends in between.
+exact choice is that of the greedy search on it. By a full evaluation 4 bits everywhere has the best
+objective: on the 500 images it loses 1.0 points, the choice by the sum 1.2, the authors' none.
 """
 
 import argparse

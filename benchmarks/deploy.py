@@ -7,6 +7,7 @@ Networks with random weights at 32x32 pixels, each in these forms, measured in t
 
     float32     BatchNorm folded, by the runtime itself: the fair baseline
     w8a8        every layer on integers
+    uint8       the same with int8 weights turned into uint8, as CPUs without VNNI need it
     mixed       the same with 4 bits in the larger half of the layers, unpacked as a session starts
     aiq         as many layers as `--layers` on integers: those with most weights, whose choice
                 gives the highest arithmetic intensity (AIQ's choice where accuracy says nothing)
@@ -50,6 +51,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "mobilenet_v2": partial(torchvision.models.mobilenet_v2, num_classes=10),
 }
 DRAWS = 3  # of the random choice
+UINT8 = "uint8"
 
 
 class Forms:
@@ -116,7 +118,10 @@ def measure(
 ) -> dict[str, float]:
     """Median seconds of a batch of each model, over rounds in which all take turns."""
     images = {"images": torch.randn(batch, *IMAGE).numpy()}
-    sessions = {name: open_session(model, threads) for name, model in models.items()}
+    sessions = {
+        name: open_session(model, threads, precise=True if name == UINT8 else None)
+        for name, model in models.items()
+    }
     times: dict[str, list[float]] = {name: [] for name in models}
     for session in sessions.values():
         session.run(None, images)
@@ -137,6 +142,7 @@ def choose_forms(forms: Forms, layers: int, rng: random.Random) -> dict[str, byt
     bits = {
         "float32": {},
         "w8a8": dict.fromkeys(keys, 8),
+        UINT8: dict.fromkeys(keys, 8),
         "mixed": dict.fromkeys(keys[:half], 4) | dict.fromkeys(keys[half:], 8),
         "aiq": dict.fromkeys(keys[:count], 8),
     }

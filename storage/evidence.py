@@ -20,6 +20,7 @@ from datamodules.stored import load_stored
 from storage.borrowed import FACT, FIELDS, Borrowed, borrow
 from storage.checksums import check_unchanged
 from storage.experiment import Experiment
+from storage.federation import describe_left_out
 from storage.left_out import (
     UNFINISHED,
     leave_out_attacks,
@@ -32,7 +33,7 @@ from storage.names import ModelName, in_order
 from storage.privacy import is_trained, prove
 from storage.pruning import PruningMeans, leave_out_pruning, read_pruning, read_widths
 from storage.records import VariantFacts, average, read_calibrated, read_record, read_seconds
-from storage.rounds import describe_clients, leave_out_uploads, read_rounds
+from storage.rounds import describe_clients, read_rounds
 from storage.run_folder import RunFolder
 from storage.saved_signals import SavedSignal, load_signals
 from storage.searches import CostMeans, average_cost, average_search
@@ -103,7 +104,6 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
     models = [*leave_out_models(excluded, trained_here=True), *borrowed.left_out]
     data, images = _load_data(experiment)
     audited = [experiment.names[case.target] for case in cases]
-    playing = {model for case in cases for model in (case.target, *case.shadows)}
     # a diverged model has no record of its calibration
     sound = [name for name in finished if name not in excluded]
     calibrated = {v: read_calibrated(run, v, members, sound) for v in variants}
@@ -111,9 +111,6 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
     facts = {v: _read_facts(run, v, audited, proven.get(v)) for v in variants}
     full = _cost_of_full(run, experiment.quantized, audited)
     facts |= {v: facts[v]._replace(cost=full) for v in (FULL, *in_order(variants))}
-    pruned = read_pruning(run, audited) if experiment.pruned else None
-    unknown += leave_out_pruning(run, audited) if experiment.pruned else []
-    unknown += leave_out_uploads(run, sound) if experiment.federated else []
     game = Game(
         signals=_read_signals(run, experiment, data),
         members=_matrix(members),
@@ -121,11 +118,11 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
         calibrated={variant: mask for variant, mask in calibrated.items() if mask is not None},
         proven=proven,
         others=borrowed.signals,
-        widths=read_widths(run, experiment.names) if experiment.pruned else None,
-        rounds=read_rounds(run, members, [experiment.names[model] for model in sorted(playing)]),
         other_rounds=borrowed.rounds,
         **trade_offs(facts)._asdict(),
     )
+    game = _add_training(game, run, experiment, members)
+    unknown += _leave_out_training(run, experiment, audited, sound)
     return Evidence(
         name=run.name,
         game=game,
@@ -134,13 +131,45 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
         | (describe_clients(run, audited) if experiment.federated else {})
         | ({FACT: borrowed.fact} if borrowed.fact else {}),
         excluded=excluded,
-        left_out=[*models, *unknown, *images],
+        left_out=[
+            *models,
+            *unknown,
+            *_leave_out_training(run, experiment, audited, sound),
+            *images,
+        ],
         experiment=experiment,
         images=None if data is None else data.pool,
         audited={str(name): _fingerprint(members[name]) for name in audited},
         seconds={str(n): known for n in finished if (known := read_seconds(run, n)) is not None},
-        pruned=pruned,
+        pruned=read_pruning(run, audited) if experiment.pruned else None,
     )
+
+
+def _add_training(
+    game: Game,
+    run: RunFolder,
+    experiment: Experiment,
+    members: Mapping[ModelName, Bool[Tensor, " examples"]],
+) -> Game:
+    """Add what some kinds of training leave: widths of pruned models, rounds of federations."""
+    if experiment.pruned:
+        game = game._replace(widths=read_widths(run, experiment.names))
+    if experiment.federated:
+        playing = {model for case in game.cases for model in (case.target, *case.shadows)}
+        names = [experiment.names[model] for model in sorted(playing)]
+        game = game._replace(rounds=read_rounds(run, members, names))
+    return game
+
+
+def _leave_out_training(
+    run: RunFolder,
+    experiment: Experiment,
+    audited: Sequence[ModelName],
+    sound: Sequence[ModelName],
+) -> list[str]:
+    """Sentences on what is not known of pruning, and on what federations left out."""
+    lost = leave_out_pruning(run, audited) if experiment.pruned else []
+    return lost + (describe_left_out(run, sound) if experiment.federated else [])
 
 
 def restrict(evidence: Evidence, choice: Choice) -> Evidence:

@@ -1,5 +1,6 @@
 """What went wrong in federations, from the records of their training."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 from attacks.game import FULL
@@ -16,15 +17,15 @@ def describe_left_out(run: RunFolder, names: Iterable[ModelName]) -> list[str]:
     """
     sentences = []
     for name in names:
-        left_out: dict[str, list[int]] = (read_record(run, name, FULL) or {}).get("left_out", {})
-        counts = {client: 0 for clients in left_out.values() for client in clients}
-        for clients in left_out.values():
-            for client in clients:
-                counts[client] += 1
+        left_out = (read_record(run, name, FULL) or {}).get("left_out", {})
+        counts = Counter(client for clients in left_out.values() for client in clients)
         if counts:
             listed = ", ".join(
                 f"client {client} in {count} round{'' if count == 1 else 's'}"
                 for client, count in sorted(counts.items())
             )
-            sentences.append(f"{name} left out uploads that were not finite: {listed}.")
+            sentences.append(
+                f"{name} left out uploads that were not finite: {listed}. Lower `--model.lr` if "
+                "there are many."
+            )
     return sentences

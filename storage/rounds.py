@@ -86,27 +86,6 @@ def describe_clients(run: RunFolder, audited: Iterable[ModelName]) -> dict[str, 
     return facts
 
 
-def leave_out_uploads(run: RunFolder, names: Iterable[ModelName]) -> list[str]:
-    """Sentences on uploads that were not finite, which training left out of their rounds.
-
-    Raises:
-        ValueError: a record is damaged.
-    """
-    sentences = []
-    for name in names:
-        rounds: dict[int, list[str]] = {}
-        for number, clients in ((read_record(run, name, FULL) or {}).get("left_out") or {}).items():
-            for client in clients:
-                rounds.setdefault(client, []).append(number)
-        sentences += [
-            f"Client {client} of {name} uploaded weights that are not finite in round"
-            f"{'s' if len(own) > 1 else ''} {', '.join(own)}, and was left out there by training. "
-            "Lower `--model.lr` if there are many."
-            for client, own in rounds.items()
-        ]
-    return sentences
-
-
 def _read_holder(
     path: Path, members: Bool[Tensor, " examples"], clients: int
 ) -> Int64[Tensor, " examples"]:

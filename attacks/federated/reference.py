@@ -39,7 +39,7 @@ class Reference:
         self._count, self._total, self._square = (
             torch.empty(shape, dtype=torch.float64) for _ in range(3)
         )
-        for shadow, inside in enumerate(outside):  # one at a time, in float64
+        for shadow, inside in enumerate(outside):  # all in float64 would take too much
             own = signal[shadow].double()
             self._count[shadow] = (~own.isnan()).sum(1) * inside
             known = own.nan_to_num()

@@ -13,5 +13,5 @@ def test_clients_that_were_left_out_are_counted_by_model(tmp_path):
         run.record(name, "full").write_text(json.dumps(record))
     assert describe_left_out(run, names) == [
         "shadow-000 left out uploads that were not finite: client 0 in 1 round, client 1 in 2 "
-        "rounds."
+        "rounds. Lower `--model.lr` if there are many."
     ]
