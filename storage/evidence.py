@@ -131,12 +131,7 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
         | (describe_clients(run, audited) if experiment.federated else {})
         | ({FACT: borrowed.fact} if borrowed.fact else {}),
         excluded=excluded,
-        left_out=[
-            *models,
-            *unknown,
-            *_leave_out_training(run, experiment, audited, sound),
-            *images,
-        ],
+        left_out=[*models, *unknown, *images],
         experiment=experiment,
         images=None if data is None else data.pool,
         audited={str(name): _fingerprint(members[name]) for name in audited},
