@@ -80,6 +80,12 @@ def data(study: Study, recipe: str = SMALL) -> str:
     return f"{told}, as in the recipe"
 
 
+def population(study: Study) -> str:
+    """What RMIA takes for its population: the test images; empty if it is unknown."""
+    told = study.results.basis.get("RMIA")
+    return f"RMIA: {told}." if told else ""
+
+
 def compare_data(control: Study, study: Study, recipe: str = SMALL) -> str:
     """What a fleet's images were read by, beside those of the study."""
     options = control.config["data"] == study.config["data"]

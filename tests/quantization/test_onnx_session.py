@@ -59,6 +59,16 @@ def test_weights_become_uint8_only_where_kernels_saturate(monkeypatch, saturates
             options.get_session_config_entry(PRECISION)
 
 
+def test_uint8_weights_give_the_same_sums_where_kernels_are_exact():
+    if onnx_session.saturates():
+        pytest.skip("this CPU's kernels saturate, and only uint8 weights are exact")
+    draw = np.random.default_rng(0)
+    weights = draw.integers(-127, 128, (64, 32), dtype=np.int8)
+    codes = draw.integers(0, 256, (2, 64)).astype(np.float32)
+    one, other = (open_session(model_of(weights), 1, precise=p) for p in (True, False))
+    assert (one.run(None, {"x": codes})[0] == other.run(None, {"x": codes})[0]).all()
+
+
 def test_options_of_a_session_are_taken(tmp_path):
     prefix = str(tmp_path / "profile")
     session = open_session(
