@@ -9,20 +9,16 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from attacks.cases import Case, make_cases
 from attacks.choice import Choice
 from attacks.game import FULL, Game, ModelSignals, Proven, keep_examples
-from attacks.health import find_failures, unjudged
 from attacks.metrics.intervals import mean_accuracy
 from attacks.quantile import make_features
 from datamodules.images import ImageDataModule, Images
 from datamodules.stored import load_stored
-from storage.borrowed import FACT, FIELDS, Borrowed, borrow
-from storage.checksums import check_unchanged
+from storage.borrowed import FACT, FIELDS
 from storage.experiment import Experiment
 from storage.federation import describe_left_out
 from storage.left_out import (
-    UNFINISHED,
     leave_out_attacks,
     leave_out_examples,
     leave_out_images,
@@ -30,6 +26,7 @@ from storage.left_out import (
     why_left_out,
 )
 from storage.names import ModelName, in_order
+from storage.playing import Playing, find_playing
 from storage.privacy import is_trained, prove
 from storage.pruning import PruningMeans, leave_out_pruning, read_pruning, read_widths
 from storage.records import VariantFacts, average, read_calibrated, read_record, read_seconds
@@ -88,41 +85,30 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
         ValueError: models are unfinished and `allow_partial` is off, a file is damaged, too few
             models are left to audit, or the lender's shadows cannot attack here.
     """
-    experiment, members = run.read(), run.membership()
-    variants = experiment.variants
-    finished, excluded = _read_finished(run, variants, allow_partial)
-    failed, unknown = _find_failures(run, variants, members, finished)
-    excluded |= failed
-    borrowed = Borrowed() if lender is None else borrow(lender, run, members)
-    out = [
-        position
-        for position, name in enumerate(members)
-        if name in excluded or name in borrowed.failed
-    ]
-    cases = make_cases(experiment.shadows, experiment.targets, out)
-    check_cases(cases, excluded | dict(borrowed.failed))
-    models = [*leave_out_models(excluded, trained_here=True), *borrowed.left_out]
+    playing = find_playing(run, allow_partial, lender)
+    experiment, members, audited = playing.experiment, playing.members, playing.audited
+    variants, borrowed = experiment.variants, playing.borrowed
+    models = [*leave_out_models(playing.excluded, trained_here=True), *borrowed.left_out]
     data, images = _load_data(experiment)
-    audited = [experiment.names[case.target] for case in cases]
     # a diverged model has no record of its calibration
-    sound = [name for name in finished if name not in excluded]
-    calibrated = {v: read_calibrated(run, v, members, sound) for v in variants}
+    calibrated = {v: read_calibrated(run, v, members, playing.sound) for v in variants}
     proven = prove(run, variants, audited) if experiment.private else {}
     facts = {v: _read_facts(run, v, audited, proven.get(v)) for v in variants}
     full = _cost_of_full(run, experiment.quantized, audited)
     facts |= {v: facts[v]._replace(cost=full) for v in (FULL, *in_order(variants))}
+    seconds = {str(name): read_seconds(run, name) for name in playing.finished}
     game = Game(
         signals=_read_signals(run, experiment, data),
-        members=_matrix(members),
-        cases=cases,
+        members=torch.stack([*members.values()]),
+        cases=playing.cases,
         calibrated={variant: mask for variant, mask in calibrated.items() if mask is not None},
         proven=proven,
         others=borrowed.signals,
+        widths=read_widths(run, experiment.names) if experiment.pruned else None,
+        rounds=read_rounds(run, members, playing.needed),
         other_rounds=borrowed.rounds,
         **trade_offs(facts)._asdict(),
     )
-    game = _add_training(game, run, experiment, members)
-    unknown += _leave_out_training(run, experiment, audited, sound)
     return Evidence(
         name=run.name,
         game=game,
@@ -130,41 +116,21 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
         facts=_describe(experiment, game, models)
         | (describe_clients(run, audited) if experiment.federated else {})
         | ({FACT: borrowed.fact} if borrowed.fact else {}),
-        excluded=excluded,
-        left_out=[*models, *unknown, *images],
+        excluded=playing.excluded,
+        left_out=[*models, *playing.unjudged, *_leave_out_training(run, playing), *images],
         experiment=experiment,
         images=None if data is None else data.pool,
         audited={str(name): _fingerprint(members[name]) for name in audited},
-        seconds={str(n): known for n in finished if (known := read_seconds(run, n)) is not None},
+        seconds={name: known for name, known in seconds.items() if known is not None},
         pruned=read_pruning(run, audited) if experiment.pruned else None,
     )
 
 
-def _add_training(
-    game: Game,
-    run: RunFolder,
-    experiment: Experiment,
-    members: Mapping[ModelName, Bool[Tensor, " examples"]],
-) -> Game:
-    """Add what some kinds of training leave: widths of pruned models, rounds of federations."""
-    if experiment.pruned:
-        game = game._replace(widths=read_widths(run, experiment.names))
-    if experiment.federated:
-        playing = {model for case in game.cases for model in (case.target, *case.shadows)}
-        names = [experiment.names[model] for model in sorted(playing)]
-        game = game._replace(rounds=read_rounds(run, members, names))
-    return game
-
-
-def _leave_out_training(
-    run: RunFolder,
-    experiment: Experiment,
-    audited: Sequence[ModelName],
-    sound: Sequence[ModelName],
-) -> list[str]:
+def _leave_out_training(run: RunFolder, playing: Playing) -> list[str]:
     """Sentences on what is not known of pruning, and on what federations left out."""
-    lost = leave_out_pruning(run, audited) if experiment.pruned else []
-    return lost + (describe_left_out(run, sound) if experiment.federated else [])
+    pruned, federated = playing.experiment.pruned, playing.experiment.federated
+    lost = leave_out_pruning(run, playing.audited) if pruned else []
+    return lost + (describe_left_out(run, playing.sound) if federated else [])
 
 
 def restrict(evidence: Evidence, choice: Choice) -> Evidence:
@@ -182,69 +148,8 @@ def restrict(evidence: Evidence, choice: Choice) -> Evidence:
     )
 
 
-def check_cases(cases: Sequence[Case], excluded: Mapping[ModelName, str]) -> None:
-    """Raise ValueError if too few models are left to audit."""
-    against = len(cases[0].shadows) if cases else 0
-    if against < 4:
-        raise ValueError(
-            f"An audit needs a model to audit and 4 shadows against it, got {len(cases)} and "
-            f"{against}. Finish the fleet, or raise `--fleet.shadows` and `--fleet.targets`. "
-            f"Excluded: {list_excluded(excluded)}."
-        )
-
-
-def list_excluded(excluded: Mapping[ModelName, str]) -> str:
-    """Excluded models and the reasons, in one line."""
-    return "; ".join(f"{name} ({reason})" for name, reason in excluded.items()) or "none"
-
-
-def _read_finished(
-    run: RunFolder, variants: Sequence[str], allow_partial: bool
-) -> tuple[list[ModelName], dict[ModelName, str]]:
-    """Models whose files are all present and whole, and the unfinished models."""
-    experiment = run.read()
-    names, embedded, rounds = experiment.names, experiment.embedded, experiment.rounds
-    lacking = (name for name in names if run.missing(name, variants, embedded, rounds))
-    unfinished = dict.fromkeys(lacking, UNFINISHED)
-    if unfinished and not allow_partial:
-        raise ValueError(
-            f"{len(unfinished)} of {len(names)} models are unfinished: "
-            f"{', '.join(map(str, unfinished))}. Run train.py again to finish them, or pass "
-            "`--partial` to audit the others."
-        )
-    finished = [name for name in names if name not in unfinished]
-    if not finished:
-        raise ValueError(f"No model in {run.path} is finished. Run train.py again.")
-    for name in finished:
-        kinds = run.signals, run.embeddings, run.record
-        files = [file(name, v) for file in kinds for v in variants]
-        check_unchanged(run.model(name), files)
-    return finished, unfinished
-
-
-def _find_failures(
-    run: RunFolder,
-    variants: Sequence[str],
-    members: Mapping[ModelName, Tensor],
-    finished: Sequence[ModelName],
-) -> tuple[dict[ModelName, str], list[str]]:
-    """Models that diverged or that quantization broke, and why; and what was not judged."""
-
-    def signal(variant: str, key: str) -> SavedSignal:
-        return SavedSignal([run.signals(name, variant) for name in finished], key)
-
-    phi = {variant: signal(variant, "phi") for variant in variants}
-    rows = _matrix({name: members[name] for name in finished})
-    reasons = find_failures(phi, signal(FULL, "correct"), rows)
-    return {finished[index]: reason for index, reason in reasons.items()}, unjudged(phi[FULL])
-
-
 def _fingerprint(members: Bool[Tensor, " pool"]) -> str:
     return hashlib.sha256(members.numpy().tobytes()).hexdigest()[:16]
-
-
-def _matrix(rows: Mapping[ModelName, Tensor]) -> Bool[Tensor, "models examples"]:
-    return torch.stack(list(rows.values()))
 
 
 def _read_signals(

@@ -37,7 +37,7 @@ from attacks.game import Game, ModelSignals
 from attacks.health import failures, unjudged
 from attacks.metrics.intervals import Estimate, mean_accuracy
 from attacks.signals import signals
-from storage.evidence import Evidence, check_cases
+from storage.evidence import Evidence
 from storage.external_arrays import (
     ROLES,
     as_floats,
@@ -52,6 +52,7 @@ from storage.external_embeddings import add_embeddings
 from storage.files import as_unicode
 from storage.left_out import leave_out_models
 from storage.names import ModelName, fleet_names
+from storage.playing import check_cases
 from storage.records import VariantFacts
 from storage.trade_offs import trade_offs
 
