@@ -1,1 +1,1 @@
-"""Learning in tasks: a step or a task of a learner in, what it changes or keeps out."""
+"""Learning in tasks: a task in, what a learner keeps of it out."""
