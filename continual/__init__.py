@@ -1,1 +1,1 @@
-"""Learning in tasks: a task in, what a learner keeps of it out."""
+"""Learning in tasks: a task in, what a learner keeps out."""
