@@ -202,7 +202,8 @@ def _outside(
     basis = torch.linalg.svd(rows, full_matrices=False)
     rank = int((basis.S / basis.S[0] > 1e-9).sum())
     rest = phi - phi @ basis.Vh[:rank].T @ basis.Vh[:rank]
-    return (rest.square().sum(1) / phi.square().sum(1)).float()
+    share: Tensor = rest.square().sum(1) / phi.square().sum(1)
+    return share.float()
 
 
 def _accuracy(
