@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from jsonargparse import Namespace
 from torch import Tensor
 
@@ -117,8 +118,13 @@ def check_tasks(
     return sorted(sizes)
 
 
-def describe_tasks(options: ContinualOptions, stream: TaskStream, num_classes: int) -> list[str]:
-    """Say what the stages will be."""
+def describe_tasks(
+    options: ContinualOptions,
+    stream: TaskStream,
+    num_classes: int,
+    members: Mapping[ModelName, Tensor],
+) -> list[str]:
+    """Say what the stages will be, and where R would give rows away exactly."""
     if options.tasks is None:
         return []
     classes = split_classes(num_classes, options.tasks, options.base_classes, options.order_seed)
@@ -127,7 +133,17 @@ def describe_tasks(options: ContinualOptions, stream: TaskStream, num_classes: i
     backbone = f" after {before} of the backbone" if before else ""
     epochs = "epoch" if each == 1 else "epochs"
     groups = "; ".join(", ".join(map(str, group)) for group in classes)
-    return [
+    lines = [
         f"Tasks: {options.tasks} by `{options.learner}`, of {each} {epochs} each{backbone}. "
         f"Classes of each: {groups}."
     ]
+    columns = options.analytic.buffer
+    counts = torch.stack([stream.task[row].bincount() for row in members.values()])
+    if options.solves and (fewest := int(counts.min())) < columns:
+        few = int((counts < columns).any(0).sum())
+        lines.append(
+            f"In {few} of {options.tasks} tasks a model has fewer rows, {fewest} or more, than the "
+            f"{columns} columns of `--continual.analytic.buffer`. The head is exact all the same, "
+            "but who holds R before and after such a task knows each of its rows."
+        )
+    return lines

@@ -121,7 +121,7 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
         counts = check_clients(config, federated, data, members)
     if (stream := make_stream(continual, config.continual.ends, data, config.seed)) is not None:
         counts = check_tasks(stream, data, members)
-        _print(describe_tasks(continual, stream, data.num_classes), console)
+        _print(describe_tasks(continual, stream, data.num_classes, members), console)
     network, notes = _rehearse(config, fleet, devices, prune, classifier, data, counts)
     notes += rehearse_rounds(federated, classifier, data, config.trainer.max_epochs)
     _print(notes, console)

@@ -2,6 +2,7 @@
 
 from datamodules.images import ImageDataModule
 from datamodules.tasks import split_classes
+from lightning_modules.analytic import AnalyticClassifier
 from lightning_modules.classifier import Classifier
 from lightning_modules.continual import ContinualClassifier
 from lightning_modules.continual_options import ContinualOptions
@@ -12,6 +13,8 @@ from lightning_modules.private import PrivateClassifier
 
 LEARNERS: dict[str, type[ContinualClassifier]] = {  # by `--continual.learner`
     "finetune": ContinualClassifier,
+    "acil": AnalyticClassifier,
+    "dsal": AnalyticClassifier,
 }
 
 
