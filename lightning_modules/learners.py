@@ -1,6 +1,7 @@
 """Which learner trains a model: in one place, by DP-SGD, over clients, or in tasks."""
 
 from datamodules.images import ImageDataModule
+from lightning_modules.analytic import AnalyticClassifier
 from lightning_modules.classifier import Classifier
 from lightning_modules.continual import ContinualClassifier, list_classes
 from lightning_modules.continual_options import ContinualOptions
@@ -11,6 +12,8 @@ from lightning_modules.private import PrivateClassifier
 
 LEARNERS: dict[str, type[ContinualClassifier]] = {  # by `--continual.learner`
     "finetune": ContinualClassifier,
+    "acil": AnalyticClassifier,
+    "dsal": AnalyticClassifier,
 }
 
 
