@@ -1,1 +1,1 @@
-"""Learning in tasks: a task in, what a learner keeps out."""
+"""Mathematics of networks that learn in tasks: tensors in, tensors out."""

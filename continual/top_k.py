@@ -24,7 +24,9 @@ def inhibition(active: Float[Tensor, "batch neurons"], k: int) -> Float[Tensor, 
     return active.detach().topk(k + 1, 1).values[:, -1:]
 
 
-def switch_gains(counts: Int[Tensor, " neurons"], switch: float) -> Float[Tensor, " neurons"]:
+def switch_gains(
+    counts: Int[Tensor, " neurons"], switch: float | Int[Tensor, ""]
+) -> Float[Tensor, " neurons"]:
     """Gain of the inhibition of each neuron: -1 at first, 0 on half of the way, 1 from then on.
 
     Args:
