@@ -13,6 +13,7 @@ from attacks.recalibrate import FEWEST, Expected, expect, recalibrate
 from attacks.rmia import DEFAULT, RmiaOptions
 from attacks.rounds import Rounds
 from attacks.slices import Chosen, Sliced
+from attacks.tasks import Tasks
 
 FULL = "full"  # the variant at the end of training, at full precision
 Knowledge = Literal["matched", "unquantized", "recalibrated", "other", "none"]
@@ -176,6 +177,9 @@ class Game(NamedTuple):
         widths: how many channels of each group pruning kept in each model; None for dense models.
         rounds: what was recorded of federated training, of all models; None without it.
         other_rounds: the same of another experiment's shadows, in the rows of the shadows here.
+        tasks: what was recorded of learning in tasks, of all models; None without it.
+        by_stage: signals at the end of each task's stage, which are attacked task by task; they are
+            no `snapshots`, because not all of them have learned all tasks.
     """
 
     signals: Mapping[str, ModelSignals]
@@ -193,6 +197,8 @@ class Game(NamedTuple):
     widths: Float[Tensor, "models groups"] | None = None
     rounds: Rounds | None = None
     other_rounds: Rounds | None = None
+    tasks: Tasks | None = None
+    by_stage: Mapping[str, ModelSignals] = {}
 
     @property
     def variants(self) -> list[str]:
@@ -269,5 +275,10 @@ def keep_examples(game: Game, usable: Bool[Tensor, " examples"]) -> Game:
         calibrated={variant: mask[:, examples] for variant, mask in game.calibrated.items()},
         rounds=game.rounds and game.rounds.on(examples),
         other_rounds=game.other_rounds and game.other_rounds.on(examples),
+        tasks=game.tasks and game.tasks.on(examples),
+        by_stage={
+            stage: known.on(examples)._replace(features=None)
+            for stage, known in game.by_stage.items()
+        },
         kept=kept,
     )

@@ -21,6 +21,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 # jsonargparse's messages: name, type or types, and value
+PLAIN = {"NoneType": "null", "collections.abc.Sequence": "a list such as [1,2]"}  # types
 MISMATCHES = (
     r'Parser key "([\w.]+)": Expected an? (.+?)\. Got value: (.+?)(?= - |$)',
     r'Parser key "([\w.]+)": Does not validate against any of the Union subtypes '
@@ -158,7 +159,7 @@ def _name_types(types: str) -> str:
     for kind in re.findall(r"typing\.Literal\[.*?\]|[\w.]+(?:\[.*?\])?", types):
         literal = re.fullmatch(r"typing\.Literal\[(.+)\]", kind)
         names += literal[1].replace("'", "").split(", ") if literal else [kind.partition("[")[0]]
-    *names, last = dict.fromkeys("null" if name == "NoneType" else name for name in names)
+    *names, last = dict.fromkeys(PLAIN.get(name, name) for name in names)
     return f"{', '.join(names)} or {last}" if names else last
 
 

@@ -63,6 +63,7 @@ def refuse(capsys):
         (["--seed", "one"], "`--seed` must be int, got `one`."),
         (["--data.batch_size", "many"], "`--data.batch_size` must be int, got `many`."),
         (["--calibration.images", "1.5"], "`--calibration.images` must be int, got `1.5`."),
+        (["--federated.record", "3"], "`--federated.record` must be a list such as [1,2], g"),
         (["--trainer.max_epochs", "long"], "`--trainer.max_epochs` must be int or null, got `lo"),
         (["--data=CIFAR10", "--data.pool_size=many"], "`--data.pool_size` must be int or null, g"),
         (["--model.schedule", "linear"], "`--model.schedule` must be cosine or one-cycle, got `"),

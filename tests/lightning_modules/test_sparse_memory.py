@@ -99,7 +99,7 @@ def soft_kl(student, teacher, temperature, forward):
 
 def plain_loop(net, data, options, ssd):
     """Two tasks, one batch after another; clip, step, clamp, normalise."""
-    teacher, done = None, 0
+    teacher, units, done = None, [], 0
     for stage, end in enumerate(data.tasks.ends):
         own = (MEMBERS & (data.tasks.task == stage)).nonzero().flatten()
         parts = -(-len(own) // data.batch_size)

@@ -1,0 +1,58 @@
+"""Attacks on what a learner keeps beside its weights: the matrix R of a ridge head, and exemplars.
+
+R = (Phi^T Phi + gamma I)^-1 is made of the training data, without their labels. A head needs it to
+learn the next task, and nobody needs it to use the head.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from attacks.cases import by_shadows
+from attacks.continual.cell import Cell
+from attacks.lira import lira
+from attacks.tasks import Form
+
+_ROUNDING = (
+    1e-6  # of a share outside; with as many rows as features, nothing is, and all scores tie
+)
+
+
+def range_test(cell: Cell) -> Float[Tensor, "targets examples"]:
+    """Score by how much of an example lies in the range of what R gained in its task's stage.
+
+    The inverse of R gained Phi^T Phi of the task's members. If these are fewer than phi has
+    entries, phi lies in the range for members alone.
+    """
+    if cell.outside is None:
+        raise ValueError(
+            "The range test looks at what R gained in the task's own stage, got another stage. "
+            "Take the cell at the end of the task's own."
+        )
+    outside = cell.outside[cell.targets].double()
+    return -outside.where(outside > _ROUNDING, 0)
+
+
+def leverage_threshold(cell: Cell, form: Form) -> Float[Tensor, "targets examples"]:
+    """Score by the leverage phi^T R phi, which is smaller for members."""
+    return -cell.leverage[form][cell.targets].double()
+
+
+def leverage_lira(cell: Cell, form: Form) -> Float[Tensor, "targets examples"]:
+    """Score by LiRA on the leverage, from shadows whose R is stored in the same form."""
+    scores, leverage = cell.empty(), cell.leverage[form].double()[:, None]
+    for group, positions in by_shadows(cell.cases).items():
+        rows, targets = list(group), [cell.targets[position] for position in positions]
+        members = cell.members[rows]
+        scores[positions] = lira(leverage[targets], leverage[rows], members, "fixed", "mean")
+    return scores
+
+
+def exemplars(cell: Cell) -> Float[Tensor, "targets examples"]:
+    """Score 1 for examples in the memory of a learner that replays them, all of them members."""
+    if cell.exemplars is None:
+        raise ValueError(
+            "This learner keeps no exemplars. Attack one that was trained with "
+            "`--continual.replay`."
+        )
+    return cell.exemplars[cell.targets].to(torch.float64)

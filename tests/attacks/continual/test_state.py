@@ -1,0 +1,51 @@
+"""What R and exemplars give away."""
+
+import pytest
+import torch
+
+from attacks.continual.state import exemplars, leverage_lira, leverage_threshold, range_test
+from attacks.lira import lira
+from attacks.metrics.roc import auc, roc
+from benchmarks.synthetic_tasks import Options, make_game
+
+
+def areas(scores, cell):
+    return [auc(roc(*row)).item() for row in zip(scores, cell.members[cell.targets], strict=True)]
+
+
+@pytest.mark.parametrize("task", [0, 1, 2])
+def test_the_range_test_finds_every_member_of_a_task_with_fewer_rows_than_features(
+    learners, cell_of, task
+):
+    cell = cell_of(learners, task, task)
+    assert cell.members[cell.targets].sum(1).max() < 128
+    assert areas(range_test(cell), cell) == pytest.approx([1, 1], abs=1e-12)
+
+
+def test_the_range_test_finds_nothing_where_rows_are_more_than_features(cell_of):
+    cell = cell_of(make_game(Options(pool=300, tasks=2, width=24, worlds=1)), 1, 1)
+    assert areas(range_test(cell), cell) == [0.5, 0.5]
+
+
+def test_the_range_test_looks_at_the_tasks_own_stage(learners, cell_of):
+    with pytest.raises(ValueError, match="in the task's own stage, got another stage"):
+        range_test(cell_of(learners, 0, 2))
+
+
+def test_members_have_smaller_leverages(learners, cell_of):
+    cell = cell_of(learners, 0, 0)
+    for form in ("float64", "float16", "int8"):
+        assert min(areas(leverage_threshold(cell, form), cell)) > 0.8
+        known = cell.leverage[form].double()
+        expected = lira(known[8:, None], known[:8, None], cell.members[:8], "fixed", "mean")
+        assert torch.equal(leverage_lira(cell, form), expected)
+        assert min(areas(leverage_lira(cell, form), cell)) > 0.95
+
+
+def test_exemplars_are_members_for_certain(learners, cell_of):
+    cell = cell_of(learners, 0, 1)
+    with pytest.raises(ValueError, match=r"keeps no exemplars.*--continual.replay"):
+        exemplars(cell)
+    kept = cell.members & (torch.arange(len(cell.labels)) % 4 == 0)
+    found = exemplars(cell._replace(exemplars=kept))
+    assert torch.equal(found.bool(), kept[8:])
