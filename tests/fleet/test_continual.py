@@ -21,6 +21,8 @@ FIVE = {"tasks": 5}
         (FIVE | {"replay": -1}, r"`continual\.replay` must be 0 or more, got -1"),
         (FIVE | {"ewc": -1.0}, r"`continual\.ewc` must be 0 \(none\) or more, got -1"),
         (FIVE | {"ewc": float("inf")}, r"`continual\.ewc` must be 0 \(none\) or more, got inf"),
+        (FIVE | {"ewc": 1.0, "ewc_scale": 0.0}, r"`continual\.ewc_scale` must be above 0, got 0"),
+        (FIVE | {"ewc_scale": 1.0}, r"`continual\.ewc_scale` needs `--continual\.ewc`, got 1 with"),
         (FIVE | {"joint": True, "replay": 3}, r"leaves nothing to replay .* got `.*replay` 3 and"),
         (FIVE | {"joint": True, "ewc": 1.0}, r"leaves nothing to replay or to hold, got .* 1\."),
         (FIVE | {"backbone_epochs": 2}, r"must be 0 with `finetune`, which trains all .*, got 2"),
@@ -142,8 +144,12 @@ def test_a_model_without_members_in_a_task_is_named():
     (one, other), task = fleet_names(2, 0), torch.arange(12) // 6
     stream = TaskStream(task, data.pool.labels, [1, 2], 0)
     both, none = torch.arange(12) % 2 == 0, torch.arange(12) < 7
-    assert check_tasks(stream, data, {one: both}) == [3]
+    classes = [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    assert check_tasks(stream, classes, data, {one: both}) == [3]
     with pytest.raises(ValueError, match=r"got 1 in task 2 of shadow-001\. Enlarge the pool, or t"):
-        check_tasks(stream, data, {one: both, other: none})
+        check_tasks(stream, classes, data, {one: both, other: none})
     replay = stream._replace(joint=True)
-    assert check_tasks(replay, data, {one: both}) == [3, 6]
+    assert check_tasks(replay, classes, data, {one: both}) == [3, 6]
+    data.test = data.test.take((data.test.labels < 5).nonzero().flatten())
+    with pytest.raises(ValueError, match=r"none of task 2 \(classes 5, 6, 7, 8, 9\)\. Take fewer"):
+        check_tasks(stream, classes, data, {one: both})
