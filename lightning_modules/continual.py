@@ -140,9 +140,13 @@ class ContinualClassifier(Classifier):
         cast(LambdaLR, self.lr_schedulers()).step()
         torch.clear_autocast_cache()  # if on, it holds weights from before the step
 
+    def batch_loss(self, batch: Batch, logits: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:
+        """What a batch alone asks for: here, the mean cross-entropy, in nats."""
+        return super().loss(batch, logits)
+
     def loss(self, batch: Batch, logits: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:
-        """The cross-entropy, and in a stage the penalty."""
-        loss = super().loss(batch, logits)
+        """What a step minimises: the loss of its batch, and in a stage the penalty."""
+        loss = self.batch_loss(batch, logits)
         penalty = None if self.pretraining else self.penalty(batch, logits)
         return loss if penalty is None else loss + penalty
 

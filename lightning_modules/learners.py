@@ -9,11 +9,13 @@ from lightning_modules.federated import FederatedClassifier
 from lightning_modules.federated_options import FederatedOptions
 from lightning_modules.options import ModelOptions
 from lightning_modules.private import PrivateClassifier
+from lightning_modules.sparse_memory import DistilledMemoryClassifier, SparseMemoryClassifier
 
 LEARNERS: dict[str, type[ContinualClassifier]] = {  # by `--continual.learner`
     "finetune": ContinualClassifier,
-    "acil": AnalyticClassifier,
-    "dsal": AnalyticClassifier,
+    **dict.fromkeys(("relu", "topk", "sdmlp"), SparseMemoryClassifier),
+    "ssd": DistilledMemoryClassifier,
+    **dict.fromkeys(("acil", "dsal"), AnalyticClassifier),
 }
 
 
