@@ -122,7 +122,7 @@ def train_fleet(job: Job, console: Console) -> int:
         outcomes,
         seconds,
         embedded,
-        experiment.rounds,
+        experiment.recorded,
     )
     for line in summarise(call, failed):
         console.print(line, soft_wrap=True)

@@ -38,7 +38,7 @@ class Batch(NamedTuple):
 class Loader:
     """What Lightning needs of a dataloader: a length, and a fresh iterator for every epoch.
 
-    Its items are batches, or in a federation the visits of clients, which have batches.
+    Its items are batches, or what has batches: visits of clients, or lessons of a learner of tasks.
     """
 
     def __init__(self, length: int, epoch: Callable[[], Iterator[Any]]) -> None:

@@ -19,6 +19,7 @@ from datamodules.clients import Federation, Visit
 from datamodules.in_order import InOrder
 from datamodules.seeds import derive_seed
 from datamodules.splits import Images, Levels, check_splits, describe_splits, hash_splits
+from datamodules.tasks import Lesson, TaskStream, plan_plain
 from datamodules.views import Epoch, cut, draw_epoch, draw_poisson_epoch, view
 
 __all__ = ["Batch", "ImageDataModule", "Images"]
@@ -44,6 +45,7 @@ class ImageDataModule(InOrder, ABC):
 
     num_classes: int
     federation: Federation | None  # of the next fit
+    tasks: TaskStream | None  # likewise
 
     def __init__(
         self,
@@ -66,7 +68,7 @@ class ImageDataModule(InOrder, ABC):
         self.pool_size, self.pool_seed, self.batch_size = pool_size, pool_seed, batch_size
         self.flip, self.crop = flip, crop
         self.notes: list[str] = []  # sentences on how the data was read
-        self.poisson, self.federation = False, None
+        self.poisson, self.federation, self.tasks = False, None, None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave for another process, which may run in another folder."""
@@ -136,6 +138,7 @@ class ImageDataModule(InOrder, ABC):
         seed: int,
         poisson: bool = False,
         federation: Federation | None = None,
+        tasks: TaskStream | None = None,
     ) -> None:
         """Choose the members that the next fit trains on, and the seed of order and augmentation.
 
@@ -145,6 +148,7 @@ class ImageDataModule(InOrder, ABC):
             poisson: draw every batch anew, each member by a coin of its own, as the proof of DP-SGD
                 assumes; `batch_size` is then the expected size.
             federation: clients that hold the members, and are served one after another.
+            tasks: tasks of the members, which are served stage by stage.
 
         Raises:
             ValueError: a membership row of another pool, one without members, or clients that hold
@@ -163,13 +167,14 @@ class ImageDataModule(InOrder, ABC):
                 "Draw them by `draw_holders` for the same members."
             )
         self._split, self.poisson = (members.nonzero().flatten().cpu(), seed), poisson
-        self.federation = federation
+        self.federation, self.tasks = federation, tasks
 
     def train_dataloader(self) -> Loader:
         """Serve every member once per epoch, in that epoch's own order and views.
 
         Batches are of nearly equal size, so that none is too small for BatchNorm. With `poisson`,
-        there are as many, drawn independently. A federation is served by client.
+        there are as many, drawn independently. A federation is served by client, and a learner of
+        tasks by epoch, because its epochs differ in length.
 
         Raises:
             RuntimeError: `assign` was not called, or no trainer is attached.
@@ -183,6 +188,8 @@ class ImageDataModule(InOrder, ABC):
         if self.federation is not None:
             visits = partial(self._round, self.trainer, self.federation, self._split[1])
             return Loader(self.federation.per_round, visits)
+        if self.tasks is not None:
+            return Loader(1, partial(self._lesson, self.trainer, self.tasks, self._split[1]))
         steps = len(self.batch_sizes(len(self._split[0]), self.trainer.world_size))
         rate = self.batch_size / len(self._split[0])
         draw = partial(draw_poisson_epoch, rate=rate) if self.poisson else draw_epoch
@@ -236,6 +243,28 @@ class ImageDataModule(InOrder, ABC):
             pass_seed = derive_seed(seed, "pass", number)
             yield from self._serve(draw_epoch(own, steps, self.flip, self.crop, pass_seed))
 
+    def served(self, epoch: int) -> Tensor:
+        """Positions of the members that a learner of tasks is served in an epoch, from 0.
+
+        Raises:
+            RuntimeError: `assign` was not called with tasks.
+        """
+        if self._split is None or self.tasks is None:
+            raise RuntimeError("Call `assign` with `tasks` first.")
+        members = torch.zeros(len(self.pool.labels), dtype=torch.bool)
+        members[self._split[0]] = True
+        return self.tasks.served(members, epoch)
+
+    def _lesson(self, trainer: Trainer, tasks: TaskStream, seed: int) -> Iterator[Lesson]:
+        epoch = trainer.current_epoch  # read late, as above
+        own = self.served(epoch)
+        steps = len(self.batch_sizes(len(own), 1))
+        if tasks.is_plain(epoch):
+            plan = plan_plain(own, steps)
+        else:
+            plan = draw_epoch(own, steps, self.flip, self.crop, derive_seed(seed, "epoch", epoch))
+        yield Lesson(len(own), self._serve(plan))
+
     def _serve(self, epoch: Epoch) -> Iterator[Batch]:
         order, sizes, windows = epoch
         # copied to the device once per epoch, because a GPU waits for every copy
@@ -250,8 +279,8 @@ class ImageDataModule(InOrder, ABC):
             yield self._share(self._batch(self.pool, order[start:end], change))
 
     def transfer_batch_to_device(
-        self, batch: Batch | Visit, device: torch.device, dataloader_idx: int
-    ) -> Batch | Visit:
+        self, batch: Batch | Visit | Lesson, device: torch.device, dataloader_idx: int
+    ) -> Batch | Visit | Lesson:
         return batch  # made on the device; Lightning would search it for tensors in every step
 
     def val_dataloader(self) -> Loader:

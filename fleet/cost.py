@@ -19,6 +19,7 @@ from attacks.embeddings import COMPONENTS
 from attacks.game import FULL
 from datamodules.seeds import derive_seed
 from fleet.cluster import environment
+from fleet.continual import make_stream
 from fleet.counts import HEADER, Counts, count_work
 from fleet.engine import is_first
 from fleet.federation import make_federation
@@ -59,7 +60,8 @@ def print_cost(job: Job, console: Console) -> None:
     last = job.prune.epochs(job.config.trainer.max_epochs)[1] if job.prune.method else 0
     seed = derive_seed(job.config.seed, name.role, name.number, job.run.attempt(name))
     federation = make_federation(job.federated, members, data.pool.labels, seed)
-    data.assign(members, seed, poisson=job.model.dp.on, federation=federation)
+    stream = make_stream(job.continual, job.experiment.stage_ends, data, seed)
+    data.assign(members, seed, job.model.dp.on, federation, stream)
     with console.status("Trying some steps of training"):
         network, operations, training = _try(job, cut=False)
         dense = network
@@ -83,7 +85,10 @@ def print_cost(job: Job, console: Console) -> None:
 
 def _try(job: Job, cut: bool) -> tuple[nn.Module, Operations, Training]:
     """Try some steps of an untrained model, cut or dense; also return its network."""
-    data, classifier = job.data, make_classifier(job.data, 0, job.model, job.federated)
+    data, classifier = (
+        job.data,
+        make_classifier(job.data, 0, job.model, job.federated, job.continual),
+    )
     if cut:
         cut_untrained(job.prune, classifier.network, data)
     network = copy.deepcopy(classifier.get_submodule("network"))

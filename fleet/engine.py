@@ -55,9 +55,9 @@ class Task(NamedTuple):
     retry: dict[ModelName, int]
 
     def missing(self, name: ModelName) -> list[str]:
-        """Variants of which a model still lacks a file, and rounds that it lacks."""
+        """Variants of which a model still lacks a file, and recorded files that it lacks."""
         asked = self.experiment
-        return self.run.missing(name, asked.variants, asked.embedded, asked.rounds)
+        return self.run.missing(name, asked.variants, asked.embedded, asked.recorded)
 
 
 def complete(task: Task, fit: Callable[[ModelName], None], name: ModelName) -> Outcome:

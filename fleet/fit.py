@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import Logger
 from attacks.game import FULL
 from datamodules.seeds import derive_seed
 from fleet.cluster import ending_together, environment
+from fleet.continual import make_stream
 from fleet.federation import keep_holders, make_federation
 from fleet.prepare import Job
 from fleet.privacy import mechanism
@@ -21,6 +22,7 @@ from lightning_modules.callbacks.quantize import Quantize
 from lightning_modules.callbacks.record_embeddings import RecordEmbeddings
 from lightning_modules.callbacks.record_rounds import RecordRounds
 from lightning_modules.callbacks.record_signals import RecordSignals
+from lightning_modules.callbacks.record_tasks import RecordTasks
 from lightning_modules.callbacks.save_privacy import SavePrivacy
 from lightning_modules.callbacks.snapshots import SaveSnapshots
 from lightning_modules.float32 import tf32
@@ -37,8 +39,9 @@ def fit(job: Job, name: ModelName) -> None:
     attempt = run.attempt(name)
     seed = derive_seed(job.config.seed, name.role, name.number, attempt)
     federation = make_federation(job.federated, members, data.pool.labels, seed)
-    data.assign(members, seed, poisson=job.model.dp.on, federation=federation)
-    classifier = make_classifier(data, seed, job.model, job.federated)
+    stream = make_stream(job.continual, job.experiment.stage_ends, data, seed)
+    data.assign(members, seed, job.model.dp.on, federation, stream)
+    classifier = make_classifier(data, seed, job.model, job.federated, job.continual)
     options, progress = job.config.trainer.as_dict(), SaveProgress(run.progress(name))
     if job.fleet.apart:
         options["devices"] = 1  # a model of its own per process, and Ray hides other GPUs
@@ -69,6 +72,9 @@ def fit(job: Job, name: ModelName) -> None:
     if federation is not None and not weights.exists():
         recorded, sizes = job.experiment.rounds, federation.sizes()
         training = [RecordRounds(run.model(name), run.record(name, FULL), recorded, sizes)]
+    if stream is not None and not weights.exists():
+        audited = name in job.experiment.audited
+        training = [RecordTasks(run.model(name), run.record(name, FULL), members, audited)]
     after = [progress, quantize]
     trainer = make_trainer(job, name, attempt, training, after, peers, options)
     with tf32(job.model.tf32), ending_together(trainer):

@@ -12,6 +12,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from fleet.data_option import add_data, find_options
+from lightning_modules.continual_options import ContinualOptions
 from lightning_modules.federated_options import FederatedOptions
 from lightning_modules.options import (
     CalibrationOptions,
@@ -110,6 +111,7 @@ def make_parser(data: type | None = None) -> CommandLine:
     parser.add_class_arguments(ModelOptions, "model", instantiate=False)
     parser.add_class_arguments(PruneOptions, "prune", instantiate=False)
     parser.add_class_arguments(FederatedOptions, "federated", instantiate=False)
+    parser.add_class_arguments(ContinualOptions, "continual", instantiate=False)
     parser.add_class_arguments(TrainerOptions, "trainer", instantiate=False)
     return parser
 

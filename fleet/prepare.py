@@ -22,6 +22,7 @@ from fleet.checks import (
     takes_ray,
 )
 from fleet.cluster import limit_threads
+from fleet.continual import check_continual, check_tasks, describe_tasks, make_stream
 from fleet.engine import check_files, is_running
 from fleet.failed import find_failed
 from fleet.federation import check_clients, check_federation, rehearse_rounds
@@ -34,6 +35,7 @@ from fleet.restarts import announce
 from fleet.snapshots import check_passed
 from fleet.variants import check_calibration, try_network
 from lightning_modules.classifier import Classifier
+from lightning_modules.continual_options import ContinualOptions
 from lightning_modules.federated_options import FederatedOptions
 from lightning_modules.learners import make_classifier
 from lightning_modules.options import CalibrationOptions, ModelOptions, PruneOptions
@@ -53,6 +55,7 @@ class Job(NamedTuple):
         model: the network, and how it is trained; with DP-SGD, its noise is solved for.
         prune: which channels are removed in training, and when.
         federated: clients that train each model, and how their updates travel.
+        continual: tasks that come one after another, and what learns them.
         calibration: images that a quantizer looks at.
         data: the pool and the test split.
         run: the folder of the fleet.
@@ -68,6 +71,7 @@ class Job(NamedTuple):
     model: ModelOptions
     prune: PruneOptions
     federated: FederatedOptions
+    continual: ContinualOptions
     calibration: CalibrationOptions
     data: ImageDataModule
     run: RunFolder
@@ -90,7 +94,7 @@ class Job(NamedTuple):
             name
             for name in self.chosen
             if name in self.retry
-            or not self.run.is_finished(name, asked.variants, asked.embedded, asked.rounds)
+            or not self.run.is_finished(name, asked.variants, asked.embedded, asked.recorded)
         ]
 
 
@@ -102,7 +106,7 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
         FileNotFoundError: the data set is missing.
         OSError: the run folder cannot be written to.
     """
-    devices, model, prune, federated = _check(config, fleet, console)
+    devices, model, prune, federated, continual = _check(config, fleet, console)
     with console.status("Reading data"):
         data.prepare_data()
         data.setup("fit")
@@ -111,10 +115,13 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
     matrix = membership(config.seed, fleet.shadows, fleet.targets, len(data.pool.labels))
     # Not read from the folder: a process that grows the fleet moves the rows of the targets.
     members = dict(zip(fleet_names(fleet.shadows, fleet.targets), matrix, strict=True))
-    model, classifier = _make_classifier(config, model, federated, data, console)
+    model, classifier = _make_classifier(config, model, federated, continual, data, console)
     counts = sorted(set(matrix.sum(1).tolist()))
     if federated.on:
         counts = check_clients(config, federated, data, members)
+    if (stream := make_stream(continual, config.continual.ends, data, config.seed)) is not None:
+        counts = check_tasks(stream, data, members)
+        _print(describe_tasks(continual, stream, data.num_classes), console)
     network, notes = _rehearse(config, fleet, devices, prune, classifier, data, counts)
     notes += rehearse_rounds(federated, classifier, data, config.trainer.max_epochs)
     _print(notes, console)
@@ -138,6 +145,7 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
         model=model,
         prune=prune,
         federated=federated,
+        continual=continual,
         calibration=CalibrationOptions(**config.calibration.as_dict()),
         data=data,
         run=run,
@@ -155,7 +163,7 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
 
 def _check(
     config: Namespace, fleet: FleetOptions, console: Console
-) -> tuple[Devices, ModelOptions, PruneOptions, FederatedOptions]:
+) -> tuple[Devices, ModelOptions, PruneOptions, FederatedOptions, ContinualOptions]:
     """Check what can be checked without data, and settle threads and devices."""
     devices, model = check_options(config, fleet), ModelOptions.read(config.model.as_dict())
     prune = PruneOptions(**config.prune.as_dict())
@@ -163,6 +171,10 @@ def _check(
     config.federated.record = federated.rounds(config.trainer.max_epochs)
     if federated.on:
         check_federation(config, model, prune, devices)
+    continual = ContinualOptions.read(config.continual.as_dict())
+    config.continual.ends = continual.stage_ends(config.trainer.max_epochs)
+    if continual.on:
+        check_continual(config, model, prune, federated, devices)
     if model.dp.on:
         check_privacy(config, devices)
     if prune.method:
@@ -173,19 +185,20 @@ def _check(
     limit_threads(1 if can_fork(fleet, devices.kind) else config.threads, devices.processes)
     check_key(config.wandb)
     _print([devices.describe(fleet), *notes, *note_arithmetic(config, devices)], console)
-    return devices, model, prune, federated
+    return devices, model, prune, federated, continual
 
 
 def _make_classifier(
     config: Namespace,
     model: ModelOptions,
     federated: FederatedOptions,
+    continual: ContinualOptions,
     data: ImageDataModule,
     console: Console,
 ) -> tuple[ModelOptions, Classifier]:
     """Settle the noise of DP-SGD, and make a classifier to try."""
     if not model.dp.on:
-        return model, make_classifier(data, 0, model, federated)
+        return model, make_classifier(data, 0, model, federated, continual)
     examples, epochs = len(data.pool.labels), config.trainer.max_epochs
     dp, line = settle(model.dp, examples, data.batch_size, epochs)
     _print([line], console)

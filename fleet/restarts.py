@@ -7,21 +7,23 @@ from attacks.game import FULL
 from lightning_modules.callbacks.checkpoints import finished_epochs
 from lightning_modules.callbacks.progress import read_progress
 from storage.experiment import Experiment
-from storage.names import ModelName, is_snapshot, round_file
+from storage.names import ModelName, is_snapshot
 from storage.run_folder import RunFolder
 
-MADE = "*.safetensors", "*.json", "signals/*", "embeddings/*", "rounds/*"  # progress.json apart
+# but for progress.json
+MADE = "*.safetensors", "*.json", "signals/*", "embeddings/*", "rounds/*", "tasks/*"
 
 
 def find_lost(run: RunFolder, experiment: Experiment, name: ModelName) -> list[str]:
-    """Variants of a model, and rounds, that only training from the start can make.
+    """Variants of a model, and recorded files, that only training from the start can make.
 
-    These are snapshots and recorded rounds that training has passed, and `full` where no checkpoint
+    These are snapshots, rounds and tasks that training has passed, and `full` where no checkpoint
     leads to it. Empty if the model can go on from what it has.
     """
     files = {variant: run.weights(name, variant) for variant in experiment.snapshots}
-    files |= {round_file(number): run.round(name, number) for number in experiment.rounds}
-    epochs = experiment.snapshots | {round_file(number): number for number in experiment.rounds}
+    recorded = {file: epoch for file, epoch in experiment.recorded.items() if epoch}
+    files |= {file: run.model(name) / file for file in recorded}
+    epochs = experiment.snapshots | recorded
     missing = [what for what, file in files.items() if not file.exists()]
     if run.weights(name, FULL).exists():
         return missing
@@ -44,8 +46,8 @@ def announce(
 ) -> list[str]:
     """Say which models are trained again from their start, and what is deleted for that.
 
-    Nothing is said of a model that a kill stopped before its first checkpoint: its snapshots and
-    rounds so far are all that it has, and it begins as it would have.
+    Nothing is said of a model that a kill stopped before its first checkpoint: its snapshots, and
+    rounds or tasks so far, are all that it has, and it begins as it would have.
 
     Args:
         run: the folder of the fleet.
@@ -76,4 +78,4 @@ def announce(
 def _is_early(run: RunFolder, name: ModelName, path: Path) -> bool:
     """Whether a model may have a file before its first checkpoint."""
     early = is_snapshot(path.stem) or path == run.clients(name)
-    return early or (path.parent != run.model(name) and path.parent.name == "rounds")
+    return early or (path.parent != run.model(name) and path.parent.name in ("rounds", "tasks"))

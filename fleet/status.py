@@ -50,7 +50,7 @@ def find_status(run: RunFolder, diverged: Mapping[ModelName, str]) -> list[Model
             state = "running"
         elif name in diverged:
             state, reason = "failed", diverged[name]
-        elif not run.missing(name, experiment.variants, experiment.embedded, experiment.rounds):
+        elif not run.missing(name, experiment.variants, experiment.embedded, experiment.recorded):
             state = "finished"
         elif error.exists():
             lines = error.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [
@@ -140,7 +140,7 @@ class Call(NamedTuple):
         outcomes: how the work on the others ended.
         seconds: how long the call took.
         embedded: models whose embeddings are recorded.
-        rounds: rounds that are recorded.
+        recorded: further files of each model.
     """
 
     run: RunFolder
@@ -150,7 +150,7 @@ class Call(NamedTuple):
     outcomes: Sequence[Outcome]
     seconds: float
     embedded: Collection[ModelName] = ()
-    rounds: Collection[int] = ()
+    recorded: Collection[str] = ()
 
 
 def summarise(call: Call, failed: Failed) -> Iterator[str]:
@@ -160,7 +160,7 @@ def summarise(call: Call, failed: Failed) -> Iterator[str]:
         call: the call.
         failed: finished models that diverged, or that quantization broke.
     """
-    run, names, variants, chosen, outcomes, seconds, embedded, rounds = call
+    run, names, variants, chosen, outcomes, seconds, embedded, recorded = call
     before = len(chosen) - len(outcomes)
     ended = Counter(outcome.state for outcome in outcomes)
     if outcomes:
@@ -188,7 +188,7 @@ def summarise(call: Call, failed: Failed) -> Iterator[str]:
         yield pruned.describe()
     if sizes := [f"{variant} {size:,}" for variant, size in _sizes(run, chosen, variants).items()]:
         yield f"Bytes of a model on disk: {', '.join(sizes)}."
-    if left := sum(bool(run.missing(name, variants, embedded, rounds)) for name in names):
+    if left := sum(bool(run.missing(name, variants, embedded, recorded)) for name in names):
         yield f"{left} of the fleet's {len(names)} models are still to be finished."
     else:
         yield f"Next: python audit.py --run_dir {escape(quote(run.path))}"

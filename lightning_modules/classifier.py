@@ -1,7 +1,8 @@
 """The LightningModule of every model in a fleet."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ class Classifier(LightningModule):
         seed: fixes the initialisation and anything random in the network, such as dropout.
         options: the network, and how SGD trains it.
         shape: shape of an image, for networks that ask for it.
+        build: builds the network in place of the one that the options name.
 
     Raises:
         ValueError: the network cannot be built.
@@ -44,6 +46,7 @@ class Classifier(LightningModule):
         seed: int,
         options: ModelOptions,
         shape: Shape | None = None,
+        build: Callable[[], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.num_classes, self.seed = num_classes, seed
@@ -52,8 +55,9 @@ class Classifier(LightningModule):
         self.label_smoothing = options.label_smoothing
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "initialisation"))
-            arguments = options.network_args or {}
-            self.network = build_network(options.network, num_classes, channels, arguments, shape)
+            name, arguments = options.network, options.network_args or {}
+            make = partial(build_network, name, num_classes, channels, arguments, shape)
+            self.network = (build or make)()
         if any(isinstance(p, UninitializedParameter) for p in self.network.parameters()):
             raise ValueError(
                 f"{type(self.network).__name__} has lazy layers, whose weights no seed of ours "
@@ -92,8 +96,7 @@ class Classifier(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         logits = self(batch.images)
-        smoothing = self.label_smoothing
-        loss = cross_entropy(logits, batch.labels, label_smoothing=smoothing)  # nats
+        loss = self.loss(batch, logits)
         if self.trainer.loggers:
             # one `log` per epoch: with one per step, small networks took up to 20% longer
             with torch.no_grad():
@@ -101,6 +104,10 @@ class Classifier(LightningModule):
                 means = torch.stack([loss, accuracy, torch.ones_like(loss)])
                 self.sums += len(batch.labels) * means
         return loss if batch.weight == 1 else batch.weight * loss
+
+    def loss(self, batch: Batch, logits: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:
+        """What a step minimises: the mean cross-entropy, in nats."""
+        return cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
 
     def on_train_epoch_end(self) -> None:
         if self.trainer.loggers:

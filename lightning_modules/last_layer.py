@@ -6,12 +6,17 @@ from torch import Tensor, nn
 
 
 @torch.inference_mode()
-def find_last_linear(network: nn.Module, images: Float[Tensor, "batch channels ..."]) -> str:
+def find_last_linear(
+    network: nn.Module,
+    images: Float[Tensor, "batch channels ..."],
+    reader: str = "`--federated.clients` records the gradient of",
+) -> str:
     """Name of the linear layer that computes the logits from a row of features per image.
 
     Args:
         network: a network in evaluation mode; it stays as it is.
         images: two images or more.
+        reader: what needs the layer, to begin an error with.
 
     Raises:
         ValueError: the logits are not what such a layer returns.
@@ -37,7 +42,7 @@ def find_last_linear(network: nn.Module, images: Float[Tensor, "batch channels .
             return name
     last = f"its last is `{calls[-1][0]}`, whose outputs are changed" if calls else "it calls none"
     raise ValueError(
-        "`--federated.clients` records the gradient of the last layer, an `nn.Linear` on a row of "
-        f"features per image whose outputs are the logits, but {kind} has no such layer: {last}. "
+        f"{reader} the last layer, an `nn.Linear` on a row of features per image whose outputs are "
+        f"the logits, but {kind} has no such layer: {last}. "
         "Take another `--model.network`, or end it in one."
     )

@@ -68,7 +68,8 @@ def borrow(
     used = {v: v if v in other.variants else FULL for v in own.variants}
     needed = list(dict.fromkeys([FULL, *used.values()]))
     shared = own.rounds if own.rounds == other.rounds else []
-    if unfinished := [name for name in shadows if lender.missing(name, needed, rounds=shared)]:
+    recorded = other.recorded if shared else {}
+    if unfinished := [n for n in shadows if lender.missing(n, needed, recorded=recorded)]:
         raise ValueError(
             f"{len(unfinished)} of the {len(shadows)} shadows needed of {lender.path} are "
             f"unfinished: {', '.join(map(str, unfinished))}. Run train.py again to finish them."

@@ -19,6 +19,7 @@ LINE = re.compile(r"[0-9a-f]{64}  [^/\s][^\n]*")  # of that file
 # files that get a checksum, and so do the records beside weights
 SEALED = (
     "*.safetensors", "signals/*.safetensors", "embeddings/*.safetensors", "rounds/*.safetensors",
+    "tasks/*.safetensors",
 )  # fmt: skip
 # What zipfile, torch and safetensors raise for damaged content.
 UNREADABLE = (

@@ -15,7 +15,15 @@ from torch import nn
 from attacks.game import FULL
 from datamodules.images import ImageDataModule
 from quantization.rounding.grid import Bits
-from storage.names import ModelName, fleet_names, snapshot_name
+from storage.names import (
+    CLIENTS_FILE,
+    ModelName,
+    fleet_names,
+    round_file,
+    snapshot_name,
+    task_file,
+    task_name,
+)
 from storage.own_code import fingerprint
 
 FORMAT = 1  # of experiment.yaml and of the folder that it describes
@@ -68,6 +76,8 @@ class Experiment(NamedTuple):
     @property
     def snapshots(self) -> dict[str, int]:
         """Epoch of each snapshot by the variant's name, in the order of training."""
+        if self.continual:
+            return {task_name(n): end for n, end in enumerate(self.stage_ends[:-1], 1)}
         federated, epochs = self.federated, self.config.get("snapshots", [])
         return {snapshot_name(epoch, federated): epoch for epoch in epochs}
 
@@ -85,6 +95,11 @@ class Experiment(NamedTuple):
     def names(self) -> list[ModelName]:
         """Every model of the fleet, shadows first."""
         return fleet_names(self.shadows, self.targets)
+
+    @property
+    def audited(self) -> list[ModelName]:
+        """The targets; without any, every shadow is audited by the others."""
+        return self.names[self.shadows if self.targets else 0 :]
 
     @property
     def queries(self) -> list[str]:
@@ -120,10 +135,30 @@ class Experiment(NamedTuple):
         return rounds
 
     @property
+    def continual(self) -> bool:
+        """Whether its models learn in tasks."""
+        return bool(self.stage_ends)
+
+    @property
+    def stage_ends(self) -> list[int]:
+        """Epochs done at the end of each task's stage; none of models that learn no tasks."""
+        ends: list[int] = self.config.get("continual", {}).get("ends", [])
+        return ends
+
+    @property
+    def recorded(self) -> dict[str, int]:
+        """What is recorded of a model's training: file in its folder -> epoch that it belongs to.
+
+        Epoch 0 marks what is drawn before training, and can be drawn again.
+        """
+        rounds = {round_file(number): number for number in self.rounds}
+        tasks = {task_file(number): end for number, end in enumerate(self.stage_ends, 1)}
+        return ({CLIENTS_FILE: 0} if rounds else {}) | rounds | tasks
+
+    @property
     def embedded(self) -> list[ModelName]:
         """Models whose embeddings are recorded: those that are audited, if it was asked for."""
-        audited = self.names[self.shadows if self.targets else 0 :]
-        return audited if self.config.get("record_embeddings", False) else []
+        return self.audited if self.config.get("record_embeddings", False) else []
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as stored in experiment.yaml and results.json."""
@@ -191,6 +226,7 @@ def describe(
         "model": config.model.as_dict(),
         "prune": config.prune.as_dict(),
         "federated": config.federated.as_dict() | {"record": [*config.federated.record]},
+        "continual": _plain(config.continual.as_dict()),
         "trainer": {k: v for k, v in trainer.items() if k not in HARDWARE},
         "fleet": {"shadows": config.fleet.shadows, "targets": config.fleet.targets},
         "queries": queries,
@@ -219,6 +255,11 @@ def describe(
         },
         id=uuid.uuid4().hex[:8],
     )
+
+
+def _plain(continual: dict[str, Any]) -> dict[str, Any]:
+    """The options of learning in tasks; of models that do not, nothing reads any."""
+    return continual if continual["tasks"] is not None else {}
 
 
 def _is_private(config: Mapping[str, Any]) -> bool:

@@ -9,6 +9,7 @@ WandbMode = Literal["disabled", "offline", "online"]
 
 EXPERIMENT_FILE = "experiment.yaml"
 MEMBERSHIP_FILE = "membership.safetensors"
+CLIENTS_FILE = "clients.safetensors"  # in a model's folder
 
 
 _BITS = re.compile(r"-(?=(?:w|mix|aiq)\d)")
@@ -30,9 +31,19 @@ def snapshot_name(epoch: int, federated: bool = False) -> str:
     return f"{'round' if federated else 'epoch'}-{epoch:02d}"
 
 
+def task_name(number: int) -> str:
+    """Name of the variant at the end of a task's stage, counted from 1."""
+    return f"task-{number}"
+
+
 def round_file(number: int) -> str:
     """Path of what is recorded of a federation's round, in its model's folder."""
     return f"rounds/{number:02d}.safetensors"
+
+
+def task_file(number: int) -> str:
+    """Path of what is recorded at the end of a task's stage, in its model's folder."""
+    return f"tasks/{number:02d}.safetensors"
 
 
 def is_snapshot(variant: str) -> bool:

@@ -106,8 +106,8 @@ def _read_finished(
 ) -> tuple[list[ModelName], dict[ModelName, str]]:
     """Models whose files are all present and whole, and the unfinished models."""
     experiment = run.read()
-    names, embedded, rounds = experiment.names, experiment.embedded, experiment.rounds
-    lacking = (name for name in names if run.missing(name, variants, embedded, rounds))
+    names, embedded, recorded = experiment.names, experiment.embedded, experiment.recorded
+    lacking = (name for name in names if run.missing(name, variants, embedded, recorded))
     unfinished = dict.fromkeys(lacking, UNFINISHED)
     if unfinished and not allow_partial:
         raise ValueError(

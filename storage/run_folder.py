@@ -17,7 +17,14 @@ from storage.checksums import is_sealed
 from storage.command_line import quote
 from storage.experiment import Experiment, read_experiment
 from storage.files import as_unicode, save_whole, write_text
-from storage.names import EXPERIMENT_FILE, MEMBERSHIP_FILE, ModelName, round_file
+from storage.names import (
+    CLIENTS_FILE,
+    EXPERIMENT_FILE,
+    MEMBERSHIP_FILE,
+    ModelName,
+    round_file,
+    task_file,
+)
 from storage.same_experiment import check_same, grow
 
 
@@ -89,18 +96,22 @@ class RunFolder:
 
     def clients(self, name: ModelName) -> Path:
         """Which client holds each example, of a model that is trained over clients."""
-        return self.model(name) / "clients.safetensors"
+        return self.model(name) / CLIENTS_FILE
 
     def round(self, name: ModelName, number: int) -> Path:
         """What is recorded of one round, counted from 1, of such a model."""
         return self.model(name) / round_file(number)
+
+    def task(self, name: ModelName, number: int) -> Path:
+        """What is recorded at the end of a stage, counted from 1, of a model that learns tasks."""
+        return self.model(name) / task_file(number)
 
     def missing(
         self,
         name: ModelName,
         variants: Iterable[str],
         embedded: Collection[ModelName] = (),
-        rounds: Collection[int] = (),
+        recorded: Collection[str] = (),
     ) -> list[str]:
         """Variants of which a model still lacks a file, and other files that it lacks.
 
@@ -108,28 +119,23 @@ class RunFolder:
             name: the model.
             variants: variants that it must have.
             embedded: models whose embeddings are recorded.
-            rounds: rounds that are recorded, of a model that is trained over clients.
+            recorded: further files that it must have, in its folder.
         """
         kinds = self._kinds(name, embedded)
         lacking = [v for v in variants if not all(file(name, v).exists() for file in kinds)]
-        others = (path for path in self._of_rounds(name, rounds) if not path.exists())
-        return lacking + [path.relative_to(self.model(name)).as_posix() for path in others]
+        return lacking + [file for file in recorded if not (self.model(name) / file).exists()]
 
     def is_finished(
         self,
         name: ModelName,
         variants: Sequence[str],
         embedded: Collection[ModelName] = (),
-        rounds: Collection[int] = (),
+        recorded: Collection[str] = (),
     ) -> bool:
         """Whether a model has all its files and their checksums."""
         files = [file(name, v) for file in self._kinds(name, embedded) for v in variants]
-        files += self._of_rounds(name, rounds)
+        files += [self.model(name) / file for file in recorded]
         return all(file.exists() for file in files) and is_sealed(self.model(name), files)
-
-    def _of_rounds(self, name: ModelName, rounds: Collection[int]) -> list[Path]:
-        """The files that only models trained over clients have."""
-        return [self.clients(name), *(self.round(name, n) for n in rounds)] if rounds else []
 
     def _kinds(
         self, name: ModelName, embedded: Collection[ModelName]

@@ -40,7 +40,7 @@ ADDED = {
 def grow(stored: Experiment, asked: Experiment) -> Experiment:
     """Add to the stored experiment the models, variants and embeddings of `asked`, its places."""
     variants = list(dict.fromkeys([*stored.quantized, *asked.quantized]))
-    snapshots = sorted({*stored.snapshots.values(), *asked.snapshots.values()})
+    snapshots = sorted({e for x in (stored, asked) for e in x.config.get("snapshots", [])})
     embedded = any(e.config.get("record_embeddings", False) for e in (stored, asked))
     config = asked.config | {"quantize": variants}
     if snapshots:  # a folder from before the option stays as it is

@@ -1,0 +1,1 @@
+"""Mathematics of networks that learn in tasks: tensors in, tensors out."""

@@ -1,0 +1,72 @@
+"""The options of learners that solve for their head; imports no torch."""
+
+from dataclasses import dataclass
+from math import inf
+
+ANALYTIC = ("acil", "dsal", "real")  # learners that solve a ridge regression
+
+
+@dataclass(frozen=True)
+class AnalyticOptions:
+    """Ridge regression on random features of a frozen backbone (docs/continual_training.md).
+
+    Args:
+        buffer: number of random features.
+        gamma: ridge penalty.
+        compensation: weight of the second stream of `dsal`.
+        published_residuals: take the residuals of `dsal` after each batch, as the published code
+            does, so that they depend on the batch size; otherwise at the end of a task.
+        contrastive_epochs: epochs of `real` without labels, after those of the backbone.
+        distill_epochs: epochs of `real` in which the labelled backbone teaches the other.
+        beta: weight of that distillation.
+        fusion: give the head of `real` the features of several layers.
+        worlds: random halves of the pool for which heads of each audited model are solved, as by an
+            attacker who holds its backbone.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    buffer: int = 512
+    gamma: float = 0.1
+    compensation: float = 0.6
+    published_residuals: bool = False
+    contrastive_epochs: int = 0
+    distill_epochs: int = 0
+    beta: float = 1.0
+    fusion: bool = True
+    worlds: int = 8
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range."""
+        for name, least in (
+            ("buffer", 1), ("contrastive_epochs", 0), ("distill_epochs", 0), ("worlds", 0),
+        ):  # fmt: skip
+            if (count := getattr(self, name)) < least:
+                raise ValueError(
+                    f"`continual.analytic.{name}` must be {least} or more, got {count}."
+                )
+        for name in ("gamma", "compensation", "beta"):
+            if not 0 < (value := getattr(self, name)) < inf:
+                raise ValueError(f"`continual.analytic.{name}` must be above 0, got {value:g}.")
+
+    def check_read(self, learner: str) -> None:
+        """Refuse options that another learner reads.
+
+        Raises:
+            ValueError: the message names the option and its readers.
+        """
+        for name, readers in READERS.items():
+            if learner not in readers and getattr(self, name) != getattr(ANALYTIC_DEFAULT, name):
+                raise ValueError(
+                    f"`continual.analytic.{name}` needs `--continual.learner` "
+                    f"{' or '.join(readers)}, got `{learner}`. Leave it out."
+                )
+
+
+ANALYTIC_DEFAULT = AnalyticOptions()
+READERS: dict[str, tuple[str, ...]] = {
+    **{name: ANALYTIC for name in ("buffer", "gamma", "worlds")},
+    **{name: ("dsal", "real") for name in ("compensation", "published_residuals")},
+    **{name: ("real",) for name in ("contrastive_epochs", "distill_epochs", "beta", "fusion")},
+}

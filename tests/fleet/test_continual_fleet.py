@@ -1,0 +1,217 @@
+"""Fleets of learners of tasks: what they leave, killed and resumed, repaired, with two workers."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import train
+from datamodules.digits import Digits
+from datamodules.seeds import derive_seed
+from datamodules.tasks import tasks_of
+from lightning_modules.callbacks.record_tasks import RecordTasks
+from lightning_modules.classifier import Classifier
+from storage.names import fleet_names
+from storage.run_folder import RunFolder
+
+NAMES = fleet_names(2, 1)
+LEARNER = (
+    "--fleet.shadows 2 --fleet.targets 1 --snapshots --quantize nearest-w2 --trainer.max_epochs 6 "
+    "--continual.tasks 3 --continual.replay 2 --data.batch_size 8"
+)
+CLASSES = [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9]]
+
+
+@pytest.fixture(scope="module")
+def learned(toy, tmp_path_factory):
+    """A finished fleet, to be read or copied, and what it trained on: seed, epoch, indices."""
+    folder = tmp_path_factory.mktemp("runs") / "learned"
+    batches, real = [], Classifier.training_step
+
+    def step(self, batch, batch_idx):
+        batches.append((self.seed, self.current_epoch, batch.indices.tolist()))
+        return real(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "training_step", step)
+        train.main(toy(folder, LEARNER))
+    return folder, batches
+
+
+@pytest.fixture
+def copied(learned, tmp_path):
+    return Path(shutil.copytree(learned[0], tmp_path / "copied"))
+
+
+@pytest.fixture(scope="module")
+def labels():
+    data = Digits(pool_size=64)
+    data.setup("fit")
+    return data.pool.labels
+
+
+def records_of(folder):
+    """Every record of stages, by file."""
+    paths = folder.glob("models/*/full.json")
+    return {str(path.relative_to(folder)): json.loads(path.read_text()) for path in paths}
+
+
+def test_the_stored_membership_is_what_learners_were_served_task_by_task(learned, labels):
+    folder, batches = learned
+    run = RunFolder(folder)
+    for name, members in run.membership().items():
+        seed = derive_seed(0, name.role, name.number, 0)
+        kept = set()
+        for stage, group in enumerate(CLASSES):
+            own = set(
+                (members & torch.isin(labels, torch.tensor(group))).nonzero().flatten().tolist()
+            )
+            for epoch in (2 * stage, 2 * stage + 1):
+                served = [
+                    i for owner, at, part in batches for i in part if (owner, at) == (seed, epoch)
+                ]
+                assert sorted(served) == sorted(own | kept)
+            exemplars = load_file(run.task(name, stage + 1))["exemplars"]
+            kept = set(exemplars.nonzero().flatten().tolist())
+            assert kept <= set(members.nonzero().flatten().tolist())
+            assert all(tasks_of(labels, CLASSES)[i] <= stage for i in kept)
+
+
+def test_files_are_those_of_the_contract(learned):
+    run = RunFolder(learned[0])
+    experiment = run.read()
+    assert experiment.variants == ["full", "task-1", "task-2", "nearest-w2"]
+    assert experiment.snapshots == {"task-1": 2, "task-2": 4}
+    assert experiment.stage_ends == [2, 4, 6]
+    for name in NAMES:
+        for number in (1, 2, 3):
+            file = load_file(run.task(name, number))
+            assert file["outputs"].shape == (64, 10)
+            assert file["outputs"].dtype == torch.float32
+            assert file["accuracy"].shape == (3,)
+            assert file["accuracy"].dtype == torch.float64
+        record = records_of(run.path)[f"models/{name}/full.json"]
+        assert record["classes"] == CLASSES
+        assert record["ends"] == [2, 4, 6]
+        assert sum(stage["rows"] for stage in record["stages"]) == 32
+        stored = [load_file(run.task(name, number))["accuracy"].tolist() for number in (1, 2, 3)]
+        assert [stage["accuracy"] for stage in record["stages"]] == stored
+
+
+def test_outputs_and_accuracies_are_those_of_the_snapshots(learned, labels):
+    run, data = RunFolder(learned[0]), Digits(pool_size=64)
+    data.setup("fit")
+    for name in NAMES:
+        for number, variant in enumerate(("task-1", "task-2", "full"), 1):
+            outputs = load_file(run.task(name, number))["outputs"].double()
+            own = outputs.gather(1, labels[:, None])[:, 0]
+            others = outputs.scatter(1, labels[:, None], -torch.inf).logsumexp(1)
+            signals = load_file(run.signals(name, variant))
+            phi = signals["phi"][run.read().queries.index("identity")]
+            torch.testing.assert_close((own - others).float(), phi, rtol=0, atol=1e-4)
+            correct = signals["test_correct"].double()
+            for task, group in enumerate(CLASSES):
+                of_task = torch.isin(data.test.labels, torch.tensor(group))
+                accuracy = load_file(run.task(name, number))["accuracy"][task]
+                assert accuracy.item() == pytest.approx(correct[of_task].mean().item(), abs=1e-12)
+
+
+@pytest.mark.fleet
+@pytest.mark.parametrize("steps", [[1, 6, 9], [5, 14, 33]], ids=["early", "in every model"])
+def test_a_killed_fleet_ends_bit_for_bit_the_same(
+    toy, learned, tmp_path, killed, steps, tensors, records, last_epochs
+):
+    folder = tmp_path / "run"
+    killed(toy(folder, LEARNER), steps)
+    assert tensors(folder) == tensors(learned[0])
+    assert records_of(folder) == records_of(learned[0])
+    assert records(folder) == records(learned[0])
+    assert last_epochs(folder) == last_epochs(learned[0])
+
+
+@pytest.mark.fleet
+def test_a_kill_between_a_recorded_stage_and_its_checkpoint(toy, learned, tmp_path, tensors):
+    real = RecordTasks.on_train_epoch_end
+
+    def record(self, trainer, pl_module):
+        real(self, trainer, pl_module)
+        if trainer.current_epoch == 3:
+            raise SystemExit("killed")
+
+    folder = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RecordTasks, "on_train_epoch_end", record)
+        with pytest.raises(SystemExit, match="killed"):
+            train.main(toy(folder, LEARNER))
+    assert RunFolder(folder).task(NAMES[0], 2).exists()
+    train.main(toy(folder, LEARNER))
+    assert tensors(folder) == tensors(learned[0])
+    assert records_of(folder) == records_of(learned[0])
+
+
+@pytest.mark.fleet
+def test_workers_and_rare_checkpoints_make_the_same_fleet(toy, learned, tmp_path, tensors):
+    folder = tmp_path / "run"
+    train.main(toy(folder, f"{LEARNER} --fleet.workers 2 --checkpoint_every 1000"))
+    assert tensors(folder) == tensors(learned[0])
+
+
+@pytest.mark.fleet
+def test_a_finished_fleet_is_left_as_it_is(toy, copied, no_training, snapshot, capsys):
+    before = snapshot(copied)
+    train.main(toy(copied, LEARNER))
+    assert "nothing to train" in capsys.readouterr().out
+    changed = {name for name, state in snapshot(copied).items() if before.get(name) != state}
+    assert changed <= {"experiment.yaml", "membership.safetensors"}
+
+
+@pytest.mark.fleet
+def test_a_lost_stage_costs_the_training_of_its_model(
+    toy, learned, copied, served, tensors, capsys, unwrap
+):
+    run = RunFolder(copied)
+    run.task(NAMES[1], 2).unlink()
+    train.main(toy(copied, f"{LEARNER} --status"))
+    assert "finished │ 2 │" in unwrap(capsys.readouterr().out)
+    train.main(toy(copied, f"{LEARNER} --fleet.dry_run true"))
+    told = unwrap(capsys.readouterr().out)
+    assert "shadow-001 would be trained again from the start" in told
+    assert "no other file can bring back tasks/02.safetensors: " in told
+    served.clear()
+    train.main(toy(copied, LEARNER))
+    assert served
+    assert {seed for seed, *_ in served} == {derive_seed(0, "shadow", 1, 0)}
+    assert tensors(copied) == tensors(learned[0])
+
+
+@pytest.mark.fleet
+def test_damaged_stages_are_named_and_repaired(toy, learned, copied, tensors, capsys, unwrap):
+    path = RunFolder(copied).task(NAMES[0], 3)
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(SystemExit) as stopped:
+        train.main(toy(copied, LEARNER))
+    assert "Damaged since they were written" in str(stopped.value)
+    assert "tasks/03.safetensors" in str(stopped.value)
+    train.main(toy(copied, f"{LEARNER} --repair"))
+    assert "tasks/03.safetensors was damaged: deleted" in unwrap(capsys.readouterr().out)
+    assert tensors(copied) == tensors(learned[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--continual.tasks 2", "continual.tasks: 3 in the folder, 2 asked"),
+        ("--continual.replay 1", "continual.replay: 2 in the folder, 1 asked"),
+    ],
+)
+def test_a_folder_with_other_tasks_is_refused(toy, learned, snapshot, options, said):
+    before = snapshot(learned[0])
+    with pytest.raises(SystemExit) as stopped:
+        train.main(toy(learned[0], f"{LEARNER} {options}"))
+    assert said in str(stopped.value)
+    assert snapshot(learned[0]) == before
