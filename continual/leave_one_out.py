@@ -1,0 +1,168 @@
+"""Ridge regressions without one of their rows, or with one more, in closed form.
+
+With f = W^T phi the outputs, e = y - f the residuals and h = phi^T R phi the leverage of a row:
+a regression that had never seen it would have the residual e / (1 - h) on it. Only rows that
+were learnt may be left out, and only others added; a row of a task that has not come yet counts
+as one of the others.
+
+Source: Sherman and Morrison 1950; Cook and Weisberg 1982 (deletion formulas); for what leverages
+say of membership, arXiv:2602.15919.
+"""
+
+import torch
+from jaxtyping import Float64
+from scipy.special import betainc, gammainc, gammaincinv
+from torch import Tensor
+
+from continual.ridge import Ridge
+
+
+def leverages(
+    inverse: Float64[Tensor, "columns columns"], features: Float64[Tensor, "examples columns"]
+) -> Float64[Tensor, " examples"]:
+    """Each example's phi^T R phi: below 1 for a row that was learnt, any size for another."""
+    return ((features @ inverse) * features).sum(1)
+
+
+def leverage_if_learnt(
+    leverage: Float64[Tensor, " examples"],
+) -> Float64[Tensor, " examples"]:
+    """The leverage that rows which were not learnt would have after being learnt, each alone."""
+    return leverage / (1 + leverage)
+
+
+def outputs_without(
+    outputs: Float64[Tensor, "examples classes"],
+    targets: Float64[Tensor, "examples classes"],
+    leverage: Float64[Tensor, " examples"],
+) -> Float64[Tensor, "examples classes"]:
+    """What each row's outputs would be had it not been learnt, for rows that were.
+
+    Args:
+        outputs: W^T phi.
+        targets: what the rows were learnt with.
+        leverage: phi^T R phi.
+
+    Raises:
+        ValueError: a leverage is not below 1.
+    """
+    share = _below_one(leverage).unsqueeze(1)
+    return (outputs - share * targets) / (1 - share)
+
+
+def outputs_with(
+    outputs: Float64[Tensor, "examples classes"],
+    targets: Float64[Tensor, "examples classes"],
+    leverage: Float64[Tensor, " examples"],
+) -> Float64[Tensor, "examples classes"]:
+    """What each row's outputs would be had it been learnt too, for rows that were not."""
+    share = leverage_if_learnt(leverage).unsqueeze(1)
+    return outputs + share * (targets - outputs)
+
+
+def residuals_without_group(
+    inverse: Float64[Tensor, "columns columns"],
+    features: Float64[Tensor, "examples columns"],
+    residuals: Float64[Tensor, "examples classes"],
+) -> Float64[Tensor, "examples classes"]:
+    """The residuals that rows would have had none of them been learnt, as one person's rows.
+
+    Args:
+        inverse: R of the regression that learnt them.
+        features: the rows of the group.
+        residuals: theirs, targets minus outputs.
+    """
+    hat = features @ inverse @ features.T
+    identity = torch.eye(len(hat), dtype=hat.dtype, device=hat.device)
+    without: Tensor = torch.linalg.solve(identity - hat, residuals)
+    return without
+
+
+def influence(
+    inverse: Float64[Tensor, "columns columns"],
+    queries: Float64[Tensor, "queries columns"],
+    features: Float64[Tensor, "examples columns"],
+    residuals: Float64[Tensor, "examples classes"],
+) -> Float64[Tensor, "queries examples classes"]:
+    """How much the outputs at each query owe to each row: outputs minus those without the row.
+
+    Args:
+        inverse: R of the regression that learnt the rows.
+        queries: features at which outputs are read.
+        features: the rows.
+        residuals: theirs, targets minus outputs.
+
+    Raises:
+        ValueError: a leverage is not below 1.
+    """
+    projected = features @ inverse
+    share = _below_one((projected * features).sum(1))
+    return (queries @ projected.T).unsqueeze(2) * (residuals / (1 - share).unsqueeze(1))
+
+
+def weight_without(
+    ridge: Ridge, row: Float64[Tensor, " columns"], target: Float64[Tensor, " classes"]
+) -> Float64[Tensor, "columns classes"]:
+    """The whole weight had one row not been learnt, to be rounded as the released one was.
+
+    Formulas for outputs do not hold behind a rounding; this weight, rounded, does.
+
+    Raises:
+        ValueError: the row's leverage is not below 1.
+    """
+    projected = ridge.inverse @ row
+    share = _below_one(row @ projected)
+    return ridge.weight - torch.outer(projected, target - row @ ridge.weight) / (1 - share)
+
+
+def weight_with(
+    ridge: Ridge, row: Float64[Tensor, " columns"], target: Float64[Tensor, " classes"]
+) -> Float64[Tensor, "columns classes"]:
+    """The whole weight had one more row been learnt."""
+    projected = ridge.inverse @ row
+    return ridge.weight + torch.outer(projected, target - row @ ridge.weight) / (
+        1 + row @ projected
+    )
+
+
+def expected_auc(
+    leverage: Float64[Tensor, " examples"], classes: int = 1
+) -> Float64[Tensor, " examples"]:
+    """AUC of the best attack on an example, from its leverage as a member alone.
+
+    Under Gaussian noise the residual has variance s^2 (1 - h) on a row that was learnt and
+    s^2 / (1 - h) on one that was not, so the sum of squares over `classes` independent columns
+    decides, and the ratio of two such sums has an F distribution. For one column the result is
+    2 / pi atan(1 / (1 - h)).
+
+    Args:
+        leverage: of each example if it was learnt: 0 to 1.
+        classes: number of output columns; those of one-hot targets are not quite independent.
+    """
+    share = 1 / (1 + (1 - leverage).square())
+    return torch.from_numpy(betainc(classes / 2, classes / 2, share.cpu().numpy()))
+
+
+def expected_tpr(
+    leverage: Float64[Tensor, " examples"], false_positives: float, classes: int = 1
+) -> Float64[Tensor, " examples"]:
+    """True positive rate of the best attack on an example, from its leverage as a member alone.
+
+    Args:
+        leverage: of each example if it was learnt: 0 to 1.
+        false_positives: the false positive rate.
+        classes: number of output columns, as in `expected_auc`.
+    """
+    largest = float(gammaincinv(classes / 2, false_positives))
+    ratio = largest / (1 - leverage).square()
+    return torch.from_numpy(gammainc(classes / 2, ratio.cpu().numpy()))
+
+
+def _below_one(leverage: Tensor) -> Tensor:
+    """The same leverages, which those of rows that were learnt must be."""
+    if not (leverage < 1).all():
+        raise ValueError(
+            f"Leverages of rows that were learnt must be below 1, got {leverage.max().item():.6g}. "
+            "Leave out only rows that this regression learnt; if it did, raise `gamma`."
+        )
+    return leverage

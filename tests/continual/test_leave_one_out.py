@@ -1,0 +1,137 @@
+from math import atan, pi
+
+import pytest
+import torch
+from scipy.stats import norm
+
+from continual.leave_one_out import (
+    expected_auc,
+    expected_tpr,
+    influence,
+    leverage_if_learnt,
+    leverages,
+    outputs_with,
+    outputs_without,
+    residuals_without_group,
+    weight_with,
+    weight_without,
+)
+from continual.ridge import gram_of, solve_ridge
+
+GAMMA = 0.1
+EXACT = {"rtol": 0, "atol": 1e-8}
+
+
+def retrain(rows, chosen):
+    """Brute force: solve again over some rows."""
+    return solve_ridge(gram_of(rows.features[chosen], rows.targets[chosen]), GAMMA)
+
+
+@pytest.fixture
+def ridge(rows):
+    return retrain(rows, rows.members)
+
+
+def test_outputs_without_a_row_are_those_of_retraining(rows, ridge):
+    outputs, leverage = rows.features @ ridge.weight, leverages(ridge.inverse, rows.features)
+    members = rows.members.nonzero().flatten()[::15]
+    without = outputs_without(outputs[members], rows.targets[members], leverage[members])
+    for place, member in enumerate(members):
+        chosen = rows.members.clone()
+        chosen[member] = False
+        other = retrain(rows, chosen)
+        torch.testing.assert_close(without[place], rows.features[member] @ other.weight, **EXACT)
+        weight = weight_without(ridge, rows.features[member], rows.targets[member])
+        torch.testing.assert_close(weight, other.weight, **EXACT)
+
+
+def test_outputs_with_one_more_row_are_those_of_retraining(rows, ridge):
+    outputs, leverage = rows.features @ ridge.weight, leverages(ridge.inverse, rows.features)
+    others = (~rows.members).nonzero().flatten()[::15]
+    after = outputs_with(outputs[others], rows.targets[others], leverage[others])
+    for place, other in enumerate(others):
+        chosen = rows.members.clone()
+        chosen[other] = True
+        grown = retrain(rows, chosen)
+        torch.testing.assert_close(after[place], rows.features[other] @ grown.weight, **EXACT)
+        weight = weight_with(ridge, rows.features[other], rows.targets[other])
+        torch.testing.assert_close(weight, grown.weight, **EXACT)
+        own = leverages(grown.inverse, rows.features[other : other + 1])
+        torch.testing.assert_close(leverage_if_learnt(leverage[other : other + 1]), own, **EXACT)
+
+
+def test_a_row_added_and_left_out_again_changes_nothing(rows, ridge):
+    others = ~rows.members
+    outputs, targets = rows.features[others] @ ridge.weight, rows.targets[others]
+    leverage = leverages(ridge.inverse, rows.features[others])
+    added = outputs_with(outputs, targets, leverage)
+    back = outputs_without(added, targets, leverage_if_learnt(leverage))
+    torch.testing.assert_close(back, outputs, **EXACT)
+
+
+def test_a_group_left_out_is_retraining_without_it(rows, ridge):
+    group = rows.members.nonzero().flatten()[:12]
+    residuals = rows.targets[group] - rows.features[group] @ ridge.weight
+    without = residuals_without_group(ridge.inverse, rows.features[group], residuals)
+    chosen = rows.members.clone()
+    chosen[group] = False
+    expected = rows.targets[group] - rows.features[group] @ retrain(rows, chosen).weight
+    torch.testing.assert_close(without, expected, **EXACT)
+
+
+def test_influence_on_other_queries_is_that_of_retraining(rows, ridge):
+    members = rows.members.nonzero().flatten()[::60]
+    queries = rows.features[~rows.members][:9]
+    residuals = rows.targets[members] - rows.features[members] @ ridge.weight
+    effects = influence(ridge.inverse, queries, rows.features[members], residuals)
+    for place, member in enumerate(members):
+        chosen = rows.members.clone()
+        chosen[member] = False
+        expected = queries @ (ridge.weight - retrain(rows, chosen).weight)
+        torch.testing.assert_close(effects[:, place], expected, **EXACT)
+
+
+def test_leverages_only_fall_as_tasks_come(rows):
+    """And those of all rows that were learnt sum to the degrees of freedom."""
+    chosen, before = torch.zeros(500, dtype=torch.bool), None
+    for task in range(5):
+        chosen |= rows.members & (rows.task == task)
+        ridge = retrain(rows, chosen)
+        leverage = leverages(ridge.inverse, rows.features)
+        assert before is None or (leverage <= before + 1e-9).all()
+        assert (leverage[chosen] < 1).all()
+        values = torch.linalg.svdvals(rows.features[chosen]).square()
+        freedom = (values / (values + GAMMA)).sum()
+        torch.testing.assert_close(leverage[chosen].sum(), freedom, rtol=1e-9, atol=0)
+        before = leverage
+
+
+def test_leaving_out_what_was_not_learnt_is_refused():
+    one = torch.ones(1, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"below 1, got 1\.5"):
+        outputs_without(one[None], one[None], 1.5 * one)
+
+
+def test_expected_auc_and_tpr_of_one_column_by_hand():
+    leverage = torch.tensor([0, 0.33, 0.5, 0.9, 1.0], dtype=torch.float64)
+    auc, tpr = expected_auc(leverage), expected_tpr(leverage, 0.01)
+    for h, area, rate in zip(leverage[:-1].tolist(), auc, tpr, strict=False):
+        assert area.item() == pytest.approx(2 / pi * atan(1 / (1 - h)), abs=1e-12)
+        cut = norm.ppf((1 + 0.01) / 2) / (1 - h)
+        assert rate.item() == pytest.approx(2 * norm.cdf(cut) - 1, abs=1e-12)
+    assert (auc[0].item(), tpr[0].item()) == pytest.approx((0.5, 0.01), abs=1e-12)
+    assert (auc[-1].item(), tpr[-1].item()) == (1, 1)
+    assert auc[2].item() == pytest.approx(0.705, abs=5e-4)
+
+
+@pytest.mark.parametrize("classes", [1, 4])
+def test_expected_auc_and_tpr_are_those_of_drawn_residuals(classes):
+    draws, h, rate = torch.Generator().manual_seed(3), 0.4, 0.05
+    noise = torch.randn(2, 200_000, classes, generator=draws, dtype=torch.float64)
+    inside = (noise[0].square().sum(1) * (1 - h)).sort().values
+    outside = noise[1].square().sum(1) / (1 - h)
+    leverage = torch.tensor([h], dtype=torch.float64)
+    auc = torch.searchsorted(inside, outside).double().mean() / len(inside)
+    assert expected_auc(leverage, classes).item() == pytest.approx(auc.item(), abs=4e-3)
+    found = (inside < outside.quantile(rate)).double().mean()
+    assert expected_tpr(leverage, rate, classes).item() == pytest.approx(found.item(), abs=8e-3)
