@@ -129,17 +129,24 @@ class ContinualClassifier(Classifier):
 
     def learn(self, batch: Batch, number: int) -> None:
         """Learn from one batch: here, a step of SGD."""
+        self.step(super().training_step(batch, number))
+
+    def step(self, loss: Float[Tensor, ""]) -> None:
+        """Take a step of SGD down a loss, and one of the learning rate's schedule."""
         optimizer = cast(LightningOptimizer, self.optimizers())
-        loss = super().training_step(batch, number)
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
         cast(LambdaLR, self.lr_schedulers()).step()
         torch.clear_autocast_cache()  # if on, it holds weights from before the step
 
+    def batch_loss(self, batch: Batch, logits: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:
+        """What a batch alone asks for: here, the mean cross-entropy, in nats."""
+        return super().loss(batch, logits)
+
     def loss(self, batch: Batch, logits: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:
-        """The cross-entropy, and in a stage the penalty."""
-        loss = super().loss(batch, logits)
+        """What a step minimises: the loss of its batch, and in a stage the penalty."""
+        loss = self.batch_loss(batch, logits)
         penalty = None if self.pretraining else self.penalty(batch, logits)
         return loss if penalty is None else loss + penalty
 

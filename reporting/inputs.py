@@ -73,7 +73,10 @@ def digest_inputs(
 def _files_of(run: RunFolder) -> list[Path]:
     """The files of an experiment that an audit depends on."""
     models = run.path / "models"
-    patterns = "*/signals/*", "*/embeddings/*", "*/rounds/*", "*/clients.safetensors", "*/*.json"
+    patterns = (
+        *("*/signals/*", "*/embeddings/*", "*/rounds/*", "*/clients.safetensors", "*/tasks/*"),
+        "*/*.json",
+    )
     found = sorted(path for pattern in patterns for path in models.glob(pattern))
     files = [path for path in found if path.name != "progress.json"]
     return [run.experiment_file, run.membership_file, *files]
