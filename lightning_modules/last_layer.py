@@ -37,7 +37,7 @@ def find_last_linear(network: nn.Module, images: Float[Tensor, "batch channels .
             return name
     last = f"its last is `{calls[-1][0]}`, whose outputs are changed" if calls else "it calls none"
     raise ValueError(
-        "`--federated.clients` records the gradient of the last layer, an `nn.Linear` on a row of "
+        "Rounds are recorded with the gradient of the last layer, an `nn.Linear` on a row of "
         f"features per image whose outputs are the logits, but {kind} has no such layer: {last}. "
         "Take another `--model.network`, or end it in one."
     )

@@ -17,7 +17,13 @@ from storage.checksums import is_sealed
 from storage.command_line import quote
 from storage.experiment import Experiment, read_experiment
 from storage.files import as_unicode, save_whole, write_text
-from storage.names import EXPERIMENT_FILE, MEMBERSHIP_FILE, ModelName, round_file
+from storage.names import (
+    CLIENTS_FILE,
+    EXPERIMENT_FILE,
+    MEMBERSHIP_FILE,
+    ModelName,
+    round_file,
+)
 from storage.same_experiment import check_same, grow
 
 
@@ -89,7 +95,7 @@ class RunFolder:
 
     def clients(self, name: ModelName) -> Path:
         """Which client holds each example, of a model that is trained over clients."""
-        return self.model(name) / "clients.safetensors"
+        return self.model(name) / CLIENTS_FILE
 
     def round(self, name: ModelName, number: int) -> Path:
         """What is recorded of one round, counted from 1, of such a model."""
