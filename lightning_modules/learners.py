@@ -10,11 +10,13 @@ from lightning_modules.federated import FederatedClassifier
 from lightning_modules.federated_options import FederatedOptions
 from lightning_modules.options import ModelOptions
 from lightning_modules.private import PrivateClassifier
+from lightning_modules.real import RealClassifier
 
 LEARNERS: dict[str, type[ContinualClassifier]] = {  # by `--continual.learner`
     "finetune": ContinualClassifier,
     "acil": AnalyticClassifier,
     "dsal": AnalyticClassifier,
+    "real": RealClassifier,
 }
 
 
