@@ -34,6 +34,7 @@ from storage.rounds import describe_clients, read_rounds
 from storage.run_folder import RunFolder
 from storage.saved_signals import SavedSignal, load_signals
 from storage.searches import CostMeans, average_cost, average_search
+from storage.sparse_heads import describe_sparse_heads
 from storage.trade_offs import trade_offs
 
 EMBEDDINGS = {"embeddings": "embeddings", "population_embeddings": "population"}  # in their files
@@ -127,10 +128,11 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
 
 
 def _leave_out_training(run: RunFolder, playing: Playing) -> list[str]:
-    """Sentences on what is not known of pruning, and on what federations left out."""
-    pruned, federated = playing.experiment.pruned, playing.experiment.federated
-    lost = leave_out_pruning(run, playing.audited) if pruned else []
-    return lost + (describe_left_out(run, playing.sound) if federated else [])
+    """Sentences on what is not known of pruning, and on what went wrong in other training."""
+    experiment = playing.experiment
+    lost = leave_out_pruning(run, playing.audited) if experiment.pruned else []
+    lost += describe_left_out(run, playing.sound) if experiment.federated else []
+    return lost + (describe_sparse_heads(run, playing.sound) if experiment.continual else [])
 
 
 def restrict(evidence: Evidence, choice: Choice) -> Evidence:
