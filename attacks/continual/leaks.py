@@ -24,7 +24,7 @@ from attacks.continual.phi_attacks import attack_phi
 from attacks.continual.risk_map import RiskMap, map_risk
 from attacks.continual.rows import Found, Sums, TaskRow, attack_cell, attack_scores
 from attacks.continual.utility import Utility, sum_up
-from attacks.game import Game
+from attacks.game import FULL, Game, ModelSignals
 from attacks.metrics.differences import Difference
 from attacks.metrics.intervals import Estimate, two_way
 from attacks.metrics.measures import Measured, Metric
@@ -59,19 +59,21 @@ class TaskCell(NamedTuple):
 
 
 class VariantLeak(NamedTuple):
-    """What attacks on phi find of each task in one variant at the end of training.
+    """What attacks find of each task in one variant at the end of training.
 
     Attributes:
         variant: its name.
         auc: mean over tasks, each by the attack that is strongest on other targets.
         tpr_1pct: the same at 1% FPR.
         by_task: AUC of each task.
+        whole: whether they see whole output vectors, and not only phi.
     """
 
     variant: str
     auc: Estimate
     tpr_1pct: Estimate
     by_task: list[Estimate]
+    whole: bool
 
 
 class ContinualLeak(NamedTuple):
@@ -95,7 +97,7 @@ class ContinualLeak(NamedTuple):
         exemplars: share of the members of earlier tasks that are kept for replay at the end; None
             without replay.
         risk_map: whether leverages tell who is exposed; None for learners without them.
-        variants: of the variants at the end of training, by attacks on phi.
+        variants: of the variants at the end of training.
         left_out: what could not be attacked, and why, one sentence each.
     """
 
@@ -164,7 +166,7 @@ def find_continual_leak(game: Game) -> ContinualLeak | None:
         state=find_state_leaks(early, pair[1]),
         exemplars=_share_kept(game, tasks, stage, grown),
         risk_map=_map_risk(game, tasks, stage, last),
-        variants=_attack_variants(game, tasks, usable),
+        variants=_attack_variants(game, tasks, usable, stage),
         left_out=left_out,
     )
 
@@ -215,20 +217,47 @@ def _map_risk(
     return map_risk(PAIRED, scores, leverage, game.audited[:, order])
 
 
-def _attack_variants(game: Game, tasks: Tasks, usable: Sequence[int]) -> list[VariantLeak]:
-    """Attack every variant at the end of training by phi, task by task; empty for `full` alone."""
+def _attack_variants(
+    game: Game, tasks: Tasks, usable: Sequence[int], end: Stage
+) -> list[VariantLeak]:
+    """Attack every variant at the end of training, task by task; empty for `full` alone.
+
+    All by the same attacks with matched shadows: on phi and, where they are known of every variant,
+    on whole output vectors.
+    """
+    whole = game.signals.keys() - {FULL} <= tasks.outputs.keys()
     leaks = []
     for variant, signals in game.signals.items() if len(game.signals) > 1 else ():
         by_metric: dict[Metric, list[Estimate]] = {"auc": [], "tpr_1pct": []}
         parts: dict[Metric, list[Measured]] = {"auc": [], "tpr_1pct": []}
+        seen = None
+        if whole:
+            outputs = end.outputs if variant == FULL else tasks.outputs[variant]
+            seen = Stage(outputs, end.accuracy)
         for task in usable:
-            members = game.audited[:, tasks.task == task]
-            scores = attack_phi(game, tasks, task, variant, signals)
-            found = attack_scores(scores, members)
+            found = _attack_variant(game, tasks, task, variant, signals, seen)
             for metric in parts:
                 measured, _ = choose(found, metric)
                 parts[metric].append(measured)
                 by_metric[metric].append(two_way(measured))
         means = {metric: two_way(mean_over_tasks(known)) for metric, known in parts.items()}
-        leaks.append(VariantLeak(variant, means["auc"], means["tpr_1pct"], by_metric["auc"]))
+        tpr = means["tpr_1pct"]
+        leaks.append(VariantLeak(variant, means["auc"], tpr, by_metric["auc"], whole))
     return leaks
+
+
+def _attack_variant(
+    game: Game,
+    tasks: Tasks,
+    task: int,
+    variant: str,
+    signals: ModelSignals,
+    seen: Stage | None,
+) -> dict[str, Found]:
+    """Attack one task in one variant at the end, by phi and by its outputs where they are known."""
+    phi = attack_phi(game, tasks, task, variant, signals)
+    if seen is None:
+        return attack_scores(phi, game.audited[:, tasks.task == task])
+    cell = make_cell(tasks, len(tasks.classes) - 1, seen, task, game.members, game.cases)
+    found = attack_cell(cell, task, Sums(), phi)
+    return {name: each for name, each in found.items() if not each.row.control}
