@@ -38,6 +38,7 @@ class Counts(NamedTuple):
         clients: clients in a round; 0 if models are trained in one place.
         rounds: number of rounds whose uploads are recorded.
         tasks: number of tasks, after each of which the outputs on all images are recorded.
+        whole: number of quantized variants whose outputs are recorded, as well.
         classes: number of classes.
     """
 
@@ -60,6 +61,7 @@ class Counts(NamedTuple):
     clients: int = 0
     rounds: int = 0
     tasks: int = 0
+    whole: int = 0
     classes: int = 0
 
     @property
@@ -72,10 +74,10 @@ class Counts(NamedTuple):
         """Images whose signals are recorded in training.
 
         They go through the uploads of recorded rounds and the models around them, or through the
-        model at the end of each task.
+        model at the end of each task, and afterwards through its quantized variants.
         """
         uploads = self.rounds * (self.clients + 2) * self.pool
-        return uploads + self.tasks * (self.pool + self.test)
+        return uploads + self.tasks * (self.pool + self.test) + self.whole * self.pool
 
     @property
     def recorded_bytes(self) -> int:
@@ -85,7 +87,8 @@ class Counts(NamedTuple):
         outputs.
         """
         rounds = self.rounds * (HEADER + 3 * 4 * (self.clients + 1) * self.pool)
-        return rounds + self.tasks * (HEADER + 4 * self.classes * self.pool)
+        outputs = 4 * self.classes * self.pool
+        return rounds + self.tasks * (HEADER + outputs) + self.whole * outputs
 
     def kept(self, image_bytes: int) -> int:
         """Bytes of a variant's signals, at `image_bytes` per image and query of the pool."""
@@ -146,5 +149,6 @@ def count_work(job: Job) -> Counts:
         clients=clients,
         rounds=len(job.experiment.rounds),
         tasks=len(job.experiment.stage_ends),
+        whole=len(job.experiment.quantized) if job.experiment.continual else 0,
         classes=data.num_classes,
     )

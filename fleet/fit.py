@@ -115,7 +115,13 @@ def make_trainer(
         SaveCheckpoint(run.checkpoint(name), job.config.checkpoint_every),
         SaveWeights(run.weights(name, FULL)),
         *after,
-        RecordSignals(run.model(name), experiment.variants, experiment.queries, peers),
+        RecordSignals(
+            run.model(name),
+            experiment.variants,
+            experiment.queries,
+            peers,
+            experiment.quantized if experiment.continual else (),
+        ),
     ]
     if name in experiment.embedded:
         query = experiment.queries[0]
