@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from jsonargparse import Namespace
 from torch import Tensor
 
@@ -128,14 +129,29 @@ def check_tasks(
     return sorted(sizes)
 
 
-def describe_tasks(options: ContinualOptions, stream: TaskStream, classes: list[list[int]]) -> str:
-    """Say what the stages will be."""
+def describe_tasks(
+    options: ContinualOptions,
+    stream: TaskStream,
+    classes: list[list[int]],
+    members: Mapping[ModelName, Tensor],
+) -> list[str]:
+    """Say what the stages will be, and where R would give rows away exactly."""
     before = sum(options.pretraining)
     each = stream.ends[-1] - stream.ends[-2]
     backbone = f" after {before} of the backbone" if before else ""
     epochs = "epoch" if each == 1 else "epochs"
     groups = "; ".join(", ".join(map(str, group)) for group in classes)
-    return (
+    lines = [
         f"Tasks: {len(classes)} by `{options.learner}`, of {each} {epochs} each{backbone}. "
         f"Classes of each: {groups}."
-    )
+    ]
+    columns = options.analytic.buffer
+    counts = torch.stack([stream.task[row].bincount() for row in members.values()])
+    if options.solves and (fewest := int(counts.min())) < columns:
+        few = int((counts < columns).any(0).sum())
+        lines.append(
+            f"In {few} of {len(classes)} tasks a model has fewer rows, {fewest} or more, than the "
+            f"{columns} columns of `--continual.analytic.buffer`. The head is exact all the same, "
+            "but who holds R before and after such a task knows each of its rows."
+        )
+    return lines

@@ -123,7 +123,7 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
     if (stream := make_stream(continual, config.continual.ends, data, config.seed)) is not None:
         classes = list_classes(continual, data.num_classes)
         counts = check_tasks(stream, classes, data, members)
-        _print([describe_tasks(continual, stream, classes)], console)
+        _print(describe_tasks(continual, stream, classes, members), console)
     network, notes = _rehearse(config, fleet, devices, prune, classifier, data, counts)
     notes += rehearse_rounds(federated, classifier, data, config.trainer.max_epochs)
     _print(notes, console)

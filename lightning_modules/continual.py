@@ -129,8 +129,11 @@ class ContinualClassifier(Classifier):
 
     def learn(self, batch: Batch, number: int) -> None:
         """Learn from one batch: here, a step of SGD."""
+        self.step(super().training_step(batch, number))
+
+    def step(self, loss: Float[Tensor, ""]) -> None:
+        """Take a step of SGD down a loss, and one of the learning rate's schedule."""
         optimizer = cast(LightningOptimizer, self.optimizers())
-        loss = super().training_step(batch, number)
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()

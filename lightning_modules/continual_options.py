@@ -155,6 +155,8 @@ class ContinualOptions:
                 )
         self.sdmlp.check_read(self.learner)
         self.analytic.check_read(self.learner)
+        if self.learner == "real":
+            self.analytic.check_streams(self.backbone_epochs)
 
     def _check_off(self) -> None:
         for name, default in CONTINUAL_DEFAULTS.items():

@@ -1,6 +1,7 @@
 """Which learner trains a model: in one place, by DP-SGD, over clients, or in tasks."""
 
 from datamodules.images import ImageDataModule
+from lightning_modules.analytic import AnalyticClassifier
 from lightning_modules.classifier import Classifier
 from lightning_modules.continual import ContinualClassifier, list_classes
 from lightning_modules.continual_options import ContinualOptions
@@ -8,12 +9,15 @@ from lightning_modules.federated import FederatedClassifier
 from lightning_modules.federated_options import FederatedOptions
 from lightning_modules.options import ModelOptions
 from lightning_modules.private import PrivateClassifier
+from lightning_modules.real import RealClassifier
 from lightning_modules.sparse_memory import DistilledMemoryClassifier, SparseMemoryClassifier
 
 LEARNERS: dict[str, type[ContinualClassifier]] = {  # by `--continual.learner`
     "finetune": ContinualClassifier,
     **dict.fromkeys(("relu", "topk", "sdmlp"), SparseMemoryClassifier),
     "ssd": DistilledMemoryClassifier,
+    **dict.fromkeys(("acil", "dsal"), AnalyticClassifier),
+    "real": RealClassifier,
 }
 
 

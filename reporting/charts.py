@@ -1,10 +1,12 @@
 """A figure as data, from which both the files for papers and the figures of the page are drawn."""
 
 from collections.abc import Sequence
+from math import isnan
 from typing import Any, Literal, NamedTuple
 
 INK = "black"  # the colour of the text; light on a dark page
 GUIDE = "gray"
+HEAT = "viridis"  # colours of a matrix, of both libraries
 Place = Literal["", "best", "upper left", "upper right", "lower left", "lower right"]
 Share = Literal["none", "all", "row", "col"]
 Interval = tuple[Sequence[float], Sequence[float]]  # lows and highs
@@ -92,6 +94,30 @@ class Axis(NamedTuple):
     upright: bool = False  # ticks with long names, along a horizontal axis
 
 
+class Heat(NamedTuple):
+    """A matrix in colours, whose cells stand at whole numbers from 1 on both axes.
+
+    Attributes:
+        values: rows of the matrix; NaN leaves a cell empty.
+        limits: values of the darkest and of the brightest colour.
+        texts: of each cell, shown where the mouse points at it.
+        decimals: of the number in each cell; None: no numbers.
+        percent: whether the numbers are in percent.
+    """
+
+    values: Sequence[Sequence[float]]
+    limits: tuple[float, float]
+    texts: Sequence[Sequence[str]]
+    decimals: int | None = None
+    percent: bool = False
+
+    def number(self, value: float) -> str:
+        """The number in a cell; empty in an empty one."""
+        if self.decimals is None or isnan(value):
+            return ""
+        return f"{100 * value if self.percent else value:.{self.decimals}f}"
+
+
 class Panel(NamedTuple):
     """One pair of axes.
 
@@ -103,6 +129,7 @@ class Panel(NamedTuple):
         name: the name of its row; panels beside each other share it.
         guides: lines to compare with.
         legend: its place in the figures for papers; empty: no legend.
+        heat: a matrix behind everything else.
     """
 
     series: Sequence[Series]
@@ -112,6 +139,7 @@ class Panel(NamedTuple):
     name: str = ""
     guides: Sequence[Guide] = ()
     legend: Place = ""
+    heat: Heat | None = None
 
 
 class Chart(NamedTuple):

@@ -17,8 +17,11 @@ from reporting.wandb_keys import (
     federated_key,
     figure_key,
     finding_key,
+    holder_key,
     risk_key,
     roc_key,
+    task_key,
+    transfer_key,
 )
 from reporting.workspace import save_view
 from storage.names import WandbMode
@@ -102,6 +105,24 @@ def _summary(results: Results) -> dict[str, float | str]:
             for metric in ("auc", "tpr_1pct", "tpr_01pct"):
                 key = federated_key(leak["threat"], line["knowledge"], line["attack"], metric)
                 summary[key] = line[metric]["value"]
+    return summary | _summary_of_tasks(results.findings["continual"])
+
+
+def _summary_of_tasks(leak: dict[str, Any] | None) -> dict[str, float | str]:
+    """What learning in tasks leaks; empty for other models."""
+    summary: dict[str, float | str] = {}
+    for cell in leak["cells"] if leak else ():
+        rows = [r for r in cell["rows"] if r["holds"] == "snapshot" and not r["control"]]
+        for metric in ("auc", "tpr_1pct", "tpr_01pct"):
+            key = task_key(cell["task"], cell["stage"], metric)
+            summary[key] = max(row["summary"][metric]["value"] for row in rows)
+    for transfer in leak["transfers"] if leak else ():
+        for metric, difference in transfer["by_metric"].items():
+            key = transfer_key(transfer["attack"], metric)
+            summary[key] = difference["estimate"]["value"]
+    for attacker in leak["attackers"] if leak else ():
+        for metric in ("auc", "tpr_1pct", "tpr_01pct"):
+            summary[holder_key(attacker["holds"], metric)] = attacker[metric]["value"]
     return summary
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from attacks import ATTACKS
 from attacks.architecture import find_architecture_leak
 from attacks.bounds import find_bounds
+from attacks.continual.leaks import find_continual_leak
 from attacks.federated.leaks import find_federated_leak
 from attacks.findings import (
     Differences,
@@ -45,7 +46,7 @@ class Finding(NamedTuple):
         title: heading of its table.
         compute: computes its value.
         table: makes its table, which is not shown without rows; None where only a figure shows the
-            value.
+            value, or where it has several tables, which `make_results` adds.
     """
 
     title: str
@@ -281,6 +282,9 @@ FINDINGS: dict[str, Finding] = {
         "What a client finds in the rounds of federated training, and secure aggregation leaves",
         lambda game, best: find_federated_leak(game, "client"),
         federated_table,
+    ),
+    "continual": Finding(
+        "What learning in tasks leaks", lambda game, best: find_continual_leak(game), None
     ),
     "calibration": Finding(
         "Was a training example used to calibrate the quantizer?", find_calibration, _calibration

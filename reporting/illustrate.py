@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 from attacks.findings import Convergence
 from attacks.frontier import Frontier
 from reporting.charts import Chart
+from reporting.continual_charts import CAPTION as TASKS
+from reporting.continual_charts import tasks_chart
 from reporting.cost import bits_chart, choice_chart, cost_chart
 from reporting.federated import ATTACKERS, rounds_chart
 from reporting.federated import CAPTION as ROUNDS
@@ -47,6 +49,7 @@ CAPTIONS = {
     "layer loses alone on calibration images.",
     "pruning": CAPTION,
     "rounds": ROUNDS,
+    "tasks": TASKS,
 }
 CURVES = (
     " Lines: other ways to trade accuracy for leakage, by the strongest attack on each variant, "
@@ -91,6 +94,7 @@ def illustrate(
         "choice": choice_chart(variants),
         "pruning": pruning_chart(results.pruned) if results.pruned else None,
         "rounds": rounds_chart([findings[f"federated_{threat}"] for threat in ATTACKERS]),
+        "tasks": tasks_chart(findings["continual"]),
     }
     counts = sorted({made.models for made in quantizations.values() if made})
     models = " to ".join(dict.fromkeys(map(str, counts[:1] + counts[-1:])))

@@ -52,7 +52,9 @@ def digest_inputs(
         repr(own),
     ]
     if signals is not None:
-        files = sorted(signals.rglob("*.npy")) if signals.is_dir() else [signals]
+        kinds = "*.npy", "federations/**/*.*"
+        files = sorted(path for kind in kinds for path in signals.rglob(kind))
+        files = files if signals.is_dir() else [signals]
         facts.append(str(signals))
     else:
         # whether images can be shown
@@ -73,7 +75,10 @@ def digest_inputs(
 def _files_of(run: RunFolder) -> list[Path]:
     """The files of an experiment that an audit depends on."""
     models = run.path / "models"
-    patterns = "*/signals/*", "*/embeddings/*", "*/rounds/*", "*/clients.safetensors", "*/*.json"
+    patterns = (
+        *("*/signals/*", "*/embeddings/*", "*/rounds/*", "*/clients.safetensors", "*/tasks/*"),
+        "*/*.json",
+    )
     found = sorted(path for pattern in patterns for path in models.glob(pattern))
     files = [path for path in found if path.name != "progress.json"]
     return [run.experiment_file, run.membership_file, *files]

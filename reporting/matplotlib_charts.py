@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
-from reporting.charts import GUIDE, Chart, Panel, Series, chosen, leans_left
+from reporting.charts import GUIDE, HEAT, Chart, Heat, Panel, Series, chosen, leans_left
 from storage.files import write_whole
 
 DPI = 150  # of every figure
@@ -62,6 +62,8 @@ def _boxes() -> Iterator[None]:
 
 def _plot(axes: Axes, panel: Panel) -> None:
     series = chosen(panel)
+    if panel.heat is not None:
+        _heat(axes, panel.heat)
     for curve in series:
         _series(axes, curve)
         if curve.note:
@@ -88,7 +90,26 @@ def _plot(axes: Axes, panel: Panel) -> None:
     if panel.legend:
         size = "small" if len(series) < 6 else "x-small"
         axes.legend(fontsize=size, loc=panel.legend)
-    axes.grid(alpha=0.25)
+    axes.grid(alpha=0 if panel.heat else 0.25)
+
+
+def _heat(axes: Axes, heat: Heat) -> None:
+    rows, columns = len(heat.values), len(heat.values[0])
+    extent = (0.5, columns + 0.5, rows + 0.5, 0.5)
+    low, high = heat.limits
+    axes.imshow(heat.values, cmap=HEAT, vmin=low, vmax=high, extent=extent, aspect="auto", zorder=0)
+    for row, values in enumerate(heat.values, start=1):
+        for column, value in enumerate(values, start=1):
+            bright = value > (low + high) / 2
+            axes.text(
+                column,
+                row,
+                heat.number(value),
+                ha="center",
+                va="center",
+                fontsize="x-small",
+                color="black" if bright else "white",
+            )
 
 
 def _scale(axes: Axes, panel: Panel) -> None:

@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.markers import MarkerStyle
 from matplotlib.path import Path
 
-from reporting.charts import GUIDE, Axis, Chart, Panel, Series, leans_left
+from reporting.charts import GUIDE, HEAT, Axis, Chart, Heat, Panel, Series, leans_left
 from reporting.text import SHADOWS
 
 SYMBOLS = {
@@ -87,7 +87,7 @@ def to_plotly(panel: Panel) -> dict[str, Any]:
     All alternatives are there, because the page's selection decides which are drawn. A trace's
     `meta` holds what the page selects by, and its colours on a light and on a dark page.
     """
-    traces = []
+    traces = [] if panel.heat is None else [_heat(panel.heat)]
     for series in panel.series:
         if series.band and series.y_interval is not None:
             traces += _band(series, panel)
@@ -106,6 +106,27 @@ def to_plotly(panel: Panel) -> dict[str, Any]:
         shapes.append(shape)
     layout = {"xaxis": _axis(panel.x), "yaxis": _axis(panel.y), "shapes": shapes}
     return {"data": traces, "layout": layout}
+
+
+def _heat(heat: Heat) -> dict[str, Any]:
+    """A matrix; its colours are the same on a dark page."""
+    low, high = heat.limits
+    return {
+        "type": "heatmap",
+        "x": list(range(1, len(heat.values[0]) + 1)),
+        "y": list(range(1, len(heat.values) + 1)),
+        "z": [_numbers(row) for row in heat.values],
+        "zmin": low,
+        "zmax": high,
+        "colorscale": HEAT.capitalize(),
+        "showscale": False,
+        "hoverongaps": False,
+        "text": [[heat.number(value) for value in row] for row in heat.values],
+        "texttemplate": "%{text}",
+        "customdata": [list(map(escape, row)) for row in heat.texts],
+        "hovertemplate": "%{customdata}<extra></extra>",
+        "meta": _meta(Series("")) | {"label": ""},
+    }
 
 
 def _axis(axis: Axis) -> dict[str, Any]:

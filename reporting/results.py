@@ -12,6 +12,8 @@ from attacks.strongest import Strongest
 from reporting.answer import answer
 from reporting.basis import describe_basis
 from reporting.bounds import warn
+from reporting.continual import continual_tables
+from reporting.continual_sentences import sentences as continual_sentences
 from reporting.cost import cost_table
 from reporting.federated import ATTACKERS
 from reporting.federated import sentences as federated_sentences
@@ -43,7 +45,7 @@ class Results(NamedTuple):
         tables: tables of the findings.
         answer: what the audit says, in four statements.
         sentences: the differences between variants, in words, and what rounds of federated training
-            leak.
+            and learning in tasks leak.
         figures: names of the figures that were drawn.
         left_out: models, images, examples and attacks that were left out, one sentence each.
         audited: fingerprint of what each audited model trained on, by its name and in the order of
@@ -96,7 +98,9 @@ def make_results(
     leaks = [findings[f"federated_{threat}"] for threat in ATTACKERS]
     # a server lacks all that a client does
     left_out = dict.fromkeys(sentence for leak in leaks if leak for sentence in leak.left_out)
-    tables = make_tables(findings)
+    learned = findings["continual"]
+    left_out |= dict.fromkeys(learned.left_out if learned else ())
+    tables = [*make_tables(findings), *continual_tables(learned)]
     if (costs := cost_table(evidence.variants)) is not None:
         tables.append(costs)
     if images and images.pictures is None:  # in place of a gallery
@@ -123,7 +127,8 @@ def make_results(
             compare({metric: group[variant] for metric, group in against.items()})
             for variant in against["auc"]
         ]
-        + [sentence for leak in leaks for sentence in federated_sentences(leak)],
+        + [sentence for leak in leaks for sentence in federated_sentences(leak)]
+        + continual_sentences(learned),
         left_out=(*evidence.left_out, *left_out),
         audited=evidence.audited,
         seconds=evidence.seconds,

@@ -36,6 +36,21 @@ def federated_key(threat: str, knowledge: str, attack: str, metric: str) -> str:
     return f"federated/{threat}/{knowledge}/{attack}/{metric}"
 
 
+def task_key(task: int, stage: int, metric: str) -> str:
+    """Key of what the strongest attack finds of a task after a stage, both from 1."""
+    return f"continual/task-{task}/after-{stage}/{metric}"
+
+
+def transfer_key(attack: str, metric: str) -> str:
+    """Key of what an attack finds of tasks at the end beyond what it finds right after them."""
+    return f"continual/transfer/{attack}/{metric}"
+
+
+def holder_key(holds: str, metric: str) -> str:
+    """Key of what one finds of tasks at the end who holds a snapshot, all of them, or the state."""
+    return f"continual/holds/{holds}/{metric}"
+
+
 def audit_id(results: Results) -> str:
     """Id of the W&B run of an audit."""
     experiment = results.experiment  # None for models that were trained elsewhere

@@ -65,7 +65,7 @@ def borrow(
     shadows = own.names[: own.shadows]
     if why := _why_not(lender, run, own, other, members):
         raise ValueError(f"The shadows of {lender.path} cannot attack {run.name}: {why}")
-    used = {v: v if v in other.variants else FULL for v in own.variants}
+    used = {v: v if v in other.variants else FULL for v in own.compared}
     needed = list(dict.fromkeys([FULL, *used.values()]))
     shared = own.rounds if own.rounds == other.rounds else []
     recorded = other.recorded if shared else {}

@@ -13,6 +13,7 @@ from attacks.choice import Choice
 from attacks.game import FULL, Game, ModelSignals, Proven, keep_examples
 from attacks.metrics.intervals import mean_accuracy
 from attacks.quantile import make_features
+from attacks.tasks import Tasks
 from datamodules.images import ImageDataModule, Images
 from datamodules.stored import load_stored
 from storage.borrowed import FACT, FIELDS
@@ -35,6 +36,7 @@ from storage.run_folder import RunFolder
 from storage.saved_signals import SavedSignal, load_signals
 from storage.searches import CostMeans, average_cost, average_search
 from storage.sparse_heads import describe_sparse_heads
+from storage.tasks import NO_LABELS, describe_tasks, read_tasks
 from storage.trade_offs import trade_offs
 
 EMBEDDINGS = {"embeddings": "embeddings", "population_embeddings": "population"}  # in their files
@@ -88,7 +90,7 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
     """
     playing = find_playing(run, allow_partial, lender)
     experiment, members, audited = playing.experiment, playing.members, playing.audited
-    variants, borrowed = experiment.variants, playing.borrowed
+    variants, borrowed = experiment.compared, playing.borrowed
     models = [*leave_out_models(playing.excluded, trained_here=True), *borrowed.left_out]
     data, images = _load_data(experiment)
     # a diverged model has no record of its calibration
@@ -98,8 +100,10 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
     full = _cost_of_full(run, experiment.quantized, audited)
     facts |= {v: facts[v]._replace(cost=full) for v in (FULL, *in_order(variants))}
     seconds = {str(name): read_seconds(run, name) for name in playing.finished}
+    signals = _read_signals(run, experiment, data)
+    tasks, by_stage = _read_stages(run, playing, data, signals)
     game = Game(
-        signals=_read_signals(run, experiment, data),
+        signals={variant: signals[variant] for variant in variants},
         members=torch.stack([*members.values()]),
         cases=playing.cases,
         calibrated={variant: mask for variant, mask in calibrated.items() if mask is not None},
@@ -108,6 +112,8 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
         widths=read_widths(run, experiment.names) if experiment.pruned else None,
         rounds=read_rounds(run, members, playing.needed),
         other_rounds=borrowed.rounds,
+        tasks=tasks,
+        by_stage=by_stage,
         **trade_offs(facts)._asdict(),
     )
     return Evidence(
@@ -116,9 +122,10 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
         variants=facts,
         facts=_describe(experiment, game, models)
         | (describe_clients(run, audited) if experiment.federated else {})
+        | (describe_tasks(run, audited) if experiment.continual else {})
         | ({FACT: borrowed.fact} if borrowed.fact else {}),
         excluded=playing.excluded,
-        left_out=[*models, *playing.unjudged, *_leave_out_training(run, playing), *images],
+        left_out=[*models, *playing.unjudged, *_leave_out_training(run, playing, data), *images],
         experiment=experiment,
         images=None if data is None else data.pool,
         audited={str(name): _fingerprint(members[name]) for name in audited},
@@ -127,12 +134,17 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
     )
 
 
-def _leave_out_training(run: RunFolder, playing: Playing) -> list[str]:
-    """Sentences on what is not known of pruning, and on what went wrong in other training."""
+def _leave_out_training(
+    run: RunFolder, playing: Playing, data: ImageDataModule | None
+) -> list[str]:
+    """Sentences on what is not known of pruning or tasks, and on what went wrong in training."""
     experiment = playing.experiment
     lost = leave_out_pruning(run, playing.audited) if experiment.pruned else []
     lost += describe_left_out(run, playing.sound) if experiment.federated else []
-    return lost + (describe_sparse_heads(run, playing.sound) if experiment.continual else [])
+    if experiment.continual:
+        lost += describe_sparse_heads(run, playing.sound)
+        lost += [NO_LABELS] if data is None else []
+    return lost
 
 
 def restrict(evidence: Evidence, choice: Choice) -> Evidence:
@@ -172,6 +184,21 @@ def _read_signals(
             stored |= {field: SavedSignal(paths, key) for field, key in EMBEDDINGS.items()}
         signals[variant] = ModelSignals(**stored, **shared)
     return signals
+
+
+def _read_stages(
+    run: RunFolder,
+    playing: Playing,
+    data: ImageDataModule | None,
+    signals: Mapping[str, ModelSignals],
+) -> tuple[Tasks | None, dict[str, ModelSignals]]:
+    """What was recorded of tasks, and the signals after each; none of other models."""
+    experiment = playing.experiment
+    if data is None or not experiment.continual:
+        return None, {}
+    labels = data.pool.labels.long()
+    tasks = read_tasks(run, playing.needed, playing.audited, labels)
+    return tasks, {stage: signals[stage] for stage in (*experiment.snapshots, FULL)}
 
 
 def _read_facts(

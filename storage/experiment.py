@@ -82,6 +82,12 @@ class Experiment(NamedTuple):
         return {snapshot_name(epoch, federated): epoch for epoch in epochs}
 
     @property
+    def compared(self) -> list[str]:
+        """Variants that are compared with one another; not those that lack some of the tasks."""
+        early = self.snapshots if self.continual else {}
+        return [variant for variant in self.variants if variant not in early]
+
+    @property
     def shadows(self) -> int:
         """Number of shadow models."""
         return int(self.config["fleet"]["shadows"])
