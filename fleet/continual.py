@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 
+import torch
 from jsonargparse import Namespace
 from torch import Tensor
 
 from datamodules.images import ImageDataModule
-from datamodules.tasks import TaskStream, split_classes, tasks_of
+from datamodules.tasks import TaskStream, tasks_of
 from fleet.checks import Devices
+from lightning_modules.continual import list_classes
 from lightning_modules.continual_options import ContinualOptions
 from lightning_modules.federated_options import FederatedOptions
 from lightning_modules.options import ModelOptions, PruneOptions
@@ -79,30 +81,40 @@ def make_stream(
     Raises:
         ValueError: the classes cannot be split so.
     """
-    if options.tasks is None:
+    if not options.on:
         return None
     labels = data.pool.labels.cpu()
-    classes = split_classes(
-        data.num_classes, options.tasks, options.base_classes, options.order_seed
-    )
+    task = tasks_of(labels, list_classes(options, data.num_classes))
     plain_from = sum(options.pretraining) if options.solves else None
-    task = tasks_of(labels, classes)
     return TaskStream(task, labels, ends, seed, options.joint, options.replay, plain_from)
 
 
 def check_tasks(
-    stream: TaskStream, data: ImageDataModule, members: Mapping[ModelName, Tensor]
+    stream: TaskStream,
+    classes: list[list[int]],
+    data: ImageDataModule,
+    members: Mapping[ModelName, Tensor],
 ) -> list[int]:
     """Numbers of examples that models are served in an epoch, each number once, in order.
 
     Args:
         stream: what a model is served; exemplars are as many for each.
+        classes: classes of each task.
         data: the pool.
         members: which examples each model trains on.
 
     Raises:
-        ValueError: a model has too few members in a task, or too few for a batch.
+        ValueError: a model has too few members in a task, or too few for a batch; or the test split
+            lacks a task.
     """
+    tested = tasks_of(data.test.labels.cpu(), classes)
+    for stage in range(len(classes)):
+        if not (tested == stage).any():
+            listed = ", ".join(map(str, classes[stage]))
+            raise ValueError(
+                f"The test split must have examples of each task, got none of task {stage + 1} "
+                f"(classes {listed}). Take fewer `--continual.tasks`, or another test split."
+            )
     sizes = set[int]()
     for name, row in members.items():
         for stage, end in enumerate(stream.ends):
@@ -117,17 +129,29 @@ def check_tasks(
     return sorted(sizes)
 
 
-def describe_tasks(options: ContinualOptions, stream: TaskStream, num_classes: int) -> list[str]:
-    """Say what the stages will be."""
-    if options.tasks is None:
-        return []
-    classes = split_classes(num_classes, options.tasks, options.base_classes, options.order_seed)
+def describe_tasks(
+    options: ContinualOptions,
+    stream: TaskStream,
+    classes: list[list[int]],
+    members: Mapping[ModelName, Tensor],
+) -> list[str]:
+    """Say what the stages will be, and where R would give rows away exactly."""
     before = sum(options.pretraining)
     each = stream.ends[-1] - stream.ends[-2]
     backbone = f" after {before} of the backbone" if before else ""
     epochs = "epoch" if each == 1 else "epochs"
     groups = "; ".join(", ".join(map(str, group)) for group in classes)
-    return [
-        f"Tasks: {options.tasks} by `{options.learner}`, of {each} {epochs} each{backbone}. "
+    lines = [
+        f"Tasks: {len(classes)} by `{options.learner}`, of {each} {epochs} each{backbone}. "
         f"Classes of each: {groups}."
     ]
+    columns = options.analytic.buffer
+    counts = torch.stack([stream.task[row].bincount() for row in members.values()])
+    if options.solves and (fewest := int(counts.min())) < columns:
+        few = int((counts < columns).any(0).sum())
+        lines.append(
+            f"In {few} of {len(classes)} tasks a model has fewer rows, {fewest} or more, than the "
+            f"{columns} columns of `--continual.analytic.buffer`. The head is exact all the same, "
+            "but who holds R before and after such a task knows each of its rows."
+        )
+    return lines

@@ -10,14 +10,17 @@ from collections.abc import Mapping
 from math import ceil
 from typing import NamedTuple
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
 from attacks.embeddings import COMPONENTS
 from attacks.game import FULL
+from datamodules.images import ImageDataModule
 from datamodules.seeds import derive_seed
+from datamodules.tasks import TaskStream
 from fleet.cluster import environment
 from fleet.continual import make_stream
 from fleet.counts import HEADER, Counts, count_work
@@ -27,6 +30,7 @@ from fleet.gpu_hours import FLOAT32, GPU_BATCH, Workload, gpu_line, rate
 from fleet.prepare import Job
 from fleet.pruning import cut_untrained
 from fleet.trials import (
+    TRIAL_STEPS,
     Operations,
     QuantizationCost,
     SignalCost,
@@ -62,6 +66,7 @@ def print_cost(job: Job, console: Console) -> None:
     federation = make_federation(job.federated, members, data.pool.labels, seed)
     stream = make_stream(job.continual, job.experiment.stage_ends, data, seed)
     data.assign(members, seed, job.model.dp.on, federation, stream)
+    lesson = 1 if stream is None else _shorten(data, stream, members, seed)
     with console.status("Trying some steps of training"):
         network, operations, training = _try(job, cut=False)
         dense = network
@@ -69,6 +74,8 @@ def print_cost(job: Job, console: Console) -> None:
             network, narrow, quicker = _try(job, cut=True)
             share = last / job.config.trainer.max_epochs
             operations, training = _blend(share, (operations, training), (narrow, quicker))
+    data.assign(members, seed, job.model.dp.on, federation, stream)
+    training = training._replace(step=training.step / lesson)
     if not is_first():
         return
     with console.status("Trying quantizations"), tf32(False):
@@ -81,6 +88,18 @@ def print_cost(job: Job, console: Console) -> None:
     costs = Costs(training, signals, operations, full_bytes, quantizations, speed, further)
     for line in show_cost(counts, costs):
         console.print(line, soft_wrap=True)
+
+
+def _shorten(data: ImageDataModule, stream: TaskStream, members: Tensor, seed: int) -> int:
+    """Serve a trial few members, because all that a learner is served in an epoch is one item.
+
+    Returns:
+        Number of steps of an epoch of the trial.
+    """
+    few = torch.zeros_like(members)
+    few[stream.served(members, 0)[: TRIAL_STEPS * data.batch_size]] = True
+    data.assign(few, seed, tasks=stream)
+    return ceil(int(few.sum()) / data.batch_size)
 
 
 def _try(job: Job, cut: bool) -> tuple[nn.Module, Operations, Training]:
@@ -158,7 +177,7 @@ def show_cost(counts: Counts, costs: Costs) -> list[Table | str]:
 def _training_seconds(counts: Counts, costs: Costs) -> float:
     """Seconds to train one model, with its checkpoints."""
     validation = counts.validations * counts.test * costs.signals.image
-    recorded = counts.round_passes * costs.signals.image
+    recorded = counts.recorded_passes * costs.signals.image
     return counts.epochs * _epoch(counts, costs) + validation + recorded + _saved(counts, costs)[1]
 
 
@@ -184,10 +203,11 @@ def _lines(counts: Counts, costs: Costs, total: float) -> list[str]:
     )
     kept = variants * counts.kept(signals.kept)
     whole = "full and each snapshot" if counts.snapshots else "full"
-    disk = models * (stored + kept + counts.round_bytes + training.checkpoint)
+    disk = models * (stored + kept + counts.recorded_bytes + training.checkpoint)
     # 4 bytes per number; a network whose last layer has fewer inputs keeps fewer
     embedded = HEADER + 4 * COMPONENTS * (counts.pool + counts.test)
-    recorded = f"{counts.round_bytes:,} of recorded rounds; " if counts.rounds else ""
+    what = "rounds" if counts.rounds else "tasks"
+    recorded = f"{counts.recorded_bytes:,} of recorded {what}; " if counts.recorded_bytes else ""
     work, step, epoch = f"epochs of {counts.steps} steps", "A step", "an epoch"
     if counts.clients:
         visits = counts.epochs * counts.clients
@@ -214,7 +234,7 @@ def _parts(counts: Counts, costs: Costs) -> tuple[Workload, Workload, Workload]:
     """Work per model; only training may be in less than float32."""
     operations, variants = costs.operations, len(counts.variants)
     work = [cost.work for cost in costs.quantizations.values()]
-    passes = [counts.passes] * variants + [counts.round_passes]
+    passes = [counts.passes] * variants + [counts.recorded_passes]
     return (
         Workload(
             "training",

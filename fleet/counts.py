@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from math import ceil
+from statistics import fmean
 from typing import NamedTuple
 
 from jsonargparse import Namespace
@@ -36,6 +37,8 @@ class Counts(NamedTuple):
         embedded: models whose embeddings are recorded.
         clients: clients in a round; 0 if models are trained in one place.
         rounds: number of rounds whose uploads are recorded.
+        tasks: number of tasks, after each of which the outputs on all images are recorded.
+        classes: number of classes.
     """
 
     run: RunFolder
@@ -56,6 +59,8 @@ class Counts(NamedTuple):
     embedded: Collection[ModelName] = ()
     clients: int = 0
     rounds: int = 0
+    tasks: int = 0
+    classes: int = 0
 
     @property
     def passes(self) -> int:
@@ -63,14 +68,24 @@ class Counts(NamedTuple):
         return self.pool * len(self.queries) + self.test * len({*self.queries, "identity"})
 
     @property
-    def round_passes(self) -> int:
-        """Images that go through the uploads of recorded rounds, and the models around them."""
-        return self.rounds * (self.clients + 2) * self.pool
+    def recorded_passes(self) -> int:
+        """Images whose signals are recorded in training.
+
+        They go through the uploads of recorded rounds and the models around them, or through the
+        model at the end of each task.
+        """
+        uploads = self.rounds * (self.clients + 2) * self.pool
+        return uploads + self.tasks * (self.pool + self.test)
 
     @property
-    def round_bytes(self) -> int:
-        """Bytes of a model's recorded rounds: three signals of each upload and of the new model."""
-        return self.rounds * (HEADER + 3 * 4 * (self.clients + 1) * self.pool)
+    def recorded_bytes(self) -> int:
+        """Bytes of what is recorded of a model in training.
+
+        Of a round these are three signals of each upload and of the new model, of a task the
+        outputs.
+        """
+        rounds = self.rounds * (HEADER + 3 * 4 * (self.clients + 1) * self.pool)
+        return rounds + self.tasks * (HEADER + 4 * self.classes * self.pool)
 
     def kept(self, image_bytes: int) -> int:
         """Bytes of a variant's signals, at `image_bytes` per image and query of the pool."""
@@ -106,6 +121,10 @@ def count_work(job: Job) -> Counts:
         visits = clients * federation.local_epochs
         held = members / federation.clients
         steps, members = visits * ceil(held / data.batch_size), round(visits * held)
+    if data.tasks is not None:
+        served = [len(data.served(epoch)) for epoch in range(trainer.max_epochs)]
+        steps = round(fmean(ceil(examples / data.batch_size) for examples in served))
+        members = round(fmean(served))
     lost = [name for name in todo if find_lost(job.run, job.experiment, name)]
     return Counts(
         run=job.run,
@@ -126,4 +145,6 @@ def count_work(job: Job) -> Counts:
         embedded=job.experiment.embedded,
         clients=clients,
         rounds=len(job.experiment.rounds),
+        tasks=len(job.experiment.stage_ends),
+        classes=data.num_classes,
     )

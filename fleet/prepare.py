@@ -35,6 +35,7 @@ from fleet.restarts import announce
 from fleet.snapshots import check_passed
 from fleet.variants import check_calibration, try_network
 from lightning_modules.classifier import Classifier
+from lightning_modules.continual import list_classes
 from lightning_modules.continual_options import ContinualOptions
 from lightning_modules.federated_options import FederatedOptions
 from lightning_modules.learners import make_classifier
@@ -120,8 +121,9 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
     if federated.on:
         counts = check_clients(config, federated, data, members)
     if (stream := make_stream(continual, config.continual.ends, data, config.seed)) is not None:
-        counts = check_tasks(stream, data, members)
-        _print(describe_tasks(continual, stream, data.num_classes), console)
+        classes = list_classes(continual, data.num_classes)
+        counts = check_tasks(stream, classes, data, members)
+        _print(describe_tasks(continual, stream, classes, members), console)
     network, notes = _rehearse(config, fleet, devices, prune, classifier, data, counts)
     notes += rehearse_rounds(federated, classifier, data, config.trainer.max_epochs)
     _print(notes, console)

@@ -63,10 +63,30 @@ class AnalyticOptions:
                     f"{' or '.join(readers)}, got `{learner}`. Leave it out."
                 )
 
+    def check_streams(self, backbone_epochs: int) -> None:
+        """Refuse epochs of `real` whose result nothing reads.
+
+        Args:
+            backbone_epochs: epochs of the labelled stream.
+
+        Raises:
+            ValueError: no stream is trained, or one of two is trained for nothing.
+        """
+        epochs = backbone_epochs, self.contrastive_epochs, self.distill_epochs
+        if [count > 0 for count in epochs] not in (
+            [True, False, False], [False, True, False], [True, True, True],
+        ):  # fmt: skip
+            raise ValueError(
+                "`real` needs epochs of one stream (`--continual.backbone_epochs` with labels or "
+                "`--continual.analytic.contrastive_epochs` without), or of both and of "
+                "`--continual.analytic.distill_epochs`, by which one teaches the other, got "
+                f"{', '.join(map(str, epochs))}."
+            )
+
 
 ANALYTIC_DEFAULT = AnalyticOptions()
 READERS: dict[str, tuple[str, ...]] = {
     **{name: ANALYTIC for name in ("buffer", "gamma", "worlds")},
-    **{name: ("dsal", "real") for name in ("compensation", "published_residuals")},
+    **{name: ("dsal",) for name in ("compensation", "published_residuals")},
     **{name: ("real",) for name in ("contrastive_epochs", "distill_epochs", "beta", "fusion")},
 }

@@ -12,10 +12,12 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from continual.fisher import Consolidation, consolidation_penalty
 from datamodules.batches import Batch
 from datamodules.images import ImageDataModule
-from datamodules.tasks import Lesson, TaskStream
+from datamodules.tasks import Lesson, TaskStream, split_classes
 from lightning_modules.classifier import Classifier
+from lightning_modules.consolidation import consolidate_stage
 from lightning_modules.continual_options import ContinualOptions
 from lightning_modules.options import ModelOptions
 
@@ -30,6 +32,7 @@ class ContinualClassifier(Classifier):
     schedule from its first to its last step. The loss is over all classes, whatever the task.
 
     What a subclass keeps from one epoch to the next is in its network, or goes into checkpoints.
+    Elastic weight consolidation is in `end_stage` and `penalty`, which subclasses call.
 
     Args:
         data: the data set.
@@ -53,18 +56,28 @@ class ContinualClassifier(Classifier):
         super().__init__(data.num_classes, len(data.mean), seed, options, shape, build)
         self.automatic_optimization = False
         self.continual, self.classes = continual, classes
+        self.consolidation: Consolidation | None = None  # of the stages so far, with EWC
 
     def begin_stage(self, stage: int) -> None:
         """Prepare for a task, counted from 0, before the first epoch that learns it."""
 
     def end_stage(self, stage: int) -> None:
         """Finish a task after its last step, before anything of the stage is written."""
+        if self.continual.ewc:
+            data: ImageDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+            scale, epoch = self.continual.ewc_scale, self.current_epoch
+            self.consolidation = consolidate_stage(
+                self.consolidation, self.network, data, epoch, scale, self.seed
+            )
 
     def penalty(
         self, batch: Batch, logits: Float[Tensor, "batch classes"]
     ) -> Float[Tensor, ""] | None:
         """What a step of a stage minimises beside the cross-entropy; None for nothing."""
-        return None
+        if self.consolidation is None:
+            return None
+        weights = dict(self.network.named_parameters())
+        return self.continual.ewc * consolidation_penalty(weights, self.consolidation)
 
     def record(self, network: nn.Module, audited: bool) -> dict[str, Tensor]:
         """Further tensors for the file of the stage that ends, by name.
@@ -116,17 +129,24 @@ class ContinualClassifier(Classifier):
 
     def learn(self, batch: Batch, number: int) -> None:
         """Learn from one batch: here, a step of SGD."""
+        self.step(super().training_step(batch, number))
+
+    def step(self, loss: Float[Tensor, ""]) -> None:
+        """Take a step of SGD down a loss, and one of the learning rate's schedule."""
         optimizer = cast(LightningOptimizer, self.optimizers())
-        loss = super().training_step(batch, number)
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
         cast(LambdaLR, self.lr_schedulers()).step()
         torch.clear_autocast_cache()  # if on, it holds weights from before the step
 
+    def batch_loss(self, batch: Batch, logits: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:
+        """What a batch alone asks for: here, the mean cross-entropy, in nats."""
+        return super().loss(batch, logits)
+
     def loss(self, batch: Batch, logits: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:
-        """The cross-entropy, and in a stage the penalty."""
-        loss = super().loss(batch, logits)
+        """What a step minimises: the loss of its batch, and in a stage the penalty."""
+        loss = self.batch_loss(batch, logits)
         penalty = None if self.pretraining else self.penalty(batch, logits)
         return loss if penalty is None else loss + penalty
 
@@ -153,6 +173,31 @@ class ContinualClassifier(Classifier):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "name": "train/learning_rate"},
         }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.consolidation is not None:
+            checkpoint["consolidation"] = self.consolidation._asdict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if stored := checkpoint.get("consolidation"):
+            device = self.trainer.strategy.root_device
+            parts = (
+                {name: value.to(device) for name, value in stored[part].items()}
+                for part in Consolidation._fields
+            )
+            self.consolidation = Consolidation(*parts)
+
+
+def list_classes(continual: ContinualOptions, num_classes: int) -> list[list[int]]:
+    """Classes of each task, in the order in which they are learned; one task without tasks.
+
+    Raises:
+        ValueError: a task would have fewer than two classes.
+    """
+    base, order = continual.base_classes, continual.order_seed
+    return split_classes(num_classes, continual.tasks or 1, base, order)
 
 
 def rate(schedule: Literal["cosine", "one-cycle"], step: int, steps: int) -> float:

@@ -27,6 +27,8 @@ class ContinualOptions:
         replay: examples per class of earlier tasks that are kept, and served again; 0 for none.
         ewc: importance of elastic weight consolidation, which holds the weights that earlier tasks
             need; 0 for none.
+        ewc_scale: factor of the logits where that need is measured: a network that is sure of its
+            classes seems to need nothing.
         backbone_epochs: epochs that `--model.network` trains on the first task before it is frozen
             and its last layer replaced; with 0 a learner with a head is given the pixels, and the
             network is not used.
@@ -44,6 +46,7 @@ class ContinualOptions:
     joint: bool = False
     replay: int = 0
     ewc: float = 0.0
+    ewc_scale: float = 0.08
     backbone_epochs: int = 0
     sdmlp: SdmlpOptions = SDMLP_DEFAULT
     analytic: AnalyticOptions = ANALYTIC_DEFAULT
@@ -64,6 +67,13 @@ class ContinualOptions:
                 raise ValueError(f"`continual.{name}` must be {least} or more, got {value}.")
         if not 0 <= self.ewc < inf:
             raise ValueError(f"`continual.ewc` must be 0 (none) or more, got {self.ewc:g}.")
+        if not 0 < self.ewc_scale < inf:
+            raise ValueError(f"`continual.ewc_scale` must be above 0, got {self.ewc_scale:g}.")
+        if not self.ewc and self.ewc_scale != CONTINUAL_DEFAULTS["ewc_scale"]:
+            raise ValueError(
+                f"`continual.ewc_scale` needs `--continual.ewc`, got {self.ewc_scale:g} with "
+                "importance 0. Leave it out."
+            )
         if self.joint and (self.replay or self.ewc):
             raise ValueError(
                 "`continual.joint` serves all tasks so far, which leaves nothing to replay or to "
@@ -145,6 +155,8 @@ class ContinualOptions:
                 )
         self.sdmlp.check_read(self.learner)
         self.analytic.check_read(self.learner)
+        if self.learner == "real":
+            self.analytic.check_streams(self.backbone_epochs)
 
     def _check_off(self) -> None:
         for name, default in CONTINUAL_DEFAULTS.items():

@@ -10,7 +10,7 @@ from datamodules.images import ImageDataModule
 from lightning_modules.continual import ContinualClassifier
 from lightning_modules.continual_options import ContinualOptions
 from lightning_modules.headed import HeadedNetwork, behead, on_pixels
-from lightning_modules.networks import build_network
+from lightning_modules.networks import Shape, build_network
 from lightning_modules.options import ModelOptions
 
 
@@ -42,15 +42,26 @@ class HeadedClassifier(ContinualClassifier, ABC):
         def build() -> HeadedNetwork:
             self.continual = continual  # which the head needs
             shape, arguments = tuple(data.pool.shape[1:]), options.network_args or {}
-            if not continual.backbone_epochs:
+            if not continual.pretraining:
                 self.warmup = None
                 return on_pixels(shape, self.make_head)
             number, channels = data.num_classes, len(data.mean)
             whole = build_network(options.network, number, channels, arguments, shape)
-            backbone, self.warmup = behead(whole, shape)
-            return HeadedNetwork(backbone, self.make_head(self.warmup.in_features))
+            inner, self.warmup = behead(whole, shape)
+            backbone, features = self.make_backbone(inner, self.warmup.in_features, shape)
+            return HeadedNetwork(backbone, self.make_head(features))
 
         super().__init__(data, seed, options, continual, classes, build)
+
+    def make_backbone(self, inner: nn.Module, features: int, shape: Shape) -> tuple[nn.Module, int]:
+        """Make the backbone that the head is given, and say how long a row of its features is.
+
+        Args:
+            inner: a network without its last layer.
+            features: length of a row of its features.
+            shape: shape of one example.
+        """
+        return inner, features
 
     @abstractmethod
     def make_head(self, features: int) -> nn.Module:

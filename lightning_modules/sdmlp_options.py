@@ -4,24 +4,27 @@ from dataclasses import dataclass
 from math import inf
 from typing import Literal
 
+MOST = 2**62  # examples, as int64 counts them
 SDMLP = ("relu", "topk", "sdmlp", "ssd")  # learners that have such a head
 
 
 @dataclass(frozen=True)
 class SdmlpOptions:
-    """A head of one hidden layer, most of whose units are silent (docs/continual_training.md).
+    """A head of one hidden layer, most of whose neurons are silent (docs/continual_training.md).
 
     Args:
-        hidden: units of the hidden layer.
-        k: units that stay active for an example.
-        switch: activations of a unit after which its inhibition is complete.
-        positive: keep all weights at zero or above.
+        hidden: number of neurons of the hidden layer.
+        k: number of neurons that stay active for an example.
+        switch: training examples that a neuron is active on before its inhibition is complete; null
+            for a fifth of those that the first task serves in all its epochs, so that it ends
+            there.
+        positive: keep features and all weights at zero or above.
         alpha: share of the cross-entropy in the loss of `ssd`; the rest is distillation.
-        lam: share of the hidden units in the distillation; the rest is that of the logits.
+        lam: share of the neurons in the distillation; the rest is that of the logits.
         temperature: temperature of the distillation.
-        units: most frequent units that are distilled; null for as many as `k`.
-        forward_kl: divergence from the teacher to the student; otherwise the reverse.
-        activations: hidden activations that are distilled, `after` inhibition or `before` it.
+        units: most frequent neurons of a task that are distilled; null for as many as `k`.
+        forward_kl: take the divergence from the teacher to the student; otherwise the reverse.
+        activations: activations that are distilled, `after` inhibition or `before` it.
 
     Raises:
         ValueError: a number is out of range.
@@ -29,7 +32,7 @@ class SdmlpOptions:
 
     hidden: int = 1000
     k: int = 10
-    switch: float = 5e5
+    switch: float | None = None
     positive: bool = True
     alpha: float = 0.7
     lam: float = 0.1
@@ -40,13 +43,14 @@ class SdmlpOptions:
 
     def __post_init__(self) -> None:
         """Refuse numbers out of range."""
-        if not 1 <= self.k < self.hidden:
+        for name, least in (("hidden", 2), ("k", 1)):
+            if (number := getattr(self, name)) < least:
+                raise ValueError(f"`continual.sdmlp.{name}` must be {least} or more, got {number}.")
+        if self.switch is not None and not 0 < self.switch < MOST:
             raise ValueError(
-                "`continual.sdmlp.k` must be 1 to below `continual.sdmlp.hidden`, got "
-                f"{self.k} of {self.hidden}. Lower it, or raise `--continual.sdmlp.hidden`."
+                f"`continual.sdmlp.switch` must be above 0 and below {MOST:g}, got "
+                f"{self.switch:g}. Leave it out for one that ends with the first task."
             )
-        if not 0 < self.switch < inf:
-            raise ValueError(f"`continual.sdmlp.switch` must be above 0, got {self.switch:g}.")
         for name in ("alpha", "lam"):
             if not 0 <= (share := getattr(self, name)) <= 1:
                 raise ValueError(f"`continual.sdmlp.{name}` must be 0 to 1, got {share:g}.")
@@ -54,17 +58,12 @@ class SdmlpOptions:
             raise ValueError(
                 f"`continual.sdmlp.temperature` must be above 0, got {self.temperature:g}."
             )
-        if self.units is not None and not self.k <= self.units <= self.hidden:
-            raise ValueError(
-                f"`continual.sdmlp.units` must be `k` to `hidden`, {self.k} to {self.hidden}, got "
-                f"{self.units}."
-            )
 
     def check_read(self, learner: str) -> None:
-        """Refuse options that another learner reads.
+        """Refuse options that another learner reads, and those that this one cannot follow.
 
         Raises:
-            ValueError: the message names the option and its readers.
+            ValueError: the message names the option, and its readers or its range.
         """
         for name, readers in READERS.items():
             if learner not in readers and getattr(self, name) != getattr(SDMLP_DEFAULT, name):
@@ -72,6 +71,30 @@ class SdmlpOptions:
                     f"`continual.sdmlp.{name}` needs `--continual.learner` "
                     f"{' or '.join(readers)}, got `{learner}`. Leave it out."
                 )
+        if learner in READERS["k"]:
+            self._check_k()
+        if learner == "ssd":
+            self._check_units()
+
+    def _check_k(self) -> None:
+        if not 1 <= self.k < self.hidden:
+            raise ValueError(
+                f"`continual.sdmlp.k` must be 1 to {self.hidden - 1}, below the number of neurons "
+                f"(`continual.sdmlp.hidden`), got {self.k}. Lower it, or widen the layer."
+            )
+
+    def _check_units(self) -> None:
+        if self.units is not None and not self.k <= self.units <= self.hidden:
+            raise ValueError(
+                f"`continual.sdmlp.units` must be `k` to `hidden`, {self.k} to {self.hidden}, got "
+                f"{self.units}."
+            )
+        if (self.units or self.k) == 1 and self.lam:
+            raise ValueError(
+                "`continual.sdmlp.units` must be 2 or more with `ssd`, got 1: the softmax of one "
+                "neuron is 1 whatever its activation, so that it distils nothing. Pass for example "
+                "`--continual.sdmlp.units 10`, or `--continual.sdmlp.lam 0`."
+            )
 
 
 SDMLP_DEFAULT = SdmlpOptions()

@@ -1,17 +1,22 @@
-"""Sparse Distributed Memory MLPs (SDMLP, arXiv:2303.11934) and their peers, which learn in tasks."""
+"""Learners whose head has a sparse hidden layer: SDMLP (arXiv:2303.11934), SSD, and their peers."""
 
+import copy
 from collections.abc import Iterator
 from math import ceil
 from typing import Any, cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from continual.subnetwork import distillation, distilled_loss, most_frequent, selection_entropy
 from continual.top_k import count_active, decayed_k
 from datamodules.batches import Batch
 from datamodules.images import ImageDataModule
+from lightning_modules.continual_options import ContinualOptions
 from lightning_modules.headed_classifier import HeadedClassifier
+from lightning_modules.options import ModelOptions
 from lightning_modules.sparse_head import Activations, GabaSwitch, SparseHead, TopK
 
 CLIP = 1.0  # norm of a step's gradient, of SDMLP's code
@@ -77,9 +82,13 @@ class SparseMemoryClassifier(HeadedClassifier):
         active, silent = int(counts.sum()) / examples, int((counts == 0).sum())
         self.facts = {"active": active, "silent": silent}
         self.after_counting(counts, examples)
-        if self.trainer.loggers:
-            numbers = {key: value for key, value in self.facts.items() if key != "subnetwork"}
-            self.log_dict({f"head/{key}": float(value) for key, value in numbers.items()})
+
+    def on_train_epoch_end(self) -> None:
+        super().on_train_epoch_end()
+        if self.current_epoch + 1 in self.stream.ends:
+            for name, value in self.facts.items():
+                if isinstance(value, int | float):
+                    self.log(f"head/{name}", float(value))
 
     def after_counting(self, counts: Tensor, examples: int) -> None:
         """Look at how many of the stage's examples each neuron is active on: nothing here."""
@@ -107,7 +116,82 @@ class SparseMemoryClassifier(HeadedClassifier):
         """What the head computes of the examples of this epoch, in evaluation mode, in order."""
         network, training = self.network, self.network.training
         network.eval()
-        for positions in self._data.served(self.current_epoch).split(CHUNK):
-            images = self._data.calibration_images("members", positions)
-            yield self.head.activations(network.backbone(images.to(self.device, self.dtype)))
+        convert = self.trainer.precision_plugin.convert_input
+        for positions in torch.split(self._data.served(self.current_epoch), CHUNK):
+            images = self._data.calibration_images("members", positions).to(self.device)
+            yield self.head.activations(network.backbone(convert(images)))
         network.train(training)
+
+
+class DistilledMemoryClassifier(SparseMemoryClassifier):
+    """`ssd`: SDMLP whose later stages are held to the network of the stage before.
+
+    At the end of a stage, the neurons that were active on most of its examples are the subnetwork
+    of the task, and a copy of the head is the teacher. In the next stage the cross-entropy is
+    joined by the divergence of the subnetwork's activations, and of the logits of all classes,
+    from the teacher's.
+
+    A reconstruction of Selective Subnetwork Distillation, arXiv:2512.15267, from its summary.
+    """
+
+    subnetwork: Tensor
+
+    def __init__(
+        self,
+        data: ImageDataModule,
+        seed: int,
+        options: ModelOptions,
+        continual: ContinualOptions,
+        classes: list[list[int]],
+    ) -> None:
+        super().__init__(data, seed, options, continual, classes)
+        self.teacher = copy.deepcopy(self.head).requires_grad_(False)
+        units = continual.sdmlp.units or continual.sdmlp.k
+        self.register_buffer("subnetwork", torch.zeros(units, dtype=torch.int64))
+        self._given: tuple[Tensor, Activations] | None = None
+
+    @property
+    def distils(self) -> bool:
+        """Whether this epoch has a teacher."""
+        return not self.pretraining and self.stage > 0
+
+    def forward(
+        self, images: Float[Tensor, "batch channels ..."]
+    ) -> Float[Tensor, "batch classes"]:
+        """Logits; a step of training keeps the activations of the head for its loss."""
+        if not self.training or not self.distils:
+            return super().forward(images)
+        features = self.network.backbone(images)
+        self._given = features, self.head.activations(features)
+        return self._given[1].logits
+
+    def batch_loss(self, batch: Batch, logits: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:
+        """The cross-entropy, after the first task with the distillation."""
+        loss = super().batch_loss(batch, logits)
+        if self._given is None:
+            return loss
+        (features, student), self._given = self._given, None
+        options = self.continual.sdmlp
+        with torch.no_grad():
+            teacher = self.teacher.eval().activations(features)  # which counts for no switch
+        temperature, forward = options.temperature, options.forward_kl
+        ours, theirs = (
+            getattr(activations, options.activations)[:, self.subnetwork]
+            for activations in (student, teacher)
+        )
+        hidden = distillation(ours, theirs, temperature, forward)
+        outputs = distillation(student.logits, teacher.logits, temperature, forward)
+        return distilled_loss(loss, hidden, outputs, options.alpha, options.lam)
+
+    def end_stage(self, stage: int) -> None:
+        rows = [activations.after[:, self.subnetwork] for activations in self._served()]
+        super().end_stage(stage)
+        if stage:  # there was a subnetwork to hold
+            self.facts["alive"] = (torch.cat(rows) > 0).any(1).double().mean().item()
+
+    def after_counting(self, counts: Tensor, examples: int) -> None:
+        """Choose the subnetwork and the teacher of the next stage."""
+        self.subnetwork.copy_(most_frequent(counts, len(self.subnetwork)))
+        self.teacher.load_state_dict(self.head.state_dict())
+        self.facts["subnetwork"] = self.subnetwork.tolist()
+        self.facts["entropy"] = selection_entropy(counts, examples).mean().item()

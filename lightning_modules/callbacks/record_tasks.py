@@ -77,9 +77,9 @@ class RecordTasks(Callback):
         accuracy = load_file(path)["accuracy"].tolist()
         rows = int((self.members & (stream.task == stage)).sum())
         self.stages.append({"rows": rows, "accuracy": accuracy} | module.describe_stage())
-        for number, share in enumerate(accuracy, 1):
-            for logger in trainer.loggers:
-                logger.log_metrics({f"task-{number}/accuracy": share}, step=trainer.global_step)
+        measured = {f"task-{number}/accuracy": share for number, share in enumerate(accuracy, 1)}
+        for logger in trainer.loggers:
+            logger.log_metrics(measured, step=trainer.global_step)
 
 
 @tf32(False)

@@ -98,7 +98,7 @@ def fit(tmp_path):
     return train
 
 
-def plain_loop(network, data, epochs, lr):
+def plain_loop(network, data, epochs, lr, penalty=lambda _: 0, finish=lambda *_: None):
     """Tasks as a plain loop over stages, epochs and batches; the network at each stage's end."""
     states, stream, begin = [], data.tasks, 0
     for stage, end in enumerate(stream.ends):
@@ -116,10 +116,12 @@ def plain_loop(network, data, epochs, lr):
                 optimizer.param_groups[0]["lr"] = lr * (1 + cos(pi * done / steps)) / 2
                 batch = data._batch(data.pool, part, lambda images: images)
                 optimizer.zero_grad()
-                cross_entropy(network.train()(batch.images), batch.labels).backward()
+                loss = cross_entropy(network.train()(batch.images), batch.labels)
+                (loss + penalty(network)).backward()
                 optimizer.step()
                 done += 1
         states.append(copy.deepcopy(network.state_dict()))
+        finish(network, stage)
         begin = end
     return states
 
@@ -222,7 +224,7 @@ def test_heads_in_the_place_of_last_layers():
 def test_a_fit_that_goes_on_from_any_epoch_ends_bit_for_bit_the_same(
     make, fit, tmp_path, stop, learner
 ):
-    continual = HEADED if learner is LinearHead else {"tasks": 4, "replay": 1}
+    continual = HEADED if learner is LinearHead else {"tasks": 4, "replay": 1, "ewc": 5.0}
     whole = fit(*make(continual, 8, learner, schedule="one-cycle"), 8)
     path = tmp_path / "last.ckpt"
     fit(
@@ -241,6 +243,43 @@ def _with(data, tasks):
     data = copy.copy(data)
     data.tasks = tasks
     return data
+
+
+def test_elastic_weight_consolidation_is_a_plain_loop_with_a_quadratic(make, fit):
+    """The first stage has no penalty; the second is held by the first, the third by both."""
+    data, model = make({"tasks": 3, "ewc": 50.0, "ewc_scale": 0.5}, 6, lr=0.1)
+    first = copy.deepcopy(model.network)
+    states, held = fit(data, model, 6), []
+
+    def quadratic(network):
+        weights = dict(network.named_parameters())
+        return 50.0 * sum(
+            (fisher[key] * (weights[key] - end[key]).square()).sum()
+            for fisher, end in held
+            for key in fisher
+        )
+
+    def hold(network, stage):
+        own = (MEMBERS & (data.tasks.task == stage)).nonzero().flatten()
+        fisher = {key: torch.zeros_like(value) for key, value in network.named_parameters()}
+        for index in own:  # one example at a time
+            image = data._batch(data.pool, index[None], lambda images: images).images
+            network.zero_grad()
+            logits = 0.5 * network.eval()(image)
+            (-cross_entropy(logits, logits.argmax(1))).backward()
+            for key, value in network.named_parameters():
+                fisher[key] += value.grad.square() / len(own)
+        held.append((fisher, {k: v.detach().clone() for k, v in network.named_parameters()}))
+
+    wanted = plain_loop(first, data, 6, 0.1, quadratic, hold)
+    for end, state in zip(data.tasks.ends, wanted, strict=True):
+        for key, value in state.items():
+            torch.testing.assert_close(states[end - 1][f"network.{key}"], value, rtol=0, atol=2e-5)
+    free = fit(*make({"tasks": 3}, 6, lr=0.1), 6)
+    moved, unheld = (
+        sum((run[5][key] - run[1][key]).square().sum() for key in run[1]) for run in (states, free)
+    )
+    assert moved < unheld
 
 
 def test_a_penalty_is_added_in_stages_and_not_to_the_backbone(make, fit, monkeypatch):

@@ -86,6 +86,7 @@ def config():
         model=Namespace(network="convnet", lr=0.1),
         prune=Namespace(method=None),
         federated=Namespace(clients=None, record=()),
+        continual=Namespace(tasks=None, replay=0, ends=[]),
         trainer=Namespace(max_epochs=2, accelerator="cpu", devices=1),
         fleet=Namespace(shadows=4, targets=1, workers=3),
         calibration=Namespace(images=8, rounds=0),
@@ -106,6 +107,7 @@ def test_a_description_holds_what_changes_a_number(config, data):
         "model": {"network": "convnet", "lr": 0.1},
         "prune": {"method": None},
         "federated": {"clients": None, "record": []},
+        "continual": {},
         "trainer": {"max_epochs": 2},
         "fleet": {"shadows": 4, "targets": 1},
         "queries": ["identity"],
@@ -155,6 +157,19 @@ def test_snapshots_of_a_federation_are_rounds(config, data):
     assert experiment.federated
     assert experiment.snapshots == {"round-01": 1, "round-05": 5}
     assert experiment.rounds == [1, 2]
+    files = ["clients.safetensors", "rounds/01.safetensors", "rounds/02.safetensors"]
+    assert experiment.recorded == dict(zip(files, (0, 1, 2), strict=True))
+
+
+def test_snapshots_of_a_learner_of_tasks_are_the_ends_of_its_stages(config, data):
+    config.continual, config.snapshots = Namespace(tasks=3, replay=1, ends=[4, 6, 8]), []
+    experiment = describe(config, data, nn.Linear(64, 10), ["identity"], ["nearest-w2"])
+    assert experiment.continual
+    assert experiment.config["continual"] == {"tasks": 3, "replay": 1, "ends": [4, 6, 8]}
+    assert experiment.stage_ends == [4, 6, 8]
+    assert experiment.snapshots == {"task-1": 4, "task-2": 6}
+    assert experiment.variants == ["full", "task-1", "task-2", "nearest-w2"]
+    assert experiment.recorded == {f"tasks/0{n}.safetensors": 2 + 2 * n for n in (1, 2, 3)}
 
 
 def test_options_of_own_data_are_places_only_if_they_are_paths(config, data):

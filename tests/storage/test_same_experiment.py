@@ -129,6 +129,16 @@ def test_a_folder_from_before_federations_goes_on_without_them(tmp_path, asked):
     assert asked().rounds == []
 
 
+def test_a_folder_from_before_tasks_goes_on_without_them(tmp_path, asked):
+    check_same(tmp_path, asked(), asked(config__continual={}))
+    tasks = {"tasks": 5, "ends": [1, 2, 3, 4, 5]}
+    with pytest.raises(ValueError, match=r"continual\.tasks: None in the folder, 5 asked"):
+        check_same(tmp_path, asked(), asked(config__continual=tasks))
+    assert not asked().continual
+    grown = grow(asked(config__continual=tasks), asked(config__continual=tasks))
+    assert grown.snapshots == {f"task-{number}": number for number in (1, 2, 3, 4)}
+
+
 def test_a_folder_from_before_privacy_was_an_option_goes_on_without_it(tmp_path, asked):
     off = {"noise": None, "epsilon": None, "delta": None, "clip": 1.0}
     check_same(tmp_path, asked(), asked(config__model__dp=off))
