@@ -27,7 +27,7 @@ def pool(
     return torch.cat([layer.flatten(2).mean(2) if layer.ndim > 2 else layer for layer in maps], 1)
 
 
-def measure(batches: Iterable[Float[Tensor, "batch columns"]]) -> Scale:
+def measure(batches: Iterable[Tensor]) -> Scale:
     """Mean and deviation of each feature over all rows of some batches, in float64.
 
     Raises:

@@ -8,6 +8,7 @@ seconds, and training took 18. Estimates of single 2-bit variants were 0.7 to 1.
 import copy
 from collections.abc import Mapping
 from math import ceil
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -30,6 +31,7 @@ from fleet.gpu_hours import FLOAT32, GPU_BATCH, Workload, gpu_line, rate
 from fleet.prepare import Job
 from fleet.pruning import cut_untrained
 from fleet.trials import (
+    TRIAL_EPOCHS,
     TRIAL_STEPS,
     Operations,
     QuantizationCost,
@@ -90,16 +92,19 @@ def print_cost(job: Job, console: Console) -> None:
         console.print(line, soft_wrap=True)
 
 
-def _shorten(data: ImageDataModule, stream: TaskStream, members: Tensor, seed: int) -> int:
+def _shorten(data: ImageDataModule, stream: TaskStream, members: Tensor, seed: int) -> float:
     """Serve a trial few members, because all that a learner is served in an epoch is one item.
 
     Returns:
-        Number of steps of an epoch of the trial.
+        Mean number of steps of an epoch of the trial.
     """
     few = torch.zeros_like(members)
-    few[stream.served(members, 0)[: TRIAL_STEPS * data.batch_size]] = True
+    for task in range(len(stream.ends)):
+        own = (members & (stream.task == task)).nonzero().flatten()
+        few[own[: TRIAL_STEPS * data.batch_size]] = True
     data.assign(few, seed, tasks=stream)
-    return ceil(int(few.sum()) / data.batch_size)
+    epochs = range(min(TRIAL_EPOCHS, stream.ends[-1]))
+    return fmean(ceil(len(data.served(epoch)) / data.batch_size) for epoch in epochs)
 
 
 def _try(job: Job, cut: bool) -> tuple[nn.Module, Operations, Training]:

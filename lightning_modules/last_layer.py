@@ -9,7 +9,7 @@ from torch import Tensor, nn
 def find_last_linear(
     network: nn.Module,
     images: Float[Tensor, "batch channels ..."],
-    reader: str = "`--federated.clients` records the gradient of",
+    reader: str = "Rounds are recorded with the gradient of",
 ) -> str:
     """Name of the linear layer that computes the logits from a row of features per image.
 

@@ -9,6 +9,7 @@ from lightning_modules.federated import FederatedClassifier
 from lightning_modules.federated_options import FederatedOptions
 from lightning_modules.options import ModelOptions
 from lightning_modules.private import PrivateClassifier
+from lightning_modules.real import RealClassifier
 from lightning_modules.sparse_memory import DistilledMemoryClassifier, SparseMemoryClassifier
 
 LEARNERS: dict[str, type[ContinualClassifier]] = {  # by `--continual.learner`
@@ -16,6 +17,7 @@ LEARNERS: dict[str, type[ContinualClassifier]] = {  # by `--continual.learner`
     **dict.fromkeys(("relu", "topk", "sdmlp"), SparseMemoryClassifier),
     "ssd": DistilledMemoryClassifier,
     **dict.fromkeys(("acil", "dsal"), AnalyticClassifier),
+    "real": RealClassifier,
 }
 
 

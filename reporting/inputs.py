@@ -52,7 +52,9 @@ def digest_inputs(
         repr(own),
     ]
     if signals is not None:
-        files = sorted(signals.rglob("*.npy")) if signals.is_dir() else [signals]
+        kinds = "*.npy", "federations/**/*.*"
+        files = sorted(path for kind in kinds for path in signals.rglob(kind))
+        files = files if signals.is_dir() else [signals]
         facts.append(str(signals))
     else:
         # whether images can be shown

@@ -31,7 +31,7 @@ AXES = {  # of every array; `*` is the variant, and `queries` may be left out
     },
     **{f"*/target_{part}embeddings": ("targets", axis, "inputs") for part, axis in PARTS.items()},
 }
-LEAST = {"shadows": 4, "examples": 2, "classes": 2}  # 1 of the other axes
+LEAST = {"examples": 2, "classes": 2}  # 1 of the other axes
 TYPES = {  # by the end of a name: NumPy's kinds of dtype, in words, and the way out
     "labels": ("iu", "integers", "Save the number of the class, by `.astype(int)`."),
     "members": ("b", "bool", "Where 1 is a member and 0 a non-member, save `.astype(bool)`."),
@@ -140,12 +140,13 @@ def check_finite(name: str, broken: Mapping[int, int]) -> None:
         raise wrong(name, "be finite", given, way_out)
 
 
-def check_arrays(path: Path, axes: Mapping[str, Sequence[str]]) -> None:
+def check_arrays(path: Path, axes: Mapping[str, Sequence[str]], shadows: int) -> None:
     """Check types and shapes, before any array is converted.
 
     Args:
         path: the file or folder.
         axes: of every array, from `find_arrays`.
+        shadows: the fewest shadows that an audit takes.
 
     Raises:
         ValueError: a type or a shape is wrong.
@@ -156,6 +157,7 @@ def check_arrays(path: Path, axes: Mapping[str, Sequence[str]]) -> None:
         shapes[name] = _check_array(name, read_array(path, name), expected)
         for axis in expected:
             sizes.setdefault(axis, {})[name] = shapes[name].get(axis, 1)
+    fewest = {**LEAST, "shadows": shadows}
     for axis, by_array in sizes.items():
         usual = Counter(by_array.values()).most_common(1)[0][0]
         for name, size in by_array.items():
@@ -164,7 +166,7 @@ def check_arrays(path: Path, axes: Mapping[str, Sequence[str]]) -> None:
                 given = f"{size} in [{', '.join(shapes[name])}] = {[*shapes[name].values()]}"
                 expectation = f"have {usual} {axis}, as `{other}` has"
                 raise wrong(name, expectation, given, _hint(name, shapes[name], sizes))
-        if usual < (least := LEAST.get(axis, 1)):
+        if usual < (least := fewest.get(axis, 1)):
             way_out = "Save (0, z) for a binary classifier." if axis == "classes" else "Add some."
             raise wrong(next(iter(by_array)), f"have {least} {axis} or more", usual, way_out)
 

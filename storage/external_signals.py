@@ -19,7 +19,8 @@ is read one model at a time: use a folder if the logits are large.
 VARIANT is a name of your choice (int8-engine, gptq-w4); full-precision shadows are taken from
 `full`. A query is one view of an example, the same for every model. Logits are floats, bfloat16
 included. Any `logits` may be `phi` instead, without `classes`: log(p / (1 - p)) of the true class,
-in nats. At least 4 shadows are needed, and no target may be one of them.
+in nats. At least 4 shadows are needed, and no target may be one of them. A folder may have the
+rounds of federations besides (`external_rounds.py`), whose clients need no shadows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,7 @@ from attacks.metrics.intervals import Estimate, mean_accuracy
 from attacks.signals import signals
 from storage.evidence import Evidence
 from storage.external_arrays import (
+    PARTS,
     ROLES,
     as_floats,
     check_arrays,
@@ -49,6 +51,7 @@ from storage.external_arrays import (
     wrong,
 )
 from storage.external_embeddings import add_embeddings
+from storage.external_rounds import read_external_rounds, read_recorded
 from storage.files import as_unicode
 from storage.left_out import leave_out_models
 from storage.names import ModelName, fleet_names
@@ -56,6 +59,7 @@ from storage.playing import check_cases
 from storage.records import VariantFacts
 from storage.trade_offs import trade_offs
 
+FEWEST_SHADOWS = 4
 FIELDS = {  # of `ModelSignals`, by part of the data and signal
     "": {"phi": "phi", "hinge": "hinge"},
     "population_": {"phi": "population", "hinge": "population_hinge"},
@@ -74,9 +78,9 @@ def gather_external(path: Path) -> Evidence:
         ValueError: the layout is not the one above (the message names the array and the way out),
             or too few models are left to audit.
     """
-    axes = find_arrays(path)
+    axes, recorded = find_arrays(path), read_recorded(path)
     pairs = pair_roles(path, axes)
-    check_arrays(path, axes)
+    check_arrays(path, axes, FEWEST_SHADOWS if recorded is None else 0)
     shadows, targets = (torch.from_numpy(read_array(path, f"{r}_members").copy()) for r in ROLES)
     members, names = torch.cat([shadows, targets]), fleet_names(len(shadows), len(targets))
     by_variant = add_embeddings(path, axes, _read_signals(path, pairs))
@@ -86,13 +90,19 @@ def gather_external(path: Path) -> Evidence:
     usable = [position for position in left if position < len(shadows)]  # they come in no pairs
     audited = [position for position in left if position >= len(shadows)]
     cases = [Case(position, usable) for position in audited]
-    check_cases(cases, excluded)
+    if recorded is None or len(shadows) or not cases:  # clients may be compared with their peers
+        check_cases(cases, excluded)
+    used = {model for case in cases for model in (case.target, *case.shadows)}
+    rounds = None
+    if recorded is not None:
+        by_variant = _add_labels(path, by_variant)
+        rounds = read_external_rounds(path, recorded, members, len(shadows), used)
     models = leave_out_models(excluded, trained_here=False)
     inside = members[usable].sum(0)
     by_name = {variant: _read_facts(known, audited) for variant, known in by_variant.items()}
     return Evidence(
         name=as_unicode(path.resolve().stem),
-        game=Game(by_variant, members, cases, **trade_offs(by_name)._asdict()),
+        game=Game(by_variant, members, cases, rounds=rounds, **trade_offs(by_name)._asdict()),
         variants=by_name,
         facts={
             "signals": f"{path}, {members.shape[1]} examples",
@@ -101,9 +111,10 @@ def gather_external(path: Path) -> Evidence:
             "shadows with an example": f"{inside.min()} to {inside.max()}",
             "test accuracy": "on the population",
             "excluded": " ".join(models) or "none",
-        },
+        }
+        | (recorded.facts if recorded else {}),
         excluded=excluded,
-        left_out=[*models, *unknown],
+        left_out=[*models, *unknown, *(recorded.sentences if recorded else ())],
     )
 
 
@@ -116,6 +127,12 @@ def _read_signals(
         for key, signal in _convert(path, names, part).items():
             fields.setdefault(variant, {})[FIELDS[part][key]] = signal
     return {variant: ModelSignals(**known) for variant, known in fields.items()}
+
+
+def _add_labels(path: Path, by_variant: Mapping[str, ModelSignals]) -> dict[str, ModelSignals]:
+    """Add the classes, which clients may hold unequally."""
+    own, others = (torch.from_numpy(read_array(path, f"{p}labels").astype(np.int64)) for p in PARTS)
+    return {variant: known._replace(labels=(own, others)) for variant, known in by_variant.items()}
 
 
 def _find_failures(

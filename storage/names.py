@@ -9,7 +9,7 @@ WandbMode = Literal["disabled", "offline", "online"]
 
 EXPERIMENT_FILE = "experiment.yaml"
 MEMBERSHIP_FILE = "membership.safetensors"
-CLIENTS_FILE = "clients.safetensors"  # in a model's folder
+CLIENTS_FILE = "clients.safetensors"  # of a federation: who holds which example
 
 
 _BITS = re.compile(r"-(?=(?:w|mix|aiq)\d)")

@@ -18,7 +18,7 @@ from storage.names import ModelName
 from storage.records import read_record
 from storage.run_folder import RunFolder
 
-WAY_OUT = "Run train.py again with `--repair`."
+WAY_OUT = "Run train.py again with `--repair`, or `python -m fleet.dumps` where that wrote it."
 
 
 class _Round(NamedTuple):
@@ -51,18 +51,39 @@ def read_rounds(
     done, clients = experiment.rounds, experiment.clients
     if not done or clients is None:
         return None
-    models, examples = len(members), len(next(iter(members.values())))
+    files = {}
+    for row, name in enumerate(members):
+        if name in used:
+            files[row] = [run.clients(name), *(run.round(name, number) for number in done)]
+            check_unchanged(run.model(name), files[row])
+    return join_rounds(files, torch.stack([*members.values()]), done, clients)
+
+
+def join_rounds(
+    files: Mapping[int, Sequence[Path]],
+    members: Bool[Tensor, "models examples"],
+    done: Sequence[int],
+    clients: int,
+) -> Rounds:
+    """Read the files of some federations.
+
+    Args:
+        files: by row of the membership, the holders and then one file per round.
+        members: which model trained on which example.
+        done: the rounds.
+        clients: number of clients of each federation.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_rounds`.
+    """
+    models, examples = members.shape
     shape = models, len(done), clients, examples
     uploads = {name: torch.full(shape, torch.nan) for name in SIGNALS}
     aggregates = {name: torch.full((models, len(done), examples), torch.nan) for name in SIGNALS}
     holder = torch.full((models, examples), NOBODY)
-    for row, name in enumerate(members):
-        if name not in used:
-            continue
-        files = [run.clients(name), *(run.round(name, number) for number in done)]
-        check_unchanged(run.model(name), files)
-        holder[row] = _read_holder(files[0], members[name], clients)
-        for place, file in enumerate(files[1:]):
+    for row, (holders, *by_round) in files.items():
+        holder[row] = _read_holder(holders, members[row], clients)
+        for place, file in enumerate(by_round):
             participants, signals = _read_round(file, examples, clients)
             for signal in SIGNALS:
                 uploads[signal][row, place, participants] = signals[signal]
@@ -97,7 +118,7 @@ def _read_holder(
         )
     if not torch.equal(holder != NOBODY, members):
         raise ValueError(
-            f"The clients in {path} hold other examples than membership.safetensors says, which "
+            f"The clients in {path} hold other examples than the membership says, which "
             "would make members of non-members. Restore both from one copy, or train again."
         )
     return holder
@@ -132,8 +153,8 @@ def _read_round(path: Path, examples: int, clients: int) -> _Round:
 def _load(path: Path, names: Sequence[str]) -> dict[str, Tensor]:
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} is missing, without which federations cannot be attacked round by round. Run "
-            "train.py again to record it."
+            f"{path} is missing, without which federations cannot be attacked round by round. "
+            f"{WAY_OUT}"
         )
     try:
         content = load_file(path)

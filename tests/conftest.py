@@ -10,9 +10,11 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
 
 import train
 from attacks import ATTACKS
@@ -71,6 +73,41 @@ def synthetic_fleet():
         return (64 * phi).round() / 64, members
 
     return make
+
+
+@pytest.fixture(scope="session")
+def write_dump():
+    """Train one federation by plain FedAvg, and write it as another framework's server would.
+
+    A table's even rows are held in turn by all clients, and odd rows by nobody.
+    """
+
+    def write(folder, features, labels, build, clients=6, rounds=2, seed=0):
+        torch.manual_seed(seed)
+        network, examples = build(), torch.arange(len(labels))
+        holder = (examples // 2 % clients).where(examples % 2 == 0, -1)
+        for number in range(1, rounds + 2):
+            sent = {key: value.clone() for key, value in network.state_dict().items()}
+            save_whole(folder / f"round-{number:04d}" / "global.safetensors", sent)
+            uploads = []
+            for client in range(clients) if number <= rounds else ():
+                own, mine = build(), holder == client
+                own.load_state_dict(sent)
+                optimizer = torch.optim.SGD(own.parameters(), 0.5)
+                for _ in range(5):
+                    optimizer.zero_grad()
+                    cross_entropy(own(features[mine]), labels[mine]).backward()
+                    optimizer.step()
+                uploads.append(own.state_dict())
+                path = folder / f"round-{number:04d}" / f"client-{client:03d}.safetensors"
+                save_whole(path, uploads[-1])
+            if uploads:
+                means = {key: sum(state[key] for state in uploads) / clients for key in sent}
+                network.load_state_dict(means)
+        np.savez(folder / "holders.npz", holder=holder.numpy())
+        return folder
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +25,9 @@ from attacks import ATTACKS
 from datamodules import CIFAR10, Digits
 from datamodules.images import Images
 from fleet import export
+from fleet.dumps import main as record_dumps
 from fleet.signals import main as record_signals
+from lightning_modules.architectures import mlp
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -145,7 +148,11 @@ def run(command: list[str]) -> None:
     if script == "-m":
         module, *options = options
         expanded = [sorted(map(str, Path().glob(o))) if "*" in o else [o] for o in options]
-        commands = {"fleet.export": export.main, "fleet.signals": record_signals}
+        commands = {
+            "fleet.export": export.main,
+            "fleet.signals": record_signals,
+            "fleet.dumps": record_dumps,
+        }
         commands[module]([option for options in expanded for option in options])
     elif script == "audit.py":
         audit.main(options)
@@ -164,6 +171,8 @@ def expected(command: list[str]) -> str:
         return r"comparison\.csv"
     if "fleet.signals" in command:
         return r"Then: python audit\.py --signals path/to/recorded"
+    if "fleet.dumps" in command:
+        return r"Then: python audit\.py --signals path/to/rounds"
     patterns = {
         "-m": r"[\d,]+ bytes, [\d,]+ at full precision",
         "train.py": r"Next: python audit\.py",
@@ -185,7 +194,7 @@ def demo(tmp_path_factory):
 
 
 @pytest.fixture
-def workplace(demo, tmp_path, monkeypatch, forget_own):
+def workplace(demo, tmp_path, monkeypatch, forget_own, write_dump):
     """A folder as the reader has it: recipes, the demo's run, images, signals, their network."""
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     shutil.copytree(demo, tmp_path / "runs" / "digits")
@@ -206,6 +215,12 @@ def workplace(demo, tmp_path, monkeypatch, forget_own):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "path" / "to" / "table.npz", x=rng.random((100, 9)), y=np.arange(100) % 2)
     write_engines(tmp_path / "path" / "to")
+    features, labels = rng.random((60, 9), np.float32), np.arange(60) // 2 % 2
+    splits = {"x": features[:48], "y": labels[:48], "x_test": features[48:], "y_test": labels[48:]}
+    np.savez(tmp_path / "path" / "to" / "records.npz", **splits)
+    tensors = torch.from_numpy(splits["x"]), torch.from_numpy(splits["y"])
+    dump = tmp_path / "path" / "to" / "dumps" / "federation-0"
+    write_dump(dump, *tensors, partial(mlp, 2, (9,)))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(CIFAR10, "fetch", lambda self: None)
@@ -219,9 +234,10 @@ def workplace(demo, tmp_path, monkeypatch, forget_own):
 
 def test_no_page_lost_its_commands():
     assert {section.page for section in SHOWN} >= {
-        "README.md", "attacks.md", "channel_pruning.md", "dashboard.md", "data.md", "deploy.md",
-        "dp.md", "external_signals.md", "federated_attacks.md", "federated_training.md",
-        "metrics.md", "paper.md", "quantization.md", "run_folder.md", "scaling.md",
+        "README.md", "attacks.md", "channel_pruning.md", "continual_training.md", "dashboard.md",
+        "data.md", "deploy.md", "dp.md", "external_signals.md", "federated_attacks.md",
+        "federated_dumps.md", "federated_training.md", "metrics.md", "paper.md",
+        "quantization.md", "run_folder.md", "scaling.md",
     }  # fmt: skip
     assert sum(len(section.commands) for section in SHOWN) > 25
 
@@ -308,6 +324,7 @@ def test_every_python_snippet_is_run_above():
         "attacks.md": 2,
         "channel_pruning.md": 1,
         "data.md": 1,
+        "federated_dumps.md": 1,  # in tests/fleet/test_flower.py
         "quantization.md": 1,
     }
 

@@ -146,9 +146,9 @@ def _kinds(name: str, known: Mapping[Known, View], few: Collection[Known]) -> li
 
 
 def _fewest_clients(game: Game, view: View) -> int:
-    """The fewest clients in a recorded round of a federation that attacks."""
+    """The fewest clients in a recorded round of a federation that attacks; 0 without any."""
     shadows = {model for case in game.cases for model in case.shadows}
-    return min(int(view.took_part(model).sum(1).min()) for model in shadows)
+    return min((int(view.took_part(model).sum(1).min()) for model in shadows), default=0)
 
 
 def _choose(game: Game, view: View, threat: Threat) -> tuple[list[str], list[str]]:

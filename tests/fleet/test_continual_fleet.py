@@ -14,6 +14,7 @@ from datamodules.seeds import derive_seed
 from datamodules.tasks import tasks_of
 from lightning_modules.callbacks.record_tasks import RecordTasks
 from lightning_modules.classifier import Classifier
+from lightning_modules.wandb_logger import FleetLogger
 from storage.names import fleet_names
 from storage.run_folder import RunFolder
 
@@ -180,6 +181,9 @@ def test_a_lost_stage_costs_the_training_of_its_model(
     told = unwrap(capsys.readouterr().out)
     assert "shadow-001 would be trained again from the start" in told
     assert "no other file can bring back tasks/02.safetensors: " in told
+    assert "Tasks: 3 by `finetune`, of 2 epochs each. Classes of each: 0, 1, 2, 3; 4, 5, 6" in told
+    outputs = 3 * (512 + 4 * 64 * 10)  # stages, and per example and class 4 bytes
+    assert f"{outputs:,} of recorded tasks" in told
     served.clear()
     train.main(toy(copied, LEARNER))
     assert served
@@ -200,6 +204,35 @@ def test_damaged_stages_are_named_and_repaired(toy, learned, copied, tensors, ca
     train.main(toy(copied, f"{LEARNER} --repair"))
     assert "tasks/03.safetensors was damaged: deleted" in unwrap(capsys.readouterr().out)
     assert tensors(copied) == tensors(learned[0])
+
+
+def test_weights_and_biases_are_given_the_accuracy_of_each_task(toy, tmp_path, monkeypatch):
+    given, real = [], FleetLogger.log_metrics
+
+    def log(self, metrics, step=None):
+        given.append(metrics)
+        return real(self, metrics, step)
+
+    monkeypatch.setattr(FleetLogger, "log_metrics", log)
+    train.main(toy(tmp_path / "run", f"{LEARNER} --fleet.models 0 --wandb offline --quantize"))
+    keys = [f"task-{number}/accuracy" for number in (1, 2, 3)]
+    stages = [[metrics[key] for key in keys] for metrics in given if keys[0] in metrics]
+    record = records_of(tmp_path / "run")["models/shadow-000/full.json"]
+    assert stages == [stage["accuracy"] for stage in record["stages"]]
+    assert sum("train/loss" in metrics for metrics in given) == 6
+
+
+@pytest.mark.fleet
+def test_a_learner_that_diverged_is_named_and_has_all_its_files(toy, tmp_path, capsys, unwrap):
+    options = f"{LEARNER} --model.lr 1e30 --fleet.models 0 --quantize"
+    with pytest.raises(SystemExit) as ended:
+        train.main(toy(tmp_path / "run", options))
+    assert ended.value.code == 3
+    assert "shadow-000 failed" in unwrap(capsys.readouterr().out)
+    run = RunFolder(tmp_path / "run")
+    assert run.missing(NAMES[0], run.read().variants, [], run.read().recorded) == []
+    assert load_file(run.task(NAMES[0], 3))["outputs"].isnan().any()
+    assert len(records_of(run.path)["models/shadow-000/full.json"]["stages"]) == 3
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ FEW = "--federated.clients 4 "
         ),
         (
             FEW + "--model.network own_networks.Bilinear --quantize",
-            "records the gradient of the last layer, an",
+            "recorded with the gradient of the last layer, an",
         ),
         ("--federated.update qsgd-w4", "`federated.update` needs `--federated.clients`"),
         ("--federated.client 3", "There is no option `--federated.client`. Did you mean `--fed"),
