@@ -11,28 +11,26 @@ from torch import Tensor
 from attacks.continual.leaks import ContinualLeak
 from attacks.game import FULL
 from docs.continual.leak import parse_leak, shorten
+from docs.continual.measures import ACCURACY
 from docs.study.companions import check_companion, parse
 from docs.study.kept import as_kept
 from docs.study.numbers import Study
+from lightning_modules.analytic_options import ANALYTIC, ANALYTIC_DEFAULT
 from reporting.results import Results
 from reporting.results_json import read_results
 from storage.names import ModelName, Role, is_snapshot
 from storage.records import read_record
 from storage.run_folder import RunFolder
 
-ANALYTIC = "acil", "dsal", "real"  # learners that solve a ridge regression
-SPARSE = "relu", "topk", "sdmlp", "ssd"  # learners with a head of one hidden layer
-NAMES = [
-    "finetune", "replay", "ewc", "joint",
-    *(f"{learner}{more}" for learner in SPARSE for more in ("", "-replay", "-ewc", "-joint")),
-    *ANALYTIC,
-]  # fmt: skip
+# of learners, by which fleets are ordered; those with more to their name come after
+ORDER = "finetune", "replay", "ewc", "joint", "relu", "topk", "sdmlp", "ssd", *ANALYTIC
 KEY, STAGES = "continual", "stages"  # among kept findings: the audit's, and models' records
 RECIPE = "continual/study.yaml"
 OWN = "learner", "joint", "replay", "ewc", "backbone_epochs"  # options in which fleets may differ
 FREE = (
     *(f"continual.{name}" for name in (*OWN, "ends")),
     "continual.sdmlp.", "continual.analytic.", "model.", "trainer.", "fleet.", "versions.",
+    "network's fingerprint",  # of what the head is, too
 )  # fmt: skip
 
 
@@ -57,7 +55,7 @@ class Fleet(NamedTuple):
         return self.study.config["continual"]["learner"] in ANALYTIC
 
 
-Fleets = dict[str, Fleet]  # by `name_of`, in the order of `NAMES`
+Fleets = dict[str, Fleet]  # by `name_of`, in the order of `ORDER`
 
 
 def keep(run_dir: Path) -> tuple[str, str]:
@@ -84,9 +82,14 @@ def keep(run_dir: Path) -> tuple[str, str]:
 
 
 def name_of(config: Mapping[str, Any]) -> str:
-    """What learns the tasks of an experiment: `acil`, `replay`, or `sdmlp-ewc`."""
+    """What learns the tasks of an experiment: `acil`, `replay`, `sdmlp-ewc`, or `acil-128`.
+
+    The number is that of random features, if it is not the default one.
+    """
     options = config["continual"]
     more = [name for name in ("joint", "replay", "ewc") if options[name]]
+    if (buffer := options["analytic"]["buffer"]) != ANALYTIC_DEFAULT.buffer:
+        more.append(str(buffer))
     learner = [] if more and options["learner"] == "finetune" else [options["learner"]]
     return "-".join([*learner, *more])
 
@@ -99,8 +102,10 @@ def read(folder: Path) -> Fleets:
         ValueError: a file is damaged, another version of BitLeak wrote it, or its fleet cannot be
             compared with the first.
     """
-    paths = {name: folder / f"{name}.json" for name in NAMES}
-    fleets = {name: _parse(path) for name, path in paths.items() if path.exists()}
+    found = (path.stem for path in folder.glob("*.json") if path.stem.split("-")[0] in ORDER)
+    names = sorted(found, key=lambda name: (ORDER.index(name.split("-")[0]), name))
+    paths = {name: folder / f"{name}.json" for name in names}
+    fleets = {name: _parse(path) for name, path in paths.items()}
     if not fleets:
         raise FileNotFoundError(
             f"The page needs the audit of a fleet that learns in tasks, and {folder} keeps none. "
@@ -125,8 +130,9 @@ def _stages(run_dir: Path, results: Results) -> dict[str, list[list[Any]]]:
                 f"{run.record(name, FULL)} does not say how accurate the model was after each "
                 "task. Run train.py again with `--repair`."
             )
-        for fact in recorded[0]:
-            if isinstance(recorded[0][fact], int | float | list):
+        numbers = [key for key, fact in recorded[-1].items() if isinstance(fact, int | float)]
+        for fact in (ACCURACY, *numbers):
+            if all(fact in stage for stage in recorded):
                 stages.setdefault(fact, []).append([stage[fact] for stage in recorded])
     return stages
 
@@ -138,7 +144,7 @@ def _parse(path: Path) -> Fleet:
         stages = {
             fact: torch.tensor(rows, dtype=torch.float64) for fact, rows in findings[STAGES].items()
         }
-        accuracy = stages.pop("accuracy")
+        accuracy = stages.pop(ACCURACY)
         facts = {fact: rows.mean(0).tolist() for fact, rows in stages.items()}
         return Fleet(study, parse_leak(findings[KEY]), accuracy, facts)
     except (KeyError, TypeError, ValueError) as error:

@@ -1,6 +1,6 @@
 """What an audit finds of learners in tasks, as it is kept and as it is read back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attacks.continual.comparisons import Attacker, StateLeak, Transfer
@@ -10,12 +10,20 @@ from attacks.continual.rows import TaskRow
 from attacks.continual.utility import Utility
 from attacks.metrics.differences import Difference
 from attacks.metrics.intervals import Estimate, Summary
+from attacks.metrics.measures import Metric
 from docs.continual.measures import MEASURES
 
 
 def shorten(found: Mapping[str, Any]) -> dict[str, Any]:
-    """A finding without the numbers by target that the page does not read."""
-    cells = [cell | {"rows": [_shorten(row) for row in cell["rows"]]} for cell in found["cells"]]
+    """A finding with what the page reads of it.
+
+    That is attacks on one network, and numbers by target right after a task and at the end.
+    """
+    ends, cells = len(found["stages"]), []
+    for cell in found["cells"]:
+        whole = cell["stage"] in (cell["task"], ends)
+        rows = (row for row in cell["rows"] if row["holds"] == "snapshot")
+        cells.append(cell | {"rows": [_shorten(row, MEASURES if whole else ()) for row in rows]})
     return {**found, "cells": cells}
 
 
@@ -39,8 +47,8 @@ def _cell(cell: Mapping[str, Any]) -> TaskCell:
     return TaskCell(**{**cell, "rows": rows})
 
 
-def _shorten(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {**row, "by_target": {metric: row["by_target"][metric] for metric in MEASURES}}
+def _shorten(row: Mapping[str, Any], measures: Sequence[Metric]) -> dict[str, Any]:
+    return {**row, "by_target": {metric: row["by_target"][metric] for metric in measures}}
 
 
 def _read(value: Any) -> Any:  # noqa: ANN401

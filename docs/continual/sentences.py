@@ -14,7 +14,7 @@ from docs.continual.claims import (
 from docs.continual.fleets import Fleet, Fleets
 from docs.continual.measures import ACCURACY, MEASURES
 from docs.continual.null import Null
-from docs.continual.numbers import LOSS, STRONGEST, Asked, Head, Side, can_attack
+from docs.continual.numbers import LOSS, STRONGEST, Asked, Head, Side, can_attack, values
 from docs.study.numbers import GUESSES
 from docs.study.verdicts import NAMES as MEASURED
 from docs.study.verdicts import Compared, counted, tally
@@ -51,14 +51,24 @@ def leakage(comparisons: Comparisons, fleets: Fleets) -> str:
         if not names:
             continue
         if word:
-            sizes = (f"{name} ({found[name].estimate.value:+z.3f})" for name in names)
+            small = ("; small" if found[name].small else "" for name in names)
+            sizes = (
+                f"{name} ({found[name].estimate.value:+z.3f}{s})"
+                for name, s in zip(names, small, strict=True)
+            )
             parts.append(f"{text} under {listed([*sizes])}")
         else:
             signed = [f"{name}{' (small)' if found[name].small else ''}" for name in names]
             parts.append(f"is not shown to change under {listed(signed)}")
+    left = {name: values(fleets[name], asked[name][0], "auc").mean().item() for name in found}
+    ends = (
+        f"{left[name]:.3f} ({name})"
+        for name in (min(left, key=left.__getitem__), max(left, key=left.__getitem__))
+    )
     return (
         "As later tasks come, the leakage of earlier ones (AUC of the strongest attack on the "
-        f"network, at the end less right after the task) {'; '.join(parts)}."
+        f"network, at the end less right after the task) {'; '.join(parts)}. At the end it is "
+        f"{' to '.join(dict.fromkeys(ends))}."
     )
 
 

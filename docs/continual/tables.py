@@ -1,7 +1,5 @@
 """The page's tables, in Markdown."""
 
-from collections.abc import Sequence
-
 from attacks.continual.over_targets import over_targets
 from attacks.game import FULL
 from docs.continual.claims import BESIDE, Claim, Comparisons, beside, change, claims_of, few_heads
@@ -29,6 +27,12 @@ HELD = {
     "snapshot": "the last network",
     "snapshots": "every task's network",
     "state": "these and the learner's state",
+}
+NEURONS = {  # what models record of them, and its name in a table
+    "active": "active neurons per example",
+    "silent": "neurons that none activates",
+    "entropy": "entropy of a neuron's activity, bits",
+    "alive": "share of examples that activate a neuron of the last subnetwork",
 }
 
 
@@ -169,15 +173,14 @@ def few(comparisons: Comparisons, fleets: Fleets) -> str:
     )
 
 
-def stages(fleets: Fleets, fact: str, names: Sequence[str]) -> str:
-    """What models recorded of one fact after each stage, mean over targets."""
-    rows = [
-        (name, *(f"{value:.4g}" for value in fleets[name].facts[fact]))
-        for name in names
-        if fact in fleets[name].facts
-    ]
-    count = max((len(row) - 1 for row in rows), default=0)
-    return table(("learner", *(f"after task {number + 1}" for number in range(count))), rows)
+def neurons(fleets: Fleets) -> str:
+    """What the neurons of sparse learners do at the end, mean over targets."""
+    rows = []
+    for name, fleet in fleets.items():
+        if "active" in fleet.facts:
+            known = (fleet.facts.get(fact) for fact in NEURONS)
+            rows.append((name, *("-" if fact is None else f"{fact[-1]:.3g}" for fact in known)))
+    return table(("learner", *NEURONS.values()), rows)
 
 
 def risk(fleets: Fleets) -> str:
@@ -194,6 +197,11 @@ def risk(fleets: Fleets) -> str:
 def has_pairs(fleets: Fleets) -> bool:
     """Whether a learner was run with the one that it adds to."""
     return any(beside(fleets, first) for first in BESIDE)
+
+
+def has_neurons(fleets: Fleets) -> bool:
+    """Whether any learner recorded what its neurons do."""
+    return any("active" in fleet.facts for fleet in fleets.values())
 
 
 def has_state(fleets: Fleets) -> bool:

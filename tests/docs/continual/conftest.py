@@ -40,7 +40,7 @@ CONFIG = {
         "replay": 0,
         "ewc": 0,
         "backbone_epochs": 0,
-        "sdmlp": {"hidden": 1000, "k": 10, "switch": 5e5},
+        "sdmlp": {"hidden": 1000, "k": 10, "switch": None},
         "analytic": {"buffer": 512, "gamma": 0.1},
     },
     "trainer": {"max_epochs": 250, "check_val_every_n_epoch": 250},
@@ -162,7 +162,9 @@ def make_results(name, change=0.0, loss=0.0, heads=None, **options):
     return Results(
         name=name,
         inputs="",
-        experiment=Experiment(config, {}, {"data": "d"}, {"torch": "2.14"}, {}, name),
+        experiment=Experiment(
+            config, {}, {"data": "d", "network": name}, {"torch": "2.14"}, {}, name
+        ),
         basis={},
         variants=variants,
         rows=rows,
@@ -179,7 +181,11 @@ def make_records(forgotten, size):
     """Records of targets that lose a share of the accuracy of every task at the end."""
     records = []
     for extra in (size * extra for extra in NOISE):
-        stages = [{"rows": 140, "accuracy": [0.9] * TASKS, "active": 10.5} for _ in range(TASKS)]
+        stages = [
+            {"rows": 140, "accuracy": [0.9] * TASKS, "active": 10.5, "subnetwork": [1]}
+            for _ in range(TASKS)
+        ]
+        stages[-1] |= {"late": 1}  # a fact that not all stages have
         stages[-1] = stages[-1] | {"accuracy": [0.9 - forgotten + extra] * (TASKS - 1) + [0.9]}
         records.append({"ends": [1, 2, 3], "classes": [], STAGES: stages})
     return records

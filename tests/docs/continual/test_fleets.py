@@ -38,6 +38,7 @@ def test_what_is_found_is_read_back(leak_of, solves):
         ({"ewc": 1.5}, "ewc"),
         ({"learner": "sdmlp", "ewc": 100.0}, "sdmlp-ewc"),
         ({"learner": "acil"}, "acil"),
+        ({"learner": "acil", "analytic": {"buffer": 128}}, "acil-128"),
     ],
 )
 def test_a_fleet_is_named_for_what_learns_the_tasks(name, options, expected):
@@ -59,8 +60,18 @@ def test_kept_fleets_come_in_the_order_of_the_page_and_without_snapshots(store, 
     fleets = read(tmp_path)
     assert [*fleets] == ["finetune", "ssd", "acil"]
     assert [*fleets["acil"].study.variants] == ["full"]
-    row = fleets["acil"].leak.cell(1, 3).named("residual_lira")
-    assert [*row.by_target] == ["auc", "tpr_1pct"]
+
+
+def test_numbers_by_target_are_kept_right_after_a_task_and_at_the_end(store, tmp_path):
+    """Of an attacker who holds one network; what others find is kept as means over tasks."""
+    store("acil")
+    leak = read(tmp_path)["acil"].leak
+    kept = {(1, 1): ["auc", "tpr_1pct"], (1, 2): [], (1, 3): ["auc", "tpr_1pct"]}
+    for (task, stage), measures in kept.items():
+        rows = leak.cell(task, stage).rows
+        assert [[*row.by_target] for row in rows] == [measures] * 4
+        assert {row.holds for row in rows} == {"snapshot"}
+    assert leak.attackers[1].holds == "state"
 
 
 def test_a_folder_without_tasks_is_refused(write, tmp_path):
