@@ -7,19 +7,26 @@ model and task by the normal equations, independent of `continual` and `lightnin
     python audit.py --run_dir /tmp/tasks
 """
 
+import argparse
+import json
 import time
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+import datamodules
 from attacks.cases import make_cases
 from attacks.game import FULL, Game, ModelSignals
 from attacks.signals import signals
-from attacks.tasks import Form, Stage, Tasks, Worlds, task_of
+from attacks.tasks import FORMS, Form, Stage, Tasks, Worlds, task_of
+from storage.experiment import Experiment
+from storage.files import save_whole
+from storage.run_folder import RunFolder
+from storage.tasks import LEVERAGES
 
 CLASSES = 10
 
@@ -50,7 +57,7 @@ class Options(NamedTuple):
     seed: int = 0
 
 
-class Digits(NamedTuple):
+class Features(NamedTuple):
     """Random features of the digits and their classes."""
 
     pool: Float[Tensor, "pool width"]
@@ -66,15 +73,22 @@ class Head(NamedTuple):
     inverse: Float[Tensor, "width width"]
 
 
-def make_features(options: Options) -> Digits:
-    """phi(x) = ReLU(B x) of the digits, in a fixed random order."""
-    images, labels = (torch.from_numpy(array) for array in load_digits(return_X_y=True))
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(99))
+def read_digits(options: Options) -> datamodules.Digits:
+    """The images."""
+    data = datamodules.Digits(pool_size=options.pool)
+    data.setup("fit")
+    return data
+
+
+def make_features(options: Options) -> Features:
+    """phi(x) = ReLU(B x) of the pool and of the test split."""
+    data = read_digits(options)
     generator = torch.Generator().manual_seed(options.seed + 1)
     weight = torch.rand(64, options.width, generator=generator, dtype=torch.float64) / 4 - 0.125
-    features, labels = (images[order] / 16 @ weight).relu(), labels[order]
-    pool = options.pool
-    return Digits(features[:pool], labels[:pool], features[pool:], labels[pool:])
+    pool, test = (
+        (split.images.flatten(1).double() / 255 @ weight).relu() for split in (data.pool, data.test)
+    )
+    return Features(pool, data.pool.labels, test, data.test.labels)
 
 
 def make_game(options: Options) -> Game:
@@ -114,7 +128,7 @@ def draw_members(options: Options) -> Bool[Tensor, "models examples"]:
 
 
 def solve(
-    data: Digits, inside: Bool[Tensor, " pool"], classes: list[list[int]], gamma: float
+    data: Features, inside: Bool[Tensor, " pool"], classes: list[list[int]], gamma: float
 ) -> list[Head]:
     """The head after each stage, from the sums of all members so far."""
     task, width = task_of(data.labels, classes), data.pool.shape[1]
@@ -127,7 +141,9 @@ def solve(
     return heads
 
 
-def make_worlds(data: Digits, classes: list[list[int]], options: Options, row: int) -> list[Worlds]:
+def make_worlds(
+    data: Features, classes: list[list[int]], options: Options, row: int
+) -> list[Worlds]:
     """Heads on random halves of the pool, after each stage."""
     generator = torch.Generator().manual_seed(1000 * options.seed + row)
     draws = torch.rand(options.worlds, options.pool, generator=generator).argsort(1)
@@ -170,7 +186,7 @@ def _leverage(
 
 
 def _record(
-    data: Digits,
+    data: Features,
     members: Bool[Tensor, "models pool"],
     classes: list[list[int]],
     heads: list[Head],
@@ -179,7 +195,6 @@ def _record(
     """What training records of all models at the end of one stage."""
     task = task_of(data.labels, classes)
     tested = task_of(data.test_labels, classes)
-    forms: tuple[Form, ...] = ("float64", "float16", "int8")
     return Stage(
         outputs=torch.stack([outputs(head, data.pool, classes, place) for head in heads]),
         accuracy=torch.stack([_accuracy(head, data, classes, place, tested) for head in heads]),
@@ -187,7 +202,7 @@ def _record(
             form: torch.stack(
                 [_leverage(store(head.inverse, form), data.pool).float() for head in heads]
             )
-            for form in forms
+            for form in FORMS
         },
         outside=torch.stack(
             [_outside(data.pool[inside & (task == place)], data.pool) for inside in members]
@@ -207,13 +222,15 @@ def _outside(
 
 
 def _accuracy(
-    head: Head, data: Digits, classes: list[list[int]], place: int, tested: Int64[Tensor, " test"]
+    head: Head, data: Features, classes: list[list[int]], place: int, tested: Int64[Tensor, " test"]
 ) -> Float[Tensor, " tasks"]:
     correct = outputs(head, data.test, classes, place).argmax(1) == data.test_labels
     return torch.stack([correct[tested == t].double().mean() for t in range(len(classes))])
 
 
-def _signals(data: Digits, heads: list[Head], classes: list[list[int]], place: int) -> ModelSignals:
+def _signals(
+    data: Features, heads: list[Head], classes: list[list[int]], place: int
+) -> ModelSignals:
     """Signals of all models at the end of one stage."""
     own = [signals(outputs(head, data.pool, classes, place), data.labels) for head in heads]
     test = [signals(outputs(head, data.test, classes, place), data.test_labels) for head in heads]
@@ -224,3 +241,79 @@ def _signals(data: Digits, heads: list[Head], classes: list[list[int]], place: i
         population_hinge=torch.stack([found.hinge for found in test])[:, None],
         labels=(data.labels, data.test_labels),
     )
+
+
+def write_tasks(path: Path, options: Options) -> RunFolder:
+    """Solve every model and write what train.py would have; weights are empty."""
+    data, game = read_digits(options), make_game(options)
+    tasks = game.tasks or Tasks([], data.pool.labels, [])
+    stages = [tasks.stages[place] for place in range(options.tasks)]
+    config = {
+        "seed": options.seed,
+        "data": {"class_path": "datamodules.Digits", "init_args": {"pool_size": options.pool}},
+        "model": {"network": "ridge"},
+        "trainer": {"max_epochs": options.tasks},
+        "fleet": {"shadows": options.shadows, "targets": options.targets},
+        "queries": ["identity"],
+        "quantize": [],
+        "continual": {
+            "tasks": options.tasks,
+            "learner": "acil",
+            "ends": list(range(1, options.tasks + 1)),
+        },
+    }
+    fingerprints = {"data": data.fingerprint(), "network": "ridge"}
+    versions: dict[str, str | int] = {"torch": str(torch.__version__), "threads": 1}
+    sizes = {"num_classes": CLASSES, "channels": 1, "height": 8, "width": 8}
+    experiment = Experiment(config, sizes, fingerprints, versions, {}, "01234567")
+    run = RunFolder(path)
+    run.open(experiment, game.members)
+    for row, name in enumerate(experiment.names):
+        for number, stage in enumerate(stages, start=1):
+            save_whole(run.task(name, number), _content(stage, row))
+        for variant, known in game.by_stage.items():
+            save_whole(run.weights(name, variant), {})
+            save_whole(run.signals(name, variant), _signal_file(known, row))
+        rows = [int(game.members[row, tasks.task == task].sum()) for task in range(len(stages))]
+        facts = [{"rows": count, "fewer_rows": count < options.width} for count in rows]
+        record = {"ends": config["continual"]["ends"], "classes": tasks.classes, "stages": facts}
+        run.record(name, FULL).write_text(json.dumps(record), encoding="utf-8")
+    return run
+
+
+def _content(stage: Stage, row: int) -> dict[str, Tensor]:
+    """The file of one model's stage."""
+    content = {"outputs": stage.outputs[row], "accuracy": stage.accuracy[row]}
+    content |= {LEVERAGES[form]: signal[row] for form, signal in stage.leverage.items()}
+    if stage.outside is not None:
+        content["outside"] = stage.outside[row]
+    if row in stage.worlds:
+        outputs, leverage, members, seconds = stage.worlds[row]
+        content |= {"world_outputs": outputs, "world_leverage": leverage}
+        content |= {"world_members": members, "world_seconds": torch.tensor([seconds]).double()}
+    return {key: tensor.contiguous() for key, tensor in content.items()}
+
+
+def _signal_file(known: ModelSignals, row: int) -> dict[str, Tensor]:
+    content: dict[str, Any] = {
+        field: getattr(known, field)[row].contiguous()
+        for field in ("phi", "hinge", "population", "population_hinge")
+    }
+    correct, test = content["hinge"] > 0, content["population_hinge"][0] > 0
+    return content | {"correct": correct, "test_correct": test, "loss": -content["phi"]}
+
+
+def main() -> None:
+    """The command line: options of `Options`."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("path", type=Path)
+    for option in ("pool", "shadows", "targets", "tasks", "width", "worlds"):
+        parser.add_argument(f"--{option}", type=int, default=getattr(Options(), option))
+    parser.add_argument("--shuffle", action="store_true")
+    arguments = vars(parser.parse_args())
+    torch.set_num_threads(1)
+    write_tasks(arguments.pop("path"), Options(**arguments))
+
+
+if __name__ == "__main__":
+    main()

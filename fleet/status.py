@@ -17,6 +17,7 @@ from storage.federation import describe_left_out
 from storage.names import ModelName
 from storage.pruning import read_pruning
 from storage.run_folder import RunFolder
+from storage.sparse_heads import describe_sparse_heads
 
 State = Literal["finished", "running", "failed", "waiting"]
 
@@ -184,6 +185,7 @@ def summarise(call: Call, failed: Failed) -> Iterator[str]:
         )
     yield from failed.unjudged
     yield from describe_left_out(run, chosen)
+    yield from describe_sparse_heads(run, chosen)
     if pruned := read_pruning(run, chosen):
         yield pruned.describe()
     if sizes := [f"{variant} {size:,}" for variant, size in _sizes(run, chosen, variants).items()]:

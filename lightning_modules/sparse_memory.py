@@ -81,6 +81,10 @@ class SparseMemoryClassifier(HeadedClassifier):
             examples += len(activations.after)
         active, silent = int(counts.sum()) / examples, int((counts == 0).sum())
         self.facts = {"active": active, "silent": silent}
+        if isinstance(inhibition := self.head.inhibition, GabaSwitch | TopK):
+            self.facts["k"] = inhibition.k
+        if isinstance(inhibition, GabaSwitch):
+            self.facts["switch"] = int(inhibition.switch)
         self.after_counting(counts, examples)
 
     def on_train_epoch_end(self) -> None:

@@ -1,5 +1,7 @@
 """What learning in tasks leaks: tables."""
 
+from collections.abc import Sequence
+
 from attacks.continual.comparisons import ENDS, STRONGEST
 from attacks.continual.leaks import ContinualLeak
 from attacks.metrics.intervals import Estimate
@@ -114,7 +116,7 @@ def _attackers(leak: ContinualLeak) -> Table:
                 estimate_cell(attacker.auc),
                 *(estimate_cell(rate, percent=True) for rate in rates),
                 *difference_cells(attacker.gain),
-                Cell(listed(attacker.attacks)),
+                Cell(_name_some(attacker.attacks)),
             )
         )
     return Table(
@@ -130,6 +132,13 @@ def _attackers(leak: ContinualLeak) -> Table:
         "log-likelihood ratios over snapshots. Intervals are over targets and examples, for these "
         "shadows; p is corrected for the number of rows (Holm).",
     )
+
+
+def _name_some(attacks: Sequence[str]) -> str:
+    """Names of a few attacks, and how many more there are."""
+    shown = list(attacks[:3])
+    more = len(attacks) - len(shown)
+    return listed([*shown, f"{more} more"] if more else shown)
 
 
 def _state(leak: ContinualLeak) -> Table:

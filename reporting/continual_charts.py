@@ -15,7 +15,8 @@ CAPTION = (
     "Learning in tasks: each row is a task, each column the end of a stage, numbered from 1. From "
     "left to right: accuracy on the task's test examples, of all classes; AUC and TPR at 1% FPR of "
     "the strongest attack by one who holds that snapshot alone; AUC of the loss attack, "
-    "in the same colours. Accuracy and TPR are in percent."
+    "in the same colours. Accuracy and TPR are in percent. Of few non-members a TPR is uncertain: "
+    "the table has its interval."
 )
 
 

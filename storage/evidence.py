@@ -35,6 +35,7 @@ from storage.rounds import describe_clients, read_rounds
 from storage.run_folder import RunFolder
 from storage.saved_signals import SavedSignal, load_signals
 from storage.searches import CostMeans, average_cost, average_search
+from storage.sparse_heads import describe_sparse_heads
 from storage.tasks import NO_LABELS, describe_tasks, read_tasks
 from storage.trade_offs import trade_offs
 
@@ -136,11 +137,14 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
 def _leave_out_training(
     run: RunFolder, playing: Playing, data: ImageDataModule | None
 ) -> list[str]:
-    """Sentences on what is not known of pruning or tasks, and on what federations left out."""
+    """Sentences on what is not known of pruning or tasks, and on what went wrong in training."""
     experiment = playing.experiment
     lost = leave_out_pruning(run, playing.audited) if experiment.pruned else []
     lost += describe_left_out(run, playing.sound) if experiment.federated else []
-    return lost + ([NO_LABELS] if experiment.continual and data is None else [])
+    if experiment.continual:
+        lost += describe_sparse_heads(run, playing.sound)
+        lost += [NO_LABELS] if data is None else []
+    return lost
 
 
 def restrict(evidence: Evidence, choice: Choice) -> Evidence:

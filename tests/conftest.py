@@ -20,6 +20,7 @@ import train
 from attacks import ATTACKS
 from attacks.game import ModelSignals
 from audit import main as audit_command
+from benchmarks import synthetic_tasks
 from benchmarks.synthetic_federations import Options, write_federations
 from lightning_modules.classifier import Classifier
 from quantization.own import load_own, try_method
@@ -392,6 +393,21 @@ def federated_run(federations, tmp_path):
     """The same run, free to be changed."""
     copy = RunFolder(tmp_path / "federations")
     shutil.copytree(federations.path, copy.path)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def task_learners(tmp_path_factory):
+    """Eight shadows and two targets that learn three tasks, to be read or copied, not changed."""
+    options = synthetic_tasks.Options(pool=300, width=80, worlds=3)
+    return synthetic_tasks.write_tasks(tmp_path_factory.mktemp("runs") / "learners", options)
+
+
+@pytest.fixture
+def task_run(task_learners, tmp_path):
+    """The same run, free to be changed."""
+    copy = RunFolder(tmp_path / "learners")
+    shutil.copytree(task_learners.path, copy.path)
     return copy
 
 

@@ -122,4 +122,4 @@ def map_risk(
 def _correlate(expected: Sequence[float], found: Float[Tensor, "targets groups"]) -> Estimate:
     """Mean over targets of the rank correlation with what is found in each."""
     rho = [float(spearmanr(expected, row).statistic) for row in found.tolist()]
-    return over_targets(torch.tensor(rho, dtype=torch.float64))
+    return over_targets(torch.tensor(rho, dtype=torch.float64), (-1.0, 1.0))

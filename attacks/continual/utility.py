@@ -47,7 +47,7 @@ def sum_up(
     if stages > 1:
         first = torch.arange(stages - 1)
         change = accuracy[:, -1, :-1] - accuracy[:, first, first]
-        backward = over_targets(change.double().mean(1))
+        backward = over_targets(change.double().mean(1), (-1.0, 1.0))
     return Utility(
         [
             [over_targets(accuracy[:, stage, task].double()) for task in range(stage + 1)]

@@ -9,7 +9,7 @@ def test_every_figure_that_has_something_to_show_is_drawn(results, findings):
     drawings = illustrate(results, findings, pictures(3, 160).__getitem__)
     always = ["plane", "roc", "convergence", "gallery", "layers"]
     assert list(drawings) == always  # these have no records of cost, and were not pruned
-    assert list(CAPTIONS) == [*always, "cost", "bits", "choice", "pruning", "rounds"]
+    assert list(CAPTIONS) == [*always, "cost", "bits", "choice", "pruning", "rounds", "tasks"]
     assert drawings["gallery"].chart is None
     assert all(drawing.chart for name, drawing in drawings.items() if name != "gallery")
     assert "mean over 2 audited models" in drawings["layers"].caption

@@ -24,6 +24,8 @@ def test_figures_worked_by_hand():
     assert utility.backward.value == pytest.approx(-0.3)
     # Student's t with one degree of freedom: -0.2 and -0.4
     assert utility.backward.high == pytest.approx(-0.3 + 12.7062 * 0.1, abs=1e-4)
+    assert utility.backward.low == -1
+    assert utility.last.high == 1
 
 
 def test_a_single_task_forgets_nothing_and_a_single_target_has_no_interval():
