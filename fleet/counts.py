@@ -8,9 +8,11 @@ from jsonargparse import Namespace
 
 from fleet.prepare import Job
 from fleet.restarts import find_lost
+from lightning_modules.federated_options import FederatedOptions
 from storage.names import ModelName
 from storage.run_folder import RunFolder
 
+GRADIENT = 4  # forward passes that the gradients of single examples take; measured 3 to 5
 HEADER = 512  # bytes before the signals in their file; measured 504 in a smaller one
 
 
@@ -36,6 +38,8 @@ class Counts(NamedTuple):
         embedded: models whose embeddings are recorded.
         clients: clients in a round; 0 if models are trained in one place.
         rounds: number of rounds whose uploads are recorded.
+        looks: passes over the pool that a recorded round takes, in forward passes.
+        series: models that signals are recorded of in such a round.
     """
 
     run: RunFolder
@@ -56,6 +60,8 @@ class Counts(NamedTuple):
     embedded: Collection[ModelName] = ()
     clients: int = 0
     rounds: int = 0
+    looks: int = 0
+    series: int = 0
 
     @property
     def passes(self) -> int:
@@ -65,12 +71,12 @@ class Counts(NamedTuple):
     @property
     def round_passes(self) -> int:
         """Images that go through the uploads of recorded rounds, and the models around them."""
-        return self.rounds * (self.clients + 2) * self.pool
+        return self.rounds * self.looks * self.pool
 
     @property
     def round_bytes(self) -> int:
-        """Bytes of a model's recorded rounds: three signals of each upload and of the new model."""
-        return self.rounds * (HEADER + 3 * 4 * (self.clients + 1) * self.pool)
+        """Bytes of a model's recorded rounds: three signals of each upload and each new model."""
+        return self.rounds * (HEADER + 3 * 4 * self.series * self.pool)
 
     def kept(self, image_bytes: int) -> int:
         """Bytes of a variant's signals, at `image_bytes` per image and query of the pool."""
@@ -106,6 +112,7 @@ def count_work(job: Job) -> Counts:
         visits = clients * federation.local_epochs
         held = members / federation.clients
         steps, members = visits * ceil(held / data.batch_size), round(visits * held)
+    looks, series = _looks(job.federated, clients)
     lost = [name for name in todo if find_lost(job.run, job.experiment, name)]
     return Counts(
         run=job.run,
@@ -126,4 +133,18 @@ def count_work(job: Job) -> Counts:
         embedded=job.experiment.embedded,
         clients=clients,
         rounds=len(job.experiment.rounds),
+        looks=looks,
+        series=series,
     )
+
+
+def _looks(options: FederatedOptions, clients: int) -> tuple[int, int]:
+    """Passes over the pool of a recorded round, and how many models its signals are of.
+
+    Uploads, what they began with, the new model, and this without a client, unless clients are
+    isolated: then each began with a model of its own.
+    """
+    isolated = options.adversary == "isolate"
+    begun, new = (clients + 1, 1) if isolated else (1, 2)
+    gradients = GRADIENT * begun if options.cosine == "all" else 0
+    return clients + begun + new + gradients, clients + new

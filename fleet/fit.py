@@ -68,7 +68,8 @@ def fit(job: Job, name: ModelName) -> None:
         training = [Prune(run.record(name, FULL), job.prune, epochs, seed)]
     if federation is not None and not weights.exists():
         recorded, sizes = job.experiment.rounds, federation.sizes()
-        training = [RecordRounds(run.model(name), run.record(name, FULL), recorded, sizes)]
+        record, cosine = run.record(name, FULL), job.federated.cosine
+        training = [RecordRounds(run.model(name), record, recorded, sizes, cosine)]
     after = [progress, quantize]
     trainer = make_trainer(job, name, attempt, training, after, peers, options)
     with tf32(job.model.tf32), ending_together(trainer):

@@ -9,8 +9,9 @@ from attacks.findings import Convergence
 from attacks.frontier import Frontier
 from reporting.charts import Chart
 from reporting.cost import bits_chart, choice_chart, cost_chart
-from reporting.federated import ATTACKERS, rounds_chart
-from reporting.federated import CAPTION as ROUNDS
+from reporting.federated import ATTACKERS
+from reporting.federated_chart import CAPTION as ROUNDS
+from reporting.federated_chart import rounds_chart
 from reporting.figures import convergence_chart, layers_chart, roc_chart
 from reporting.gallery import Pictures, gallery_figure
 from reporting.matplotlib_charts import draw

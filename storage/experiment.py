@@ -120,6 +120,12 @@ class Experiment(NamedTuple):
         return rounds
 
     @property
+    def adversary(self) -> str | None:
+        """Who acts maliciously in federated training; None if everybody is honest."""
+        adversary: str | None = self.config.get("federated", {}).get("adversary")
+        return adversary
+
+    @property
     def embedded(self) -> list[ModelName]:
         """Models whose embeddings are recorded: those that are audited, if it was asked for."""
         audited = self.names[self.shadows if self.targets else 0 :]

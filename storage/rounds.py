@@ -35,7 +35,8 @@ def read_rounds(
 ) -> Rounds | None:
     """Read what was recorded of some models; None if they were not trained by clients.
 
-    Signals are float32: 12 bytes for each model, recorded round, client and example.
+    Signals are float32: 12 bytes for each model, recorded round, client and example. Those without
+    the attacking client's upload are read if every file has them; folders from before have none.
 
     Args:
         run: the experiment's folder.
@@ -54,8 +55,11 @@ def read_rounds(
     models, examples = len(members), len(next(iter(members.values())))
     shape = models, len(done), clients, examples
     uploads = {name: torch.full(shape, torch.nan) for name in SIGNALS}
-    aggregates = {name: torch.full((models, len(done), examples), torch.nan) for name in SIGNALS}
-    holder = torch.full((models, examples), NOBODY)
+    aggregates, others = (
+        {name: torch.full((models, len(done), examples), torch.nan) for name in SIGNALS}
+        for _ in range(2)
+    )
+    holder, complete = torch.full((models, examples), NOBODY), True
     for row, name in enumerate(members):
         if name not in used:
             continue
@@ -67,7 +71,12 @@ def read_rounds(
             for signal in SIGNALS:
                 uploads[signal][row, place, participants] = signals[signal]
                 aggregates[signal][row, place] = signals[f"global_{signal}"]
-    return Rounds(done, uploads, aggregates, holder)
+                if (rest := signals.get(f"others_{signal}")) is None:
+                    complete = False
+                else:
+                    others[signal][row, place] = rest
+    known = others if complete else None
+    return Rounds(done, uploads, aggregates, holder, known, experiment.adversary)
 
 
 def describe_clients(run: RunFolder, audited: Iterable[ModelName]) -> dict[str, str]:
@@ -79,6 +88,9 @@ def describe_clients(run: RunFolder, audited: Iterable[ModelName]) -> dict[str, 
     experiment = run.read()
     rounds = ", ".join(map(str, experiment.rounds))
     facts = {"clients": f"{experiment.clients} of each model; recorded rounds: {rounds}"}
+    if (adversary := experiment.adversary) is not None:
+        strength = experiment.config["federated"]["strength"]
+        facts["adversary"] = f"{adversary}, strength {strength:g}"
     records = [record for name in audited if (record := read_record(run, name, FULL))]
     uploaded = [fmean(record["bytes"]) for record in records if record.get("bytes")]
     if uploaded:
@@ -106,6 +118,7 @@ def _read_holder(
 def _read_round(path: Path, examples: int, clients: int) -> _Round:
     names = [*SIGNALS, *(f"global_{name}" for name in SIGNALS)]
     content = _load(path, ("participants", *names))
+    names += [name for signal in SIGNALS if (name := f"others_{signal}") in content]
     participants = content.pop("participants")
     listed = participants.tolist() if participants.ndim == 1 else [-1]
     if sorted(set(listed) & set(range(clients))) != listed:
@@ -115,7 +128,7 @@ def _read_round(path: Path, examples: int, clients: int) -> _Round:
         )
     for name in names:
         signal = content[name]
-        expected = (examples,) if name.startswith("global") else (len(listed), examples)
+        expected = (len(listed), examples) if name in SIGNALS else (examples,)
         if tuple(signal.shape) != expected:
             raise ValueError(
                 f"`{name}` in {path} must have shape {list(expected)}, got {list(signal.shape)}. "
