@@ -5,7 +5,7 @@ import json
 import pytest
 
 from attacks.continual.comparisons import Attacker, StateLeak, Transfer
-from attacks.continual.leaks import ContinualLeak, TaskCell, VariantLeak
+from attacks.continual.leaks import ContinualLeak, TaskCell
 from attacks.continual.risk_map import RiskGroup, RiskMap
 from attacks.continual.rows import TaskRow
 from attacks.continual.utility import Utility
