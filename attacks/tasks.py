@@ -42,6 +42,8 @@ class Stage(NamedTuple):
         outside: share of |phi|^2 that lies outside the range of what R gained in this stage; None
             for learners without R.
         worlds: heads over the features of audited models, by their row; empty for such learners.
+        solved: for audited models, whether each example was learnt, solved for from the weight of
+            their head; None where that is not known.
         exemplars: the examples that each model keeps to replay them; None without replay.
     """
 
@@ -50,6 +52,7 @@ class Stage(NamedTuple):
     leverage: Mapping[Form, Float[Tensor, "models examples"]] = {}
     outside: Float[Tensor, "models examples"] | None = None
     worlds: Mapping[int, Worlds] = {}
+    solved: Float[Tensor, "models examples"] | None = None
     exemplars: Bool[Tensor, "models examples"] | None = None
 
     def on(self, examples: Int64[Tensor, " chosen"]) -> "Stage":
@@ -63,6 +66,7 @@ class Stage(NamedTuple):
             leverage={form: signal[:, examples] for form, signal in self.leverage.items()},
             outside=choose(self.outside),
             worlds={row: worlds.on(examples) for row, worlds in self.worlds.items()},
+            solved=choose(self.solved),
             exemplars=choose(self.exemplars),
         )
 

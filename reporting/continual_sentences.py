@@ -31,7 +31,7 @@ def sentences(leak: ContinualLeak | None) -> list[str]:
     if leak.transfers:
         told += [_rises(leak.transfers[0]), *_misleads(leak.transfers)]
     told += [_gain(leak)] if len(leak.attackers) > 1 else []
-    return told + _ships(leak) + _keeps(leak)
+    return told + _solves(leak) + _ships(leak) + _keeps(leak)
 
 
 def _rises(strongest: Transfer) -> str:
@@ -86,6 +86,18 @@ def _gain(leak: ContinualLeak) -> str:
         f"At the end, one who holds {HOLDERS[alone.holds]} reaches AUC {show(alone.auc)}, mean "
         f"over tasks. Who holds more, step by step: {'; '.join(told)}."
     )
+
+
+def _solves(leak: ContinualLeak) -> list[str]:
+    """One line if members are found from a head's normal equations."""
+    found = next((f for f in leak.state if f.attack == "normal_equations"), None)
+    if found is None or found.auc is None or found.auc.low <= 0.5:
+        return []
+    late = f", and AUC {show(found.auc_at_end)} at the end" if found.auc_at_end else ""
+    return [
+        "A head alone tells who was learnt: one whose candidates hold every training example solves "
+        f"the normal equations of its weight, by AUC {show(found.auc)} right after each task{late}."
+    ]
 
 
 def _ships(leak: ContinualLeak) -> list[str]:

@@ -25,6 +25,8 @@ LEVERAGES: dict[Form, str] = {
     "float64": "leverage", "float16": "leverage_float16", "int8": "leverage_int8",
 }  # fmt: skip
 WORLDS = "world_outputs", "world_leverage", "world_members", "world_seconds"
+SOLVED = "solved"
+AUDITED = {*WORLDS, SOLVED}  # known of audited models alone
 NO_LABELS = (
     "Tasks were not attacked one by one, because the images that say which example is of which "
     "task are gone. Put them back in their place, and audit again."
@@ -65,12 +67,14 @@ class SavedStages:
         files = {name: self.run.task(name, index + 1) for name in self.names if name in self.used}
         contents = {name: _load(path) for name, path in files.items()}
         first = next(iter(contents.values()), {})
-        expected = {key for key in first if key not in WORLDS} | {"outputs", "accuracy"}
-        worlds = {k for name in self.audited for k in contents[name] if k in WORLDS}
+        expected = {key for key in first if key not in AUDITED} | {"outputs", "accuracy"}
+        own = {key for name in self.audited for key in contents[name] if key in AUDITED}
+        worlds = own & {*WORLDS}
         for name, content in contents.items():
-            needed = expected | (worlds if name in self.audited else set())
+            needed = expected | (own if name in self.audited else set())
             _check(files[name], content, needed, self.shape)
         stacked = {key: self._stack(contents, key) for key in expected}
+        audited = {name: contents[name] for name in self.audited}
         exemplars = stacked.get("exemplars")
         return Stage(
             outputs=stacked["outputs"],
@@ -83,6 +87,7 @@ class SavedStages:
                 self.names.index(name): _make_worlds(contents[name])
                 for name in (self.audited if worlds else ())
             },
+            solved=self._stack(audited, SOLVED) if SOLVED in own else None,
             exemplars=None if exemplars is None else exemplars.nan_to_num(0).bool(),
         )
 

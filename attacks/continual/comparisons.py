@@ -53,7 +53,7 @@ class Attacker(NamedTuple):
 
 
 class StateLeak(NamedTuple):
-    """What one attack on a learner's state finds, mean over tasks.
+    """What one finds who holds a learner's state, or all candidates; mean over tasks.
 
     Attributes:
         attack: its name.
@@ -158,7 +158,7 @@ def find_state_leaks(first: Cells, last: Cells) -> list[StateLeak]:
     """
     rows = {name: f.row for cell in (*first, *last) for name, f in cell.items()}
     leaks = []
-    for name in (name for name, row in rows.items() if row.holds == "state"):
+    for name in (name for name, row in rows.items() if row.holds in ("state", "candidates")):
         values = []
         for cells in (first, last):
             known = [cell[name] for cell in cells if name in cell]

@@ -202,6 +202,16 @@ def test_a_loss_attack_misleads_only_if_it_is_shown_to_have_the_opposite_sign(le
     assert "loss" not in second(strongest, transfer("loss", (-0.05, 0.06), (0, 1)))
 
 
+def test_a_head_is_said_to_tell_who_was_learnt_where_its_equations_do(leak):
+    found = StateLeak("normal_equations", Estimate(0.9, 0.8, 0.95), RATE, None, None)
+    assert sentences(leak._replace(state=[found]))[-1] == (
+        "A head alone tells who was learnt: one whose candidates hold every training example solves "
+        "the normal equations of its weight, by AUC 0.900 (0.800-0.950) right after each task."
+    )
+    found = found._replace(auc_at_end=Estimate(0.8, 0.7, 0.9), auc=Estimate(0.52, 0.49, 0.55))
+    assert not any("A head alone" in told for told in sentences(leak._replace(state=[found])))
+
+
 def test_r_may_be_shipped_where_no_test_finds_members(leak):
     nothing = Estimate(0.51, 0.49, 0.53)
     state = [StateLeak("leverage_int8", nothing, LOW, nothing, LOW)]
