@@ -163,9 +163,9 @@ def _state(leak: ContinualLeak) -> Table:
     note = (
         "Attacks on what a learner keeps to go on learning, mean over tasks: on the matrix R of a "
         "ridge head as it is (float64) and stored in fewer bits, and on exemplars kept for replay. "
-        f"range_test and leverage need no shadows.{kept} normal_equations holds no state: it solves "
-        "for members from the weight of the head, and takes candidates that hold every training "
-        f"example, here the pool. {DOCS}"
+        f"range_test and leverage need no shadows.{kept} normal_equations holds no state: it "
+        "solves for members from the weight of the head, and takes candidates that hold every "
+        f"training example, here the pool. {DOCS}"
     )
     return Table(
         "task_state",

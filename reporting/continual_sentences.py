@@ -95,8 +95,9 @@ def _solves(leak: ContinualLeak) -> list[str]:
         return []
     late = f", and AUC {show(found.auc_at_end)} at the end" if found.auc_at_end else ""
     return [
-        "A head alone tells who was learnt: one whose candidates hold every training example solves "
-        f"the normal equations of its weight, by AUC {show(found.auc)} right after each task{late}."
+        "A head alone tells who was learnt: one whose candidates hold every training example "
+        f"solves the normal equations of its weight, by AUC {show(found.auc)} right after each "
+        f"task{late}."
     ]
 
 

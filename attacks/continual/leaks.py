@@ -81,7 +81,7 @@ class ContinualLeak(NamedTuple):
         exemplars: share of the members of earlier tasks that are kept for replay at the end; None
             without replay.
         risk_map: whether leverages tell who is exposed; None for learners without them.
-        variants: of the variants at the end of training.
+        variants: of the variants at the end of training, by attacks on phi.
         left_out: what could not be attacked, and why, one sentence each.
     """
 

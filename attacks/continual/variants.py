@@ -21,7 +21,7 @@ class VariantLeak(NamedTuple):
         auc: mean over tasks, each by the attack that is strongest on other targets.
         tpr_1pct: the same at 1% FPR.
         by_task: AUC of each task.
-        whole: whether they see whole output vectors, and not only phi.
+        whole: whether the attacks see whole output vectors, and not only phi.
     """
 
     variant: str
@@ -40,9 +40,9 @@ def attack_variants(
     on whole output vectors.
 
     Args:
-        game: who is attacked by whom.
-        tasks: what was recorded.
-        usable: places of the tasks that can be attacked.
+        game: whose models learn in tasks.
+        tasks: these tasks.
+        usable: numbers of the tasks that are attacked, from 0.
         end: the last stage.
     """
     whole = game.signals.keys() - {FULL} <= tasks.outputs.keys()
@@ -55,7 +55,7 @@ def attack_variants(
             outputs = end.outputs if variant == FULL else tasks.outputs[variant]
             seen = Stage(outputs, end.accuracy)
         for task in usable:
-            found = _attack_variant(game, tasks, task, variant, signals, seen)
+            found = _attack_task(game, tasks, task, variant, signals, seen)
             for metric in parts:
                 measured, _ = choose(found, metric)
                 parts[metric].append(measured)
@@ -66,7 +66,7 @@ def attack_variants(
     return leaks
 
 
-def _attack_variant(
+def _attack_task(
     game: Game,
     tasks: Tasks,
     task: int,

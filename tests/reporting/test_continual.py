@@ -205,8 +205,9 @@ def test_a_loss_attack_misleads_only_if_it_is_shown_to_have_the_opposite_sign(le
 def test_a_head_is_said_to_tell_who_was_learnt_where_its_equations_do(leak):
     found = StateLeak("normal_equations", Estimate(0.9, 0.8, 0.95), RATE, None, None)
     assert sentences(leak._replace(state=[found]))[-1] == (
-        "A head alone tells who was learnt: one whose candidates hold every training example solves "
-        "the normal equations of its weight, by AUC 0.900 (0.800-0.950) right after each task."
+        "A head alone tells who was learnt: one whose candidates hold every training example "
+        "solves the normal equations of its weight, by AUC 0.900 (0.800-0.950) right after each "
+        "task."
     )
     found = found._replace(auc_at_end=Estimate(0.8, 0.7, 0.9), auc=Estimate(0.52, 0.49, 0.55))
     assert not any("A head alone" in told for told in sentences(leak._replace(state=[found])))
