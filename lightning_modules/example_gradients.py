@@ -1,9 +1,8 @@
 """Cosines of the gradients of single examples, on all layers, with updates.
 
 Parameters of BatchNorm are left out: in evaluation mode they only scale what other layers compute.
-Gradients of a chunk take at most 64 MB. With 11 directions, on a CPU: 1.0 ms per photograph of
-32x32 pixels and `convnet_gn` (24,346 parameters), 2.8 forward passes; 0.1 ms per digit and a
-perceptron.
+Gradients of a chunk take at most 64 MB. With 11 directions, on a CPU: 1.0 ms per image of 32x32
+pixels and `convnet_gn` (24,346 weights), or 2.8 forward passes; 0.1 ms per digit and a perceptron.
 """
 
 from collections.abc import Mapping
