@@ -3,8 +3,8 @@
     python -m benchmarks.analytic --data ImageFolder --data.root photographs --data.pool_size 2000
 
 All rows have the same members, classes, augmentation and epochs. Each is trained by train.py, to
-which all other options go. Measured so far, with 800 photographs of the first task, of which each of
-two models has half, and 12 epochs; seconds are those of two busy cores:
+which all other options go. Measured so far, with 800 photographs of the first task, of which each
+of two models has half, and 12 epochs; seconds are those of two busy cores:
 
     method       average    last   first   later    std  s/model
     acil            44.6    35.8    32.8    37.8    0.8      149
