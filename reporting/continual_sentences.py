@@ -103,8 +103,9 @@ def _ships(leak: ContinualLeak) -> list[str]:
         )
     if late:
         best = max(late, key=lambda f: f.auc_at_end.value if f.auc_at_end else 0)
+        found = "those" if told else "finds members"
         told.append(
-            f"{best.attack} those of earlier tasks at the end by AUC {_known(best.auc_at_end)}"
+            f"{best.attack} {found} of earlier tasks at the end by AUC {_known(best.auc_at_end)}"
         )
     return [f"Do not ship R: {', and '.join(told)}."]
 
@@ -128,7 +129,8 @@ def direction(difference: Difference) -> int:
 def _unshown(difference: Difference, metric: Metric) -> str:
     low, high = (100 * end if metric != "auc" else end for end in difference.estimate[1:3])
     unit, digits = (" points", 1) if metric != "auc" else ("", 3)
-    return f"{NAMES[metric]} {low:+z.{digits}f} to {high:+z.{digits}f}{unit}"
+    alone = "" if low <= 0 <= high else " before correction for the number of comparisons"
+    return f"{NAMES[metric]} {low:+z.{digits}f} to {high:+z.{digits}f}{unit}{alone}"
 
 
 def _known(estimate: Estimate | None) -> str:
