@@ -12,8 +12,9 @@ of two models has half, and 12 epochs; seconds are those of two busy cores:
     distilled       41.8    32.3    29.6    34.1    2.8       76
 
 `average` is over stages, of all classes seen by then; `last` is after the last task, `first` of the
-first task's classes then, and `later` of the others; `std` is that of `last`. At this budget REAL does not gain: features that saw no labels are worse, on later classes too, and a
-teacher of a quarter of the epochs makes up for a part. The fused rows have not been measured.
+first task's classes then, and `later` of the others; `std` is that of `last`. At this budget REAL
+does not gain: features that saw no labels are worse, on later classes too, and a teacher of a
+quarter of the epochs makes up for a part. The fused rows have not been measured.
 """
 
 import argparse
