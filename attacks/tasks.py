@@ -1,6 +1,6 @@
 """What can be seen of learners that see their classes task by task: outputs, and their state."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -82,11 +82,14 @@ class Tasks(NamedTuple):
         classes: of each task, in the order of training.
         labels: class of each example.
         stages: one per task.
+        outputs: `[models, examples, classes]` of the quantized networks at the end, by variant; of
+            those whose outputs were recorded.
     """
 
     classes: Sequence[Sequence[int]]
     labels: Int64[Tensor, " examples"]
     stages: Stages
+    outputs: Mapping[str, Tensor] = {}
 
     @property
     def task(self) -> Int64[Tensor, " examples"]:
@@ -95,7 +98,11 @@ class Tasks(NamedTuple):
 
     def on(self, examples: Int64[Tensor, " chosen"]) -> "Tasks":
         """Select examples by position."""
-        return self._replace(labels=self.labels[examples], stages=_Chosen(self.stages, examples))
+        return self._replace(
+            labels=self.labels[examples],
+            stages=_Chosen(self.stages, examples),
+            outputs=_ChosenOutputs(self.outputs, examples),
+        )
 
 
 class _Chosen:
@@ -109,6 +116,22 @@ class _Chosen:
 
     def __getitem__(self, index: int, /) -> Stage:
         return self.stages[index].on(self.examples)
+
+
+class _ChosenOutputs(Mapping[str, Tensor]):
+    """Outputs on some of their examples."""
+
+    def __init__(self, outputs: Mapping[str, Tensor], examples: Int64[Tensor, " chosen"]) -> None:
+        self.outputs, self.examples = outputs, examples
+
+    def __len__(self) -> int:
+        return len(self.outputs)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.outputs)
+
+    def __getitem__(self, variant: str) -> Tensor:
+        return self.outputs[variant][:, self.examples]
 
 
 def task_of(

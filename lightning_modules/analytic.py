@@ -59,7 +59,7 @@ class AnalyticClassifier(HeadedClassifier):
             super().learn(batch, number)
             return
         rows = rows_of(self.network, batch)
-        energy = self.energy + rows.features.square().sum().item()
+        energy = self.energy + rows.joined().square().sum().item()
         if not energy < float("inf"):
             return  # the backbone diverged, which its outputs show
         self.energy = energy

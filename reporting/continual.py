@@ -210,7 +210,15 @@ def _risk(leak: ContinualLeak) -> Table:
 
 
 def _variants(leak: ContinualLeak) -> Table:
-    """Attacks on phi, task by task, on the variants at the end."""
+    """What is found in the variants at the end, task by task."""
+    whole = any(found.whole for found in leak.variants)
+    seen = "attacks on phi and on whole output vectors" if whole else "attacks on phi alone"
+    less = (
+        ""
+        if whole
+        else " Whole output vectors of these variants were not recorded, so this understates what "
+        "is found of ridge heads: train into a new folder to record them."
+    )
     shown = leak.tasks if len(leak.tasks) <= MOST else []
     rows = [
         (
@@ -226,9 +234,8 @@ def _variants(leak: ContinualLeak) -> Table:
         "What variants leak at the end, task by task",
         ("variant", "AUC", NAMES["tpr_1pct"], *(f"AUC, task {task}" for task in shown)),
         rows,
-        "Mean over tasks by attacks on phi alone, with matched shadows: the strongest on the other "
-        "half of the targets. Whole output vectors of quantized networks are not recorded, so "
-        "this understates what is found of ridge heads.",
+        f"Mean over tasks by {seen}, with matched shadows: the strongest on the other half of the "
+        f"targets.{less}",
     )
 
 

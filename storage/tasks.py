@@ -18,6 +18,7 @@ from storage.experiment import Experiment
 from storage.names import ModelName
 from storage.records import read_record
 from storage.run_folder import RunFolder
+from storage.variant_outputs import SavedOutputs, recorded_outputs
 
 WAY_OUT = "Run train.py again with `--repair`."
 LEVERAGES: dict[Form, str] = {
@@ -127,7 +128,9 @@ def read_tasks(
         files = [run.task(name, number) for number in range(1, len(classes) + 1)]
         check_unchanged(run.model(name), files)
     shape = len(labels), experiment.input["num_classes"], len(classes)
-    return Tasks(classes, labels, SavedStages(run, used, audited, shape))
+    stages = SavedStages(run, used, audited, shape)
+    variants = recorded_outputs(run, used, experiment.quantized)
+    return Tasks(classes, labels, stages, SavedOutputs(run, used, variants))
 
 
 def classes_of(experiment: Experiment) -> list[list[int]]:

@@ -81,7 +81,7 @@ class ContinualLeak(NamedTuple):
         exemplars: share of the members of earlier tasks that are kept for replay at the end; None
             without replay.
         risk_map: whether leverages tell who is exposed; None for learners without them.
-        variants: of the variants at the end of training, by attacks on phi.
+        variants: of the variants at the end of training.
         left_out: what could not be attacked, and why, one sentence each.
     """
 
@@ -149,7 +149,7 @@ def find_continual_leak(game: Game) -> ContinualLeak | None:
         state=find_state_leaks(early, pair[1]),
         exemplars=_share_kept(game, tasks, stage, grown),
         risk_map=_map_risk(game, tasks, stage, last),
-        variants=attack_variants(game, tasks, usable),
+        variants=attack_variants(game, tasks, usable, stage),
         left_out=left_out,
     )
 

@@ -71,7 +71,7 @@ def leak():
         ],
         exemplars=None,
         risk_map=RiskMap("paired", [RiskGroup(9, 0.3, 0.6, 0.014, share)], Estimate(0.9, 0.8, 1)),
-        variants=[VariantLeak("full", share, RATE, [share, share])],
+        variants=[VariantLeak("full", share, RATE, [share, share], whole=True)],
         left_out=[],
     )  # fmt: skip
 

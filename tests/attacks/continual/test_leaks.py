@@ -152,6 +152,26 @@ def test_variants_at_the_end_are_attacked_task_by_task(learners):
     assert noise.auc.low < 0.5 < noise.auc.high
 
 
+def test_whole_outputs_of_variants_are_attacked_where_all_are_known(learners):
+    """Outputs without noise are those of `full`, which a vector attack finds more in than phi."""
+    end, signals = learners.tasks.stages[2], learners.signals["full"]
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(end.outputs.shape, generator=generator)
+    outputs = {"nearest-w8": end.outputs, "nearest-w2": noise}
+    game = learners._replace(signals={"full": signals} | dict.fromkeys(outputs, signals))
+    by_phi = find_continual_leak(game).variants
+    assert not any(found.whole for found in by_phi)
+    assert len({found.auc.value for found in by_phi}) == 1
+    tasks = learners.tasks._replace(outputs=outputs)
+    full, same, noisy = find_continual_leak(game._replace(tasks=tasks)).variants
+    assert full.whole
+    assert full.auc == same.auc
+    assert full.auc.value > by_phi[0].auc.value + 0.05
+    assert noisy.auc.value < full.auc.value
+    partly = tasks._replace(outputs={"nearest-w8": end.outputs})
+    assert find_continual_leak(game._replace(tasks=partly)).variants == by_phi
+
+
 def test_a_task_without_members_is_left_out_and_named(learners):
     members = learners.members.clone()
     members[8, learners.tasks.task == 1] = False
