@@ -22,7 +22,8 @@ def sentences(leak: ContinualLeak | None) -> list[str]:
 
     Leakage is said to rise or fall if the corrected p of the strongest attack's privacy backward
     transfer is below 5%, by AUC and by TPR apart. A loss attack is said to mislead if its own
-    transfer is shown to have the opposite sign. An attack is said to find members if the interval
+    transfer is shown to have the opposite sign, and to overstate a change if its interval lies
+    beyond the strongest attack's. An attack is said to find members if the interval
     of its AUC lies above 0.5.
     """
     if leak is None:
@@ -65,6 +66,9 @@ def _misleads(transfers: Sequence[Transfer]) -> list[str]:
     if direction(loss) == -direction(strongest):
         return [f"A loss attack misleads: it would say {change} at the end."]
     if direction(loss) == direction(strongest):
+        nearest = min(map(abs, loss.estimate[1:3]))
+        if nearest > max(map(abs, strongest.estimate[1:3])):
+            return [f"A loss attack overstates this: it would say {change} at the end."]
         return [f"A loss attack says the same: {change} at the end."]
     return [
         f"A loss attack would say {change} at the end, where the strongest attack is not shown to "

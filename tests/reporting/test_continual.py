@@ -195,6 +195,9 @@ def test_a_loss_attack_misleads_only_if_it_is_shown_to_have_the_opposite_sign(le
     assert second(transfer("strongest", (-0.03, 0.01), (0, 1)), loss) == (
         "A loss attack says the same: AUC 0.04 to 0.06 less at the end."
     )
+    assert second(transfer("strongest", (-0.02, 0.01), (0, 1)), loss) == (
+        "A loss attack overstates this: it would say AUC 0.04 to 0.06 less at the end."
+    )
     assert second(transfer("strongest", (0.03, 0.2), (0, 1)), loss) == (
         "A loss attack would say AUC 0.04 to 0.06 less at the end, where the strongest attack is "
         "not shown to change."
