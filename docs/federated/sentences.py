@@ -156,7 +156,6 @@ def not_run(fleets: Fleets, null: Mapping[Threat, Null]) -> str:
     lacking = [f"`{update}`" for update in fleets.quantized if update not in fleets.borrowing]
     if lacking:
         lines.append(f"full-precision shadows against {listed(lacking)}")
-    lines.append("malicious servers and clients, and the inference of attributes")
     return "\n".join(f"- **Not run yet:** {line}." for line in lines)
 
 
