@@ -10,11 +10,13 @@ of two models has half, and 12 epochs; seconds are those of two busy cores:
     acil            44.6    35.8    32.8    37.8    0.8      149
     contrastive     40.2    31.2    31.4    31.1    2.4      321
     distilled       41.8    32.3    29.6    34.1    2.8       76
+    real            35.4    27.5    26.1    28.5    1.3       97
 
 `average` is over stages, of all classes seen by then; `last` is after the last task, `first` of the
 first task's classes then, and `later` of the others; `std` is that of `last`. At this budget REAL
-does not gain: features that saw no labels are worse, on later classes too, and a teacher of a
-quarter of the epochs makes up for a part. The fused rows have not been measured.
+loses: features that saw no labels are worse, on later classes too, a teacher of a quarter of the
+epochs makes up for a part, and fused features of early stages cost more. Rows that are not in the
+table have not been measured.
 """
 
 import argparse
