@@ -1,18 +1,22 @@
 """The data and commands behind kept results: read from the results, not from the recipe."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from docs.study.numbers import Study
+from lightning_modules.continual_options import ContinualOptions
 from storage.command_line import quote
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SMALL = "study/cifar10_small.yaml"  # the recipe of the first edition
 ADDING = "snapshots", "quantize"  # options that add variants
-SECTIONS = "model", "prune", "federated", "trainer", "fleet"  # of a recipe, beside the data
+SECTIONS = "model", "prune", "federated", "continual", "trainer", "fleet"  # beside the data
+# of sections whose options a recipe need not name
+DEFAULTS: dict[str, dict[str, Any]] = {"continual": asdict(ContinualOptions())}
 
 
 def finished(study: Study) -> str:
@@ -59,7 +63,8 @@ def training(study: Study, recipe: str) -> str:
     options = made["data"]["init_args"].items()
     changes += [f"--data.{k} {v}" for k, v in options if _differs(named, k, v, changes)]
     for section in SECTIONS:
-        changes += _changes(f"--{section}", written.get(section, {}), made.get(section, {}))
+        named_here = _fill(DEFAULTS.get(section, {}), written.get(section, {}))
+        changes += _changes(f"--{section}", named_here, made.get(section, {}))
     for option in ADDING:
         asked = made.get(option, [])  # unknown to older folders
         if asked != written.get(option, []):
@@ -117,6 +122,15 @@ def _changes(option: str, named: Mapping[str, Any], made: Mapping[str, Any]) -> 
         elif key in made and made[key] != value:
             changes.append(f"{option}.{key} {_plain(made[key])}")
     return changes
+
+
+def _fill(defaults: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a section, by the recipe where it names them."""
+    filled = {**defaults, **written}
+    for key, value in defaults.items():
+        if isinstance(value, Mapping):
+            filled[key] = _fill(value, written.get(key) or {})
+    return filled
 
 
 def _read(recipe: str) -> dict[str, Any]:

@@ -1,0 +1,257 @@
+"""The page on learning in tasks: what it compares, and what it says of that."""
+
+import re
+import shlex
+import shutil
+
+import pytest
+from matplotlib.image import imread
+
+from attacks.game import FULL
+from docs.continual import charts, claims, sentences, tables
+from docs.continual.claims import Comparisons, change
+from docs.continual.fleets import read
+from docs.continual.measures import ACCURACY
+from docs.continual.null import read_null
+from docs.continual.numbers import (
+    LOSS,
+    STRONGEST,
+    WORLDS,
+    Asked,
+    Head,
+    Side,
+    can_attack,
+)
+from docs.continual.page import DOCUMENTS, HERE, commands, main, render
+from fleet.options import parse
+
+DIGITS = DOCUMENTS["digits"]
+EVERY = "finetune", "sdmlp", "ssd", "acil"
+
+
+@pytest.fixture(scope="module")
+def comparisons(fleets):
+    return Comparisons(fleets)
+
+
+def plain(text):
+    return " ".join(text.split())
+
+
+def flatten(options):
+    """Options with their values, by their names after the section's."""
+    for key, value in options.items():
+        if isinstance(value, dict):
+            yield from ((f"{key}.{name}", known) for name, known in flatten(value))
+        else:
+            yield key, value
+
+
+@pytest.mark.parametrize(
+    ("name", "attack", "by_hand"),
+    [
+        ("acil", STRONGEST, 0.03),
+        ("acil", LOSS, -0.04),
+        ("finetune", STRONGEST, -0.1),
+        ("finetune", LOSS, -0.05),
+        ("sdmlp", STRONGEST, -0.05),
+    ],
+)
+def test_changes_over_stages_are_those_worked_out_by_hand(comparisons, name, attack, by_hand):
+    """By hand: a rate at 1% FPR changes by half of the AUC."""
+    area, rate = (
+        comparisons[Asked(*change(name, attack), measure)] for measure in ("auc", "tpr_1pct")
+    )
+    assert area.estimate.value == pytest.approx(by_hand)
+    assert rate.estimate.value == pytest.approx(by_hand / 2)
+    assert area.shown == ("more" if by_hand > 0 else "less")
+
+
+def test_accuracy_of_earlier_tasks_changes_by_what_is_forgotten(comparisons):
+    for name, forgotten in (("finetune", 0.9), ("sdmlp", 0.4), ("ssd", 0.3), ("acil", 0.02)):
+        found = comparisons[Asked(*change(name, ACCURACY), ACCURACY)]
+        assert found.estimate.value == pytest.approx(-forgotten)
+
+
+def test_a_learner_is_set_beside_the_one_that_it_adds_to(comparisons, fleets):
+    """By hand: SSD forgets 0.1 less than SDMLP, and at the end 0.03 more AUC is left."""
+    accurate, leaks = claims.beside(fleets, "ssd")
+    (kept,) = comparisons.of(accurate, ACCURACY)
+    (leaked,) = comparisons.of(leaks, "auc")
+    assert kept.estimate.value == pytest.approx(0.1)
+    assert leaked.estimate.value == pytest.approx(0.03)
+    row = tables.pairs(comparisons, fleets).splitlines()[2]
+    assert row.startswith("| ssd beyond sdmlp | ")
+    assert "| ↑ +0.030 (" in row
+    assert claims.beside(fleets, "ewc") == []
+
+
+def test_the_margin_is_a_twentieth_of_what_is_left_at_the_end(comparisons, fleets):
+    """By hand: of ACIL's 0.73 at the end, 0.23 are beyond guessing, and a twentieth is 0.0115."""
+    (pair,) = claims.few_heads(fleets).pairs
+    found = comparisons[Asked(*pair, "auc")]
+    assert found.margin == pytest.approx(0.0115)
+    assert found.estimate.value == pytest.approx(-0.001)
+    assert found.small
+
+
+@pytest.mark.parametrize(
+    ("acil", "word"),
+    [
+        ({"change": 0.03, "loss": -0.04}, "no fall (and a rise under acil)."),
+        ({"change": 0.0, "loss": -0.04}, "the strongest attack finds no fall."),
+        ({"change": -0.02, "loss": -0.04}, "is shown to mislead under none of 1 of the learners"),
+        ({"change": 0.03, "loss": 0.02}, "is shown to mislead under none of 1 of the learners"),
+    ],
+)
+def test_a_loss_attack_misleads_where_its_fall_is_not_there(several, acil, word):
+    fleets = several(acil=acil)
+    assert word in sentences.deception(Comparisons(fleets), fleets)
+
+
+def test_a_quantized_network_protects_where_both_measures_fall(comparisons, fleets):
+    """By hand: 8 bits change nothing; nearest-w2 loses 5 points, and obc-w2 gains a tenth."""
+    text = sentences.rounding(comparisons, fleets)
+    assert text.startswith("Quantizing the network of acil protects in 2 of 3 forms (as accurate")
+    assert "(as accurate to a point: obc-w2)" in text
+    found = comparisons[Asked(Head("acil", "nearest-w2"), Head("acil", FULL), "auc")]
+    assert found.estimate.value == pytest.approx(-0.1)
+    rows = tables.heads(comparisons, fleets).splitlines()[2:]
+    assert [row.split(" | ")[1] for row in rows] == [FULL, "nearest-w8", "nearest-w2", "obc-w2"]
+    assert "| ↓ -5.0 (-5.1 to -4.9) | ↓ -0.100 (" in rows[2]
+
+
+def test_the_answer_says_what_is_shown_of_each_question(comparisons, fleets):
+    text = sentences.answer(comparisons, fleets)
+    assert "rises under acil (+0.030); falls under finetune (-0.100), sdmlp (-0.050) and" in text
+    assert "Beside sdmlp, ssd retains more of the accuracy of earlier tasks (+10.0 points)" in text
+    assert "AUC is more (+0.030) and TPR at 1% FPR is more (+1.5 points)" in text
+    assert "A loss attack misleads under acil: it reports that earlier" in text
+    assert "Do not ship R of acil: right after a task, `leverage_float64` finds" in text
+    assert "of a matrix R that is stored rounded, 0.990 (0.980-1.000) as int8." in text
+    assert "8 heads over the target's own features, of 0.02 seconds each, find as much" in text
+    assert "Leverages alone rank who is exposed under acil (rank correlation over 2 groups" in text
+
+
+def test_without_analytic_learners_nothing_is_said_of_heads(several):
+    fleets = several(finetune={"change": 0.0})
+    page = plain(render(DIGITS, fleets, {}))
+    for heading in ("## Does quantizing", "## What the learner's", "## A few heads", "## Who is"):
+        assert heading not in page
+    assert "is not shown to change under finetune (small)." in page
+    assert "**Not run yet:** learners `relu`, `topk`, `sdmlp`, `sdmlp-ewc`, `ssd`, `acil`" in page
+
+
+def test_verdicts_count_every_pair_of_a_claim(comparisons, fleets):
+    rows = dict(
+        row.strip("| ").rsplit(" | ", 1) for row in tables.claims(comparisons, fleets).splitlines()
+    )
+    by_claim = {key.rsplit(" | ", 1)[0]: verdict for key, verdict in rows.items()}
+    assert by_claim["leakage of earlier tasks falls under fine-tuning and SDMLP"] == "held"
+    assert by_claim["ssd leaks more of earlier tasks than sdmlp"] == "held"
+    assert by_claim["quantized networks leak less than full-precision ones"] == "held in part"
+    assert by_claim[claims.misled(fleets).text] == "mixed"
+
+
+def test_tables_name_levels_of_every_fleet(comparisons, fleets):
+    rows = tables.changes(comparisons, fleets).splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == [f"| {name}" for name in EVERY]
+    assert "| 0.700 (" in rows[-1]
+    assert "| ↑ +0.030 (" in rows[-1]
+    few = tables.few(comparisons, fleets).splitlines()[2]
+    assert re.match(r"\| acil \| 8 \| 16 \| 0\.7\d\d \(", few)
+    assert few.endswith("| 0.020 | 3600.0 |")
+    assert len(tables.attackers(fleets).splitlines()) == 2 + len(EVERY) + 1
+
+
+def test_models_that_attack_one_another_count_half(several):
+    """By hand: twice the variance makes the interval wider by the root of 2."""
+    widths = []
+    for targets in (8, 0):
+        fleets = several(acil={"change": 0.03, "fleet": {"targets": targets}})
+        found = Comparisons(fleets)[Asked(*change("acil", STRONGEST), "auc")].estimate
+        widths.append(found.high - found.low)
+    assert widths[1] == pytest.approx(2**0.5 * widths[0])
+
+
+def test_figures_have_a_pair_of_maps_and_a_point_per_learner(fleets, several):
+    panels = [panel for row in charts.maps(fleets).panels for panel in row]
+    shown = [panel.title for panel in panels if panel is not None]
+    assert len(panels) == 12  # three learners beside each other
+    assert shown == [f"{name}: {what}" for name in EVERY for what in ("accuracy", "AUC")]
+    (panels,) = charts.changes(fleets).panels
+    assert [len(panel.series) for panel in panels] == [4, 4]
+    assert panels[0].series[3].y == [pytest.approx(0.03)]
+    assert "risk" in charts.all_of(fleets)
+    assert [*charts.all_of(several(finetune={}))] == ["changes", "maps"]
+
+
+def test_the_commands_make_every_fleet(fleets):
+    text = commands(DIGITS, fleets, {})
+    assert text.startswith(
+        "python train.py --config recipes/continual/study.yaml \\\n"
+        "      --continual.tasks 3 \\\n"
+        "      --run_dir runs/continual/finetune\n"
+    )
+    assert "      --continual.learner ssd \\\n" in text
+    assert "python audit.py --run_dir runs/continual/acil\n" in text
+    assert text.endswith("runs/continual/ssd \\\n      runs/continual/acil")
+    assert commands(DOCUMENTS["photographs"], fleets, {}).endswith("--data photographs")
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("finetune", {}),
+        ("sdmlp", {"continual": {"learner": "sdmlp", "sdmlp": {"hidden": 500, "switch": 200.0}}}),
+        ("ewc", {"continual": {"ewc": 7.5}, "model": {"lr": 0.3}}),
+        ("acil", {"trainer": {"max_epochs": 3}, "heads": {"nearest-w2": (0.0, 0.0)}}),
+    ],
+)
+def test_a_printed_command_asks_for_the_options_of_its_fleet(several, name, known):
+    fleets = several(**{name: known})
+    command = commands(DIGITS, fleets, {}).split("\n    python audit.py")[0].replace("\\\n", " ")
+    _, asked = parse(shlex.split(command)[2:])
+    made = fleets[name].study.config
+    for section in ("model", "continual", "trainer"):
+        for option, value in flatten(made[section]):
+            assert asked[f"{section}.{option}"] == value, option
+    assert asked.quantize == made["quantize"]
+
+
+def test_the_command_keeps_results_and_writes_the_page(write, tmp_path, monkeypatch, capsys):
+    shutil.copy(HERE / "page.md.jinja", tmp_path)
+    document = DIGITS._replace(page=tmp_path / "continual.md", folder=tmp_path)
+    monkeypatch.setattr("docs.continual.page.HERE", tmp_path)
+    monkeypatch.setitem(DOCUMENTS, "digits", document)
+    acil, other = (str(write(tmp_path, name, change=0.02)) for name in ("acil", "finetune"))
+    for given, said in (([acil, acil], "Two of the folders learn by `acil`"), ([], "The page")):
+        with pytest.raises(SystemExit) as stopped:
+            main(given)
+        assert stopped.value.code == 1
+        assert capsys.readouterr().err.startswith(f"docs.continual: {said}")
+    main([acil, other])
+    made = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    pictures = {"changes.png", "maps.png", "risk.png"}
+    assert made - {"page.md.jinja"} == {"acil.json", "finetune.json", "continual.md"} | pictures
+    assert imread(tmp_path / "maps.png").std() > 0
+    text = (tmp_path / "continual.md").read_text()
+    assert text == render(document, read(tmp_path), {})
+    main([])
+    assert (tmp_path / "continual.md").read_text() == text
+
+
+@pytest.mark.parametrize("data", DOCUMENTS)
+def test_the_page_is_that_of_the_kept_results(data):
+    document = DOCUMENTS[data]
+    if not document.page.exists():
+        pytest.skip("no fleet is kept yet")
+    assert document.page.read_text() == render(
+        document, read(document.folder), read_null(document.folder)
+    )
+
+
+def test_sides_that_no_attack_was_made_on_are_not_compared(fleets):
+    assert not claims.own_columns({"finetune": fleets["finetune"]}).pairs
+    assert all(pair[0].fleet == "acil" for pair in claims.few_heads(fleets).pairs)
+    assert not can_attack(fleets, Side("finetune", "all", WORLDS))
