@@ -1,6 +1,22 @@
 """Accuracy of sparse learners on five tasks of two digits, beside SDMLP's published ordering.
 
-OMP_NUM_THREADS=1 python -m benchmarks.sparse_memory   # 3 models per learner
+    OMP_NUM_THREADS=1 python -m benchmarks.sparse_memory   # 3 models per learner
+
+Digits, pixels, 1,000 neurons, k = 10, 40 epochs per task, learning rate 1, the same members and
+initial seeds for every learner; 77 CPU seconds for all of them on a shared 2-core EPYC. In percent:
+
+    learner      final  - sdmlp   std  average  first  backward  active   last
+    sdmlp         74.1     +0.0   0.0     91.4   95.9     -27.3    10.3   10.0
+    sdmlp-ewc     86.0    +11.8   2.5     94.7   93.7      -9.7    10.3   10.0
+    ssd           77.3     +3.1   0.9     92.1   95.2     -22.5    10.3   10.1
+    ssd-ewc       87.1    +12.9   4.5     94.9   93.5      -8.0    10.3   10.1
+
+`std` is that of the differences, over 3 models. ReLU ends at 20.3 and Top-K at 20.2: both forget
+all but the last task, and cannot be told apart. So of the published ordering, SDMLP+EWC > SDMLP >
+Top-K > ReLU, all but its end is found. SSD gains 3 points, where 10 were published, and on top of
+EWC no gain is shown (1.1 points). Its open choices make no difference: 77.2 with activations before
+inhibition, and 76.8 with the reverse divergence. With a learning rate of 0.05, SDMLP learnt later
+tasks badly in a prototype of two seeds (final 53), and SSD made that worse (36).
 """
 
 import argparse
