@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from jsonargparse import Namespace
 
+from datamodules.attributes import read_attribute
 from fleet.prepare import Job
 from fleet.restarts import find_lost
 from storage.names import ModelName
@@ -36,6 +37,8 @@ class Counts(NamedTuple):
         embedded: models whose embeddings are recorded.
         clients: clients in a round; 0 if models are trained in one place.
         rounds: number of rounds whose uploads are recorded.
+        versions: how often an example is recorded in each: once, and with each value of an
+            attribute.
     """
 
     run: RunFolder
@@ -56,6 +59,7 @@ class Counts(NamedTuple):
     embedded: Collection[ModelName] = ()
     clients: int = 0
     rounds: int = 0
+    versions: int = 1
 
     @property
     def passes(self) -> int:
@@ -65,12 +69,12 @@ class Counts(NamedTuple):
     @property
     def round_passes(self) -> int:
         """Images that go through the uploads of recorded rounds, and the models around them."""
-        return self.rounds * (self.clients + 2) * self.pool
+        return self.rounds * (self.clients + 2) * self.versions * self.pool
 
     @property
     def round_bytes(self) -> int:
         """Bytes of a model's recorded rounds: three signals of each upload and of the new model."""
-        return self.rounds * (HEADER + 3 * 4 * (self.clients + 1) * self.pool)
+        return self.rounds * (HEADER + 3 * 4 * (self.clients + 1) * self.versions * self.pool)
 
     def kept(self, image_bytes: int) -> int:
         """Bytes of a variant's signals, at `image_bytes` per image and query of the pool."""
@@ -106,6 +110,7 @@ def count_work(job: Job) -> Counts:
         visits = clients * federation.local_epochs
         held = members / federation.clients
         steps, members = visits * ceil(held / data.batch_size), round(visits * held)
+    column = job.federated.attribute
     lost = [name for name in todo if find_lost(job.run, job.experiment, name)]
     return Counts(
         run=job.run,
@@ -126,4 +131,5 @@ def count_work(job: Job) -> Counts:
         embedded=job.experiment.embedded,
         clients=clients,
         rounds=len(job.experiment.rounds),
+        versions=1 if column is None else 1 + len(read_attribute(data, column).values),
     )

@@ -7,6 +7,7 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.loggers import Logger
 
 from attacks.game import FULL
+from datamodules.attributes import read_attribute
 from datamodules.seeds import derive_seed
 from fleet.cluster import ending_together, environment
 from fleet.federation import keep_holders, make_federation
@@ -67,8 +68,10 @@ def fit(job: Job, name: ModelName) -> None:
         epochs = job.config.trainer.max_epochs
         training = [Prune(run.record(name, FULL), job.prune, epochs, seed)]
     if federation is not None and not weights.exists():
-        recorded, sizes = job.experiment.rounds, federation.sizes()
-        training = [RecordRounds(run.model(name), run.record(name, FULL), recorded, sizes)]
+        recorded, sizes, column = job.experiment.rounds, federation.sizes(), job.federated.attribute
+        attribute = None if column is None else read_attribute(data, column)
+        record = run.record(name, FULL)
+        training = [RecordRounds(run.model(name), record, recorded, sizes, attribute)]
     after = [progress, quantize]
     trainer = make_trainer(job, name, attempt, training, after, peers, options)
     with tf32(job.model.tf32), ending_together(trainer):

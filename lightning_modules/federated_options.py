@@ -29,6 +29,8 @@ class FederatedOptions:
         error_feedback: add what rounding took from a client's update to its next one.
         record: rounds, counted from 1, whose uploads the attacker sees (default: ten of them evenly
             spaced, the last among them).
+        attribute: column of a table, from 0, that an attacker guesses: every value of it is tried
+            in the recorded rounds, which costs as much as recording them, for each value.
 
     Raises:
         ValueError: a number is out of range, or nothing reads an option.
@@ -41,6 +43,7 @@ class FederatedOptions:
     update: UpdateName = "full"
     error_feedback: bool = False
     record: Sequence[int] = ()
+    attribute: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers out of range, and options that nothing reads."""

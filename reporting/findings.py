@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from attacks import ATTACKS
 from attacks.architecture import find_architecture_leak
 from attacks.bounds import find_bounds
+from attacks.federated.attributes import find_attribute_leak
 from attacks.federated.leaks import find_federated_leak
 from attacks.findings import (
     Differences,
@@ -29,6 +30,7 @@ from attacks.other_shadows import OtherShadows, find_other_shadows
 from attacks.shadow_split import ShadowSplit, find_shadow_differences
 from attacks.strongest import Strongest
 from attacks.z_scores import ZScores
+from reporting.attributes import attribute_table
 from reporting.bounds import show_bounds
 from reporting.federated import federated_table
 from reporting.frontier import tabulate_frontiers
@@ -281,6 +283,16 @@ FINDINGS: dict[str, Finding] = {
         "What a client finds in the rounds of federated training, and secure aggregation leaves",
         lambda game, best: find_federated_leak(game, "client"),
         federated_table,
+    ),
+    "attribute_server": Finding(
+        "What a server tells of an attribute",
+        lambda game, best: find_attribute_leak(game, "server"),
+        attribute_table,
+    ),
+    "attribute_client": Finding(
+        "What a client tells of an attribute, and secure aggregation leaves",
+        lambda game, best: find_attribute_leak(game, "client"),
+        attribute_table,
     ),
     "calibration": Finding(
         "Was a training example used to calibrate the quantizer?", find_calibration, _calibration

@@ -30,7 +30,7 @@ from storage.playing import Playing, find_playing
 from storage.privacy import is_trained, prove
 from storage.pruning import PruningMeans, leave_out_pruning, read_pruning, read_widths
 from storage.records import VariantFacts, average, read_calibrated, read_record, read_seconds
-from storage.rounds import describe_clients, read_rounds
+from storage.rounds import describe_clients, read_candidates, read_rounds
 from storage.run_folder import RunFolder
 from storage.saved_signals import SavedSignal, load_signals
 from storage.searches import CostMeans, average_cost, average_search
@@ -107,6 +107,7 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
         widths=read_widths(run, experiment.names) if experiment.pruned else None,
         rounds=read_rounds(run, members, playing.needed),
         other_rounds=borrowed.rounds,
+        attribute=None if data is None else read_candidates(run, members, playing.needed, data),
         **trade_offs(facts)._asdict(),
     )
     return Evidence(
@@ -117,7 +118,12 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
         | (describe_clients(run, audited) if experiment.federated else {})
         | ({FACT: borrowed.fact} if borrowed.fact else {}),
         excluded=playing.excluded,
-        left_out=[*models, *playing.unjudged, *_leave_out_training(run, playing), *images],
+        left_out=[
+            *models,
+            *playing.unjudged,
+            *_leave_out_training(run, playing, data is not None),
+            *images,
+        ],
         experiment=experiment,
         images=None if data is None else data.pool,
         audited={str(name): _fingerprint(members[name]) for name in audited},
@@ -126,10 +132,15 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
     )
 
 
-def _leave_out_training(run: RunFolder, playing: Playing) -> list[str]:
+def _leave_out_training(run: RunFolder, playing: Playing, has_data: bool) -> list[str]:
     """Sentences on what is not known of pruning, and on what federations left out."""
     pruned, federated = playing.experiment.pruned, playing.experiment.federated
     lost = leave_out_pruning(run, playing.audited) if pruned else []
+    if playing.experiment.attribute is not None and not has_data:
+        lost.append(
+            "The attribute was not guessed: that takes the table. Put it back in its place, and "
+            "audit again."
+        )
     return lost + (describe_left_out(run, playing.sound) if federated else [])
 
 

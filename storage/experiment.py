@@ -120,6 +120,12 @@ class Experiment(NamedTuple):
         return rounds
 
     @property
+    def attribute(self) -> int | None:
+        """Column of a table whose values are tried in recorded rounds; None for none."""
+        column: int | None = self.config.get("federated", {}).get("attribute")
+        return column
+
+    @property
     def embedded(self) -> list[ModelName]:
         """Models whose embeddings are recorded: those that are audited, if it was asked for."""
         audited = self.names[self.shadows if self.targets else 0 :]

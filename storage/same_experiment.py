@@ -31,6 +31,7 @@ ADDED = {
     "federated.update": "full",
     "federated.error_feedback": False,
     "federated.record": [],
+    "federated.attribute": None,
     "data.init_args.background": "white",
     **{f"mixed.{option}": value for option, value in asdict(MixedOptions()).items()},
     "mixed.candidates": [*MixedOptions().candidates],

@@ -3,17 +3,20 @@
 import copy
 import json
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from jaxtyping import Float
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from attacks.gradients import cosines, log_norms, logit_gradients
+from attacks.rounds import ATTRIBUTE, SIGNALS
 from attacks.signals import signals
+from datamodules.attributes import Attribute, vary
 from datamodules.images import Batch, ImageDataModule
 from lightning_modules.federated import FederatedClassifier, State, set_tensors
 from lightning_modules.float32 import tf32
@@ -34,12 +37,19 @@ class RecordRounds(Callback):
         record: path of the record, beside the weights.
         rounds: rounds that are recorded, counted from 1.
         sizes: number of examples of each client.
+        attribute: a column whose values are all tried; None for none.
     """
 
     def __init__(
-        self, folder: Path, record: Path, rounds: Collection[int], sizes: list[int]
+        self,
+        folder: Path,
+        record: Path,
+        rounds: Collection[int],
+        sizes: list[int],
+        attribute: Attribute | None = None,
     ) -> None:
         self.folder, self.record, self.rounds, self.sizes = folder, record, rounds, sizes
+        self.attribute = attribute
         self.bytes: list[int] = []  # uploaded in each round
         self.left_out: dict[str, list[int]] = {}  # round -> clients; JSON knows no other keys
         self.unchanged: list[int] = []  # rounds without an upload
@@ -58,7 +68,8 @@ class RecordRounds(Callback):
             data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
             end = {key: value.detach() for key, value in module.network.state_dict().items()}
             network = copy.deepcopy(module.network)
-            save_whole(path, record_round(network, module.start, module.uploads, end, data))
+            seen = record_round(network, module.start, module.uploads, end, data, self.attribute)
+            save_whole(path, seen)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         facts = {"sizes": self.sizes, "recorded": sorted(self.rounds)} | self.state_dict()
@@ -88,6 +99,7 @@ def record_round(
     uploads: dict[int, State],
     end: State,
     data: ImageDataModule,
+    attribute: Attribute | None = None,
 ) -> dict[str, Tensor]:
     """The signals of one round, by their name in its file.
 
@@ -97,6 +109,7 @@ def record_round(
         uploads: client -> its weights as the server has them.
         end: the weights after the round.
         data: the pool.
+        attribute: a column whose values are tried in turn in the place of the examples' own.
     """
     network = network.float().eval()
     layer = find_last_linear(network, next(data.pool_batches("identity")).images[:2])
@@ -104,24 +117,36 @@ def record_round(
     models = [_Model(network, state, layer) for state in [*uploads.values(), end]]
     rows = []
     for batch in data.pool_batches("identity"):
-        errors, features, _ = before.see(batch)
-        parts = []
-        for model in models:
-            own_errors, own_features, phi = model.see(batch)
-            bias = None if model.bias is None else before.bias - model.bias
-            norms = log_norms(own_errors, own_features, bias=bias is not None)
-            angles = cosines(errors, features, before.weight - model.weight, bias)
-            parts.append(torch.stack([phi, norms.float(), angles.float()]))
-        rows.append(torch.stack(parts, 1))
-    phi, norms, angles = torch.cat(rows, 2)
+        versions = [batch, *(vary(data, attribute, batch) if attribute else ())]
+        rows.append(torch.stack([_see(before, models, version) for version in versions]))
+    own, *others = torch.cat(rows, 3)
+    record = {"participants": torch.tensor(list(uploads), dtype=torch.int64)} | _name(own)
+    if others:
+        record |= {f"{ATTRIBUTE}{key}": part for key, part in _name(torch.stack(others, 1)).items()}
+    return record
+
+
+def _see(
+    before: "_Model", models: Sequence["_Model"], batch: Batch
+) -> Float[Tensor, "signals models examples"]:
+    """The signals of a batch under each upload and under the new weights."""
+    errors, features, _ = before.see(batch)
+    parts = []
+    for model in models:
+        own_errors, own_features, phi = model.see(batch)
+        bias = None if model.bias is None else before.bias - model.bias
+        norms = log_norms(own_errors, own_features, bias=bias is not None)
+        angles = cosines(errors, features, before.weight - model.weight, bias)
+        parts.append(torch.stack([phi, norms.float(), angles.float()]))
+    return torch.stack(parts, 1)
+
+
+def _name(signals: Float[Tensor, "signals *values models examples"]) -> dict[str, Tensor]:
+    """The signals of the uploads by name, and those of the new weights, which come last."""
+    named = dict(zip(SIGNALS, signals, strict=True))
     return {
-        "participants": torch.tensor(list(uploads), dtype=torch.int64),
-        "phi": phi[:-1],
-        "gradient": norms[:-1],
-        "cosine": angles[:-1],
-        "global_phi": phi[-1],
-        "global_gradient": norms[-1],
-        "global_cosine": angles[-1],
+        **{name: signal[..., :-1, :] for name, signal in named.items()},
+        **{f"global_{name}": signal[..., -1, :] for name, signal in named.items()},
     }
 
 
