@@ -11,7 +11,7 @@ def attribute_table(leak: AttributeLeak | None) -> Body:
     if leak is None:
         return Body((), [], "")
     columns = ["guess", "knowledge", "right on members", "right on non-members"]
-    columns += ["excess on members", "p", "beyond correlations", "p"]
+    columns += ["excess on members", "p", "beyond public guesses", "p"]
     rows = []
     for row in leak.rows:
         shares = [number(e.value, show(e, percent=True)) for e in (row.members, row.non_members)]
@@ -31,7 +31,8 @@ def _note(leak: AttributeLeak) -> str:
         "Public guesses use no network: the most frequent value with the label (label), and a "
         "logistic regression on the label and all other features (correlations), learned from "
         "examples that nobody holds. A network tells features of non-members, too: only the excess "
-        "on members is a leak, and beyond correlations it is what the attacker gains by looking. "
+        "on members is a leak. The last difference is from the public guess that is best on "
+        "non-members: what the attacker gains by looking. "
         f"Means over {count}, with intervals over federations (Student's t) and examples; p is "
         "corrected for all attacks (Holm)."
     )
@@ -41,12 +42,12 @@ def sentences(leak: AttributeLeak | None) -> list[str]:
     """What one kind of attacker tells of the attribute, by a written rule.
 
     A leak is said to be shown if the corrected p of the strongest attack's excess is below 5% and
-    the excess above 0; and an attack to beat, or to fall behind, public correlations if the
+    the excess above 0; and an attack to beat, or to fall behind, the best public guess if the
     corrected p of that difference is below 5%.
     """
     if leak is None:
         return []
-    best, public = leak.strongest, leak.correlations
+    best, public = leak.strongest, leak.public
     return [f"{_excess(leak, best)} {_beyond(best, public)}"]
 
 
@@ -68,7 +69,10 @@ def _beyond(best: AttributeRow, public: AttributeRow) -> str:
     right = f"{show(public.members, percent=True)} of members without any network"
     beyond = best.beyond
     if beyond is None or beyond.p_holm >= LEVEL:
-        return f"Public correlations are right for {right}, no clear difference."
+        return f"The public guess by {public.guess} is right for {right}, no clear difference."
     verb = "more" if beyond.estimate.value > 0 else "less"
     change = show_change(beyond.estimate, "tpr_1pct")
-    return f"Public correlations are right for {right}: the attack tells {verb} ({change} points)."
+    return (
+        f"The public guess by {public.guess} is right for {right}: the attack tells {verb} "
+        f"({change} points)."
+    )

@@ -32,7 +32,6 @@ GUESSES = (
 SERIES = "gradient_series"  # learns from the shadows' own records, which have their own values
 Baseline = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 BASELINES: dict[str, Baseline] = {"label": guess_by_label, "correlations": guess_by_correlations}
-CORRELATIONS = "correlations"
 
 
 class AttributeRow(NamedTuple):
@@ -44,7 +43,7 @@ class AttributeRow(NamedTuple):
         members: share of right guesses on members, mean over federations.
         non_members: the same on examples that nobody holds.
         excess: the first minus the second.
-        beyond: right guesses on members minus those by public correlations; None for these.
+        beyond: right guesses on members minus those of the best public guess; None for that one.
     """
 
     guess: str
@@ -81,9 +80,9 @@ class AttributeLeak(NamedTuple):
         return max(attacks, key=lambda row: row.excess.estimate.value)
 
     @property
-    def correlations(self) -> AttributeRow:
-        """The guess from public correlations."""
-        return next(row for row in self.rows if row.guess == CORRELATIONS)
+    def public(self) -> AttributeRow:
+        """The best guess that uses no network: that which is most often right on non-members."""
+        return next(row for row in self.rows if row.beyond is None)
 
 
 def find_attribute_leak(game: Game, threat: Threat) -> AttributeLeak | None:
@@ -182,15 +181,17 @@ def _guess_public(
 def _make_rows(names: Sequence[str], outcomes: dict[str, Outcome]) -> list[AttributeRow]:
     """A row per way to guess; p-values are corrected among attacks, and among baselines."""
     attacks = [name for name in names if name not in BASELINES]
+    others = {name: outcomes[f"{name}, non-members"].measured.values.mean() for name in BASELINES}
+    public = max(others, key=lambda name: float(others[name]))
     rows = []
     for group in (attacks, list(BASELINES)):
         sides = [(f"{name}, members", f"{name}, non-members") for name in group]
         excess = paired_differences(outcomes, sides)
-        pairs = [(f"{name}, members", f"{CORRELATIONS}, members") for name in group]
+        pairs = [(f"{name}, members", f"{public}, members") for name in group]
         beyond = paired_differences(outcomes, pairs)
         for name, found, more in zip(group, excess, beyond, strict=True):
             inside, outside = (two_way(outcomes[side].measured) for side in found[:2])
             kind = "public" if name in BASELINES else ATTACKS[name].needs
-            known = None if name == CORRELATIONS else more
+            known = None if name == public else more
             rows.append(AttributeRow(name, kind, inside, outside, found, known))
     return rows

@@ -41,8 +41,8 @@ def test_a_leak_beyond_correlations(leak):
     assert sentence == (
         "A server that sees each upload tells feature 3 of members beyond non-members: right for "
         "60.0% (58.0-62.0) of members and 50.0% (48.0-52.0) of examples that nobody holds, by "
-        "z_phi. Public correlations are right for 55.0% (53.0-57.0) of members without any "
-        "network: the attack tells more (+5.0 (+3.0 to +7.0) points)."
+        "z_phi. The public guess by correlations is right for 55.0% (53.0-57.0) of members "
+        "without any network: the attack tells more (+5.0 (+3.0 to +7.0) points)."
     )
 
 

@@ -65,6 +65,9 @@ def test_what_leaks_of_members_alone_is_an_excess(attributed):
             assert abs(row.excess.estimate.value) < 0.1
         else:
             assert row.non_members.value == pytest.approx(1 / VALUES, abs=0.05)
+    public = [row for row in leak.rows if row.knowledge == "public"]
+    assert leak.public == max(public, key=lambda row: row.non_members.value)
+    assert [row.beyond is None for row in public] == [row == leak.public for row in public]
     unseen = find_attribute_leak(attributed(leak=1.5), "client")  # the global model tells nothing
     assert {row.guess for row in unseen.rows} == {
         name for name in (*GUESSES, *BASELINES) if not name.startswith("contrast")
