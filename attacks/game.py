@@ -11,7 +11,7 @@ from attacks.cases import Case, by_shadows
 from attacks.lira import Fit, fit_sides
 from attacks.recalibrate import FEWEST, Expected, expect, recalibrate
 from attacks.rmia import DEFAULT, RmiaOptions
-from attacks.rounds import Rounds
+from attacks.rounds import Candidates, Rounds
 from attacks.slices import Chosen, Sliced
 from attacks.tasks import Tasks
 
@@ -177,6 +177,7 @@ class Game(NamedTuple):
         widths: how many channels of each group pruning kept in each model; None for dense models.
         rounds: what was recorded of federated training, of all models; None without it.
         other_rounds: the same of another experiment's shadows, in the rows of the shadows here.
+        attribute: rounds with every value of an attribute; None where none was recorded.
         tasks: what was recorded of learning in tasks, of all models; None without it.
         by_stage: signals at the end of each task's stage, which are attacked task by task; they are
             no `snapshots`, because not all of them have learned all tasks.
@@ -197,6 +198,7 @@ class Game(NamedTuple):
     widths: Float[Tensor, "models groups"] | None = None
     rounds: Rounds | None = None
     other_rounds: Rounds | None = None
+    attribute: Candidates | None = None
     tasks: Tasks | None = None
     by_stage: Mapping[str, ModelSignals] = {}
 
@@ -275,6 +277,7 @@ def keep_examples(game: Game, usable: Bool[Tensor, " examples"]) -> Game:
         calibrated={variant: mask[:, examples] for variant, mask in game.calibrated.items()},
         rounds=game.rounds and game.rounds.on(examples),
         other_rounds=game.other_rounds and game.other_rounds.on(examples),
+        attribute=game.attribute and game.attribute.on(examples),
         tasks=game.tasks and game.tasks.on(examples),
         by_stage={
             stage: known.on(examples)._replace(features=None)

@@ -10,6 +10,7 @@ NOBODY = -1  # the holder of an example that no client trained on
 ATTACKER = 0  # the client that attacks; with examples split at random, it is like any other
 RoundSignal = Literal["phi", "gradient", "cosine"]
 SIGNALS: tuple[RoundSignal, ...] = ("phi", "gradient", "cosine")
+ATTRIBUTE = "attribute_"  # before a signal's name in a file, where values of an attribute are tried
 
 
 class Rounds(NamedTuple):
@@ -43,4 +44,33 @@ class Rounds(NamedTuple):
             uploads={name: signal[..., examples] for name, signal in self.uploads.items()},
             aggregates={name: signal[..., examples] for name, signal in self.aggregates.items()},
             holder=self.holder[:, examples],
+        )
+
+
+class Candidates(NamedTuple):
+    """The same with every value of an attribute in turn in the place of the examples' own.
+
+    Attributes:
+        column: the attribute's place among the features, from 0.
+        values: its values.
+        truth: position of each example's own value among them.
+        others: the other features, which the attacker knows.
+        labels: the classes, which it knows as well.
+        rounds: what was recorded with each value.
+    """
+
+    column: int
+    values: Sequence[float]
+    truth: Int64[Tensor, " examples"]
+    others: Float[Tensor, "examples features"]
+    labels: Int64[Tensor, " examples"]
+    rounds: Sequence[Rounds]
+
+    def on(self, examples: Int64[Tensor, " chosen"]) -> "Candidates":
+        """Select examples by position."""
+        return self._replace(
+            truth=self.truth[examples],
+            others=self.others[examples],
+            labels=self.labels[examples],
+            rounds=[rounds.on(examples) for rounds in self.rounds],
         )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from jsonargparse import Namespace
 
+from datamodules.attributes import read_attribute
 from fleet.prepare import Job
 from fleet.restarts import find_lost
 from lightning_modules.federated_options import FederatedOptions
@@ -41,6 +42,8 @@ class Counts(NamedTuple):
         embedded: models whose embeddings are recorded.
         clients: clients in a round; 0 if models are trained in one place.
         rounds: number of rounds whose uploads are recorded.
+        versions: how often an example is recorded in each: once, and with each value of an
+            attribute.
         looks: passes over the pool that a recorded round takes, in forward passes.
         series: models that signals are recorded of in such a round.
         tasks: number of tasks, after each of which the outputs on all images are recorded.
@@ -66,6 +69,7 @@ class Counts(NamedTuple):
     embedded: Collection[ModelName] = ()
     clients: int = 0
     rounds: int = 0
+    versions: int = 1
     looks: int = 0
     series: int = 0
     tasks: int = 0
@@ -84,7 +88,7 @@ class Counts(NamedTuple):
         They go through the uploads of recorded rounds and the models around them, or through the
         model at the end of each task, and afterwards through its quantized variants.
         """
-        uploads = self.rounds * self.looks * self.pool
+        uploads = self.rounds * self.looks * self.versions * self.pool
         return uploads + self.tasks * (self.pool + self.test) + self.whole * self.pool
 
     @property
@@ -93,7 +97,7 @@ class Counts(NamedTuple):
 
         Of a round these are three signals of each upload and each new model, of a task the outputs.
         """
-        rounds = self.rounds * (HEADER + 3 * 4 * self.series * self.pool)
+        rounds = self.rounds * (HEADER + 3 * 4 * self.series * self.versions * self.pool)
         outputs = 4 * self.classes * self.pool
         return rounds + self.tasks * (HEADER + outputs) + self.whole * outputs
 
@@ -131,6 +135,7 @@ def count_work(job: Job) -> Counts:
         visits = clients * federation.local_epochs
         held = members / federation.clients
         steps, members = visits * ceil(held / data.batch_size), round(visits * held)
+    column = job.federated.attribute
     looks, series = _looks(job.federated, clients)
     if data.tasks is not None:
         served = [len(data.served(epoch)) for epoch in range(trainer.max_epochs)]
@@ -156,6 +161,7 @@ def count_work(job: Job) -> Counts:
         embedded=job.experiment.embedded,
         clients=clients,
         rounds=len(job.experiment.rounds),
+        versions=1 if column is None else 1 + len(read_attribute(data, column).values),
         looks=looks,
         series=series,
         tasks=len(job.experiment.stage_ends),

@@ -11,6 +11,7 @@ from jsonargparse import Namespace
 from safetensors.torch import load_file
 from torch import Tensor
 
+from datamodules.attributes import read_attribute
 from datamodules.clients import Federation, count_participants, draw_holders
 from datamodules.images import ImageDataModule
 from datamodules.seeds import derive_seed
@@ -106,11 +107,11 @@ def check_clients(
 def rehearse_rounds(
     options: FederatedOptions, classifier: Classifier, data: ImageDataModule, rounds: int
 ) -> list[str]:
-    """Look for the layer whose gradients are recorded, and say what rounds will be like.
+    """Look for what is recorded of rounds, and say what they will be like.
 
     Raises:
-        ValueError: the network has no such layer, or no gradients of single examples where they are
-            asked for.
+        ValueError: the network has no layer whose gradients are recorded, or no gradients of single
+            examples where they are asked for, or the data no such attribute.
     """
     if not isinstance(classifier, FederatedClassifier) or options.clients is None:
         return []
@@ -128,6 +129,10 @@ def rehearse_rounds(
         ]
     count = count_participants(options.clients, options.participation)
     recorded = options.rounds(rounds)
+    if options.attribute is not None:
+        values = read_attribute(data, options.attribute).values.tolist()
+        listed = ", ".join(f"{value:g}" for value in values)
+        notes.append(f"Values of column {options.attribute}, each tried in these rounds: {listed}.")
     return [
         f"Federation: {rounds} rounds, in each {count} of {options.clients} clients; each "
         f"uploads {classifier.upload_bytes:,} bytes (`{options.update}`). Recorded rounds: "

@@ -7,6 +7,7 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.loggers import Logger
 
 from attacks.game import FULL
+from datamodules.attributes import read_attribute
 from datamodules.seeds import derive_seed
 from fleet.cluster import ending_together, environment
 from fleet.continual import make_stream
@@ -70,9 +71,11 @@ def fit(job: Job, name: ModelName) -> None:
         epochs = job.config.trainer.max_epochs
         training = [Prune(run.record(name, FULL), job.prune, epochs, seed)]
     if federation is not None and not weights.exists():
-        recorded, sizes = job.experiment.rounds, federation.sizes()
+        recorded, sizes, column = job.experiment.rounds, federation.sizes(), job.federated.attribute
+        attribute = None if column is None else read_attribute(data, column)
         record, cosine = run.record(name, FULL), job.federated.cosine
-        training = [RecordRounds(run.model(name), record, recorded, sizes, cosine)]
+        rounds = RecordRounds(run.model(name), record, recorded, sizes, cosine, attribute)
+        training = [rounds]
     if stream is not None and not weights.exists():
         audited = name in job.experiment.audited
         training = [RecordTasks(run.model(name), run.record(name, FULL), members, audited)]

@@ -31,6 +31,8 @@ class FederatedOptions:
         error_feedback: add what rounding took from a client's update to its next one.
         record: rounds, counted from 1, whose uploads the attacker sees (default: ten of them evenly
             spaced, the last among them).
+        attribute: column of a table, from 0, that an attacker guesses: every value of it is tried
+            in the recorded rounds, which costs as much as recording them, for each value.
         cosine: layers whose gradients are compared with updates: the `last`, or `all`, which takes
             a backward pass per example.
         adversary: who acts maliciously: `isolate`, a server that sends each client its own last
@@ -50,6 +52,7 @@ class FederatedOptions:
     update: UpdateName = "full"
     error_feedback: bool = False
     record: Sequence[int] = ()
+    attribute: int | None = None
     cosine: CosineName = "last"
     adversary: AdversaryName | None = None
     strength: float = 1.0

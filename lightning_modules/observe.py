@@ -9,7 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attacks.gradients import cosines, log_norms, logit_gradients
+from attacks.rounds import ATTRIBUTE, SIGNALS
 from attacks.signals import signals
+from datamodules.attributes import Attribute, vary
 from datamodules.batches import Batch
 from datamodules.images import ImageDataModule
 from lightning_modules.adversaries import State
@@ -65,7 +67,11 @@ def leave_out(seen: Seen, attacker: int, sizes: Sequence[int]) -> State:
 @tf32(False)
 @torch.no_grad()  # inference mode would keep `torch.func` from gradients
 def record_round(
-    network: nn.Module, seen: Seen, data: ImageDataModule, layers: CosineName = "last"
+    network: nn.Module,
+    seen: Seen,
+    data: ImageDataModule,
+    layers: CosineName = "last",
+    attribute: Attribute | None = None,
 ) -> dict[str, Tensor]:
     """The signals of one round, by their name in its file.
 
@@ -74,6 +80,7 @@ def record_round(
         seen: the models.
         data: the pool.
         layers: whose gradients are compared with updates.
+        attribute: a column whose values are tried in turn in the place of the examples' own.
     """
     network = network.float().eval()
     last = find_last_linear(network, next(data.pool_batches("identity")).images[:2])
@@ -82,26 +89,48 @@ def record_round(
     begun += [seen.start] * (len(ends) - len(begun))
     before = {id(state): _Model(network, state, last) for state in begun}
     models = [_Model(network, state, last) for state in ends]
+    ways = [(before[id(state)], model) for state, model in zip(begun, models, strict=True)]
     rows = []
     for batch in data.pool_batches("identity"):
-        looks = {key: model.see(batch) for key, model in before.items()}
-        after = [model.see(batch) for model in models]
-        phi = torch.stack([look.phi for look in after])
-        norms = [log_norms(look.errors, look.features, models[0].biased) for look in after]
-        angles = torch.empty(len(ends), len(batch.labels), dtype=torch.float64)
-        for key, model in before.items():
-            places = [place for place, state in enumerate(begun) if id(state) == key]
-            targets = [models[place] for place in places]
-            angles[places] = _angles(model, looks[key], targets, batch, layers)
-        rows.append(torch.stack([phi, torch.stack(norms).float(), angles.float()]))
-    phi, norms, angles = torch.cat(rows, 2)
+        versions = [batch, *(vary(data, attribute, batch) if attribute else ())]
+        rows.append(torch.stack([_see(ways, version, layers) for version in versions]))
+    own, *others = torch.cat(rows, 3)
     uploads = len(seen.uploads)
     record = {"participants": torch.tensor(list(seen.uploads), dtype=torch.int64)}
-    for name, signal in (("phi", phi), ("gradient", norms), ("cosine", angles)):
-        record |= {name: signal[:uploads], f"global_{name}": signal[uploads]}
-        if seen.others:
-            record[f"others_{name}"] = signal[uploads + 1]
+    record |= _name(own, uploads)
+    if others:
+        tried = _name(torch.stack(others, 1), uploads)
+        record |= {f"{ATTRIBUTE}{key}": part for key, part in tried.items()}
     return {key: value.contiguous() for key, value in record.items()}
+
+
+def _see(
+    ways: "Sequence[tuple[_Model, _Model]]", batch: Batch, layers: CosineName
+) -> Float[Tensor, "signals models batch"]:
+    """The signals of a batch under every model, given what each of them began with."""
+    looks = {begun: begun.see(batch) for begun in dict.fromkeys(begun for begun, _ in ways)}
+    after = [model.see(batch) for _, model in ways]
+    phi = torch.stack([look.phi for look in after])
+    biased = ways[0][1].biased
+    norms = torch.stack([log_norms(look.errors, look.features, biased) for look in after])
+    angles = torch.empty(phi.shape, dtype=torch.float64)
+    for begun, look in looks.items():
+        places = [place for place, (origin, _) in enumerate(ways) if origin is begun]
+        targets = [ways[place][1] for place in places]
+        angles[places] = _angles(begun, look, targets, batch, layers)
+    return torch.stack([phi, norms.float(), angles.float()])
+
+
+def _name(
+    signals: Float[Tensor, "signals *values models examples"], uploads: int
+) -> dict[str, Tensor]:
+    """Signals by name: those of uploads, of the new weights, and of these without a client."""
+    named: dict[str, Tensor] = {}
+    for name, signal in zip(SIGNALS, signals, strict=True):
+        new, *others = signal[..., uploads:, :].unbind(-2)
+        named |= {name: signal[..., :uploads, :], f"global_{name}": new}
+        named |= {f"others_{name}": other for other in others}
+    return named
 
 
 class _Look(NamedTuple):

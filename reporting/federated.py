@@ -1,5 +1,6 @@
 """What the rounds of federated training leak: tables and sentences."""
 
+from attacks.federated.attributes import AttributeLeak
 from attacks.federated.leaks import FederatedLeak, FederatedRow
 from attacks.federated.view import Threat
 from attacks.metrics.intervals import Estimate
@@ -45,6 +46,12 @@ QUESTIONS: dict[Threat, str] = {
 }
 
 
+def attacker(leak: FederatedLeak | AttributeLeak) -> str:
+    """The attacker as the beginning of a sentence, which names a malicious one as such."""
+    known = ATTACKERS[leak.threat]
+    return known if leak.adversary is None else MALICIOUS[leak.adversary, leak.threat]
+
+
 def federated_table(leak: FederatedLeak | None) -> Body:
     """One row per attack and kind of knowledge; empty for models without clients."""
     if leak is None:
@@ -87,7 +94,7 @@ def _note(leak: FederatedLeak) -> list[str]:
     """How to read the table."""
     rounds = ", ".join(map(str, leak.rounds))
     notes = [
-        f"{_attacker(leak)}, over {_count(leak.federations, 'federation')} of "
+        f"{attacker(leak)}, over {_count(leak.federations, 'federation')} of "
         f"{_count(leak.clients, 'client')}; {leak.shadows} shadow federations attack each. "
         f"Recorded rounds: {rounds}."
     ]
@@ -158,21 +165,14 @@ def sentences(leak: FederatedLeak | None) -> list[str]:
     return told + [_source(leak, name, share) for name, share in leak.source.items()]
 
 
-def _attacker(leak: FederatedLeak) -> str:
-    known = ATTACKERS[leak.threat]
-    return known if leak.adversary is None else MALICIOUS[leak.adversary, leak.threat]
-
-
 def _strongest(leak: FederatedLeak) -> str:
     best = leak.strongest()
     if best is None:
-        return f"{_attacker(leak)} has no attack here."
+        return f"{attacker(leak)} has no attack here."
     if best.auc.low > 0.5:
-        return (
-            f"{_attacker(leak)} {QUESTIONS[leak.threat]}: {_rates(best)}, by {attack_name(best)}."
-        )
+        return f"{attacker(leak)} {QUESTIONS[leak.threat]}: {_rates(best)}, by {attack_name(best)}."
     return (
-        f"No attack is shown to find members. {_attacker(leak)}: the strongest, "
+        f"No attack is shown to find members. {attacker(leak)}: the strongest, "
         f"{attack_name(best)}, reaches {_rates(best)}."
     )
 

@@ -9,6 +9,7 @@ from attacks import ATTACKS
 from attacks.architecture import find_architecture_leak
 from attacks.bounds import find_bounds
 from attacks.continual.leaks import find_continual_leak
+from attacks.federated.attributes import find_attribute_leak
 from attacks.federated.leaks import find_federated_leak
 from attacks.findings import (
     Differences,
@@ -30,6 +31,7 @@ from attacks.other_shadows import OtherShadows, find_other_shadows
 from attacks.shadow_split import ShadowSplit, find_shadow_differences
 from attacks.strongest import Strongest
 from attacks.z_scores import ZScores
+from reporting.attributes import attribute_table
 from reporting.bounds import show_bounds
 from reporting.federated import HEADINGS, federated_heading, federated_table
 from reporting.frontier import tabulate_frontiers
@@ -295,6 +297,21 @@ FINDINGS: dict[str, Finding] = {
     ),
     "continual": Finding(
         "What learning in tasks leaks", lambda game, best: find_continual_leak(game), None
+    ),
+    "attribute_server": Finding(
+        "What a server tells of an attribute",
+        lambda game, best: find_attribute_leak(game, "server"),
+        attribute_table,
+    ),
+    "attribute_client": Finding(
+        "What a client tells of an attribute, and secure aggregation leaves",
+        lambda game, best: find_attribute_leak(game, "client"),
+        attribute_table,
+    ),
+    "attribute_subtracting": Finding(
+        "What a client tells of an attribute that takes its own upload out of the global model",
+        lambda game, best: find_attribute_leak(game, "subtracting"),
+        attribute_table,
     ),
     "calibration": Finding(
         "Was a training example used to calibrate the quantizer?", find_calibration, _calibration

@@ -10,6 +10,7 @@ from attacks.evaluate import Row, tail_metric
 from attacks.metrics.measures import Metric
 from attacks.strongest import Strongest
 from reporting.answer import answer
+from reporting.attributes import sentences as attribute_sentences
 from reporting.basis import describe_basis
 from reporting.bounds import warn
 from reporting.continual import continual_tables
@@ -96,6 +97,7 @@ def make_results(
     differences = findings["differences"]
     against, images = differences.against_reference, evidence.images
     leaks = [findings[f"federated_{threat}"] for threat in ATTACKERS]
+    attributes = [findings[f"attribute_{threat}"] for threat in ATTACKERS]
     # a server lacks all that a client does
     left_out = dict.fromkeys(sentence for leak in leaks if leak for sentence in leak.left_out)
     learned = findings["continual"]
@@ -129,6 +131,7 @@ def make_results(
             for variant in against["auc"]
         ]
         + [sentence for leak in leaks for sentence in federated_sentences(leak)]
+        + [sentence for leak in attributes for sentence in attribute_sentences(leak)]
         + continual_sentences(learned),
         left_out=(*evidence.left_out, *left_out),
         audited=evidence.audited,

@@ -31,7 +31,7 @@ from storage.playing import Playing, find_playing
 from storage.privacy import is_trained, prove
 from storage.pruning import PruningMeans, leave_out_pruning, read_pruning, read_widths
 from storage.records import VariantFacts, average, read_calibrated, read_record, read_seconds
-from storage.rounds import describe_clients, read_rounds
+from storage.rounds import describe_clients, read_candidates, read_rounds
 from storage.run_folder import RunFolder
 from storage.saved_signals import SavedSignal, load_signals
 from storage.searches import CostMeans, average_cost, average_search
@@ -40,6 +40,7 @@ from storage.tasks import NO_LABELS, describe_tasks, read_tasks
 from storage.trade_offs import trade_offs
 
 EMBEDDINGS = {"embeddings": "embeddings", "population_embeddings": "population"}  # in their files
+NO_TABLE = "The attribute was not guessed: that takes the table. Put it back, and audit again."
 
 
 class Evidence(NamedTuple):
@@ -112,6 +113,7 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
         widths=read_widths(run, experiment.names) if experiment.pruned else None,
         rounds=read_rounds(run, members, playing.needed),
         other_rounds=borrowed.rounds,
+        attribute=None if data is None else read_candidates(run, members, playing.needed, data),
         tasks=tasks,
         by_stage=by_stage,
         **trade_offs(facts)._asdict(),
@@ -137,9 +139,10 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
 def _leave_out_training(
     run: RunFolder, playing: Playing, data: ImageDataModule | None
 ) -> list[str]:
-    """Sentences on what is not known of pruning or tasks, and on what went wrong in training."""
+    """Sentences on what is not known of pruning, rounds or tasks, and what went wrong."""
     experiment = playing.experiment
     lost = leave_out_pruning(run, playing.audited) if experiment.pruned else []
+    lost += [NO_TABLE] if experiment.attribute is not None and data is None else []
     lost += describe_left_out(run, playing.sound) if experiment.federated else []
     if experiment.continual:
         lost += describe_sparse_heads(run, playing.sound)

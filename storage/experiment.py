@@ -141,6 +141,12 @@ class Experiment(NamedTuple):
         return rounds
 
     @property
+    def attribute(self) -> int | None:
+        """Column of a table whose values are tried in recorded rounds; None for none."""
+        column: int | None = self.config.get("federated", {}).get("attribute")
+        return column
+
+    @property
     def continual(self) -> bool:
         """Whether its models learn in tasks."""
         return bool(self.stage_ends)

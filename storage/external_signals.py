@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from attacks.cases import Case
@@ -98,24 +98,30 @@ def gather_external(path: Path) -> Evidence:
         by_variant = _add_labels(path, by_variant)
         rounds = read_external_rounds(path, recorded, members, len(shadows), used)
     models = leave_out_models(excluded, trained_here=False)
-    inside = members[usable].sum(0)
     by_name = {variant: _read_facts(known, audited) for variant, known in by_variant.items()}
     return Evidence(
         name=as_unicode(path.resolve().stem),
         game=Game(by_variant, members, cases, rounds=rounds, **trade_offs(by_name)._asdict()),
         variants=by_name,
-        facts={
-            "signals": f"{path}, {members.shape[1]} examples",
-            "audited models": str(len(cases)),
-            "shadow models": f"{len(usable)} against each of them",
-            "shadows with an example": f"{inside.min()} to {inside.max()}",
-            "test accuracy": "on the population",
-            "excluded": " ".join(models) or "none",
-        }
+        facts={"signals": f"{path}, {members.shape[1]} examples"}
+        | _describe(cases, members[usable].sum(0), models)
         | (recorded.facts if recorded else {}),
         excluded=excluded,
         left_out=[*models, *unknown, *(recorded.sentences if recorded else ())],
     )
+
+
+def _describe(
+    cases: Sequence[Case], inside: Int64[Tensor, " examples"], excluded: Sequence[str]
+) -> dict[str, str]:
+    """Facts about the models, by label."""
+    return {
+        "audited models": str(len(cases)),
+        "shadow models": f"{len(cases[0].shadows)} against each of them",
+        "shadows with an example": f"{inside.min()} to {inside.max()}",
+        "test accuracy": "on the population",
+        "excluded": " ".join(excluded) or "none",
+    }
 
 
 def _read_signals(

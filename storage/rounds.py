@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from attacks.game import FULL
-from attacks.rounds import NOBODY, SIGNALS, Rounds
+from attacks.rounds import ATTRIBUTE, NOBODY, SIGNALS, Candidates, Rounds
+from datamodules.attributes import read_attribute
+from datamodules.images import ImageDataModule
 from storage.checksums import check_unchanged
 from storage.names import ModelName
 from storage.records import read_record
@@ -52,13 +54,57 @@ def read_rounds(
     done, clients = experiment.rounds, experiment.clients
     if not done or clients is None:
         return None
-    files = {}
+    files = _files_of(run, members, used)
     for row, name in enumerate(members):
-        if name in used:
-            files[row] = [run.clients(name), *(run.round(name, number) for number in done)]
+        if row in files:
             check_unchanged(run.model(name), files[row])
     known = torch.stack([*members.values()])
     return join_rounds(files, known, done, clients, experiment.adversary)
+
+
+def read_candidates(
+    run: RunFolder,
+    members: Mapping[ModelName, Bool[Tensor, " examples"]],
+    used: Sequence[ModelName],
+    data: ImageDataModule,
+) -> Candidates | None:
+    """Read what was recorded with every value of an attribute; None if that is nothing.
+
+    Signals take as much memory as those of `read_rounds`, for each value.
+
+    Args:
+        run: the experiment's folder.
+        members: which example each of its models trained on, in the fleet's order.
+        used: models that are audited or attack, whose files were read by `read_rounds`.
+        data: the table.
+
+    Raises:
+        ValueError: a file lacks such signals.
+    """
+    experiment = run.read()
+    column, clients = experiment.attribute, experiment.clients
+    if column is None or clients is None:
+        return None
+    attribute = read_attribute(data, column)
+    files, matrix = _files_of(run, members, used), torch.stack([*members.values()])
+    rounds = [
+        join_rounds(files, matrix, experiment.rounds, clients, experiment.adversary, value)
+        for value in range(len(attribute.values))
+    ]
+    labels, values = data.pool.labels, attribute.values.tolist()
+    return Candidates(column, values, attribute.truth, attribute.others, labels, rounds)
+
+
+def _files_of(
+    run: RunFolder, members: Mapping[ModelName, object], used: Sequence[ModelName]
+) -> dict[int, list[Path]]:
+    """The holders and the rounds of the models that are used, by their rows."""
+    done = run.read().rounds
+    return {
+        row: [run.clients(name), *(run.round(name, number) for number in done)]
+        for row, name in enumerate(members)
+        if name in used
+    }
 
 
 def join_rounds(
@@ -67,6 +113,7 @@ def join_rounds(
     done: Sequence[int],
     clients: int,
     adversary: str | None = None,
+    value: int | None = None,
 ) -> Rounds:
     """Read the files of some federations.
 
@@ -76,6 +123,7 @@ def join_rounds(
         done: the rounds.
         clients: number of clients of each federation.
         adversary: who acts maliciously; None if everybody is honest.
+        value: position of a value of the attribute that was recorded; None for the examples' own.
 
     Raises:
         FileNotFoundError, ValueError: as `read_rounds`.
@@ -91,7 +139,7 @@ def join_rounds(
     for row, (holders, *by_round) in files.items():
         holder[row] = _read_holder(holders, members[row], clients)
         for place, file in enumerate(by_round):
-            participants, signals = _read_round(file, examples, clients)
+            participants, signals = _read_round(file, examples, clients, value)
             for signal in SIGNALS:
                 uploads[signal][row, place, participants] = signals[signal]
                 aggregates[signal][row, place] = signals[f"global_{signal}"]
@@ -139,10 +187,12 @@ def _read_holder(
     return holder
 
 
-def _read_round(path: Path, examples: int, clients: int) -> _Round:
+def _read_round(path: Path, examples: int, clients: int, value: int | None) -> _Round:
     names = [*SIGNALS, *(f"global_{name}" for name in SIGNALS)]
-    content = _load(path, ("participants", *names))
-    names += [name for signal in SIGNALS if (name := f"others_{signal}") in content]
+    names = [*SIGNALS, *(f"global_{name}" for name in SIGNALS)]
+    before = "" if value is None else ATTRIBUTE
+    content = _load(path, ("participants", *(before + name for name in names)))
+    names += [name for signal in SIGNALS if before + (name := f"others_{signal}") in content]
     participants = content.pop("participants")
     listed = participants.tolist() if participants.ndim == 1 else [-1]
     if sorted(set(listed) & set(range(clients))) != listed:
@@ -150,20 +200,23 @@ def _read_round(path: Path, examples: int, clients: int) -> _Round:
             f"`participants` in {path} must be ascending numbers of {clients} clients, got "
             f"{participants.tolist()}. {WAY_OUT}"
         )
+    seen = {}
     for name in names:
-        signal = content[name]
+        key = before + name
+        signal = content[key] if value is None else content[key][value]
         expected = (len(listed), examples) if name in SIGNALS else (examples,)
         if tuple(signal.shape) != expected:
             raise ValueError(
-                f"`{name}` in {path} must have shape {list(expected)}, got {list(signal.shape)}. "
+                f"`{key}` in {path} must have shape {list(expected)}, got {list(signal.shape)}. "
                 f"{WAY_OUT}"
             )
         if broken := int((~signal.isfinite()).sum()):
             raise ValueError(
-                f"`{name}` in {path} must be finite, got {broken} numbers that are not. Train that "
+                f"`{key}` in {path} must be finite, got {broken} numbers that are not. Train that "
                 "model again by `train.py --fleet.retrain_failed true`, or lower `--model.lr`."
             )
-    return _Round(participants.long(), content)
+        seen[name] = signal
+    return _Round(participants.long(), seen)
 
 
 def _load(path: Path, names: Sequence[str]) -> dict[str, Tensor]:

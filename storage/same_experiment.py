@@ -31,6 +31,7 @@ ADDED = {
     "federated.update": "full",
     "federated.error_feedback": False,
     "federated.record": [],
+    "federated.attribute": None,
     "federated.cosine": "last",
     "federated.adversary": None,
     "federated.strength": 1.0,

@@ -111,7 +111,7 @@ def find_federated_leak(game: Game, threat: Threat) -> FederatedLeak | None:
     known: dict[Known, View] = {"matched": view}
     if game.other_rounds is not None and threat in threats_to(game.other_rounds):
         known["other"] = make_view(game.other_rounds, threat)
-    left_out, names = _choose(game, view, threat)
+    left_out, names = choose(game, view, threat)
     few = {kind for kind, seen in known.items() if _fewest_clients(game, seen) < FEWEST_CLIENTS}
     holder = view.holder[[case.target for case in cases]]
     known_labels = next(iter(game.signals.values())).labels
@@ -159,7 +159,7 @@ def _fewest_clients(game: Game, view: View) -> int:
     return min((int(view.took_part(model).sum(1).min()) for model in shadows), default=0)
 
 
-def _choose(game: Game, view: View, threat: Threat) -> tuple[list[str], list[str]]:
+def choose(game: Game, view: View, threat: Threat) -> tuple[list[str], list[str]]:
     """Why attacks cannot be made, and the names of those that can."""
     names, left_out = list(ATTACKS), []
     if threat != "server":  # sees no upload, which is another attacker and nothing left out

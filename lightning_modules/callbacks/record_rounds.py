@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from attacks.rounds import ATTACKER
+from datamodules.attributes import Attribute
 from datamodules.images import ImageDataModule
 from lightning_modules.federated import FederatedClassifier
 from lightning_modules.federated_options import CosineName
@@ -32,6 +33,7 @@ class RecordRounds(Callback):
         rounds: rounds that are recorded, counted from 1.
         sizes: number of examples of each client.
         cosine: layers whose gradients are compared with updates.
+        attribute: a column whose values are all tried; None for none.
     """
 
     def __init__(
@@ -41,9 +43,11 @@ class RecordRounds(Callback):
         rounds: Collection[int],
         sizes: list[int],
         cosine: CosineName = "last",
+        attribute: Attribute | None = None,
     ) -> None:
         self.cosine = cosine
         self.folder, self.record, self.rounds, self.sizes = folder, record, rounds, sizes
+        self.attribute = attribute
         self.bytes: list[int] = []  # uploaded in each round
         self.left_out: dict[str, list[int]] = {}  # round -> clients; JSON knows no other keys
         self.unchanged: list[int] = []  # rounds without an upload
@@ -65,7 +69,7 @@ class RecordRounds(Callback):
             seen = Seen(module.start, module.sent, module.uploads, end)
             if module.adversary != "isolate":  # whose clients never see the global model
                 seen = seen._replace(others=leave_out(seen, ATTACKER, self.sizes))
-            save_whole(path, record_round(network, seen, data, self.cosine))
+            save_whole(path, record_round(network, seen, data, self.cosine, self.attribute))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         facts = {"sizes": self.sizes, "recorded": sorted(self.rounds)} | self.state_dict()

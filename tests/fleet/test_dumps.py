@@ -33,7 +33,7 @@ def trained(toy, tmp_path_factory):
     run, dumps = (tmp_path_factory.mktemp("runs") / name for name in ("run", "dumps"))
     real, count = record_rounds.record_round, 0
 
-    def record(network, seen, data, layers):
+    def record(network, seen, data, layers, attribute):
         nonlocal count
         folder = dumps / str(count // 2)
         number, count = count % 2 + 1, count + 1
@@ -41,7 +41,7 @@ def trained(toy, tmp_path_factory):
         states |= {f"round-{number}/client-{k}": state for k, state in seen.uploads.items()}
         for name, state in states.items():
             save_whole(folder / f"{name}.safetensors", state)
-        return real(network, seen, data, layers)
+        return real(network, seen, data, layers, attribute)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(record_rounds, "record_round", record)

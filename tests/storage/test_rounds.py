@@ -142,7 +142,7 @@ def test_clients_that_hold_other_examples_are_refused(federated_run, read):
     path = federated_run.clients(FIRST)
     holder = load_file(path)["holder"]
     save_whole(path, {"holder": holder.roll(1)})
-    with pytest.raises(ValueError, match="hold other examples than membership"):
+    with pytest.raises(ValueError, match="hold other examples than the membership"):
         read()
     save_whole(path, {"holder": holder.where(holder != 4, 7)})
     with pytest.raises(

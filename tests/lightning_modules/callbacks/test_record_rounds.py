@@ -3,6 +3,7 @@
 import copy
 import json
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -10,12 +11,14 @@ from safetensors.torch import load_file
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from attacks.signals import signals
-from datamodules import Digits
+from datamodules import Arrays, Digits
+from datamodules.attributes import read_attribute
 from datamodules.clients import Federation, draw_holders
+from lightning_modules.architectures import mlp
 from lightning_modules.callbacks.record_rounds import RecordRounds
 from lightning_modules.federated import FederatedClassifier, set_tensors
 from lightning_modules.federated_options import FederatedOptions
-from lightning_modules.observe import Seen, leave_out
+from lightning_modules.observe import Seen, leave_out, record_round
 from lightning_modules.options import ModelOptions
 
 MEMBERS = torch.arange(60) < 30
@@ -258,3 +261,39 @@ def test_a_round_that_nobody_is_left_of_is_recorded_as_such(fit, monkeypatch):
     assert files[3]["phi"].shape == (0, 60)
     assert torch.equal(files[3]["global_phi"], files[1]["global_phi"])
     assert not files[3]["global_cosine"].any()
+
+
+@pytest.mark.parametrize("layers", ["last", "all"])
+def test_candidates_are_recorded_as_if_they_were_the_pool(tmp_path, rng, layers):
+    """Every value in turn: to the bit what a table with that column would give.
+
+    Each client began with its own weights, as isolated ones do.
+    """
+    features = torch.randn(24, 3, generator=rng)
+    features[:, 1] = torch.arange(24) % 3
+    splits = {
+        "x": features,
+        "y": torch.arange(24) % 2,
+        "x_test": features[:4],
+        "y_test": [0, 1] * 2,
+    }
+    np.savez(tmp_path / "table.npz", **splits)
+    data = Arrays(tmp_path / "table.npz")
+    data.setup("fit")
+    network = mlp(2, (3,), [4])
+    start, end, others, *states = (mlp(2, (3,), [4]).state_dict() for _ in range(7))
+    models = Seen(start, dict(enumerate(states[:2])), dict(enumerate(states[2:])), end, others)
+    attribute = read_attribute(data, 1)
+    arguments = models, data, layers
+    seen = record_round(copy.deepcopy(network), *arguments, attribute)
+    plain = record_round(copy.deepcopy(network), *arguments)
+    assert all(torch.equal(seen[key], value) for key, value in plain.items())
+    pool = data.pool.images
+    for place, value in enumerate(attribute.values):
+        pool[:, 1] = value
+        expected = record_round(copy.deepcopy(network), *arguments)
+        assert len(expected) == 10
+        for key in expected.keys() - {"participants"}:
+            recorded = seen[f"attribute_{key}"]
+            assert recorded.shape == (3, *expected[key].shape)
+            assert torch.equal(recorded[place], expected[key])
