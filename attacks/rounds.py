@@ -7,6 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 NOBODY = -1  # the holder of an example that no client trained on
+ATTACKER = 0  # the client that attacks; with examples split at random, it is like any other
 RoundSignal = Literal["phi", "gradient", "cosine"]
 SIGNALS: tuple[RoundSignal, ...] = ("phi", "gradient", "cosine")
 
@@ -22,16 +23,23 @@ class Rounds(NamedTuple):
             gradient, under the model that the server sent out, with the client's update.
         aggregates: the same of the global model at the end of the round and its change.
         holder: the client that trained on each example, or `NOBODY`.
+        others: the same of the mean of all uploads but the `ATTACKER`'s and its change; None if it
+            was not recorded of every federation.
+        adversary: who acts maliciously in training: `isolate`, `ascent` or None.
     """
 
     done: Sequence[int]
     uploads: Mapping[RoundSignal, Float[Tensor, "federations rounds clients examples"]]
     aggregates: Mapping[RoundSignal, Float[Tensor, "federations rounds examples"]]
     holder: Int64[Tensor, "federations examples"]
+    others: Mapping[RoundSignal, Float[Tensor, "federations rounds examples"]] | None = None
+    adversary: str | None = None
 
     def on(self, examples: Int64[Tensor, " chosen"]) -> "Rounds":
         """Select examples by position."""
+        others = self.others
         return self._replace(
+            others=others and {name: signal[..., examples] for name, signal in others.items()},
             uploads={name: signal[..., examples] for name, signal in self.uploads.items()},
             aggregates={name: signal[..., examples] for name, signal in self.aggregates.items()},
             holder=self.holder[:, examples],

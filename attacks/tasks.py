@@ -1,6 +1,6 @@
 """What can be seen of learners that see their classes task by task: outputs, and their state."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -42,6 +42,8 @@ class Stage(NamedTuple):
         outside: share of |phi|^2 that lies outside the range of what R gained in this stage; None
             for learners without R.
         worlds: heads over the features of audited models, by their row; empty for such learners.
+        solved: for audited models, whether each example was learnt, solved for from the weight of
+            their head; None where that is not known.
         exemplars: the examples that each model keeps to replay them; None without replay.
     """
 
@@ -50,6 +52,7 @@ class Stage(NamedTuple):
     leverage: Mapping[Form, Float[Tensor, "models examples"]] = {}
     outside: Float[Tensor, "models examples"] | None = None
     worlds: Mapping[int, Worlds] = {}
+    solved: Float[Tensor, "models examples"] | None = None
     exemplars: Bool[Tensor, "models examples"] | None = None
 
     def on(self, examples: Int64[Tensor, " chosen"]) -> "Stage":
@@ -63,6 +66,7 @@ class Stage(NamedTuple):
             leverage={form: signal[:, examples] for form, signal in self.leverage.items()},
             outside=choose(self.outside),
             worlds={row: worlds.on(examples) for row, worlds in self.worlds.items()},
+            solved=choose(self.solved),
             exemplars=choose(self.exemplars),
         )
 
@@ -82,11 +86,14 @@ class Tasks(NamedTuple):
         classes: of each task, in the order of training.
         labels: class of each example.
         stages: one per task.
+        outputs: `[models, examples, classes]` of the quantized networks at the end, by variant; of
+            those whose outputs were recorded.
     """
 
     classes: Sequence[Sequence[int]]
     labels: Int64[Tensor, " examples"]
     stages: Stages
+    outputs: Mapping[str, Tensor] = {}
 
     @property
     def task(self) -> Int64[Tensor, " examples"]:
@@ -95,7 +102,11 @@ class Tasks(NamedTuple):
 
     def on(self, examples: Int64[Tensor, " chosen"]) -> "Tasks":
         """Select examples by position."""
-        return self._replace(labels=self.labels[examples], stages=_Chosen(self.stages, examples))
+        return self._replace(
+            labels=self.labels[examples],
+            stages=_Chosen(self.stages, examples),
+            outputs=_ChosenOutputs(self.outputs, examples),
+        )
 
 
 class _Chosen:
@@ -109,6 +120,22 @@ class _Chosen:
 
     def __getitem__(self, index: int, /) -> Stage:
         return self.stages[index].on(self.examples)
+
+
+class _ChosenOutputs(Mapping[str, Tensor]):
+    """Outputs on some of their examples."""
+
+    def __init__(self, outputs: Mapping[str, Tensor], examples: Int64[Tensor, " chosen"]) -> None:
+        self.outputs, self.examples = outputs, examples
+
+    def __len__(self) -> int:
+        return len(self.outputs)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.outputs)
+
+    def __getitem__(self, variant: str) -> Tensor:
+        return self.outputs[variant][:, self.examples]
 
 
 def task_of(

@@ -32,6 +32,8 @@ LEARNERS = {
     "ssd-reverse": "--continual.learner ssd --continual.sdmlp.forward_kl false",
     "ssd-ewc": "--continual.learner ssd --continual.ewc 30",
 }
+BASE = "sdmlp"
+PEERS = [learner for learner in LEARNERS if learner != BASE]
 DIGITS = (
     "--data datamodules.Digits --data.pool_size 1400 --data.batch_size 32 --data.flip false "
     "--data.crop 0 --trainer.accelerator cpu --trainer.max_epochs 200 "
@@ -96,25 +98,29 @@ def train_models(learner: str, models: int, options: Sequence[str]) -> Learnt:
         )
 
 
-def describe(learner: str, learnt: Learnt) -> str:
-    """A line of the table, in percent and points."""
+def describe(learner: str, learnt: Learnt, base: Learnt) -> str:
+    """A line of the table, in percent and points; gains are paired, model by model."""
     final = [100 * value for value in learnt.final]
-    spread = f"{stdev(final):5.1f}" if len(final) > 1 else "    -"
+    gains = [value - 100 * other for value, other in zip(final, base.final, strict=True)]
+    spread = f"{stdev(gains):5.1f}" if len(gains) > 1 else "    -"
     active = "{:8.1f} {:6.1f}".format(*learnt.active)
     parts = (100 * learnt.average, 100 * learnt.first, 100 * learnt.backward)
     shares = "{:8.1f} {:6.1f} {:+9.1f}".format(*parts)
-    return f"{learner:11} {fmean(final):6.1f} {spread} {shares} {active} {learnt.seconds:8.1f}"
+    line = f"{learner:11} {fmean(final):6.1f} {fmean(gains):+8.1f} {spread} {shares} {active}"
+    return f"{line} {learnt.seconds:8.1f}"
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--learners", nargs="+", choices=[*LEARNERS], default=[*LEARNERS])
+    parser.add_argument("--learners", nargs="+", choices=PEERS, default=PEERS)
     parser.add_argument("--models", type=int, default=3, help="models per learner, each of a seed")
     known, options = parser.parse_known_args()
-    print("learner      final   std  average  first  backward  active   last  s/model")
+    base = train_models(BASE, known.models, options)
+    print("learner      final  - sdmlp   std  average  first  backward  active   last  s/model")
+    print(describe(BASE, base, base), flush=True)
     for learner in known.learners:
-        print(describe(learner, train_models(learner, known.models, options)), flush=True)
+        print(describe(learner, train_models(learner, known.models, options), base), flush=True)
 
 
 if __name__ == "__main__":

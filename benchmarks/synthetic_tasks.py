@@ -248,6 +248,7 @@ def write_tasks(path: Path, options: Options) -> RunFolder:
     data, game = read_digits(options), make_game(options)
     tasks = game.tasks or Tasks([], data.pool.labels, [])
     stages = [tasks.stages[place] for place in range(options.tasks)]
+    ends = list(range(1, options.tasks + 1))
     config = {
         "seed": options.seed,
         "data": {"class_path": "datamodules.Digits", "init_args": {"pool_size": options.pool}},
@@ -259,7 +260,7 @@ def write_tasks(path: Path, options: Options) -> RunFolder:
         "continual": {
             "tasks": options.tasks,
             "learner": "acil",
-            "ends": list(range(1, options.tasks + 1)),
+            "ends": ends,
         },
     }
     fingerprints = {"data": data.fingerprint(), "network": "ridge"}
@@ -276,7 +277,7 @@ def write_tasks(path: Path, options: Options) -> RunFolder:
             save_whole(run.signals(name, variant), _signal_file(known, row))
         rows = [int(game.members[row, tasks.task == task].sum()) for task in range(len(stages))]
         facts = [{"rows": count, "fewer_rows": count < options.width} for count in rows]
-        record = {"ends": config["continual"]["ends"], "classes": tasks.classes, "stages": facts}
+        record = {"ends": ends, "classes": tasks.classes, "stages": facts}
         run.record(name, FULL).write_text(json.dumps(record), encoding="utf-8")
     return run
 

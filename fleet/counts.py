@@ -9,9 +9,13 @@ from jsonargparse import Namespace
 
 from fleet.prepare import Job
 from fleet.restarts import find_lost
+from lightning_modules.federated_options import FederatedOptions
 from storage.names import ModelName
 from storage.run_folder import RunFolder
 
+# forward passes that gradients of single examples count as: 2.8 measured for convnet_gn, and more
+# for a perceptron, whose 0.1 ms per example are soon over
+GRADIENT = 4
 HEADER = 512  # bytes before the signals in their file; measured 504 in a smaller one
 
 
@@ -37,7 +41,10 @@ class Counts(NamedTuple):
         embedded: models whose embeddings are recorded.
         clients: clients in a round; 0 if models are trained in one place.
         rounds: number of rounds whose uploads are recorded.
+        looks: passes over the pool that a recorded round takes, in forward passes.
+        series: models that signals are recorded of in such a round.
         tasks: number of tasks, after each of which the outputs on all images are recorded.
+        whole: number of quantized variants whose outputs are recorded, as well.
         classes: number of classes.
     """
 
@@ -59,7 +66,10 @@ class Counts(NamedTuple):
     embedded: Collection[ModelName] = ()
     clients: int = 0
     rounds: int = 0
+    looks: int = 0
+    series: int = 0
     tasks: int = 0
+    whole: int = 0
     classes: int = 0
 
     @property
@@ -72,20 +82,20 @@ class Counts(NamedTuple):
         """Images whose signals are recorded in training.
 
         They go through the uploads of recorded rounds and the models around them, or through the
-        model at the end of each task.
+        model at the end of each task, and afterwards through its quantized variants.
         """
-        uploads = self.rounds * (self.clients + 2) * self.pool
-        return uploads + self.tasks * (self.pool + self.test)
+        uploads = self.rounds * self.looks * self.pool
+        return uploads + self.tasks * (self.pool + self.test) + self.whole * self.pool
 
     @property
     def recorded_bytes(self) -> int:
         """Bytes of what is recorded of a model in training.
 
-        Of a round these are three signals of each upload and of the new model, of a task the
-        outputs.
+        Of a round these are three signals of each upload and each new model, of a task the outputs.
         """
-        rounds = self.rounds * (HEADER + 3 * 4 * (self.clients + 1) * self.pool)
-        return rounds + self.tasks * (HEADER + 4 * self.classes * self.pool)
+        rounds = self.rounds * (HEADER + 3 * 4 * self.series * self.pool)
+        outputs = 4 * self.classes * self.pool
+        return rounds + self.tasks * (HEADER + outputs) + self.whole * outputs
 
     def kept(self, image_bytes: int) -> int:
         """Bytes of a variant's signals, at `image_bytes` per image and query of the pool."""
@@ -121,6 +131,7 @@ def count_work(job: Job) -> Counts:
         visits = clients * federation.local_epochs
         held = members / federation.clients
         steps, members = visits * ceil(held / data.batch_size), round(visits * held)
+    looks, series = _looks(job.federated, clients)
     if data.tasks is not None:
         served = [len(data.served(epoch)) for epoch in range(trainer.max_epochs)]
         steps = round(fmean(ceil(examples / data.batch_size) for examples in served))
@@ -145,6 +156,21 @@ def count_work(job: Job) -> Counts:
         embedded=job.experiment.embedded,
         clients=clients,
         rounds=len(job.experiment.rounds),
+        looks=looks,
+        series=series,
         tasks=len(job.experiment.stage_ends),
+        whole=len(job.experiment.quantized) if job.experiment.continual else 0,
         classes=data.num_classes,
     )
+
+
+def _looks(options: FederatedOptions, clients: int) -> tuple[int, int]:
+    """Passes over the pool of a recorded round, and how many models its signals are of.
+
+    Uploads, what they began with, the new model, and this without a client, unless clients are
+    isolated: then each began with a model of its own.
+    """
+    isolated = options.adversary == "isolate"
+    begun, new = (clients + 1, 1) if isolated else (1, 2)
+    gradients = GRADIENT * begun if options.cosine == "all" else 0
+    return clients + begun + new + gradients, clients + new

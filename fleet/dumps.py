@@ -60,11 +60,11 @@ from torch import Tensor, nn
 from attacks.federated.view import FEWEST_CLIENTS
 from attacks.rounds import NOBODY
 from datamodules.images import Batch, ImageDataModule
-from lightning_modules.callbacks.record_rounds import record_round
 from lightning_modules.federated import set_tensors
 from lightning_modules.float32 import tf32
 from lightning_modules.last_layer import find_last_linear
 from lightning_modules.networks import build_network
+from lightning_modules.observe import Seen, record_round
 from storage.command_line import quote
 from storage.dumps import Dump, check_shapes, check_together, is_finite, read_dump
 from storage.external_rounds import Recorded, federation_folder
@@ -201,7 +201,8 @@ def record(
                 f"No upload of round {number} in {dump.path} is finite. Take this round's uploads "
                 "away in every dump."
             )
-        signals = record_round(copy.deepcopy(network), start, uploads, end, data)
+        seen = Seen(start, dict.fromkeys(uploads, start), uploads, end)
+        signals = record_round(copy.deepcopy(network), seen, data)
         save_whole(folder / round_file(number), signals)
     return left_out
 

@@ -16,6 +16,7 @@ from datamodules.images import ImageDataModule
 from datamodules.seeds import derive_seed
 from fleet.checks import Devices
 from lightning_modules.classifier import Classifier
+from lightning_modules.example_gradients import direction_of, full_cosines
 from lightning_modules.federated import FederatedClassifier
 from lightning_modules.federated_options import FederatedOptions
 from lightning_modules.last_layer import find_last_linear
@@ -108,18 +109,30 @@ def rehearse_rounds(
     """Look for the layer whose gradients are recorded, and say what rounds will be like.
 
     Raises:
-        ValueError: the network has no such layer.
+        ValueError: the network has no such layer, or no gradients of single examples where they are
+            asked for.
     """
     if not isinstance(classifier, FederatedClassifier) or options.clients is None:
         return []
     network = copy.deepcopy(classifier.network).cpu().float().eval()
-    find_last_linear(network, next(data.test_batches()).images[:2])
+    batch = next(data.test_batches())
+    images, labels = batch.images[:2].cpu(), batch.labels[:2].cpu()
+    find_last_linear(network, images)
+    notes = []
+    if options.cosine == "all":
+        full_cosines(network, images, labels, direction_of(network, network)[None])
+        notes = [
+            "Cosines on all layers (`--federated.cosine all`): a recorded round takes a backward "
+            "pass per example of the pool"
+            + (" and client." if options.adversary == "isolate" else ".")
+        ]
     count = count_participants(options.clients, options.participation)
     recorded = options.rounds(rounds)
     return [
         f"Federation: {rounds} rounds, in each {count} of {options.clients} clients; each "
         f"uploads {classifier.upload_bytes:,} bytes (`{options.update}`). Recorded rounds: "
-        f"{', '.join(map(str, recorded))}."
+        f"{', '.join(map(str, recorded))}.",
+        *notes,
     ]
 
 

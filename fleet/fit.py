@@ -71,7 +71,8 @@ def fit(job: Job, name: ModelName) -> None:
         training = [Prune(run.record(name, FULL), job.prune, epochs, seed)]
     if federation is not None and not weights.exists():
         recorded, sizes = job.experiment.rounds, federation.sizes()
-        training = [RecordRounds(run.model(name), run.record(name, FULL), recorded, sizes)]
+        record, cosine = run.record(name, FULL), job.federated.cosine
+        training = [RecordRounds(run.model(name), record, recorded, sizes, cosine)]
     if stream is not None and not weights.exists():
         audited = name in job.experiment.audited
         training = [RecordTasks(run.model(name), run.record(name, FULL), members, audited)]
@@ -115,7 +116,13 @@ def make_trainer(
         SaveCheckpoint(run.checkpoint(name), job.config.checkpoint_every),
         SaveWeights(run.weights(name, FULL)),
         *after,
-        RecordSignals(run.model(name), experiment.variants, experiment.queries, peers),
+        RecordSignals(
+            run.model(name),
+            experiment.variants,
+            experiment.queries,
+            peers,
+            experiment.quantized if experiment.continual else (),
+        ),
     ]
     if name in experiment.embedded:
         query = experiment.queries[0]

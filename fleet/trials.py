@@ -114,16 +114,17 @@ def try_training(
 
     Args:
         classifier: the model, which is changed.
-        data: the data set, with a split assigned.
+        data: the data set, with a split assigned; a learner of tasks has no epoch after its last.
         options: options of the trainer.
         plugins: plugins of the trainer.
     """
+    epochs = TRIAL_EPOCHS if data.tasks is None else min(TRIAL_EPOCHS, data.tasks.ends[-1])
     timer = _Timer()
     with TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "last.ckpt"
         saver = _TimedCheckpoint(checkpoint, 0.0)
         trainer = Trainer(
-            **{**options, "max_epochs": TRIAL_EPOCHS},
+            **{**options, "max_epochs": epochs},
             limit_train_batches=TRIAL_STEPS,
             limit_val_batches=0,
             callbacks=[timer, saver],

@@ -15,7 +15,7 @@ from lightning_modules.headed import HeadedNetwork
 from lightning_modules.headed_classifier import HeadedClassifier
 from lightning_modules.regressions import REGRESSIONS
 from lightning_modules.ridge_head import RidgeHead, Rows
-from lightning_modules.worlds import Pool, draw_worlds, expose, solve_worlds
+from lightning_modules.worlds import Pool, draw_worlds, expose, solve_members, solve_worlds
 
 
 class AnalyticClassifier(HeadedClassifier):
@@ -59,7 +59,7 @@ class AnalyticClassifier(HeadedClassifier):
             super().learn(batch, number)
             return
         rows = rows_of(self.network, batch)
-        energy = self.energy + rows.features.square().sum().item()
+        energy = self.energy + rows.joined().square().sum().item()
         if not energy < float("inf"):
             return  # the backbone diverged, which its outputs show
         self.energy = energy
@@ -83,6 +83,9 @@ class AnalyticClassifier(HeadedClassifier):
         if not pool.rows.features.isfinite().all():  # diverged, so there is nothing to solve for
             return {}
         tensors = expose(self.before, after, pool.rows.features, self._served)
+        if audited:  # by its weight as it is released, in float32
+            weight = cast(RidgeHead, network.head).output.weight.detach()[self.order].T.double()
+            tensors |= solve_members(pool, weight, options.gamma, stage)
         if audited and options.worlds:
             members = draw_worlds(self.seed, options.worlds, len(pool.task))
             worlds = solve_worlds(self.regression, pool, members, stage)

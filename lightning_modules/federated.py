@@ -9,16 +9,16 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
+from attacks.rounds import ATTACKER
 from datamodules.batches import Batch
 from datamodules.clients import Visit
 from datamodules.images import ImageDataModule
 from datamodules.seeds import derive_seed
+from lightning_modules.adversaries import State, ascend, candidates, isolate
 from lightning_modules.classifier import Classifier
 from lightning_modules.federated_options import FederatedOptions
 from lightning_modules.options import ModelOptions
 from quantization.updates import UNROUNDED, parse_update, round_tensor, update_bytes
-
-State = dict[str, Tensor]  # parameters and buffers of a network by name, each once
 
 
 class FederatedClassifier(Classifier):
@@ -30,14 +30,17 @@ class FederatedClassifier(Classifier):
     Buffers, as BatchNorm's, are averaged with the same shares, and counters are those of the
     largest client. An update that is not finite is left out, and weighs nothing.
 
-    `start` and `uploads` stay until callbacks have seen the end of the epoch. Differences are in
-    float64, so that an update that is not rounded loses nothing.
+    A server that isolates sends each client its own last upload in the place of `start`, in part or
+    whole, and averages updates as before. A client that ascends does so before it uploads.
+
+    `start`, `sent` and `uploads` stay until callbacks have seen the end of the epoch. Differences
+    are in float64, so that an update that is not rounded loses nothing.
 
     Args:
         data: the data set.
         seed: the model's seed.
         options: the network, and how clients train it.
-        federated: how updates travel.
+        federated: how updates travel, and who is malicious.
     """
 
     def __init__(
@@ -52,7 +55,10 @@ class FederatedClassifier(Classifier):
         self.automatic_optimization = False
         self.rounding, self.feedback = parse_update(federated.update), federated.error_feedback
         self.residuals: dict[int, State] = {}  # what rounding took from each client's last update
+        self.adversary, self.strength = federated.adversary, federated.strength
+        self.branches: dict[int, State] = {}  # the last upload of each client that is isolated
         self.start: State = {}
+        self.sent: dict[int, State] = {}  # the weights that each client began with
         self.uploads: dict[int, State] = {}  # the weights that the server has of each client
         self.left_out: list[int] = []  # clients of this round
 
@@ -66,9 +72,16 @@ class FederatedClassifier(Classifier):
         super().on_train_epoch_start()
         tensors = tensors_of(self.network)
         self.start = {key: value.detach().clone() for key, value in tensors.items()}
-        self.uploads, self.left_out = {}, []
+        self.sent, self.uploads, self.left_out = {}, {}, []
         self._examples, self._largest = 0, 0
         self._sums: State = {}  # of updates and of buffers, each times its client's examples
+
+    def on_train_batch_start(self, batch: Visit, batch_idx: int) -> None:
+        """Send a client its weights."""
+        self.sent[batch.client] = self.start
+        if (own := self.branches.get(batch.client)) is not None:
+            self.sent[batch.client] = isolate(self.start, own, self.strength)
+            set_tensors(self.network, self.sent[batch.client])
 
     def training_step(self, visit: Visit, batch_idx: int) -> None:  # type: ignore[override]
         """Train one client."""
@@ -80,6 +93,9 @@ class FederatedClassifier(Classifier):
             self.manual_backward(loss)
             optimizer.step()
             torch.clear_autocast_cache()  # if on, it holds weights from before the step
+        if self.adversary == "ascent" and visit.client == ATTACKER:
+            data = cast(ImageDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
+            ascend(self.network, map(convert, candidates(data)), self.strength)
 
     @torch.no_grad()
     def on_train_batch_end(self, outputs: object, batch: Visit, batch_idx: int) -> None:
@@ -97,7 +113,7 @@ class FederatedClassifier(Classifier):
         uploads = len(self.uploads) + len(self.left_out)
         self.log("federated/bytes", float(uploads * self.upload_bytes))
         cast(LRScheduler, self.lr_schedulers()).step()
-        self.start, self.uploads = {}, {}
+        self.start, self.sent, self.uploads = {}, {}, {}
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """SGD, with the learning rate of a round constant and, over rounds, a cosine to zero."""
@@ -117,22 +133,25 @@ class FederatedClassifier(Classifier):
         super().on_save_checkpoint(checkpoint)
         if self.residuals:
             checkpoint["residuals"] = self.residuals
+        if self.branches:
+            checkpoint["branches"] = self.branches
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.residuals = checkpoint.get("residuals", {})
+        self.branches = checkpoint.get("branches", {})
 
     def _take(self, visit: Visit) -> bool:
         """Add a client's rounded update to the sums; False if something in it is not finite."""
         trained, draws = tensors_of(self.network), torch.Generator()
         draws.manual_seed(derive_seed(self.seed, "upload", self.current_epoch, visit.client))
-        residual = self.residuals.get(visit.client, {})
+        residual, begun = self.residuals.get(visit.client, {}), self.sent[visit.client]
         sent, lost, upload = {}, {}, {}
         for key, value in trained.items():
             if not isinstance(value, nn.Parameter):  # a buffer travels as it is
                 sent[key] = upload[key] = value.clone()
                 continue
-            start = self.start[key].double()
+            start = begun[key].double()
             wanted = value.double() - start
             if key in residual:
                 wanted += residual[key].to(wanted.device)
@@ -148,6 +167,8 @@ class FederatedClassifier(Classifier):
         self.uploads[visit.client] = upload
         if self.feedback:
             self.residuals[visit.client] = lost
+        if self.adversary == "isolate":
+            self.branches[visit.client] = upload
         return True
 
     def _add(self, sent: State, examples: int) -> None:

@@ -9,6 +9,8 @@ UpdateName = Literal[
     "full", "qsgd-w8", "qsgd-w4", "qsgd-w2", "qsgd-w1.58",
     "nearest-w8", "nearest-w4", "nearest-w2", "nearest-w1.58",
 ]  # fmt: skip
+AdversaryName = Literal["isolate", "ascent"]
+CosineName = Literal["last", "all"]
 RECORDED = 10  # rounds that are recorded by default, if there are as many
 MOST_CLIENTS = 2**15 - 1  # holders are int16
 
@@ -29,6 +31,13 @@ class FederatedOptions:
         error_feedback: add what rounding took from a client's update to its next one.
         record: rounds, counted from 1, whose uploads the attacker sees (default: ten of them evenly
             spaced, the last among them).
+        cosine: layers whose gradients are compared with updates: the `last`, or `all`, which takes
+            a backward pass per example.
+        adversary: who acts maliciously: `isolate`, a server that sends each client its own last
+            upload back; `ascent`, client 0, which raises the loss of what it does not hold before
+            it uploads; null for attackers that only look.
+        strength: how far the adversary goes: share of a client's own upload in what it is sent, or
+            step of the ascent along the gradient.
 
     Raises:
         ValueError: a number is out of range, or nothing reads an option.
@@ -41,6 +50,9 @@ class FederatedOptions:
     update: UpdateName = "full"
     error_feedback: bool = False
     record: Sequence[int] = ()
+    cosine: CosineName = "last"
+    adversary: AdversaryName | None = None
+    strength: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse numbers out of range, and options that nothing reads."""
@@ -70,6 +82,8 @@ class FederatedOptions:
                 "`federated.error_feedback` needs a rounded update, got `full`, which loses "
                 "nothing. Leave it out, or pass for example `--federated.update qsgd-w4`."
             )
+        if self.on:
+            self._check_adversary()
 
     @property
     def on(self) -> bool:
@@ -83,8 +97,14 @@ class FederatedOptions:
             total: rounds of a fit.
 
         Raises:
-            ValueError: a round is out of range, or named twice.
+            ValueError: a round is out of range, or named twice, or clients are isolated in none.
         """
+        if self.adversary == "isolate" and total < 2:
+            raise ValueError(
+                "`federated.adversary` isolate needs 2 rounds (`--trainer.max_epochs`), got "
+                f"{total}: clients are sent their own uploads from the second. Train longer, or "
+                "leave it out."
+            )
         for number in self.record:
             if not 1 <= number <= total:
                 raise ValueError(
@@ -99,6 +119,28 @@ class FederatedOptions:
             return sorted(self.record)
         count = min(total, RECORDED)
         return [ceil(number * total / count) for number in range(1, count + 1)]
+
+    def _check_adversary(self) -> None:
+        if self.adversary is None:
+            if self.strength != 1:
+                raise ValueError(
+                    f"`federated.strength` needs `--federated.adversary`, got {self.strength:g} "
+                    "without one. Leave it out, or pass for example `--federated.adversary ascent`."
+                )
+            return
+        if self.clients == 1:
+            raise ValueError(
+                f"`federated.adversary` {self.adversary} needs 2 clients or more, got 1: a single "
+                "client is isolated anyway, and has nobody to attack. Raise `--federated.clients`."
+            )
+        most = 1 if self.adversary == "isolate" else inf
+        if not 0 < self.strength <= most or self.strength == inf:
+            limit = " and at most 1, a share" if self.adversary == "isolate" else ", a step"
+            raise ValueError(
+                f"`federated.strength` must be above 0{limit}, with `--federated.adversary "
+                f"{self.adversary}`, got {self.strength:g}. Leave `--federated.adversary` out for "
+                "attackers that only look."
+            )
 
     def _check_unread(self) -> None:
         for name, default in FEDERATED_DEFAULTS.items():

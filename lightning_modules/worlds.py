@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from continual.leave_one_out import leverages
+from continual.normal_equations import MOST, solve_membership
 from continual.state_exposure import as_float16, as_int8, share_outside
 from datamodules.membership import membership
 from datamodules.seeds import derive_seed
@@ -61,6 +62,31 @@ def expose(
         "leverage_int8": leverages(as_int8(after), rows),
         "outside": share_outside(before, after, rows, count),
     }
+
+
+def solve_members(
+    pool: Pool, weight: Float64[Tensor, "inputs classes"], gamma: float, stage: int
+) -> dict[str, Tensor]:
+    """Who was learnt up to a stage, solved for from the released weight of the main stream.
+
+    Args:
+        pool: the candidates, of which those of later tasks are left out.
+        weight: of the linear layer, with columns as the pool's targets have them.
+        gamma: the ridge.
+        stage: the last task that was learnt.
+
+    Returns:
+        `solved`: about 1 for examples that were learnt, and 0 for others and for later tasks;
+        nothing for more candidates than can be solved for.
+    """
+    rows, seen = (pool.task <= stage).nonzero().flatten(), pool.ends[stage]
+    if len(rows) > MOST:
+        return {}
+    features = pool.rows.features[rows]
+    main = weight[: features.shape[1], :seen]
+    solved = pool.targets.new_zeros(len(pool.task))
+    solved[rows] = solve_membership(features, pool.targets[rows, :seen], main, gamma)
+    return {"solved": solved}
 
 
 def draw_worlds(seed: int, worlds: int, examples: int) -> Bool[Tensor, "worlds examples"]:

@@ -37,6 +37,7 @@ def answer(
     differences: Differences,
     shadows: Mapping[Metric, Mapping[str, ShadowSplit]],
     frontiers: Mapping[str, Frontier],
+    tasks: bool = False,
 ) -> list[str]:
     """State what leaks, which variants leak otherwise, what shadows matter, and what it is worth.
 
@@ -59,6 +60,7 @@ def answer(
         differences: of the variants from the reference.
         shadows: by metric and variant, what each step to matched shadows gains.
         frontiers: variants beside networks of equal accuracy, by curve.
+        tasks: whether training learns one task after another.
     """
     ends, snapshots = differences.against_reference, differences.snapshots
     strongest = {
@@ -72,7 +74,7 @@ def answer(
         _leak(strongest),
         _variants(differences, variants),
         _shadows(splits),
-        state_worth(frontiers, snapshots),
+        state_worth(frontiers, snapshots, tasks),
     ]
 
 

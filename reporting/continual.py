@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from attacks.continual.comparisons import ENDS, STRONGEST
 from attacks.continual.leaks import ContinualLeak
 from attacks.metrics.intervals import Estimate
+from attacks.metrics.measures import Metric
 from reporting.continual_sentences import HOLDERS, show_mean
 from reporting.tables import DASH, Cell, Table, difference_cells, estimate_cell, metric_cell, number
-from reporting.text import AUC_NOTE, INTERVAL_NOTE, MARK_NOTE, NAMES, listed
+from reporting.text import AUC_NOTE, INTERVAL_NOTE, MARK_NOTE, NAMES, dagger, listed, show
 
 MOST = 10  # tasks of which every stage has a row; of more, the own stage and the last
 DOCS = "docs/continual_audit.md says what each attack is."
@@ -101,7 +102,8 @@ def _transfers(leak: ContinualLeak) -> Table:
         "targets and examples. Above 0, leakage rises. The strongest attack is chosen, for each "
         "half of the targets, on the other half. The control looks at the columns of a task's own "
         "classes alone. Intervals are over targets (Student's t), for these shadows; p is "
-        "corrected for all attacks and both metrics together, and for single tasks apart (Holm).",
+        "corrected for both metrics of the strongest and the loss attack together, for those of "
+        "the other attacks, and for single tasks (Holm).",
     )
 
 
@@ -109,12 +111,15 @@ def _attackers(leak: ContinualLeak) -> Table:
     """What one finds at the end who holds more."""
     rows = []
     for attacker in leak.attackers:
-        rates = (attacker.tpr_1pct, attacker.tpr_01pct)
+        rates: list[tuple[Estimate, Metric]] = [
+            (attacker.tpr_1pct, "tpr_1pct"),
+            (attacker.tpr_01pct, "tpr_01pct"),
+        ]
         rows.append(
             (
                 Cell(HOLDERS[attacker.holds]),
                 estimate_cell(attacker.auc),
-                *(estimate_cell(rate, percent=True) for rate in rates),
+                *(_rate_cell(leak, *rate) for rate in rates),
                 *difference_cells(attacker.gain),
                 Cell(_name_some(attacker.attacks)),
             )
@@ -130,7 +135,7 @@ def _attackers(leak: ContinualLeak) -> Table:
         "Mean over tasks, at the end of training, of the attack that is strongest on the other "
         "half of the targets. Who holds all snapshots may attack right after a task too, and sums "
         "log-likelihood ratios over snapshots. Intervals are over targets and examples, for these "
-        "shadows; p is corrected for the number of rows (Holm).",
+        f"shadows; p is corrected for the number of rows (Holm). {MARK_NOTE}",
     )
 
 
@@ -145,8 +150,10 @@ def _state(leak: ContinualLeak) -> Table:
     """What the learner's state gives away."""
     rows = []
     for found in leak.state:
-        values = zip(found[1:], (False, True, False, True), strict=True)
-        cells = (DASH if e is None else estimate_cell(e, percent) for e, percent in values)
+        cells = []
+        for auc, tpr in ((found.auc, found.tpr_1pct), (found.auc_at_end, found.tpr_1pct_at_end)):
+            cells += [DASH if auc is None else estimate_cell(auc)]
+            cells += [DASH if tpr is None else _rate_cell(leak, tpr, "tpr_1pct")]
         rows.append((Cell(found.attack), *cells))
     rate = NAMES["tpr_1pct"]
     kept = ""
@@ -156,7 +163,9 @@ def _state(leak: ContinualLeak) -> Table:
     note = (
         "Attacks on what a learner keeps to go on learning, mean over tasks: on the matrix R of a "
         "ridge head as it is (float64) and stored in fewer bits, and on exemplars kept for replay. "
-        f"range_test and leverage need no shadows.{kept} {DOCS}"
+        f"range_test and leverage need no shadows.{kept} normal_equations holds no state: it "
+        "solves for members from the weight of the head, and takes candidates that hold every "
+        f"training example, here the pool. {DOCS}"
     )
     return Table(
         "task_state",
@@ -203,13 +212,21 @@ def _risk(leak: ContinualLeak) -> Table:
 
 
 def _variants(leak: ContinualLeak) -> Table:
-    """Attacks on phi, task by task, on the variants at the end."""
+    """What is found in the variants at the end, task by task."""
+    whole = any(found.whole for found in leak.variants)
+    seen = "attacks on phi and on whole output vectors" if whole else "attacks on phi alone"
+    less = (
+        ""
+        if whole
+        else " Whole output vectors of these variants were not recorded, so this understates what "
+        "is found of ridge heads: train into a new folder to record them."
+    )
     shown = leak.tasks if len(leak.tasks) <= MOST else []
     rows = [
         (
             Cell(found.variant),
             estimate_cell(found.auc),
-            estimate_cell(found.tpr_1pct, percent=True),
+            _rate_cell(leak, found.tpr_1pct, "tpr_1pct"),
             *(estimate_cell(estimate) for _, estimate in zip(shown, found.by_task, strict=False)),
         )
         for found in leak.variants
@@ -219,10 +236,14 @@ def _variants(leak: ContinualLeak) -> Table:
         "What variants leak at the end, task by task",
         ("variant", "AUC", NAMES["tpr_1pct"], *(f"AUC, task {task}" for task in shown)),
         rows,
-        "Mean over tasks by attacks on phi alone, with matched shadows: the strongest on the other "
-        "half of the targets. Whole output vectors of quantized networks are not recorded, so "
-        "this understates what is found of ridge heads.",
+        f"Mean over tasks by {seen}, with matched shadows: the strongest on the other half of the "
+        f"targets.{less}",
     )
+
+
+def _rate_cell(leak: ContinualLeak, rate: Estimate, metric: Metric) -> Cell:
+    """A TPR, mean over tasks, marked where it rests on few false positives in some task."""
+    return number(rate.value, show(rate, percent=True) + dagger(leak.false_positives[metric]))
 
 
 def _mean_cell(estimate: Estimate, percent: bool = False) -> Cell:

@@ -22,7 +22,8 @@ def sentences(leak: ContinualLeak | None) -> list[str]:
 
     Leakage is said to rise or fall if the corrected p of the strongest attack's privacy backward
     transfer is below 5%, by AUC and by TPR apart. A loss attack is said to mislead if its own
-    transfer is shown to have the opposite sign. An attack is said to find members if the interval
+    transfer is shown to have the opposite sign, and to overstate a change if its interval lies
+    beyond the strongest attack's. An attack is said to find members if the interval
     of its AUC lies above 0.5.
     """
     if leak is None:
@@ -31,7 +32,7 @@ def sentences(leak: ContinualLeak | None) -> list[str]:
     if leak.transfers:
         told += [_rises(leak.transfers[0]), *_misleads(leak.transfers)]
     told += [_gain(leak)] if len(leak.attackers) > 1 else []
-    return told + _ships(leak) + _keeps(leak)
+    return told + _solves(leak) + _ships(leak) + _keeps(leak)
 
 
 def _rises(strongest: Transfer) -> str:
@@ -65,6 +66,9 @@ def _misleads(transfers: Sequence[Transfer]) -> list[str]:
     if direction(loss) == -direction(strongest):
         return [f"A loss attack misleads: it would say {change} at the end."]
     if direction(loss) == direction(strongest):
+        nearest = min(map(abs, loss.estimate[1:3]))
+        if nearest > max(map(abs, strongest.estimate[1:3])):
+            return [f"A loss attack overstates this: it would say {change} at the end."]
         return [f"A loss attack says the same: {change} at the end."]
     return [
         f"A loss attack would say {change} at the end, where the strongest attack is not shown to "
@@ -88,6 +92,19 @@ def _gain(leak: ContinualLeak) -> str:
     )
 
 
+def _solves(leak: ContinualLeak) -> list[str]:
+    """One line if members are found from a head's normal equations."""
+    found = next((f for f in leak.state if f.attack == "normal_equations"), None)
+    if found is None or found.auc is None or found.auc.low <= 0.5:
+        return []
+    late = f", and AUC {show(found.auc_at_end)} at the end" if found.auc_at_end else ""
+    return [
+        "A head alone tells who was learnt: one whose candidates hold every training example "
+        f"solves the normal equations of its weight, by AUC {show(found.auc)} right after each "
+        f"task{late}."
+    ]
+
+
 def _ships(leak: ContinualLeak) -> list[str]:
     """One line if the range test or a leverage test finds members."""
     tests = [found for found in leak.state if found.attack.startswith(("range", "leverage"))]
@@ -103,8 +120,9 @@ def _ships(leak: ContinualLeak) -> list[str]:
         )
     if late:
         best = max(late, key=lambda f: f.auc_at_end.value if f.auc_at_end else 0)
+        found = "those" if told else "finds members"
         told.append(
-            f"{best.attack} those of earlier tasks at the end by AUC {_known(best.auc_at_end)}"
+            f"{best.attack} {found} of earlier tasks at the end by AUC {_known(best.auc_at_end)}"
         )
     return [f"Do not ship R: {', and '.join(told)}."]
 
@@ -128,7 +146,8 @@ def direction(difference: Difference) -> int:
 def _unshown(difference: Difference, metric: Metric) -> str:
     low, high = (100 * end if metric != "auc" else end for end in difference.estimate[1:3])
     unit, digits = (" points", 1) if metric != "auc" else ("", 3)
-    return f"{NAMES[metric]} {low:+z.{digits}f} to {high:+z.{digits}f}{unit}"
+    alone = "" if low <= 0 <= high else " before correction for the number of comparisons"
+    return f"{NAMES[metric]} {low:+z.{digits}f} to {high:+z.{digits}f}{unit}{alone}"
 
 
 def _known(estimate: Estimate | None) -> str:

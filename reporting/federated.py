@@ -1,41 +1,48 @@
-"""What the rounds of federated training leak: tables, sentences and a figure."""
-
-from collections.abc import Sequence
-
-from matplotlib import colormaps
-from matplotlib.colors import to_hex
+"""What the rounds of federated training leak: tables and sentences."""
 
 from attacks.federated.leaks import FederatedLeak, FederatedRow
 from attacks.federated.view import Threat
 from attacks.metrics.intervals import Estimate
 from attacks.metrics.measures import Metric
-from attacks.rounds import SIGNALS, RoundSignal
-from reporting.charts import GUIDE, Axis, Chart, Guide, Panel, Series
+from attacks.rounds import RoundSignal
 from reporting.tables import DASH, Body, Cell, difference_cells, estimate_cell, number
 from reporting.text import LEVEL, NAMES, SHADOWS, dagger, extent, listed, show, show_change
 
 ATTACKERS: dict[Threat, str] = {
     "server": "A server that sees each upload",
     "client": "A client, or a server under secure aggregation, that sees the global model alone",
+    "subtracting": "A client that takes its own upload out of the global model",
+}
+MALICIOUS: dict[tuple[str, Threat], str] = {
+    ("isolate", "server"): "A malicious server that isolates each client, and sees each upload",
+    ("ascent", "client"): (
+        "A malicious client that raises the loss of all that it does not hold before it uploads, "
+        "and sees the global model alone"
+    ),
+    ("ascent", "subtracting"): (
+        "A malicious client that raises the loss of all that it does not hold before it uploads, "
+        "and takes its own upload out of the global model"
+    ),
+}
+HEADINGS: dict[Threat, str] = {
+    "server": "What a server finds in the rounds of federated training",
+    "client": (
+        "What a client finds in the rounds of federated training, and secure aggregation leaves"
+    ),
+    "subtracting": "What a client finds that takes its own upload out of the global model",
+}
+TITLES: dict[tuple[str, Threat], str] = {
+    ("isolate", "server"): "What a malicious server finds that isolates clients",
+    ("ascent", "client"): "What a malicious client finds by gradient ascent",
+    ("ascent", "subtracting"): (
+        "What a malicious client finds by gradient ascent, without its own upload"
+    ),
 }
 QUESTIONS: dict[Threat, str] = {
     "server": "tells a client's members from examples that nobody holds",
     "client": "tells members of the federation from examples that nobody holds",
+    "subtracting": "tells the other clients' members from examples that nobody holds",
 }
-AXES: dict[RoundSignal, str] = {
-    "phi": "scaled logit phi",
-    "gradient": "minus log norm of the gradient",
-    "cosine": "cosine of gradient and update",
-}
-CAPTION = (
-    "Federated training, round by round, for each kind of attacker. First three columns: the mean "
-    "signal in standard deviations from what shadow federations expect of a client that does not "
-    "hold the example, over federations, with a band of 95% intervals (none with a single "
-    "federation): of a client's members, of its peers' members and of examples that nobody holds. "
-    "Last column: AUC of the strongest attack, made after the first recorded rounds. Dotted: no "
-    "signal, and guessing."
-)
-COLOURS = [to_hex(colormaps["plasma"](place)) for place in (0.05, 0.6)]  # members, their peers
 
 
 def federated_table(leak: FederatedLeak | None) -> Body:
@@ -63,6 +70,13 @@ def federated_table(leak: FederatedLeak | None) -> Body:
     return Body(tuple(columns), rows, " ".join(_note(leak)))
 
 
+def federated_heading(leak: FederatedLeak) -> str:
+    """The heading of a table, which names a malicious attacker as such."""
+    if leak.adversary is None:
+        return HEADINGS[leak.threat]
+    return TITLES[leak.adversary, leak.threat]
+
+
 def _rate(leak: FederatedLeak, row: FederatedRow, metric: Metric) -> Cell:
     estimate: Estimate = getattr(row, metric)
     text = show(estimate, percent=True) + dagger(leak.false_positives[metric])
@@ -73,7 +87,7 @@ def _note(leak: FederatedLeak) -> list[str]:
     """How to read the table."""
     rounds = ", ".join(map(str, leak.rounds))
     notes = [
-        f"{ATTACKERS[leak.threat]}, over {_count(leak.federations, 'federation')} of "
+        f"{_attacker(leak)}, over {_count(leak.federations, 'federation')} of "
         f"{_count(leak.clients, 'client')}; {leak.shadows} shadow federations attack each. "
         f"Recorded rounds: {rounds}."
     ]
@@ -85,8 +99,23 @@ def _note(leak: FederatedLeak) -> list[str]:
             "where 0.5 would be no telling apart. Classes alone: each example has the mean score "
             "of its class among nobody's examples; beyond 0.5, clients hold different classes."
         )
-    else:
+    elif leak.threat == "client" and leak.adversary is None:
         notes.append("A member is an example of any client, and a non-member one of nobody.")
+    else:
+        notes.append(
+            "A member is an example of any other client, and a non-member one of nobody: the "
+            "attacker, one client per federation, knows its own."
+        )
+    if leak.adversary is not None:
+        notes.append(
+            f"Targets and shadows went through the same attack (`--federated.adversary "
+            f"{leak.adversary}`). What it costs in accuracy is the difference from an experiment "
+            "without it, by `audit.py --compare`."
+        )
+    if leak.by_shadows:
+        best = leak.strongest("matched")
+        grown = ", ".join(f"{n}: {show(auc)}" for n, auc in leak.by_shadows.items())
+        notes.append(f"AUC of {best.attack if best else ''} by number of shadows: {grown}.")
     notes.append(
         "Knowledge: `none` compares examples with one another, `matched` with shadow federations "
         "that went through what the target did, `other` with another experiment's"
@@ -129,17 +158,22 @@ def sentences(leak: FederatedLeak | None) -> list[str]:
     return told + [_source(leak, name, share) for name, share in leak.source.items()]
 
 
+def _attacker(leak: FederatedLeak) -> str:
+    known = ATTACKERS[leak.threat]
+    return known if leak.adversary is None else MALICIOUS[leak.adversary, leak.threat]
+
+
 def _strongest(leak: FederatedLeak) -> str:
     best = leak.strongest()
     if best is None:
-        return f"{ATTACKERS[leak.threat]} has no attack here."
+        return f"{_attacker(leak)} has no attack here."
     if best.auc.low > 0.5:
         return (
-            f"{ATTACKERS[leak.threat]} {QUESTIONS[leak.threat]}: {_rates(best)}, by {_name(best)}."
+            f"{_attacker(leak)} {QUESTIONS[leak.threat]}: {_rates(best)}, by {attack_name(best)}."
         )
     return (
-        f"No attack is shown to find members. {ATTACKERS[leak.threat]}: the strongest, "
-        f"{_name(best)}, reaches {_rates(best)}."
+        f"No attack is shown to find members. {_attacker(leak)}: the strongest, "
+        f"{attack_name(best)}, reaches {_rates(best)}."
     )
 
 
@@ -148,7 +182,8 @@ def _rates(row: FederatedRow) -> str:
     return f"AUC {show(row.auc)}, {NAMES['tpr_1pct']} {rate}"
 
 
-def _name(row: FederatedRow) -> str:
+def attack_name(row: FederatedRow) -> str:
+    """An attack, and the shadows that it takes."""
     return row.attack if row.knowledge in ("none", "peers") else (
         f"{row.attack} with {SHADOWS[row.knowledge]}"
     )  # fmt: skip
@@ -180,47 +215,3 @@ def _source(leak: FederatedLeak, name: RoundSignal, share: Estimate) -> str:
 
 def _count(number_of: int, noun: str) -> str:
     return f"{number_of} {noun}{'' if number_of == 1 else 's'}"
-
-
-def rounds_chart(leaks: Sequence[FederatedLeak | None]) -> Chart | None:
-    """Where members stand in each round, and how the strongest attack grows; None without any."""
-    known = [leak for leak in leaks if leak is not None]
-    if not known:
-        return None
-    panels: list[list[Panel | None]] = []
-    for leak in known:
-        name = "each upload" if leak.threat == "server" else "global model"
-        x = Axis("rounds done", ticks=[(done, str(done)) for done in leak.rounds])
-        row: list[Panel | None] = [_signals(leak, signal, name, x) for signal in SIGNALS]
-        panels.append([*(panel for panel in row if panel), _growth(leak, name, x)])
-    columns = max(len(row) for row in panels)
-    return Chart(panels, (max(6.0, 3.6 * columns), 3.2 * len(panels)))
-
-
-def _signals(leak: FederatedLeak, signal: RoundSignal, name: str, x: Axis) -> Panel | None:
-    curves = leak.curves.get(signal)
-    if curves is None:
-        return None
-    held = "members" if leak.threat == "client" else "the client's members"
-    lines = [_line("nobody's examples", leak.rounds, curves.non_members, GUIDE)]
-    if curves.peers:
-        lines.append(_line("its peers' members", leak.rounds, curves.peers, COLOURS[1]))
-    lines.append(_line(held, leak.rounds, curves.members, COLOURS[0]))
-    panel = Panel(lines, x, Axis("mean z"), AXES[signal], name, [Guide(y=0.0)])
-    return panel._replace(legend="best") if signal == SIGNALS[0] else panel
-
-
-def _growth(leak: FederatedLeak, name: str, x: Axis) -> Panel:
-    best = leak.strongest()
-    label = "" if best is None else _name(best)
-    line = _line(label, list(leak.convergence), list(leak.convergence.values()), COLOURS[0])
-    guides = [Guide(y=0.5)]
-    return Panel([line], x, Axis("AUC"), "AUC of the strongest attack", name, guides, "best")
-
-
-def _line(label: str, x: Sequence[int], estimates: Sequence[Estimate], colour: str) -> Series:
-    ends = [e.low for e in estimates], [e.high for e in estimates]
-    values = [estimate.value for estimate in estimates]
-    return Series(
-        label, x, values, y_interval=ends, colour=colour, marker=".", dashes=(), band=True
-    )

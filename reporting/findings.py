@@ -31,7 +31,7 @@ from attacks.shadow_split import ShadowSplit, find_shadow_differences
 from attacks.strongest import Strongest
 from attacks.z_scores import ZScores
 from reporting.bounds import show_bounds
-from reporting.federated import federated_table
+from reporting.federated import HEADINGS, federated_heading, federated_table
 from reporting.frontier import tabulate_frontiers
 from reporting.pruning import architecture_table
 from reporting.tables import DASH, Body, Cell, Table, difference_cells, estimate_cell, number
@@ -47,11 +47,13 @@ class Finding(NamedTuple):
         compute: computes its value.
         table: makes its table, which is not shown without rows; None where only a figure shows the
             value, or where it has several tables, which `make_results` adds.
+        heading: makes the heading from the value, where it depends on that.
     """
 
     title: str
     compute: Callable[[Game, Strongest], Any]
     table: Callable[[Any], Body] | None
+    heading: Callable[[Any], str] | None = None
 
 
 def find(game: Game, best: Strongest) -> dict[str, Any]:
@@ -63,9 +65,9 @@ def make_tables(values: Mapping[str, Any]) -> list[Table]:
     """The tables of all findings whose tables have rows."""
     tables = []
     for key, value in values.items():
-        title, _, make_body = FINDINGS[key]
+        title, _, make_body, heading = FINDINGS[key]
         if make_body and (body := make_body(value)).rows:
-            tables.append(Table(key, title, *body))
+            tables.append(Table(key, heading(value) if heading else title, *body))
     return tables
 
 
@@ -274,14 +276,22 @@ FINDINGS: dict[str, Finding] = {
         architecture_table,
     ),
     "federated_server": Finding(
-        "What a server finds in the rounds of federated training",
+        HEADINGS["server"],
         lambda game, best: find_federated_leak(game, "server"),
         federated_table,
+        federated_heading,
     ),
     "federated_client": Finding(
-        "What a client finds in the rounds of federated training, and secure aggregation leaves",
+        HEADINGS["client"],
         lambda game, best: find_federated_leak(game, "client"),
         federated_table,
+        federated_heading,
+    ),
+    "federated_subtracting": Finding(
+        HEADINGS["subtracting"],
+        lambda game, best: find_federated_leak(game, "subtracting"),
+        federated_table,
+        federated_heading,
     ),
     "continual": Finding(
         "What learning in tasks leaks", lambda game, best: find_continual_leak(game), None

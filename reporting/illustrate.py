@@ -11,8 +11,9 @@ from reporting.charts import Chart
 from reporting.continual_charts import CAPTION as TASKS
 from reporting.continual_charts import tasks_chart
 from reporting.cost import bits_chart, choice_chart, cost_chart
-from reporting.federated import ATTACKERS, rounds_chart
-from reporting.federated import CAPTION as ROUNDS
+from reporting.federated import ATTACKERS
+from reporting.federated_chart import CAPTION as ROUNDS
+from reporting.federated_chart import rounds_chart
 from reporting.figures import convergence_chart, layers_chart, roc_chart
 from reporting.gallery import Pictures, gallery_figure
 from reporting.matplotlib_charts import draw

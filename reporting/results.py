@@ -122,6 +122,7 @@ def make_results(
             differences,
             findings["shadows"],
             findings["frontier"],
+            evidence.experiment is not None and evidence.experiment.continual,
         ),
         sentences=[
             compare({metric: group[variant] for metric, group in against.items()})

@@ -8,7 +8,8 @@ from storage.wandb_project import sortable
 # of its four statements
 ANSWER_KEYS = "answer/leak", "answer/variants", "answer/knowledge", "answer/frontier"
 
-FEDERATED = "federated_server", "federated_client"  # findings whose rows are attacks on rounds
+# findings whose rows are attacks on rounds
+FEDERATED = "federated_server", "federated_client", "federated_subtracting"
 
 
 def risk_key(metric: str, variant: str) -> str:

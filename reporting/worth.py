@@ -20,7 +20,9 @@ FLATTERED = (
 UNSHOWN = "which does not show that they leak alike"
 
 
-def state_worth(frontiers: Mapping[str, Frontier], snapshots: Sequence[str]) -> str:
+def state_worth(
+    frontiers: Mapping[str, Frontier], snapshots: Sequence[str], tasks: bool = False
+) -> str:
     """State which variants are shown to leak less, or more, than networks of equal accuracy.
 
     A variant leaks less if the paired difference at one end of its risk at least is shown, with p
@@ -32,11 +34,14 @@ def state_worth(frontiers: Mapping[str, Frontier], snapshots: Sequence[str]) -> 
     Args:
         frontiers: by name of the curve.
         snapshots: the variants on the way to the end of training.
+        tasks: whether training learns one task after another.
     """
     compared = {name: found for name, found in frontiers.items() if found.beside}
     statements = []
     if EARLY not in compared:
-        if not snapshots:
+        if tasks:
+            reason = "a learner of tasks that is stopped early has not learned them all"
+        elif not snapshots:
             reason = (
                 "there are no snapshots of its training. Train with `--snapshots`, for example "
                 "`--snapshots 5 10 15`, to test it"

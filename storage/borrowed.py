@@ -67,7 +67,8 @@ def borrow(
         raise ValueError(f"The shadows of {lender.path} cannot attack {run.name}: {why}")
     used = {v: v if v in other.variants else FULL for v in own.compared}
     needed = list(dict.fromkeys([FULL, *used.values()]))
-    shared = own.rounds if own.rounds == other.rounds else []
+    unlike = _unlike(run.name, lender.name, own, other)
+    shared = [] if unlike else own.rounds
     recorded = other.recorded if shared else {}
     if unfinished := [n for n in shadows if lender.missing(n, needed, recorded=recorded)]:
         raise ValueError(
@@ -98,13 +99,26 @@ def borrow(
         rows_here = {name: members[name] for name in shadows}
         rounds = read_rounds(lender, rows_here, [name for name in shadows if name not in failed])
     elif own.rounds:
-        left_out.append(
-            f"The rounds of {lender.name} attack nobody: it recorded "
-            f"{_list(other.rounds)} and {run.name} {_list(own.rounds)}. Pass the same "
-            "`--federated.record` to both."
-        )
+        left_out.append(f"The rounds of {lender.name} attack nobody: {unlike}")
     fact = _describe(lender.name, run.name, own, other, used)
     return Borrowed(signals, failed, left_out, fact, rounds)
+
+
+def _unlike(name: str, lender: str, own: Experiment, other: Experiment) -> str:
+    """Why what was recorded of two experiments' rounds is not alike, and the way out; or empty."""
+    if own.rounds != other.rounds:
+        return (
+            f"it recorded {_list(other.rounds)} and {name} {_list(own.rounds)}. Pass the same "
+            "`--federated.record` to both."
+        )
+    for option, default in (("cosine", "last"), ("adversary", None)):
+        ours, theirs = (e.config.get("federated", {}).get(option, default) for e in (own, other))
+        if ours != theirs:
+            return (
+                f"its `federated.{option}` is {theirs or 'null'} and that of {name} is "
+                f"{ours or 'null'}. Pass the same to both."
+            )
+    return ""
 
 
 def _list(rounds: Sequence[int]) -> str:

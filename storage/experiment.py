@@ -162,6 +162,12 @@ class Experiment(NamedTuple):
         return ({CLIENTS_FILE: 0} if rounds else {}) | rounds | tasks
 
     @property
+    def adversary(self) -> str | None:
+        """Who acts maliciously in federated training; None if everybody is honest."""
+        adversary: str | None = self.config.get("federated", {}).get("adversary")
+        return adversary
+
+    @property
     def embedded(self) -> list[ModelName]:
         """Models whose embeddings are recorded: those that are audited, if it was asked for."""
         return self.audited if self.config.get("record_embeddings", False) else []

@@ -35,7 +35,8 @@ def read_rounds(
 ) -> Rounds | None:
     """Read what was recorded of some models; None if they were not trained by clients.
 
-    Signals are float32: 12 bytes for each model, recorded round, client and example.
+    Signals are float32: 12 bytes for each model, recorded round, client and example. Those without
+    the attacking client's upload are read if every file has them; folders from before have none.
 
     Args:
         run: the experiment's folder.
@@ -56,7 +57,8 @@ def read_rounds(
         if name in used:
             files[row] = [run.clients(name), *(run.round(name, number) for number in done)]
             check_unchanged(run.model(name), files[row])
-    return join_rounds(files, torch.stack([*members.values()]), done, clients)
+    known = torch.stack([*members.values()])
+    return join_rounds(files, known, done, clients, experiment.adversary)
 
 
 def join_rounds(
@@ -64,6 +66,7 @@ def join_rounds(
     members: Bool[Tensor, "models examples"],
     done: Sequence[int],
     clients: int,
+    adversary: str | None = None,
 ) -> Rounds:
     """Read the files of some federations.
 
@@ -72,6 +75,7 @@ def join_rounds(
         members: which model trained on which example.
         done: the rounds.
         clients: number of clients of each federation.
+        adversary: who acts maliciously; None if everybody is honest.
 
     Raises:
         FileNotFoundError, ValueError: as `read_rounds`.
@@ -79,8 +83,11 @@ def join_rounds(
     models, examples = members.shape
     shape = models, len(done), clients, examples
     uploads = {name: torch.full(shape, torch.nan) for name in SIGNALS}
-    aggregates = {name: torch.full((models, len(done), examples), torch.nan) for name in SIGNALS}
-    holder = torch.full((models, examples), NOBODY)
+    aggregates, others = (
+        {name: torch.full((models, len(done), examples), torch.nan) for name in SIGNALS}
+        for _ in range(2)
+    )
+    holder, complete = torch.full((models, examples), NOBODY), True
     for row, (holders, *by_round) in files.items():
         holder[row] = _read_holder(holders, members[row], clients)
         for place, file in enumerate(by_round):
@@ -88,7 +95,12 @@ def join_rounds(
             for signal in SIGNALS:
                 uploads[signal][row, place, participants] = signals[signal]
                 aggregates[signal][row, place] = signals[f"global_{signal}"]
-    return Rounds(done, uploads, aggregates, holder)
+                if (rest := signals.get(f"others_{signal}")) is None:
+                    complete = False
+                else:
+                    others[signal][row, place] = rest
+    known = others if complete else None
+    return Rounds(done, uploads, aggregates, holder, known, adversary)
 
 
 def describe_clients(run: RunFolder, audited: Iterable[ModelName]) -> dict[str, str]:
@@ -100,6 +112,9 @@ def describe_clients(run: RunFolder, audited: Iterable[ModelName]) -> dict[str, 
     experiment = run.read()
     rounds = ", ".join(map(str, experiment.rounds))
     facts = {"clients": f"{experiment.clients} of each model; recorded rounds: {rounds}"}
+    if (adversary := experiment.adversary) is not None:
+        strength = experiment.config["federated"]["strength"]
+        facts["adversary"] = f"{adversary}, strength {strength:g}"
     records = [record for name in audited if (record := read_record(run, name, FULL))]
     uploaded = [fmean(record["bytes"]) for record in records if record.get("bytes")]
     if uploaded:
@@ -127,6 +142,7 @@ def _read_holder(
 def _read_round(path: Path, examples: int, clients: int) -> _Round:
     names = [*SIGNALS, *(f"global_{name}" for name in SIGNALS)]
     content = _load(path, ("participants", *names))
+    names += [name for signal in SIGNALS if (name := f"others_{signal}") in content]
     participants = content.pop("participants")
     listed = participants.tolist() if participants.ndim == 1 else [-1]
     if sorted(set(listed) & set(range(clients))) != listed:
@@ -136,7 +152,7 @@ def _read_round(path: Path, examples: int, clients: int) -> _Round:
         )
     for name in names:
         signal = content[name]
-        expected = (examples,) if name.startswith("global") else (len(listed), examples)
+        expected = (len(listed), examples) if name in SIGNALS else (examples,)
         if tuple(signal.shape) != expected:
             raise ValueError(
                 f"`{name}` in {path} must have shape {list(expected)}, got {list(signal.shape)}. "

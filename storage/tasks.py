@@ -18,12 +18,15 @@ from storage.experiment import Experiment
 from storage.names import ModelName
 from storage.records import read_record
 from storage.run_folder import RunFolder
+from storage.variant_outputs import SavedOutputs, recorded_outputs
 
 WAY_OUT = "Run train.py again with `--repair`."
 LEVERAGES: dict[Form, str] = {
     "float64": "leverage", "float16": "leverage_float16", "int8": "leverage_int8",
 }  # fmt: skip
 WORLDS = "world_outputs", "world_leverage", "world_members", "world_seconds"
+SOLVED = "solved"
+AUDITED = {*WORLDS, SOLVED}  # known of audited models alone
 NO_LABELS = (
     "Tasks were not attacked one by one, because the images that say which example is of which "
     "task are gone. Put them back in their place, and audit again."
@@ -64,12 +67,14 @@ class SavedStages:
         files = {name: self.run.task(name, index + 1) for name in self.names if name in self.used}
         contents = {name: _load(path) for name, path in files.items()}
         first = next(iter(contents.values()), {})
-        expected = {key for key in first if key not in WORLDS} | {"outputs", "accuracy"}
-        worlds = {k for name in self.audited for k in contents[name] if k in WORLDS}
+        expected = {key for key in first if key not in AUDITED} | {"outputs", "accuracy"}
+        own = {key for name in self.audited for key in contents[name] if key in AUDITED}
+        worlds = own & {*WORLDS}
         for name, content in contents.items():
-            needed = expected | (worlds if name in self.audited else set())
+            needed = expected | (own if name in self.audited else set())
             _check(files[name], content, needed, self.shape)
         stacked = {key: self._stack(contents, key) for key in expected}
+        audited = {name: contents[name] for name in self.audited}
         exemplars = stacked.get("exemplars")
         return Stage(
             outputs=stacked["outputs"],
@@ -82,6 +87,7 @@ class SavedStages:
                 self.names.index(name): _make_worlds(contents[name])
                 for name in (self.audited if worlds else ())
             },
+            solved=self._stack(audited, SOLVED) if SOLVED in own else None,
             exemplars=None if exemplars is None else exemplars.nan_to_num(0).bool(),
         )
 
@@ -127,7 +133,9 @@ def read_tasks(
         files = [run.task(name, number) for number in range(1, len(classes) + 1)]
         check_unchanged(run.model(name), files)
     shape = len(labels), experiment.input["num_classes"], len(classes)
-    return Tasks(classes, labels, SavedStages(run, used, audited, shape))
+    stages = SavedStages(run, used, audited, shape)
+    variants = recorded_outputs(run, used, experiment.quantized)
+    return Tasks(classes, labels, stages, SavedOutputs(run, used, variants))
 
 
 def classes_of(experiment: Experiment) -> list[list[int]]:

@@ -234,10 +234,11 @@ def workplace(demo, tmp_path, monkeypatch, forget_own, write_dump):
 
 def test_no_page_lost_its_commands():
     assert {section.page for section in SHOWN} >= {
-        "README.md", "attacks.md", "channel_pruning.md", "continual_training.md", "dashboard.md",
-        "data.md", "deploy.md", "dp.md", "external_signals.md", "federated_attacks.md",
-        "federated_dumps.md", "federated_training.md", "metrics.md", "paper.md",
-        "quantization.md", "run_folder.md", "scaling.md",
+        "README.md", "analytic_learners.md", "attacks.md", "channel_pruning.md",
+        "continual_training.md", "dashboard.md", "data.md", "deploy.md", "dp.md",
+        "external_signals.md", "federated_attacks.md", "federated_dumps.md",
+        "federated_training.md", "metrics.md", "paper.md", "quantization.md", "run_folder.md",
+        "scaling.md",
     }  # fmt: skip
     assert sum(len(section.commands) for section in SHOWN) > 25
 

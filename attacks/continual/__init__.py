@@ -13,12 +13,18 @@ from torch import Tensor
 from attacks.continual.cell import Cell
 from attacks.continual.paired import shadows_paired, worlds_paired
 from attacks.continual.residuals import loss, residual_lira
-from attacks.continual.state import exemplars, leverage_lira, leverage_threshold, range_test
+from attacks.continual.state import (
+    exemplars,
+    leverage_lira,
+    leverage_threshold,
+    normal_equations,
+    range_test,
+)
 from attacks.tasks import FORMS, Form
 
-Holds = Literal["snapshot", "snapshots", "state"]
+Holds = Literal["snapshot", "snapshots", "state", "candidates"]
 Compares = Literal["nothing", "shadows", "worlds"]
-Needs = Literal["leverage", "outside", "worlds", "exemplars"]
+Needs = Literal["leverage", "outside", "worlds", "exemplars", "solved"]
 
 
 class ContinualAttack(NamedTuple):
@@ -27,7 +33,8 @@ class ContinualAttack(NamedTuple):
     Attributes:
         run: scores of the audited models.
         compares: what an attacker compares with: shadows, or heads over the target's own features.
-        holds: what it holds beside its shadows: a snapshot, or the learner's state at that time.
+        holds: what it holds beside its shadows: a snapshot, the learner's state at that time, or a
+            snapshot and candidates among which is every example that was learnt.
         needs: fields of `Cell` that must be known.
         control: whether it is made to show what a weaker attacker would miss, and is no risk.
         ratio: whether scores are log-likelihood ratios, whose sum over snapshots is an attack by
@@ -74,5 +81,6 @@ ATTACKS: dict[str, ContinualAttack] = {
     "residual_lira_worlds": ContinualAttack(worlds_paired, "worlds", needs=("worlds",), ratio=True),
     "range_test": ContinualAttack(range_test, "nothing", "state", ("outside",)),
     **{name: attack for form in FORMS for name, attack in _of_leverage(form).items()},
+    "normal_equations": ContinualAttack(normal_equations, "nothing", "candidates", ("solved",)),
     "exemplars": ContinualAttack(exemplars, "nothing", "state", ("exemplars",)),
 }

@@ -39,6 +39,7 @@ class Cell(NamedTuple):
         leverage: as of `Stage`; empty where outputs are no ridge regression.
         outside: as of `Stage`, and known only at the end of the task's own stage.
         worlds: heads over the features of audited models, by their row.
+        solved: as of `Stage`.
         exemplars: as of `Stage`.
     """
 
@@ -51,6 +52,7 @@ class Cell(NamedTuple):
     leverage: Mapping[Form, Float[Tensor, "models examples"]] = {}
     outside: Float[Tensor, "models examples"] | None = None
     worlds: Mapping[int, Heads] = {}
+    solved: Float[Tensor, "models examples"] | None = None
     exemplars: Bool[Tensor, "models examples"] | None = None
 
     @property
@@ -108,5 +110,6 @@ def make_cell(
         leverage=part.leverage,
         outside=part.outside if place == task else None,
         worlds=worlds,
+        solved=part.solved,
         exemplars=part.exemplars,
     )

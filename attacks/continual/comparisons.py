@@ -11,7 +11,7 @@ from attacks.metrics.differences import Difference, Outcome, paired_differences
 from attacks.metrics.intervals import Estimate, two_way
 from attacks.metrics.measures import Measured, Metric
 
-STRONGEST = "strongest"
+STRONGEST, LOSS = "strongest", "loss"
 ENDS: tuple[Metric, Metric] = "auc", "tpr_1pct"
 LEVELS = ("snapshot",), ("snapshot", "snapshots"), ("snapshot", "snapshots", "state")
 Cells = Sequence[Mapping[str, Found]]  # of each task, by the attack's name
@@ -23,8 +23,8 @@ class Transfer(NamedTuple):
     Attributes:
         attack: its name, or `STRONGEST`.
         control: whether it only shows what a weaker attacker would miss.
-        by_metric: the difference of the AUC, and of the TPR at 1% FPR; corrected together for all
-            attacks.
+        by_metric: the difference of the AUC, and of the TPR at 1% FPR; corrected for both metrics
+            of the strongest and the loss attack together, and for those of all others.
     """
 
     attack: str
@@ -53,7 +53,7 @@ class Attacker(NamedTuple):
 
 
 class StateLeak(NamedTuple):
-    """What one attack on a learner's state finds, mean over tasks.
+    """What one finds who holds a learner's state, or all candidates; mean over tasks.
 
     Attributes:
         attack: its name.
@@ -79,25 +79,23 @@ def find_transfers(first: Cells, last: Cells, round_robin: bool) -> list[Transfe
         last: the same at the end of training.
         round_robin: whether the targets are the shadows.
     """
-    names = [STRONGEST]
-    names += [name for name in _shared([*first, *last]) if _is_alone(last[0][name].row)]
-    outcomes, pairs = {}, []
-    for name in names:
-        for metric in ENDS:
-            ends = f"{name} at the end by {metric}", f"{name} right after by {metric}"
-            for end, cells in zip(ends, (last, first), strict=True):
-                parts = [_measure(cell, name, metric) for cell in cells]
-                outcomes[end] = Outcome(mean_over_tasks(parts), round_robin=round_robin)
-            pairs.append(ends)
-    found = iter(paired_differences(outcomes, pairs))
-    return [
-        Transfer(
-            name,
-            name != STRONGEST and last[0][name].row.control,
-            {metric: next(found) for metric in ENDS},
-        )
-        for name in names
-    ]
+    names = [name for name in _shared([*first, *last]) if _is_alone(last[0][name].row)]
+    asked = [STRONGEST, *(name for name in names if name == LOSS)]
+    transfers = []
+    for family in (asked, [name for name in names if name != LOSS]):
+        outcomes, pairs = {}, []
+        for name in family:
+            for metric in ENDS:
+                ends = f"{name} at the end by {metric}", f"{name} right after by {metric}"
+                for end, cells in zip(ends, (last, first), strict=True):
+                    parts = [_measure(cell, name, metric) for cell in cells]
+                    outcomes[end] = Outcome(mean_over_tasks(parts), round_robin=round_robin)
+                pairs.append(ends)
+        found = iter(paired_differences(outcomes, pairs))
+        for name in family:
+            control = name != STRONGEST and last[0][name].row.control
+            transfers.append(Transfer(name, control, {metric: next(found) for metric in ENDS}))
+    return transfers
 
 
 def compare_tasks(first: Cells, last: Cells, round_robin: bool) -> list[Difference]:
@@ -160,7 +158,7 @@ def find_state_leaks(first: Cells, last: Cells) -> list[StateLeak]:
     """
     rows = {name: f.row for cell in (*first, *last) for name, f in cell.items()}
     leaks = []
-    for name in (name for name, row in rows.items() if row.holds == "state"):
+    for name in (name for name, row in rows.items() if row.holds in ("state", "candidates")):
         values = []
         for cells in (first, last):
             known = [cell[name] for cell in cells if name in cell]

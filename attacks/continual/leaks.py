@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from attacks.continual.cell import make_cell
@@ -12,27 +12,27 @@ from attacks.continual.comparisons import (
     Attacker,
     StateLeak,
     Transfer,
-    choose,
     compare_tasks,
     find_attackers,
     find_state_leaks,
     find_transfers,
-    mean_over_tasks,
 )
 from attacks.continual.over_targets import over_targets
 from attacks.continual.phi_attacks import attack_phi
 from attacks.continual.risk_map import RiskMap, map_risk
-from attacks.continual.rows import Found, Sums, TaskRow, attack_cell, attack_scores
+from attacks.continual.rows import Found, Sums, TaskRow, attack_cell
 from attacks.continual.utility import Utility, sum_up
+from attacks.continual.variants import VariantLeak, attack_variants
 from attacks.game import Game
 from attacks.metrics.differences import Difference
-from attacks.metrics.intervals import Estimate, two_way
-from attacks.metrics.measures import Measured, Metric
+from attacks.metrics.intervals import Estimate
+from attacks.metrics.measures import Metric
 from attacks.shadow_halves import is_round_robin
 from attacks.tasks import Stage, Tasks
 
 FEWEST = 2  # members and non-members of a task in each audited model, without which it is left out
 PAIRED = "residual_lira_paired"
+Attacks = dict[int, Mapping[str, Found]]  # of each task, by the attack's name
 
 
 class TaskCell(NamedTuple):
@@ -58,22 +58,6 @@ class TaskCell(NamedTuple):
         return next((row for row in self.rows if row.attack == attack), None)
 
 
-class VariantLeak(NamedTuple):
-    """What attacks on phi find of each task in one variant at the end of training.
-
-    Attributes:
-        variant: its name.
-        auc: mean over tasks, each by the attack that is strongest on other targets.
-        tpr_1pct: the same at 1% FPR.
-        by_task: AUC of each task.
-    """
-
-    variant: str
-    auc: Estimate
-    tpr_1pct: Estimate
-    by_task: list[Estimate]
-
-
 class ContinualLeak(NamedTuple):
     """What learning in tasks leaks.
 
@@ -83,6 +67,8 @@ class ContinualLeak(NamedTuple):
         stages: names of the variants at the ends of stages.
         targets: number of audited models.
         shadows: number of shadows against each.
+        false_positives: how many non-members a TPR accuses over all targets, of the task with the
+            fewest.
         worlds: number of heads over each audited model's own features; 0 without any.
         world_seconds: that one such head takes; NaN without any.
         cells: of each task and each stage from its own on.
@@ -104,6 +90,7 @@ class ContinualLeak(NamedTuple):
     stages: list[str]
     targets: int
     shadows: int
+    false_positives: dict[Metric, int]
     worlds: int
     world_seconds: float
     cells: list[TaskCell]
@@ -122,6 +109,16 @@ class ContinualLeak(NamedTuple):
         return next((c for c in self.cells if (c.task, c.stage) == (task, stage)), None)
 
 
+class _Attacked(NamedTuple):
+    """All cells, and what is kept of tasks right after them, at the end, and of the last stage."""
+
+    cells: list[TaskCell]
+    first: Attacks
+    last: Attacks
+    accuracy: Float[Tensor, "targets stages tasks"]
+    stage: Stage
+
+
 def find_continual_leak(game: Game) -> ContinualLeak | None:
     """Attack every task after every stage; None for models that do not learn in tasks."""
     if game.tasks is None:
@@ -130,22 +127,9 @@ def find_continual_leak(game: Game) -> ContinualLeak | None:
     usable, left_out = _choose_tasks(tasks, game.audited)
     if not usable:
         return None
-    cells, first, last, accuracy = [], {}, {}, []
-    sums, final = Sums(), len(stages) - 1
-    for place, name in enumerate(stages):
-        stage = tasks.stages[place]
-        accuracy.append(stage.accuracy[[case.target for case in game.cases]])
-        for task in (task for task in usable if task <= place):
-            phi = attack_phi(game, tasks, task, name, game.by_stage[name])
-            cell = make_cell(tasks, place, stage, task, game.members, game.cases)
-            found = attack_cell(cell, task, sums, phi)
-            cells.append(TaskCell(task + 1, place + 1, [f.row for f in found.values()]))
-            if place == task:
-                first[task] = found
-            if place == final:
-                last[task] = found
+    cells, first, last, accuracy, stage = _attack_cells(game, tasks, usable)
     early, late = list(first.values()), list(last.values())
-    grown = [task for task in usable if task < final]
+    grown = [task for task in usable if task < len(stages) - 1]
     pair = [first[task] for task in grown], [last[task] for task in grown]
     robin = is_round_robin(game)
     return ContinualLeak(
@@ -154,19 +138,37 @@ def find_continual_leak(game: Game) -> ContinualLeak | None:
         stages=stages,
         targets=len(game.cases),
         shadows=len(game.cases[0].shadows),
+        false_positives=_count_false_positives(cells),
         worlds=next((len(known.members) for known in stage.worlds.values()), 0),
         world_seconds=_seconds(stage),
         cells=cells,
-        utility=sum_up(torch.stack(accuracy, 1), tasks.classes),
+        utility=sum_up(accuracy, tasks.classes),
         transfers=find_transfers(*pair, robin) if grown else [],
         by_task=compare_tasks(*pair, robin) if grown else [],
         attackers=find_attackers(early, late, robin),
         state=find_state_leaks(early, pair[1]),
         exemplars=_share_kept(game, tasks, stage, grown),
         risk_map=_map_risk(game, tasks, stage, last),
-        variants=_attack_variants(game, tasks, usable),
+        variants=attack_variants(game, tasks, usable, stage),
         left_out=left_out,
     )
+
+
+def _attack_cells(game: Game, tasks: Tasks, usable: Sequence[int]) -> _Attacked:
+    """Make every attack on each task from its own stage on, reading one stage at a time."""
+    cells, accuracy, sums = [], [], Sums()
+    first: Attacks = {}
+    last: Attacks = {}
+    for place, name in enumerate(game.by_stage):
+        stage = tasks.stages[place]
+        accuracy.append(stage.accuracy[[case.target for case in game.cases]])
+        for task in (task for task in usable if task <= place):
+            phi = attack_phi(game, tasks, task, name, game.by_stage[name])
+            cell = make_cell(tasks, place, stage, task, game.members, game.cases)
+            last[task] = attack_cell(cell, task, sums, phi)
+            first.setdefault(task, last[task])
+            cells.append(TaskCell(task + 1, place + 1, [f.row for f in last[task].values()]))
+    return _Attacked(cells, first, last, torch.stack(accuracy, 1), stage)
 
 
 def _choose_tasks(
@@ -186,6 +188,14 @@ def _choose_tasks(
                 "tasks, or a larger pool."
             )
     return usable, left_out
+
+
+def _count_false_positives(cells: Sequence[TaskCell]) -> dict[Metric, int]:
+    known = [row.summary for cell in cells for row in cell.rows]
+    return {
+        "tpr_1pct": min(summary.false_positives_1pct for summary in known),
+        "tpr_01pct": min(summary.false_positives_01pct for summary in known),
+    }
 
 
 def _seconds(stage: Stage) -> float:
@@ -213,22 +223,3 @@ def _map_risk(
     targets = [case.target for case in game.cases]
     leverage = stage.leverage["float64"][targets][:, order]
     return map_risk(PAIRED, scores, leverage, game.audited[:, order])
-
-
-def _attack_variants(game: Game, tasks: Tasks, usable: Sequence[int]) -> list[VariantLeak]:
-    """Attack every variant at the end of training by phi, task by task; empty for `full` alone."""
-    leaks = []
-    for variant, signals in game.signals.items() if len(game.signals) > 1 else ():
-        by_metric: dict[Metric, list[Estimate]] = {"auc": [], "tpr_1pct": []}
-        parts: dict[Metric, list[Measured]] = {"auc": [], "tpr_1pct": []}
-        for task in usable:
-            members = game.audited[:, tasks.task == task]
-            scores = attack_phi(game, tasks, task, variant, signals)
-            found = attack_scores(scores, members)
-            for metric in parts:
-                measured, _ = choose(found, metric)
-                parts[metric].append(measured)
-                by_metric[metric].append(two_way(measured))
-        means = {metric: two_way(mean_over_tasks(known)) for metric, known in parts.items()}
-        leaks.append(VariantLeak(variant, means["auc"], means["tpr_1pct"], by_metric["auc"]))
-    return leaks

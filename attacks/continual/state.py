@@ -1,4 +1,4 @@
-"""Attacks on what a learner keeps beside its weights: the matrix R of a ridge head, and exemplars.
+"""Attacks by who holds more than a model: the matrix R of a ridge head, exemplars, all candidates.
 
 R = (Phi^T Phi + gamma I)^-1 is made of the training data, without their labels. A head needs it to
 learn the next task, and nobody needs it to use the head.
@@ -46,6 +46,20 @@ def leverage_lira(cell: Cell, form: Form) -> Float[Tensor, "targets examples"]:
         members = cell.members[rows]
         scores[positions] = lira(leverage[targets], leverage[rows], members, "fixed", "mean")
     return scores
+
+
+def normal_equations(cell: Cell) -> Float[Tensor, "targets examples"]:
+    """Score by whether an example was learnt, solved for from the head's weight alone.
+
+    The attacker needs no state and no shadow, but a set of candidates that holds every example that
+    was learnt: here, the pool.
+    """
+    if cell.solved is None:
+        raise ValueError(
+            "Normal equations are those of a ridge head, and were not recorded of this learner. "
+            "Attack one that was trained with `--continual.learner acil`."
+        )
+    return cell.solved[cell.targets].double()
 
 
 def exemplars(cell: Cell) -> Float[Tensor, "targets examples"]:

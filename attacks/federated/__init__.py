@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from attacks.cases import Case
+from attacks.federated.convolution import score_convolution
 from attacks.federated.peers import contrast, fedmia, standardise
+from attacks.federated.reference import FEWEST_OUT
 from attacks.federated.shadow_attacks import keep, lda, series, sum_z
 from attacks.federated.view import View, last_round, mean_over_rounds
 from attacks.rounds import RoundSignal
@@ -29,11 +31,13 @@ class FederatedAttack(NamedTuple):
         run: scores of the audited federations, from their view, that of the shadows and the cases.
         needs: what the attacker compares with; `peers` are the other clients of a round.
         peers: whether it compares with peers beside its shadows.
+        fewest: number of shadow federations in which nobody holds a given example, that it needs.
     """
 
     run: Callable[[View, View, Sequence[Case]], Tensor]
     needs: Needs
     peers: bool = False
+    fewest: int = FEWEST_OUT
 
     @property
     def uses_peers(self) -> bool:
@@ -54,8 +58,12 @@ def _contrast(signal: Tensor) -> Tensor:
     return mean_over_rounds(contrast(signal))
 
 
+def _loss(phi: Tensor) -> Tensor:
+    return logsigmoid(phi)  # minus the cross-entropy
+
+
 def _fedmia_loss(phi: Tensor) -> Tensor:
-    return fedmia(logsigmoid(phi))  # minus the cross-entropy
+    return fedmia(_loss(phi))
 
 
 ATTACKS: dict[str, FederatedAttack] = {
@@ -84,6 +92,18 @@ ATTACKS: dict[str, FederatedAttack] = {
         "shadows",
         peers=True,
     ),
-    "gradient_series": FederatedAttack(partial(series, name="gradient", prepare=keep), "shadows"),
-    "cs_mia": FederatedAttack(partial(series, name="phi", prepare=torch.sigmoid), "shadows"),
+    "gradient_series": FederatedAttack(
+        partial(series, prepare={"gradient": keep}), "shadows", fewest=1
+    ),
+    "cs_mia": FederatedAttack(partial(series, prepare={"phi": torch.sigmoid}), "shadows", fewest=1),
+    "zari_series": FederatedAttack(
+        partial(series, prepare={"phi": torch.sigmoid}, score=score_convolution),
+        "shadows",
+        fewest=1,
+    ),
+    "nasr_series": FederatedAttack(
+        partial(series, prepare={"phi": _loss, "gradient": keep, "cosine": keep}),
+        "shadows",
+        fewest=1,
+    ),
 }

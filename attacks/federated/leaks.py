@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attacks.cases import by_shadows
 from attacks.federated import ATTACKS
+from attacks.federated.convergence import over_rounds, over_shadows
 from attacks.federated.curves import Curves, find_curves
 from attacks.federated.measures import (
     estimate_tail,
@@ -19,7 +20,7 @@ from attacks.federated.measures import (
 )
 from attacks.federated.reference import FEWEST_OUT
 from attacks.federated.source import infer_source, measure_source
-from attacks.federated.view import FEWEST_CLIENTS, Threat, View, make_view
+from attacks.federated.view import FEWEST_CLIENTS, Threat, View, make_view, threats_to
 from attacks.game import Game
 from attacks.metrics.differences import Difference, Outcome, paired_differences
 from attacks.metrics.intervals import Estimate, two_way
@@ -74,6 +75,10 @@ class FederatedLeak(NamedTuple):
         gains: how much more each attack finds with matched shadows than with those of another
             experiment, and `strongest` the strongest of each; empty without the latter.
         left_out: attacks that cannot be made here, and why, one sentence each.
+        adversary: what a malicious attacker did in training, `isolate` or `ascent`; None for one
+            that only looks.
+        by_shadows: AUC of the strongest attack with matched shadows by how many there are; None if
+            there is none, or in results from before.
     """
 
     threat: Threat
@@ -89,6 +94,8 @@ class FederatedLeak(NamedTuple):
     source: dict[RoundSignal, Estimate]
     gains: dict[str, Difference]
     left_out: list[str]
+    adversary: str | None = None
+    by_shadows: dict[int, Estimate] | None = None
 
     def strongest(self, *kinds: Known, metric: Metric = "auc") -> FederatedRow | None:
         """The strongest attack with some kinds of knowledge; all if none is named."""
@@ -97,12 +104,12 @@ class FederatedLeak(NamedTuple):
 
 
 def find_federated_leak(game: Game, threat: Threat) -> FederatedLeak | None:
-    """Attack every audited federation; None for models that were not trained by clients."""
-    if game.rounds is None:
+    """Attack every audited federation; None where no such attacker is, or no federation."""
+    if game.rounds is None or threat not in threats_to(game.rounds):
         return None
     cases, view = game.cases, make_view(game.rounds, threat)
     known: dict[Known, View] = {"matched": view}
-    if game.other_rounds is not None:
+    if game.other_rounds is not None and threat in threats_to(game.other_rounds):
         known["other"] = make_view(game.other_rounds, threat)
     left_out, names = _choose(game, view, threat)
     few = {kind for kind, seen in known.items() if _fewest_clients(game, seen) < FEWEST_CLIENTS}
@@ -130,11 +137,12 @@ def find_federated_leak(game: Game, threat: Threat) -> FederatedLeak | None:
         source=_find_sources(view, game) if threat == "server" else {},
         gains=_find_gains(rows, areas, game),
         left_out=left_out,
+        adversary=game.rounds.adversary,
     )
     if any(ATTACKS[name].needs == "shadows" for name in names):
         curves = {name: find_curves(view, view, cases, name) for name in SIGNALS}
         leak = leak._replace(curves=curves)
-    return leak._replace(convergence=_converge(leak, known, game))
+    return _converge(leak, known, game)
 
 
 def _kinds(name: str, known: Mapping[Known, View], few: Collection[Known]) -> list[Known]:
@@ -154,7 +162,7 @@ def _fewest_clients(game: Game, view: View) -> int:
 def _choose(game: Game, view: View, threat: Threat) -> tuple[list[str], list[str]]:
     """Why attacks cannot be made, and the names of those that can."""
     names, left_out = list(ATTACKS), []
-    if threat == "client":  # sees no upload, which is another attacker and nothing left out
+    if threat != "server":  # sees no upload, which is another attacker and nothing left out
         names = [name for name in names if not ATTACKS[name].uses_peers]
     models = {model for case in game.cases for model in (case.target, *case.shadows)}
     fewest = min(int(view.took_part(model).sum(1).min()) for model in models)
@@ -244,15 +252,14 @@ def _find_gains(
     return dict(zip(pairs, paired_differences(outcomes, compared), strict=True))
 
 
-def _converge(leak: FederatedLeak, known: Mapping[Known, View], game: Game) -> dict[int, Estimate]:
-    """AUC of the strongest attack that sees the first recorded rounds alone."""
-    best = leak.strongest()
-    if best is None:
-        return {}
-    view, targets = known["matched"], [case.target for case in game.cases]
-    found = {}
-    for count, done in enumerate(leak.rounds, start=1):
-        shadows = known.get(best.knowledge, view).first(count)
-        scores = ATTACKS[best.attack].run(view.first(count), shadows, game.cases)
-        found[done] = two_way(measure_auc(scores, view.holder[targets]))
-    return found
+def _converge(leak: FederatedLeak, known: Mapping[Known, View], game: Game) -> FederatedLeak:
+    """Add how the strongest attacks grow with the rounds, and with matched shadows."""
+    view, cases = known["matched"], game.cases
+    if (best := leak.strongest()) is not None:
+        shadows = known.get(best.knowledge, view)
+        found = over_rounds(ATTACKS[best.attack], view, shadows, cases, leak.rounds)
+        leak = leak._replace(convergence=found)
+    if (matched := leak.strongest("matched")) is not None:
+        found = over_shadows(ATTACKS[matched.attack], view, view, cases)
+        leak = leak._replace(by_shadows=found)
+    return leak

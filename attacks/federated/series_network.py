@@ -7,6 +7,8 @@ doi:10.1016/j.jisa.2022.103201), whose public code gives the network and its tra
 examples and know nothing of how hard each of them is.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -38,17 +40,30 @@ def score_series(
     Returns:
         Logits of each network; higher means likelier a member.
     """
+    scale = find_scale(known)
+    weights = _fit(scale(known), members, torch.Generator().manual_seed(seed))
+    scores = []
+    for network, own in enumerate(series):
+        alone = [weight[network : network + 1] for weight in weights]
+        scores.append(_forward(scale(own, network)[None], alone)[0].double())
+    return scores
+
+
+def find_scale(known: Float[Tensor, "networks cells rounds"]) -> Callable[..., Tensor]:
+    """A function that puts series in standard deviations from the mean over the known ones.
+
+    It takes the known series of all networks, or others and the number of their network. A round
+    without the client tells nothing: it stands at the mean.
+    """
     centre = known.nanmean(1, keepdim=True)
     spread = (known - centre).square().nanmean(1, keepdim=True).sqrt()
     spread = spread.where(spread > 0, torch.inf)
-    # a round without the client tells nothing: it stands at the mean
-    inputs = ((known - centre) / spread).nan_to_num(0).float()
-    weights = _fit(inputs, members, torch.Generator().manual_seed(seed))
-    scores = []
-    for network, own in enumerate(series):
-        scaled = ((own - centre[network]) / spread[network]).nan_to_num(0).float()
-        scores.append(_forward(scaled[None], [w[network : network + 1] for w in weights])[0])
-    return [score.double() for score in scores]
+
+    def scale(series: Tensor, network: int | None = None) -> Tensor:
+        chosen = slice(None) if network is None else network
+        return ((series - centre[chosen]) / spread[chosen]).nan_to_num(0).float()
+
+    return scale
 
 
 def _fit(

@@ -77,16 +77,27 @@ def lda(
 
 
 def series(
-    view: View, shadows: View, cases: Sequence[Case], name: RoundSignal, prepare: Prepare
+    view: View,
+    shadows: View,
+    cases: Sequence[Case],
+    prepare: Mapping[RoundSignal, Prepare],
+    score: Callable[..., list[Tensor]] = score_series,
 ) -> Tensor:
     """Score by a network that was trained on the series of the shadows' clients.
 
     Every shadow gives its members' series, and for each example that nobody holds there the series
     of one client, drawn at random: members and non-members are about as many.
+
+    Args:
+        view: the audited federations.
+        shadows: the shadow federations, in the rows of the cases.
+        cases: who is attacked by whom.
+        prepare: what is done first to each signal; the series of several are joined.
+        score: trains the networks and scores by them.
     """
     generator, groups = torch.Generator().manual_seed(0), by_shadows(cases)
     drawn = {
-        row: _draw(prepare(shadows.signals[name][row].double()), shadows.holder[row], generator)
+        row: _draw(_join(shadows, row, prepare), shadows.holder[row], generator)
         for row in sorted({row for group in groups for row in group})
     }
     sides = [
@@ -99,19 +110,27 @@ def series(
     )
     members = (torch.arange(2 * count) >= count).expand(len(known), -1)
     asked = [
-        torch.cat([_cells_of(view, cases[position], name, prepare) for position in positions])
+        torch.cat([_cells_of(view, cases[position], prepare) for position in positions])
         for positions in groups.values()
     ]
     scores = _empty(view, cases)
-    for positions, found in zip(groups.values(), score_series(known, members, asked), strict=True):
+    for positions, found in zip(groups.values(), score(known, members, asked), strict=True):
         scores[positions] = found.reshape(len(positions), *scores.shape[1:])
     absent = torch.stack([~view.took_part(case.target).any(0) for case in cases])
     return scores.masked_fill(absent[:, :, None], torch.nan)
 
 
-def _cells_of(view: View, case: Case, name: RoundSignal, prepare: Prepare) -> Tensor:
+def _join(
+    view: View, federation: int, prepare: Mapping[RoundSignal, Prepare]
+) -> Float[Tensor, "features clients examples"]:
+    """The series of several signals, one after the other."""
+    own = view.of(federation)
+    return torch.cat([make(own[name]) for name, make in prepare.items()])
+
+
+def _cells_of(view: View, case: Case, prepare: Mapping[RoundSignal, Prepare]) -> Tensor:
     """The series of all clients on all examples, one below the other."""
-    return prepare(view.signals[name][case.target].double()).movedim(0, -1).flatten(0, 1)
+    return _join(view, case.target, prepare).movedim(0, -1).flatten(0, 1)
 
 
 def _draw(

@@ -7,9 +7,11 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from attacks.rounds import NOBODY, Rounds, RoundSignal
+from attacks.rounds import ATTACKER, NOBODY, Rounds, RoundSignal
 
-Threat = Literal["server", "client"]
+Threat = Literal["server", "client", "subtracting"]
+THREATS: tuple[Threat, ...] = ("server", "client", "subtracting")
+_MEMBER, _KNOWN = 0, 1  # holders where a single series is seen; the attacker asks for no example
 # of the other clients, to know where a client stands among them
 FEWEST_CLIENTS = 5
 
@@ -47,14 +49,37 @@ def make_view(rounds: Rounds, threat: Threat) -> View:
     Args:
         rounds: all that was recorded.
         threat: a `server` sees each upload, and asks whose member an example is; a `client`, or a
-            server under secure aggregation, sees the global model, and asks if it is anybody's.
+            server under secure aggregation, sees the global model, and asks if it is anybody's; a
+            client that is `subtracting` takes its own upload out of that. A client that attacks by
+            name, this one or a malicious one, does not ask for its own examples.
+
+    Raises:
+        ValueError: no such attacker sees these federations.
     """
+    if threat not in threats_to(rounds):
+        raise ValueError(
+            f"`threat` must be {' or '.join(threats_to(rounds))} for these federations, got "
+            f"{threat}."
+        )
     if threat == "server":
         signals, holder = dict(rounds.uploads), rounds.holder
     else:
-        signals = {name: signal[:, :, None] for name, signal in rounds.aggregates.items()}
-        holder = rounds.holder.where(rounds.holder == NOBODY, 0)
+        seen = rounds.others if threat == "subtracting" and rounds.others else rounds.aggregates
+        signals = {name: signal[:, :, None] for name, signal in seen.items()}
+        holder = rounds.holder.where(rounds.holder == NOBODY, _MEMBER)
+        if threat == "subtracting" or rounds.adversary is not None:
+            holder = holder.where(rounds.holder != ATTACKER, _KNOWN)
     return View(signals | {"gradient": -signals["gradient"]}, holder)
+
+
+def threats_to(rounds: Rounds) -> list[Threat]:
+    """Who attacks federations: with a malicious server or client, that one alone."""
+    if rounds.adversary == "isolate":  # clients see no global model
+        return ["server"]
+    clients: list[Threat] = ["client"]
+    if rounds.others is not None and rounds.uploads["phi"].shape[2] > 1:
+        clients.append("subtracting")
+    return clients if rounds.adversary == "ascent" else ["server", *clients]
 
 
 def took_part(

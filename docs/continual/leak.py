@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attacks.continual.comparisons import Attacker, StateLeak, Transfer
-from attacks.continual.leaks import ContinualLeak, TaskCell, VariantLeak
+from attacks.continual.leaks import ContinualLeak, TaskCell
 from attacks.continual.risk_map import RiskGroup, RiskMap
 from attacks.continual.rows import TaskRow
 from attacks.continual.utility import Utility
+from attacks.continual.variants import VariantLeak
 from attacks.metrics.differences import Difference
 from attacks.metrics.intervals import Estimate, Summary
 from attacks.metrics.measures import Metric

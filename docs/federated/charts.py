@@ -10,7 +10,7 @@ from attacks.federated.view import Threat
 from docs.federated.fleets import THREATS, Fleets
 from docs.federated.numbers import KINDS
 from reporting.charts import Axis, Chart, Guide, Panel, Series
-from reporting.federated import rounds_chart
+from reporting.federated_chart import rounds_chart
 
 TITLES: dict[Threat, str] = {
     "server": "server that sees each upload",

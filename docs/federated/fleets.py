@@ -176,6 +176,8 @@ def parse_leak(found: Mapping[str, Any]) -> FederatedLeak:
         for row in found["rows"]
     ]
     read["convergence"] = {int(k): Estimate(**v) for k, v in found["convergence"].items()}
+    if found.get("by_shadows"):
+        read["by_shadows"] = {int(k): Estimate(**v) for k, v in found["by_shadows"].items()}
     read["source"] = {name: Estimate(**share) for name, share in found["source"].items()}
     read["curves"] = {
         name: Curves(*([Estimate(**e) for e in curve[side]] for side in Curves._fields))

@@ -2,6 +2,7 @@
 
     python -m docs.federated runs/federated/full runs/federated/qsgd-w4   # keeps them
     python -m docs.federated                                              # from what is kept
+    python -m docs.federated --data photographs   # docs/federated_photographs.md, likewise
 
 What a fleet's updates were rounded to is read from its options. An audit that was made with
 `--shadows` of the full-precision fleet also says what its shadows find. Every number, verdict and
@@ -11,6 +12,7 @@ figure in the document is computed here; none is typed.
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from attacks.federated.view import Threat
 from attacks.game import FULL
@@ -28,7 +30,28 @@ from storage.borrowed import FACT
 from storage.files import write_text
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "federated.md"
+
+
+class Document(NamedTuple):
+    """A page, and what it rests on.
+
+    Attributes:
+        page: the file that is written.
+        folder: kept results and figures.
+        recipe: the fleets' recipe.
+    """
+
+    page: Path
+    folder: Path
+    recipe: str
+
+
+DOCUMENTS = {  # by the data of its fleets
+    "digits": Document(HERE.parent / "federated.md", HERE, RECIPE),
+    "photographs": Document(
+        HERE.parent / "federated_photographs.md", HERE / "photographs", "federated/cifar10.yaml"
+    ),
+}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -45,7 +68,12 @@ def main(arguments: Sequence[str]) -> None:
         type=Path,
         help="run folder of federations, whose holders are drawn anew as a check of the attacks",
     )
+    parser.add_argument(
+        "--data", choices=DOCUMENTS, default="digits", help="whose page (default: digits)"
+    )
     given = parser.parse_args(arguments)
+    document = DOCUMENTS[given.data]
+    folder = document.folder
     try:
         kept: dict[str, str] = {}
         for run_dir in given.runs:
@@ -54,20 +82,21 @@ def main(arguments: Sequence[str]) -> None:
                 raise ValueError(f"Two of the folders have updates `{update}`. Name one of them.")
             kept[update] = text
         for update, text in kept.items():
-            write_text(HERE / f"{update}.json", text)
+            write_text(folder / f"{update}.json", text)
         if given.null:
-            write_text(HERE / FILE, find_null(given.null))
-        fleets, null = read(HERE), read_null(HERE)
+            write_text(folder / FILE, find_null(given.null))
+        fleets, null = read(folder), read_null(folder)
     except (ValueError, OSError) as error:
         parser.exit(1, f"docs.federated: {error}\n")
-    write_figures(HERE, all_of(fleets))
-    write_text(PAGE, render(fleets, null))
+    write_figures(folder, all_of(fleets))
+    write_text(document.page, render(document, fleets, null))
 
 
-def render(fleets: Fleets, null: Mapping[Threat, Null]) -> str:
+def render(document: Document, fleets: Fleets, null: Mapping[Threat, Null]) -> str:
     """Fill the document.
 
     Args:
+        document: where it and its figures lie.
         fleets: the kept results.
         null: how many intervals hold guessing where nothing can be found; empty before it is run.
     """
@@ -81,10 +110,11 @@ def render(fleets: Fleets, null: Mapping[Threat, Null]) -> str:
         null=null,
         comparisons=Comparisons(fleets),
         lent={u: fleets.quantized[u].study.results.basis[FACT] for u in fleets.borrowing},
-        commands=commands(fleets, bool(null)),
+        commands=commands(document, fleets, bool(null)),
+        figures=document.folder.relative_to(document.page.parent).as_posix(),
         small=SMALL,
         level=LEVEL,
-        recipe=RECIPE,
+        recipe=document.recipe,
         say=sentences,
         tables=tables,
         hours=hours,
@@ -92,15 +122,17 @@ def render(fleets: Fleets, null: Mapping[Threat, Null]) -> str:
     )
 
 
-def commands(fleets: Fleets, null: bool) -> str:
+def commands(document: Document, fleets: Fleets, null: bool) -> str:
     """The commands that make every fleet, its audit and the page, and the null if there is one."""
-    lines = []
-    folders = {u: provenance.run_dir(fleet.study, RECIPE) for u, fleet in fleets.all.items()}
+    lines, recipe = [], document.recipe
+    folders = {u: provenance.run_dir(fleet.study, recipe) for u, fleet in fleets.all.items()}
     for fleet in fleets.all.values():
-        lines.append(provenance.training(fleet.study, RECIPE))
-        lines.append(provenance.auditing(fleet.study, RECIPE))
+        lines.append(provenance.training(fleet.study, recipe))
+        lines.append(provenance.auditing(fleet.study, recipe))
         if fleet.lender:
             lines[-1] += f" --shadows {folders[FULL]}"
-    check = [f"--null {folders[FULL]}"] if null else []
-    lines.append(" \\\n      ".join(["python -m docs.federated", *folders.values(), *check]))
+    options = [f"--null {folders[FULL]}"] if null else []
+    if document != DOCUMENTS["digits"]:
+        options.append(f"--data {document.folder.name}")
+    lines.append(" \\\n      ".join(["python -m docs.federated", *folders.values(), *options]))
     return "\n    ".join(lines)

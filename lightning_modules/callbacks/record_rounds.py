@@ -7,17 +7,14 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor, nn
 
-from attacks.gradients import cosines, log_norms, logit_gradients
-from attacks.signals import signals
-from datamodules.images import Batch, ImageDataModule
-from lightning_modules.federated import FederatedClassifier, State, set_tensors
-from lightning_modules.float32 import tf32
-from lightning_modules.last_layer import find_last_linear
+from attacks.rounds import ATTACKER
+from datamodules.images import ImageDataModule
+from lightning_modules.federated import FederatedClassifier
+from lightning_modules.federated_options import CosineName
+from lightning_modules.observe import Seen, leave_out, record_round
 from storage.files import save_whole, write_text
 from storage.names import round_file
 
@@ -34,11 +31,18 @@ class RecordRounds(Callback):
         record: path of the record, beside the weights.
         rounds: rounds that are recorded, counted from 1.
         sizes: number of examples of each client.
+        cosine: layers whose gradients are compared with updates.
     """
 
     def __init__(
-        self, folder: Path, record: Path, rounds: Collection[int], sizes: list[int]
+        self,
+        folder: Path,
+        record: Path,
+        rounds: Collection[int],
+        sizes: list[int],
+        cosine: CosineName = "last",
     ) -> None:
+        self.cosine = cosine
         self.folder, self.record, self.rounds, self.sizes = folder, record, rounds, sizes
         self.bytes: list[int] = []  # uploaded in each round
         self.left_out: dict[str, list[int]] = {}  # round -> clients; JSON knows no other keys
@@ -58,7 +62,10 @@ class RecordRounds(Callback):
             data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
             end = {key: value.detach() for key, value in module.network.state_dict().items()}
             network = copy.deepcopy(module.network)
-            save_whole(path, record_round(network, module.start, module.uploads, end, data))
+            seen = Seen(module.start, module.sent, module.uploads, end)
+            if module.adversary != "isolate":  # whose clients never see the global model
+                seen = seen._replace(others=leave_out(seen, ATTACKER, self.sizes))
+            save_whole(path, record_round(network, seen, data, self.cosine))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         facts = {"sizes": self.sizes, "recorded": sorted(self.rounds)} | self.state_dict()
@@ -78,68 +85,3 @@ class RecordRounds(Callback):
                 "them. Lower `--model.lr` if there are many.",
                 stacklevel=2,
             )
-
-
-@tf32(False)
-@torch.inference_mode()
-def record_round(
-    network: nn.Module,
-    start: State,
-    uploads: dict[int, State],
-    end: State,
-    data: ImageDataModule,
-) -> dict[str, Tensor]:
-    """The signals of one round, by their name in its file.
-
-    Args:
-        network: the architecture, which is changed.
-        start: the weights that were sent out.
-        uploads: client -> its weights as the server has them.
-        end: the weights after the round.
-        data: the pool.
-    """
-    network = network.float().eval()
-    layer = find_last_linear(network, next(data.pool_batches("identity")).images[:2])
-    before = _Model(network, start, layer)
-    models = [_Model(network, state, layer) for state in [*uploads.values(), end]]
-    rows = []
-    for batch in data.pool_batches("identity"):
-        errors, features, _ = before.see(batch)
-        parts = []
-        for model in models:
-            own_errors, own_features, phi = model.see(batch)
-            bias = None if model.bias is None else before.bias - model.bias
-            norms = log_norms(own_errors, own_features, bias=bias is not None)
-            angles = cosines(errors, features, before.weight - model.weight, bias)
-            parts.append(torch.stack([phi, norms.float(), angles.float()]))
-        rows.append(torch.stack(parts, 1))
-    phi, norms, angles = torch.cat(rows, 2)
-    return {
-        "participants": torch.tensor(list(uploads), dtype=torch.int64),
-        "phi": phi[:-1],
-        "gradient": norms[:-1],
-        "cosine": angles[:-1],
-        "global_phi": phi[-1],
-        "global_gradient": norms[-1],
-        "global_cosine": angles[-1],
-    }
-
-
-class _Model:
-    """A network with some weights, and what its last layer is given."""
-
-    def __init__(self, network: nn.Module, state: State, layer: str) -> None:
-        self.network = copy.deepcopy(network)
-        set_tensors(self.network, state)
-        last = cast(nn.Linear, self.network.get_submodule(layer))
-        self.weight = last.weight.detach().double().cpu()
-        self.bias = None if last.bias is None else last.bias.detach().double().cpu()
-        last.register_forward_pre_hook(self._keep)
-
-    def see(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """P - y of each example, what the last layer computes on, and phi; on the CPU."""
-        logits, labels = self.network(batch.images).cpu(), batch.labels.cpu()
-        return logit_gradients(logits, labels), self.features.cpu(), signals(logits, labels).phi
-
-    def _keep(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self.features = inputs[0]

@@ -1,7 +1,7 @@
 """The callback that records what an attacker sees of every variant of a model."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -35,11 +35,18 @@ class RecordSignals(Callback):
         queries: views of an example that the attacker asks for, the same for every model unless
             they are random.
         peers: the processes of the fit.
+        whole: variants whose outputs for all classes are recorded, too, of the pool as it is.
     """
 
     def __init__(
-        self, folder: Path, variants: Sequence[str], queries: Sequence[str], peers: Peers
+        self,
+        folder: Path,
+        variants: Sequence[str],
+        queries: Sequence[str],
+        peers: Peers,
+        whole: Collection[str] = (),
     ) -> None:
+        self.whole = whole
         self.folder, self.variants, self.queries, self.peers = folder, variants, queries, peers
 
     @tf32(False)
@@ -54,8 +61,13 @@ class RecordSignals(Callback):
             weights = [self.folder / f"{variant}.safetensors" for variant in missing]
             networks = [load_network(trained, path).to(device) for path in weights]
             records = self._record(networks, trainer.datamodule)  # type: ignore[attr-defined]
-            for (variant, path), record in zip(missing.items(), records, strict=True):
-                save_whole(path, record)
+            named = zip(missing.items(), networks, records, strict=True)
+            for (variant, path), network, record in named:
+                whole = {}
+                if variant in self.whole:
+                    data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+                    whole = {"outputs": _outputs(network, data.pool_batches("identity"))}
+                save_whole(path, record | whole)
                 accuracies[accuracy_key(variant)] = record["test_correct"].double().mean().item()
         for measured in self.peers.gather(accuracies):  # only the first process logs
             for logger in trainer.loggers if measured else ():
@@ -98,6 +110,11 @@ def _measure_view(networks: Sequence[nn.Module], batches: Iterable[Batch]) -> li
         for batch in batches
     ]
     return [_join(torch.cat, part) for part in zip(*parts, strict=True)]
+
+
+@torch.inference_mode()
+def _outputs(network: nn.Module, batches: Iterable[Batch]) -> Tensor:
+    return torch.cat([network(batch.images).float().cpu() for batch in batches])
 
 
 def _join(how: Callable[[list[Tensor]], Tensor], records: Sequence[Tensors]) -> Tensors:

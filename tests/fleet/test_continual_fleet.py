@@ -14,9 +14,12 @@ from datamodules.seeds import derive_seed
 from datamodules.tasks import tasks_of
 from lightning_modules.callbacks.record_tasks import RecordTasks
 from lightning_modules.classifier import Classifier
+from lightning_modules.networks import build_network
 from lightning_modules.wandb_logger import FleetLogger
 from storage.names import fleet_names
 from storage.run_folder import RunFolder
+from storage.variant_outputs import SavedOutputs, recorded_outputs
+from storage.weights import load_into
 
 NAMES = fleet_names(2, 1)
 LEARNER = (
@@ -120,6 +123,38 @@ def test_outputs_and_accuracies_are_those_of_the_snapshots(learned, labels):
                 assert accuracy.item() == pytest.approx(correct[of_task].mean().item(), abs=1e-12)
 
 
+def test_quantized_variants_leave_their_outputs_for_all_classes(learned, labels):
+    run, data = RunFolder(learned[0]), Digits(pool_size=64)
+    data.setup("fit")
+    (batch,) = data.pool_batches("identity")
+    for name in NAMES:
+        assert "outputs" not in load_file(run.signals(name, "full"))  # the last stage has them
+        signals = load_file(run.signals(name, "nearest-w2"))
+        network = build_network("convnet", 10, 1, {}, (1, 8, 8)).eval()
+        with torch.inference_mode():
+            logits = load_into(network, run.weights(name, "nearest-w2"))(batch.images)
+        torch.testing.assert_close(signals["outputs"], logits, rtol=0, atol=1e-5)
+    used = NAMES[1:]
+    saved = SavedOutputs(run, used, recorded_outputs(run, used, ["nearest-w2", "full"]))
+    assert [*saved] == ["nearest-w2"]
+    assert saved["nearest-w2"].shape == (3, 64, 10)
+    assert saved["nearest-w2"][0].isnan().all()
+    assert torch.equal(saved["nearest-w2"][2], signals["outputs"])
+    with pytest.raises(KeyError, match="full"):
+        saved["full"]
+
+
+def test_outputs_that_are_damaged_or_not_finite_are_named(copied, change_signals):
+    run = RunFolder(copied)
+    path = run.signals(NAMES[1], "nearest-w2")
+    change_signals(path, outputs=torch.full((64, 10), torch.nan))
+    with pytest.raises(ValueError, match=r"`outputs` in .* must be finite, got 640 numbers"):
+        SavedOutputs(run, NAMES, ["nearest-w2"])["nearest-w2"]
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"is not a whole signals file .*`--repair`"):
+        recorded_outputs(run, NAMES, ["nearest-w2"])
+
+
 @pytest.mark.fleet
 @pytest.mark.parametrize("steps", [[1, 6, 9], [5, 14, 33]], ids=["early", "in every model"])
 def test_a_killed_fleet_ends_bit_for_bit_the_same(
@@ -182,7 +217,7 @@ def test_a_lost_stage_costs_the_training_of_its_model(
     assert "shadow-001 would be trained again from the start" in told
     assert "no other file can bring back tasks/02.safetensors: " in told
     assert "Tasks: 3 by `finetune`, of 2 epochs each. Classes of each: 0, 1, 2, 3; 4, 5, 6" in told
-    outputs = 3 * (512 + 4 * 64 * 10)  # stages, and per example and class 4 bytes
+    outputs = 3 * (512 + 4 * 64 * 10) + 4 * 64 * 10  # stages and nearest-w2, 4 bytes per output
     assert f"{outputs:,} of recorded tasks" in told
     served.clear()
     train.main(toy(copied, LEARNER))

@@ -33,15 +33,15 @@ def trained(toy, tmp_path_factory):
     run, dumps = (tmp_path_factory.mktemp("runs") / name for name in ("run", "dumps"))
     real, count = record_rounds.record_round, 0
 
-    def record(network, start, uploads, end, data):
+    def record(network, seen, data, layers):
         nonlocal count
         folder = dumps / str(count // 2)
         number, count = count % 2 + 1, count + 1
-        states = {f"round-{number}/global": start, f"round-{number + 1}/global": end}
-        states |= {f"round-{number}/client-{k}": state for k, state in uploads.items()}
+        states = {f"round-{number}/global": seen.start, f"round-{number + 1}/global": seen.end}
+        states |= {f"round-{number}/client-{k}": state for k, state in seen.uploads.items()}
         for name, state in states.items():
             save_whole(folder / f"{name}.safetensors", state)
-        return real(network, start, uploads, end, data)
+        return real(network, seen, data, layers)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(record_rounds, "record_round", record)

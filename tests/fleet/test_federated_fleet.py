@@ -78,6 +78,7 @@ def test_files_are_those_of_the_contract(federated):
     assert experiment.config["federated"] == {
         "clients": 4, "local_epochs": 2, "participation": 0.75, "dirichlet": None,
         "update": "qsgd-w4", "error_feedback": True, "record": [2, 4],
+        "cosine": "last", "adversary": None, "strength": 1.0,
     }  # fmt: skip
     assert experiment.variants == ["full", "round-02", "adaround-w4", "nearest-w2"]
     for name in NAMES:
@@ -87,7 +88,7 @@ def test_files_are_those_of_the_contract(federated):
             assert sorted(file["participants"].tolist()) == file["participants"].tolist()
             for key in ("phi", "gradient", "cosine"):
                 assert file[key].shape == (3, 64)
-                assert file[f"global_{key}"].shape == (64,)
+                assert file[f"global_{key}"].shape == file[f"others_{key}"].shape == (64,)
                 assert file[key].isfinite().all()
         assert not run.round(name, 1).exists()
         assert run.round(name, 2) == run.model(name) / "rounds" / "02.safetensors"

@@ -31,6 +31,22 @@ from quantization.updates import UPDATES
         ({"dirichlet": 0.5}, r"`federated\.dirichlet` needs `--federated\.clients`, got 0\.5"),
         ({"update": "qsgd-w4"}, r"`federated\.update` needs `--federated\.clients`, got qsgd-w4"),
         ({"error_feedback": True}, r"`federated\.error_feedback` needs `--federated\.clients`"),
+        ({"cosine": "all"}, r"`federated\.cosine` needs `--federated\.clients`, got all"),
+        ({"adversary": "isolate"}, r"`federated\.adversary` needs `--federated\.clients`"),
+        ({"clients": 2, "strength": 0.5}, r"strength` needs `--federated\.adversary`, got 0\.5"),
+        ({"clients": 1, "adversary": "ascent"}, r"ascent needs 2 clients or more, got 1: a single"),
+        (
+            {"clients": 2, "adversary": "isolate", "strength": 1.5},
+            r"above 0 and at most 1, a share, with `--federated\.adversary isolate`, got 1\.5",
+        ),
+        (
+            {"clients": 2, "adversary": "ascent", "strength": 0.0},
+            r"must be above 0, a step, with `--federated\.adversary ascent`, got 0\. Leave",
+        ),
+        (
+            {"clients": 2, "adversary": "ascent", "strength": float("inf")},
+            r"above 0, a step, .* got inf",
+        ),
         ({"record": [1]}, r"`federated\.record` needs `--federated\.clients`.*pass for example"),
     ],
 )
@@ -69,6 +85,13 @@ def test_ten_rounds_are_recorded_or_all_if_there_are_fewer(total, rounds):
 def test_rounds_that_no_fit_has_are_refused(record, said):
     with pytest.raises(ValueError, match=said):
         FederatedOptions(5, record=record).rounds(3)
+
+
+def test_nobody_is_isolated_in_a_single_round():
+    options = FederatedOptions(2, adversary="isolate")
+    assert options.rounds(2) == [1, 2]
+    with pytest.raises(ValueError, match=r"isolate needs 2 rounds .* got 1: clients are sent"):
+        options.rounds(1)
 
 
 FEW = "--federated.clients 4 "

@@ -157,6 +157,7 @@ def test_every_recipe_can_be_prepared(recipe, tmp_path, monkeypatch):
     quantized = map(str, map(Variant.parse, config.quantize))
     federated = config.federated.clients is not None
     snapshots = [snapshot_name(epoch, federated) for epoch in config.snapshots]
+    snapshots += [f"task-{number}" for number in range(1, config.continual.tasks or 1)]
     assert job.experiment.variants == ["full", *snapshots, *quantized]
     assert torch.stack(list(job.members.values())).shape == (len(job.chosen), job.data.pool_size)
     assert job.run.membership().keys() == job.members.keys()

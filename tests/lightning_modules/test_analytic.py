@@ -168,6 +168,7 @@ def test_what_is_recorded_is_that_of_brute_force(learn, learner):
         torch.testing.assert_close(record["leverage_float16"], rounded, rtol=1e-2, atol=1e-2)
         own = MEMBERS & (task == stage)
         assert record["outside"][own].max() < 1e-9 < record["outside"][~own].min()
+        assert ((record["solved"] > 0.5) == (MEMBERS & (task <= stage))).all()
         assert facts == {"columns": COLUMNS, "fewer_rows": True}
 
 

@@ -85,13 +85,20 @@ def fit(tmp_path):
 def plain_fedavg(network, data, federated, lr, momentum=0.9, decay=5e-4, rounds=ROUNDS):
     """FedAvg as a plain loop over rounds, clients, passes and batches; in place."""
     federation, rounding = data.federation, parse_update(federated.update)
-    residuals = {}
+    residuals, last, strength = {}, {}, federated.strength
     for number in range(rounds):
         start = copy.deepcopy(network.state_dict())
         names = [name for name, _ in network.named_parameters()]
         sums, total, largest = {}, 0, 0
         for client in federation.participants(SEED, number):
-            network.load_state_dict(start)
+            begun = start
+            if federated.adversary == "isolate" and client in last:
+                begun = dict(last[client])  # counters are the client's own
+                for name, value in start.items():
+                    if value.is_floating_point():
+                        own = strength * last[client][name].double()
+                        begun[name] = ((1 - strength) * value.double() + own).float()
+            network.load_state_dict(begun)
             rate = lr * (1 + cos(pi * number / rounds)) / 2
             optimizer = SGD(network.parameters(), rate, momentum, weight_decay=decay)
             own = federation.examples(client)
@@ -103,10 +110,12 @@ def plain_fedavg(network, data, federated, lr, momentum=0.9, decay=5e-4, rounds=
                     optimizer.zero_grad()
                     cross_entropy(network.train()(batch.images), batch.labels).backward()
                     optimizer.step()
+            if federated.adversary == "ascent" and client == 0:
+                climb(network, data, (federation.holder != 0).nonzero()[:, 0], strength)
             draws = torch.Generator().manual_seed(derive_seed(SEED, "upload", number, client))
             for name, value in network.state_dict().items():
                 if name in names:
-                    update = value.double() - start[name].double()
+                    update = value.double() - begun[name].double()
                     update += residuals.get((client, name), 0)
                     sent = update
                     if federated.update != "full":
@@ -114,10 +123,13 @@ def plain_fedavg(network, data, federated, lr, momentum=0.9, decay=5e-4, rounds=
                     if federated.error_feedback:
                         residuals[client, name] = (update - sent).float()
                     sums[name] = sums.get(name, 0) + len(own) * sent
+                    last.setdefault(client, {})[name] = (begun[name].double() + sent).float()
                 elif value.is_floating_point():
                     sums[name] = sums.get(name, 0) + len(own) * value.double()
                 elif len(own) > largest:
                     sums[name] = value.clone()
+                if name not in names:
+                    last.setdefault(client, {})[name] = value.clone()
             total, largest = total + len(own), max(largest, len(own))
         new = {}
         for name, value in start.items():
@@ -128,6 +140,21 @@ def plain_fedavg(network, data, federated, lr, momentum=0.9, decay=5e-4, rounds=
                 new[name] = (sums[name] / total).float()
         network.load_state_dict(new)
     return network.state_dict()
+
+
+def climb(network, data, candidates, strength):
+    """One step up the loss of examples, one by one in float64 sums, in evaluation mode."""
+    weights, size = list(network.parameters()), data._evaluation_batch
+    sums = [torch.zeros_like(weight, dtype=torch.float64) for weight in weights]
+    for begin in range(0, len(data.pool.labels), size):
+        part = candidates[(candidates >= begin) & (candidates < begin + size)]
+        batch = data._batch(data.pool, part, lambda images: images)
+        loss = cross_entropy(network.eval()(batch.images), batch.labels, reduction="sum")
+        for total, slope in zip(sums, torch.autograd.grad(loss, weights), strict=True):
+            total += slope
+    with torch.no_grad():
+        for weight, total in zip(weights, sums, strict=True):
+            weight += (strength / len(candidates) * total).float()
 
 
 CASES = {
@@ -141,6 +168,12 @@ CASES = {
         "clients": 6, "participation": 0.5, "dirichlet": 1.0, "update": "qsgd-w2",
         "error_feedback": True, "local_epochs": 2,
     },
+    "isolated": {"clients": 4, "adversary": "isolate"},
+    "isolated in part": {
+        "clients": 6, "participation": 0.5, "adversary": "isolate", "strength": 0.3,
+        "update": "nearest-w4", "error_feedback": True,
+    },
+    "ascent": {"clients": 4, "adversary": "ascent", "strength": 2.0, "update": "qsgd-w8"},
 }  # fmt: skip
 
 
@@ -155,6 +188,20 @@ def test_weights_are_bit_for_bit_those_of_a_plain_loop(fit, case, network):
     assert state.keys() == plain.keys()
     for key, value in state.items():
         assert torch.equal(value, plain[key]), key
+
+
+def test_an_isolated_client_is_trained_as_if_alone(fit):
+    """Its uploads are those of a federation of its own, whatever the others hold."""
+    federated = {"clients": 4, "adversary": "isolate"}
+    model, _, data, witness = fit(federated, "convnet", options={"lr": 0.05})
+    holder = data.federation.holder
+    others = torch.where(holder > 0, 4 - holder, holder)  # clients 1 and 3 change places
+    again = fit(federated, "convnet", holder=others, options={"lr": 0.05})[3]
+    for (_, uploads, *_), (_, changed, *_) in zip(witness.rounds, again.rounds, strict=True):
+        for key, value in uploads[0].items():
+            assert torch.equal(value, changed[0][key])
+    assert not torch.equal(uploads[1]["fc.weight"], changed[1]["fc.weight"])
+    assert not torch.equal(model.network.fc.weight, uploads[0]["fc.weight"])
 
 
 def test_one_client_is_ordinary_training_on_the_same_batches(fit, served):
@@ -216,8 +263,10 @@ def test_error_feedback_worked_by_hand():
     for weights, upload, residual in zip(trained, sent, kept, strict=True):
         set_tensors(model.network, {"weight": torch.zeros(1, 2)})
         model.on_train_epoch_start()
+        visit = Visit(0, 5, True, iter([]))
+        model.on_train_batch_start(visit, 0)
         set_tensors(model.network, {"weight": torch.tensor([weights])})
-        assert model._take(Visit(0, 5, True, iter([])))
+        assert model._take(visit)
         assert model.uploads[0]["weight"].tolist() == [pytest.approx(upload, abs=1e-7)]
         assert model.residuals[0]["weight"].tolist() == [pytest.approx(residual, abs=1e-7)]
 
@@ -303,9 +352,10 @@ def test_every_precision_steps_from_the_newest_weights(fit, served, precision):
         torch.testing.assert_close(value, network.state_dict()[key], rtol=1e-5, atol=1e-6)
 
 
-def test_a_resumed_federation_ends_as_it_would_have(fit, tmp_path):
-    """With residuals and their rounding's draws; killed after the second round."""
-    federated = CASES["all at once"]
+@pytest.mark.parametrize("case", ["all at once", "isolated in part"])
+def test_a_resumed_federation_ends_as_it_would_have(fit, tmp_path, case):
+    """With residuals, their rounding's draws, and branches; killed after the second round."""
+    federated = CASES[case]
     whole, *_ = fit(federated, "convnet")
 
     class Kill(Callback):

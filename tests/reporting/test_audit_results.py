@@ -319,7 +319,7 @@ def test_the_page_shows_the_tables_of_findings_in_order(toy_audit, results_of):
     assert keys == [*[key for key in FINDINGS if key in keys], "cost"]
     # it is not pruned, was not trained by clients, and no other experiment's shadows attack it
     absent = {"calibration", "convergence", "architecture", "other_shadows"}
-    absent |= {"federated_server", "federated_client"}
+    absent |= {"federated_server", "federated_client", "federated_subtracting"}
     assert {*FINDINGS} - absent <= set(keys)
     positions = [page.index(f"<h2>{title}</h2>") for title in titles]
     assert positions == sorted(positions)

@@ -74,3 +74,25 @@ def test_a_failure_warns_and_the_audit_stands(results, tmp_path, monkeypatch):
     monkeypatch.setattr(wandb, "init", fail)
     with pytest.warns(UserWarning, match="W&B failed, the audit stands without it: .*timed out"):
         assert publish(tmp_path, "online", results) is None
+
+
+def test_the_summary_has_what_tasks_leak_by_the_strongest_attack(results):
+    """Neither a control nor what needs more than one snapshot counts."""
+    rows = [
+        {"holds": holds, "control": control, "summary": {
+            metric: {"value": value} for metric in ("auc", "tpr_1pct", "tpr_01pct")}}
+        for holds, control, value in (
+            ("snapshot", False, 0.6), ("snapshot", False, 0.7), ("snapshot", True, 0.8),
+            ("state", False, 0.9),
+        )
+    ]  # fmt: skip
+    held = {metric: {"value": 0.75} for metric in ("auc", "tpr_1pct", "tpr_01pct")}
+    leak = {
+        "cells": [{"task": 1, "stage": 2, "rows": rows}],
+        "transfers": [{"attack": "loss", "by_metric": {"auc": {"estimate": {"value": -0.1}}}}],
+        "attackers": [{"holds": "snapshots", **held}],
+    }
+    summary = _summary(results._replace(findings=results.findings | {"continual": leak}))
+    assert summary["continual/task-1/after-2/auc"] == 0.7
+    assert summary["continual/transfer/loss/auc"] == -0.1
+    assert summary["continual/holds/snapshots/tpr_01pct"] == 0.75

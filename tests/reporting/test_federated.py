@@ -6,7 +6,8 @@ from attacks.federated.curves import Curves
 from attacks.federated.leaks import FederatedLeak, FederatedRow
 from attacks.metrics.differences import Difference
 from attacks.metrics.intervals import Estimate
-from reporting.federated import federated_table, rounds_chart, sentences
+from reporting.federated import federated_heading, federated_table, sentences
+from reporting.federated_chart import rounds_chart
 
 RATE = Estimate(0.05, 0.04, 0.06)
 
@@ -88,6 +89,41 @@ def test_a_client_sees_no_peers(leak):
     assert body.columns[-1] == "TPR at 0.1% FPR"
     assert "`peers`" not in body.note
     assert "sees the global model alone" in body.note
+
+
+@pytest.mark.parametrize(
+    ("adversary", "threat", "title", "told"),
+    [
+        ("isolate", "server", "What a malicious server finds that isolates clients", "isolates e"),
+        ("ascent", "client", "What a malicious client finds by gradient ascent", "raises the loss"),
+        (
+            "ascent",
+            "subtracting",
+            "What a malicious client finds by gradient ascent, without its own upload",
+            "takes its own upload out",
+        ),
+    ],
+)
+def test_malicious_attackers_are_named_as_such(leak, adversary, threat, title, told):
+    malicious = leak._replace(adversary=adversary, threat=threat)
+    body = federated_table(malicious)
+    assert federated_heading(malicious) == title
+    assert told in body.note
+    assert "the difference from an experiment without it, by `audit.py --compare`" in body.note
+    assert told in sentences(malicious)[0]
+    assert sentences(malicious)[0].startswith("A malicious")
+    assert federated_heading(leak) == "What a server finds in the rounds of federated training"
+
+
+def test_shadows_are_told_of_and_drawn_where_they_are_known(leak):
+    grown = {8: Estimate(0.6, 0.5, 0.7), 16: Estimate(0.7, 0.65, 0.75)}
+    known = leak._replace(by_shadows=grown)
+    assert (
+        "AUC of lda by number of shadows: 8: 0.600 (0.500-0.700), 16: 0.700 (0.650-0.750)."
+        in federated_table(known).note
+    )
+    panel = rounds_chart([known]).panels[0][-1]
+    assert (panel.title, list(panel.series[0].x)) == ("AUC by number of shadows", [8, 16])
 
 
 def test_models_without_clients_have_neither_table_nor_sentence_nor_figure():

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.cbook import STEP_LOOKUP_MAP
 from matplotlib.colors import to_rgba
 
-from reporting.charts import Axis, Chart, Choice, Guide, Panel, Series
+from reporting.charts import Axis, Chart, Choice, Guide, Heat, Panel, Series
 from reporting.matplotlib_charts import draw, save
 
 
@@ -160,3 +160,18 @@ def test_a_note_stands_beside_its_point_towards_the_middle():
     assert (left.xy, right.xy) == ((0.81, 0.5), (0.99, 0.5))
     assert not left.get_parse_math()
     assert [line.get_fillstyle() for line in axes.get_lines()] == ["bottom", "none"]
+
+
+def test_a_matrix_has_its_numbers_in_its_cells():
+    """Row 1 on top; bright cells have dark numbers, and an empty cell has none."""
+    heat = Heat([[0.5, 0.95], [nan, 0.6]], (0.5, 1.0), [["", ""], ["", ""]], 1, percent=True)
+    down = Axis(limits=(2.5, 0.5))
+    (axes,) = drawn(Panel([], Axis(limits=(0.5, 2.5)), down, heat=heat))
+    (image,) = axes.get_images()
+    assert image.get_extent() == [0.5, 2.5, 2.5, 0.5]
+    assert image.get_clim() == (0.5, 1.0)
+    found = {text.get_position(): (text.get_text(), text.get_color()) for text in axes.texts}
+    assert found[1, 1] == ("50.0", "white")
+    assert found[2, 1] == ("95.0", "black")
+    assert found[1, 2][0] == ""
+    assert axes.get_ylim() == (2.5, 0.5)

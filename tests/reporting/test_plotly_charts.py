@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 import pytest
 from matplotlib.colors import to_rgb
 
-from reporting.charts import INK, Axis, Chart, Choice, Guide, Panel, Series
+from reporting.charts import INK, Axis, Chart, Choice, Guide, Heat, Panel, Series
 from reporting.plotly_charts import SYMBOLS, on_dark, outlines, to_page, to_plotly
 from reporting.styles import MARKERS
 
@@ -99,3 +99,15 @@ def test_a_point_at_the_edge_has_its_name_beside_it_and_its_values_under_the_mou
     (right,) = to_plotly(panel._replace(series=[series._replace(x=[0.99])]))["data"]
     assert right["textposition"] == "middle left"
     go.Figure(to_plotly(panel._replace(series=[series])))  # refuses what plotly.js does not know
+
+
+def test_a_matrix_by_hand():
+    heat = Heat([[0.5, nan]], (0.0, 1.0), [["task <1>", ""]], 2)
+    panel = to_plotly(Panel([], heat=heat))
+    (trace,) = panel["data"]
+    assert (trace["x"], trace["y"], trace["z"]) == ([1, 2], [1], [[0.5, None]])
+    assert trace["text"] == [["0.50", ""]]
+    assert trace["customdata"] == [["task &lt;1&gt;", ""]]
+    assert trace["meta"]["label"] == ""  # it has no entry in a legend
+    (drawn,) = go.Figure(panel).data
+    assert (drawn.zmin, drawn.zmax, drawn.type) == (0, 1, "heatmap")

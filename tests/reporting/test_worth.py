@@ -141,6 +141,9 @@ def test_what_was_not_tested_is_said_with_its_way_out():
         f"{UNTESTED}: there are no snapshots of its training. Train with `--snapshots`, for "
         "example `--snapshots 5 10 15`, to test it."
     )
+    assert state_worth({}, [], tasks=True) == (
+        f"{UNTESTED}: a learner of tasks that is stopped early has not learned them all."
+    )
     assert state_worth({}, SNAPSHOTS) == (
         f"{UNTESTED}: the test accuracy of the snapshots is not known."
     )

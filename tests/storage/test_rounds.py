@@ -66,6 +66,30 @@ def test_every_number_of_the_files_is_in_its_place(federated_run, read, change):
                 )
 
 
+def test_what_a_client_sees_without_itself_is_read_if_every_file_has_it(federated_run, read):
+    """Folders from before have none, and a federation alone has no reference."""
+    assert read().others is None
+    drawn = torch.Generator().manual_seed(3)
+    for name in federated_run.read().names:
+        for number in (2, 4):
+            path = federated_run.round(name, number)
+            more = {f"others_{s}": torch.randn(240, generator=drawn) for s in SIGNALS}
+            save_whole(path, load_file(path) | more)
+    rounds = read()
+    for row, name in enumerate(federated_run.read().names):
+        stored = load_file(federated_run.round(name, 4))
+        assert torch.equal(rounds.others["cosine"][row, 1], stored["others_cosine"])
+    chosen = torch.tensor([3, 5])
+    assert torch.equal(rounds.on(chosen).others["phi"], rounds.others["phi"][..., chosen])
+    path = federated_run.round(FIRST, 2)
+    content = load_file(path)
+    save_whole(path, content | {"others_phi": torch.zeros(5, 240)})
+    with pytest.raises(ValueError, match=r"`others_phi` in .* must have shape \[240\]"):
+        read()
+    save_whole(path, {k: v for k, v in content.items() if not k.startswith("others")})
+    assert read().others is None
+
+
 def test_models_that_no_audit_reads_may_lack_everything(federated_run):
     members = federated_run.membership()
     federated_run.clients(FIRST).unlink()
@@ -142,6 +166,31 @@ def test_rounds_at_other_times_attack_nobody_and_it_is_said(federated_run, feder
         "The rounds of federations attack nobody: it recorded rounds 2, 4 and federations rounds "
         "4. Pass the same `--federated.record` to both." in evidence.left_out
     )
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ({"cosine": "all"}, "its `federated.cosine` is all and that of federations is last."),
+        ({"adversary": "ascent"}, "its `federated.adversary` is ascent and that of federations is"),
+    ],
+)
+def test_rounds_of_another_kind_attack_nobody(federated_run, federations, tmp_path, option, told):
+    text = yaml.safe_load(federated_run.experiment_file.read_text())
+    text["config"]["federated"] |= option
+    federated_run.experiment_file.write_text(yaml.safe_dump(text))
+    evidence = gather(RunFolder(federations.path), False, federated_run)
+    assert evidence.game.other_rounds is None
+    assert any(told in sentence for sentence in evidence.left_out)
+
+
+def test_a_malicious_experiment_says_so(federated_run):
+    text = yaml.safe_load(federated_run.experiment_file.read_text())
+    text["config"]["federated"] |= {"adversary": "isolate", "strength": 0.5}
+    federated_run.experiment_file.write_text(yaml.safe_dump(text))
+    evidence = gather(federated_run, False)
+    assert evidence.facts["adversary"] == "isolate, strength 0.5"
+    assert evidence.game.rounds.adversary == "isolate"
 
 
 def test_uploads_that_training_left_out_are_named(federated_run):

@@ -45,7 +45,7 @@ def test_nothing_is_found_where_nothing_leaks(nothing, name):
             assert low <= fpr <= high
 
 
-def test_every_attack_is_made_on_each_task_from_its_own_stage_on(leak):
+def test_every_attack_is_made_on_each_task_from_its_own_stage_on(leak, learners):
     assert [(cell.task, cell.stage) for cell in leak.cells] == [
         (task, stage) for stage in range(1, 4) for task in range(1, stage + 1)
     ]
@@ -54,6 +54,8 @@ def test_every_attack_is_made_on_each_task_from_its_own_stage_on(leak):
     later = expected - {"range_test"} | {*SUMMED}
     assert {row.attack for row in leak.cell(2, 3).rows} == later
     assert (leak.targets, leak.shadows, leak.worlds) == (2, 8, 8)
+    outside = [int((~learners.audited[:, learners.tasks.task == task]).sum()) for task in range(3)]
+    assert leak.false_positives["tpr_1pct"] == int(0.01 * min(outside))
     assert leak.cell(3, 2) is None
 
 
@@ -91,7 +93,7 @@ def test_transfers_are_means_over_tasks_of_what_the_cells_say(leak):
         assert transfer.by_metric["auc"].estimate.value == pytest.approx(sum(change) / 2)
     controls = [transfer.attack for transfer in leak.transfers if transfer.control]
     assert controls == ["residual_lira_own_columns"]
-    assert leak.transfers[0].attack == "strongest"
+    assert [transfer.attack for transfer in leak.transfers[:2]] == ["strongest", "loss"]
     mean = sum(difference.estimate.value for difference in leak.by_task) / 2
     assert leak.transfers[0].by_metric["auc"].estimate.value == pytest.approx(mean)
 
@@ -148,6 +150,26 @@ def test_variants_at_the_end_are_attacked_task_by_task(learners):
     assert full.auc.value == pytest.approx(sum(e.value for e in full.by_task) / 3)
     assert full.auc.value > 0.6
     assert noise.auc.low < 0.5 < noise.auc.high
+
+
+def test_whole_outputs_of_variants_are_attacked_where_all_are_known(learners):
+    """Outputs without noise are those of `full`, which a vector attack finds more in than phi."""
+    end, signals = learners.tasks.stages[2], learners.signals["full"]
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(end.outputs.shape, generator=generator)
+    outputs = {"nearest-w8": end.outputs, "nearest-w2": noise}
+    game = learners._replace(signals={"full": signals} | dict.fromkeys(outputs, signals))
+    by_phi = find_continual_leak(game).variants
+    assert not any(found.whole for found in by_phi)
+    assert len({found.auc.value for found in by_phi}) == 1
+    tasks = learners.tasks._replace(outputs=outputs)
+    full, same, noisy = find_continual_leak(game._replace(tasks=tasks)).variants
+    assert full.whole
+    assert full.auc == same.auc
+    assert full.auc.value > by_phi[0].auc.value + 0.05
+    assert noisy.auc.value < full.auc.value
+    partly = tasks._replace(outputs={"nearest-w8": end.outputs})
+    assert find_continual_leak(game._replace(tasks=partly)).variants == by_phi
 
 
 def test_a_task_without_members_is_left_out_and_named(learners):

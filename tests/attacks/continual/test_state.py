@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from attacks.continual.state import exemplars, leverage_lira, leverage_threshold, range_test
+from attacks.continual.state import (
+    exemplars,
+    leverage_lira,
+    leverage_threshold,
+    normal_equations,
+    range_test,
+)
 from attacks.lira import lira
 from attacks.metrics.roc import auc, roc
 from benchmarks.synthetic_tasks import Options, make_game
@@ -40,6 +46,17 @@ def test_members_have_smaller_leverages(learners, cell_of):
         expected = lira(known[8:, None], known[:8, None], cell.members[:8], "fixed", "mean")
         assert torch.equal(leverage_lira(cell, form), expected)
         assert min(areas(leverage_lira(cell, form), cell)) > 0.95
+
+
+def test_normal_equations_are_those_of_the_audited_models(learners, cell_of):
+    """By hand: model r is said to have learnt example e by (r + e) / 1000."""
+    cell = cell_of(learners, 0, 1)
+    with pytest.raises(ValueError, match=r"not recorded of this learner.*--continual.learner acil"):
+        normal_equations(cell._replace(solved=None))
+    rows, examples = torch.arange(len(cell.members)), torch.arange(len(cell.labels))
+    solved = (rows[:, None] + examples).double() / 1000
+    found = normal_equations(cell._replace(solved=solved))
+    assert torch.equal(found, solved[cell.targets])
 
 
 def test_exemplars_are_members_for_certain(learners, cell_of):

@@ -6,7 +6,7 @@ import torch
 from attacks.cases import make_cases
 from attacks.federated.view import make_view
 from attacks.game import Game, ModelSignals
-from attacks.rounds import NOBODY, SIGNALS, Rounds
+from attacks.rounds import ATTACKER, NOBODY, SIGNALS, Rounds
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +31,7 @@ def draw_rounds():
         held = (holder[:, None] == torch.arange(clients)[:, None]).float()
         shape = federations, rounds, clients, examples
         inside = leak * ((1 - common) * held + common * members[:, None].float())[:, None]
-        uploads, aggregates = {}, {}
+        uploads, aggregates, others = {}, {}, {}
         for name in SIGNALS:
             difficulty = 2 * torch.randn(examples, generator=rng)
             lasting = persistent * torch.randn(federations, 1, clients, examples, generator=rng)
@@ -39,17 +39,17 @@ def draw_rounds():
             signal = inside + lasting + torch.randn(shape, generator=rng)
             sign = -1 if name == "gradient" else 1  # a norm is small where an example is known
             uploads[name] = difficulty + level + sign * scale * signal
-            whole = leak * common * members[:, None] + torch.randn(
-                federations, rounds, examples, generator=rng
-            )
-            aggregates[name] = difficulty + level[:, 0] + sign * whole
+            noise = torch.randn(federations, rounds, examples, generator=rng)
+            for seen, known in ((aggregates, members), (others, members & (holder != ATTACKER))):
+                whole = leak * common * known[:, None] + noise
+                seen[name] = difficulty + level[:, 0] + sign * whole
         if participation < 1:
             absent = torch.rand(shape[:3], generator=rng) >= participation
             absent[:, :, 0] &= absent[:, :, 1:].all(2).logical_not()  # at least one took part
             for signal in uploads.values():
                 signal[absent] = torch.nan
         done = [5 * (place + 1) for place in range(rounds)]
-        return Rounds(done, uploads, aggregates, holder)
+        return Rounds(done, uploads, aggregates, holder, others)
 
     return draw
 

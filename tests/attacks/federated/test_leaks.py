@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attacks.federated import ATTACKS
+from attacks.federated import ATTACKS, convolution, series_network
 from attacks.federated.leaks import find_federated_leak
 from attacks.federated.measures import measure_clients
 from attacks.federated.view import make_view
@@ -13,13 +13,22 @@ from attacks.rounds import NOBODY
 UPLOADS = [name for name, attack in ATTACKS.items() if attack.uses_peers]
 MADE = [("server", name) for name in ATTACKS]
 MADE += [("client", name) for name in ATTACKS if name not in UPLOADS]
+MADE += [("subtracting", name) for name in ("mean_phi", "z_cosine", "lda", "gradient_series")]
+
+
+@pytest.fixture(autouse=True)
+def few_epochs(monkeypatch):
+    """Networks are trained for less long, to save time."""
+    monkeypatch.setattr(series_network, "EPOCHS", 8)
+    monkeypatch.setattr(convolution, "EPOCHS", 8)
 
 
 def cells(scores, holder):
     """Scores of members by their holders, and of each non-member by one client: independent."""
     inside, outside = [], []
     for own, held in zip(scores, holder, strict=True):
-        members, others = (held != NOBODY).nonzero()[:, 0], (held == NOBODY).nonzero()[:, 0]
+        asked = (held != NOBODY) & (held < len(own))  # an attacker's own examples are neither
+        members, others = asked.nonzero()[:, 0], (held == NOBODY).nonzero()[:, 0]
         inside.append(own[held[members], members])
         outside.append(own[torch.arange(len(others)) % len(own), others])
     return torch.cat(inside), torch.cat(outside)
@@ -41,6 +50,10 @@ def test_nothing_is_found_where_nothing_leaks(null, game_of, threat, name):
 
     Targets: one federation that no shadow has seen. Independent cells make the limits exact.
     """
+    assert_nothing_is_found(null, game_of, threat, name)
+
+
+def assert_nothing_is_found(null, game_of, threat, name):
     view, game = make_view(null, threat), game_of(null, targets=1)
     scores = ATTACKS[name].run(view, view, game.cases)
     inside, outside = cells(scores, view.holder[8:])
@@ -50,6 +63,17 @@ def test_nothing_is_found_where_nothing_leaks(null, game_of, threat, name):
     for fpr in (0.01, 0.1):
         low, high = tail_interval(inside, outside, fpr, 0.999)
         assert low <= fpr <= high
+
+
+@pytest.mark.parametrize("name", ["mean_phi", "z_phi", "lda"])
+@pytest.mark.parametrize(
+    ("adversary", "threat"),
+    [("isolate", "server"), ("ascent", "client"), ("ascent", "subtracting")],
+)
+def test_malicious_attackers_find_nothing_where_nothing_leaks(
+    null, game_of, adversary, threat, name
+):
+    assert_nothing_is_found(null._replace(adversary=adversary), game_of, threat, name)
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +128,20 @@ def test_shadows_are_compared_and_rounds_converge(leaking, draw_rounds, game_of)
     assert all(m.low > n.high for m, n in zip(curves.members, curves.non_members, strict=True))
     assert all(abs(estimate.value) < 0.2 for estimate in curves.non_members)
     assert all(m.value > p.value for m, p in zip(curves.members, curves.peers, strict=True))
+
+
+def test_a_malicious_attacker_has_findings_of_its_own_and_nobody_else(leaking, game_of):
+    ascent = game_of(leaking._replace(adversary="ascent"), targets=2)
+    assert find_federated_leak(ascent, "server") is None
+    leak = find_federated_leak(ascent, "subtracting")
+    assert (leak.adversary, leak.threat) == ("ascent", "subtracting")
+    assert leak.strongest().auc.low > 0.5
+    honest = find_federated_leak(game_of(leaking, targets=2), "client")
+    assert honest.adversary is None
+    # the malicious client does not ask for what it holds itself, which the honest view does
+    rows = {row.attack: row.auc.value for row in honest.rows}
+    other = find_federated_leak(ascent, "client")
+    assert {row.attack: row.auc.value for row in other.rows} != rows
 
 
 def test_every_federation_is_attacked_by_the_others_but_its_partner(leaking, game_of):

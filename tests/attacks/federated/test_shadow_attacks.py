@@ -184,8 +184,8 @@ def test_networks_beside_each_other_are_those_of_a_plain_loop(rng):
 def test_a_network_finds_members_and_is_the_same_again(draw_rounds, threat):
     rounds = draw_rounds(federations=8, clients=3, examples=120, leak=4, common=0.6, scale=1.0)
     view, cases = make_view(rounds, threat), make_cases(8, 0)
-    scores = series(view, view, cases[:2], "gradient", keep)
-    again = series(view, view, cases[:2], "gradient", keep)
+    scores = series(view, view, cases[:2], {"gradient": keep})
+    again = series(view, view, cases[:2], {"gradient": keep})
     assert torch.equal(scores, again)
     for found, case in zip(scores, cases[:2], strict=True):
         holder = view.holder[case.target]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from attacks.federated.source import infer_source, measure_source
-from attacks.federated.view import last_round, make_view, mean_over_rounds
+from attacks.federated.view import last_round, make_view, mean_over_rounds, threats_to
 from attacks.rounds import NOBODY
 
 NAN = torch.nan
@@ -20,6 +20,30 @@ def test_a_client_sees_the_global_model_and_asks_if_an_example_is_anybodys(draw_
     assert torch.equal(server.signals["gradient"], -rounds.uploads["gradient"])
     assert torch.equal(server.holder, rounds.holder)
     assert torch.equal(server.first(2).signals["phi"], rounds.uploads["phi"][:, :2])
+
+
+def test_a_client_that_subtracts_asks_for_the_examples_of_others(draw_rounds):
+    """Neither member nor non-member is what it holds itself."""
+    rounds = draw_rounds(federations=4, clients=3, examples=20)
+    view = make_view(rounds, "subtracting")
+    assert torch.equal(view.signals["phi"][:, :, 0], rounds.others["phi"])
+    assert torch.equal(view.holder == NOBODY, rounds.holder == NOBODY)
+    assert torch.equal(view.holder == 0, rounds.holder > 0)
+    assert threats_to(rounds) == ["server", "client", "subtracting"]
+    assert threats_to(rounds._replace(others=None)) == ["server", "client"]
+
+
+def test_a_malicious_attacker_is_the_only_one(draw_rounds):
+    """Who raises losses knows its own examples; who isolates leaves clients no global model."""
+    rounds = draw_rounds(federations=4, clients=3, examples=20)
+    ascent = rounds._replace(adversary="ascent")
+    assert threats_to(ascent) == ["client", "subtracting"]
+    assert torch.equal(make_view(ascent, "client").holder == 0, rounds.holder > 0)
+    assert torch.equal(make_view(rounds, "client").holder == 0, rounds.holder >= 0)
+    isolate = rounds._replace(adversary="isolate")
+    assert threats_to(isolate) == ["server"]
+    with pytest.raises(ValueError, match=r"must be server for these federations, got client\."):
+        make_view(isolate, "client")
 
 
 def test_rounds_that_a_client_missed_are_skipped():

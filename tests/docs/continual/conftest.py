@@ -5,10 +5,11 @@ import json
 import pytest
 
 from attacks.continual.comparisons import Attacker, StateLeak, Transfer
-from attacks.continual.leaks import ContinualLeak, TaskCell, VariantLeak
+from attacks.continual.leaks import ContinualLeak, TaskCell
 from attacks.continual.risk_map import RiskGroup, RiskMap
 from attacks.continual.rows import TaskRow
 from attacks.continual.utility import Utility
+from attacks.continual.variants import VariantLeak
 from attacks.evaluate import Row
 from attacks.metrics.differences import Difference
 from attacks.metrics.intervals import Estimate, Summary
@@ -123,7 +124,7 @@ def make_leak(change, loss, solves, size=1):
         state=leaks if solves else [],
         exemplars=None,
         risk_map=RiskMap("residual_lira_paired", groups, mean([0.9])) if solves else None,
-        variants=[VariantLeak("full", area, rate, [area] * TASKS)] if solves else [],
+        variants=[VariantLeak("full", area, rate, [area] * TASKS, whole=True)] if solves else [],
         left_out=[],
     )
 

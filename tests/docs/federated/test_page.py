@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 
 import pytest
 
@@ -11,11 +10,12 @@ from docs.federated.claims import Comparisons, between_threats, claims_of
 from docs.federated.fleets import read
 from docs.federated.null import read_null
 from docs.federated.numbers import MATCHED, OTHER, PEERS, STRONGEST, Asked, Side
-from docs.federated.page import HERE, PAGE, commands, main, render
+from docs.federated.page import DOCUMENTS, Document, commands, main, render
 from reporting.results_json import as_json
 
 LESS = -0.05
 FOUR, TERNARY = "qsgd-w4", "qsgd-w1.58"
+DIGITS = DOCUMENTS["digits"]
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_the_toy_is_judged_by_both_of_its_findings(several, leak, gap, first, se
 
 def test_without_full_precision_shadows_nothing_is_said_of_them(several):
     fleets = several((-0.002, None), (-0.05, None))
-    page = " ".join(render(fleets, {}).split())
+    page = " ".join(render(DIGITS, fleets, {}).split())
     assert "That full-precision shadows hide this has not been asked." in page
     assert "## What the attacker must know" not in page
     assert f"**Not run yet:** full-precision shadows against `{FOUR}` and `{TERNARY}`." in page
@@ -170,7 +170,7 @@ def test_figures_have_a_point_per_update_and_a_column_each(fleets):
 
 
 def test_the_commands_make_every_fleet(fleets):
-    text = commands(fleets, null=False)
+    text = commands(DIGITS, fleets, null=False)
     assert text.startswith(
         "python train.py --config recipes/federated/study.yaml \\\n"
         "      --run_dir runs/federated/full\n"
@@ -179,13 +179,12 @@ def test_the_commands_make_every_fleet(fleets):
     assert "audit.py --run_dir runs/federated/qsgd-w4 --shadows runs/federated/full\n" in text
     assert "python audit.py --run_dir runs/federated/full\n" in text
     assert text.endswith(f"runs/federated/{FOUR} \\\n      runs/federated/{TERNARY}")
-    assert commands(fleets, null=True) == f"{text} \\\n      --null runs/federated/full"
+    assert commands(DIGITS, fleets, null=True) == f"{text} \\\n      --null runs/federated/full"
 
 
 def test_the_command_keeps_results_and_writes_the_page(make, tmp_path, monkeypatch, capsys):
-    shutil.copy(HERE / "page.md.jinja", tmp_path)
-    monkeypatch.setattr("docs.federated.page.HERE", tmp_path)
-    monkeypatch.setattr("docs.federated.page.PAGE", tmp_path / "federated.md")
+    document = Document(tmp_path / "federated.md", tmp_path / "kept", DIGITS.recipe)
+    monkeypatch.setitem(DOCUMENTS, "digits", document)
     for audit in (make(), make(FOUR, -0.002, 0.1)):
         folder = tmp_path / "runs" / audit.name
         (folder / "audit").mkdir(parents=True)
@@ -200,16 +199,16 @@ def test_the_command_keeps_results_and_writes_the_page(make, tmp_path, monkeypat
         assert stopped.value.code == 1
         assert capsys.readouterr().err.startswith(f"docs.federated: {said}")
     main([four])
-    made = {path.name for path in tmp_path.iterdir() if path.is_file()}
-    assert made - {"page.md.jinja"} == {
-        "full.json", f"{FOUR}.json", "leaks.png", "rounds.png", "federated.md",
-    }  # fmt: skip
-    text = (tmp_path / "federated.md").read_text()
-    assert text == render(read(tmp_path), {})
+    made = {path.name for path in document.folder.iterdir()}
+    assert made == {"full.json", f"{FOUR}.json", "leaks.png", "rounds.png"}
+    text = document.page.read_text()
+    assert text == render(document, read(document.folder), {})
+    assert "(kept/leaks.png)" in text
     main([])
-    assert (tmp_path / "federated.md").read_text() == text
+    assert document.page.read_text() == text
 
 
-@pytest.mark.skipif(not (HERE / "full.json").exists(), reason="no fleet is kept yet")
-def test_the_page_is_that_of_the_kept_results():
-    assert PAGE.read_text() == render(read(HERE), read_null(HERE))
+@pytest.mark.parametrize("document", DOCUMENTS.values(), ids=DOCUMENTS)
+def test_the_page_is_that_of_the_kept_results(document):
+    kept = read(document.folder), read_null(document.folder)
+    assert document.page.read_text() == render(document, *kept)

@@ -15,6 +15,7 @@ from datamodules.clients import Federation, draw_holders
 from lightning_modules.callbacks.record_rounds import RecordRounds
 from lightning_modules.federated import FederatedClassifier, set_tensors
 from lightning_modules.federated_options import FederatedOptions
+from lightning_modules.observe import Seen, leave_out
 from lightning_modules.options import ModelOptions
 
 MEMBERS = torch.arange(60) < 30
@@ -25,11 +26,12 @@ class Witness(Callback):
     """Remembers the start, the uploads and the end of each round."""
 
     def __init__(self):
-        self.rounds = []
+        self.rounds, self.sent = [], []
 
     def on_train_epoch_end(self, trainer, pl_module):
         end = {key: value.clone() for key, value in pl_module.network.state_dict().items()}
         self.rounds.append((pl_module.start, pl_module.uploads, end))
+        self.sent.append(pl_module.sent)
 
 
 @pytest.fixture
@@ -44,7 +46,8 @@ def fit(tmp_path):
         federation = Federation(holder, CLIENTS, 1, options.participation)
         data.assign(MEMBERS, 1, federation=federation)
         model, witness = FederatedClassifier(data, 1, ModelOptions(network), options), Witness()
-        record = RecordRounds(tmp_path, tmp_path / "full.json", [1, 3], federation.sizes())
+        path, sizes = tmp_path / "full.json", federation.sizes()
+        record = RecordRounds(tmp_path, path, [1, 3], sizes, options.cosine)
         trainer = Trainer(
             max_epochs=ROUNDS,
             accelerator="cpu",
@@ -58,6 +61,7 @@ def fit(tmp_path):
             default_root_dir=tmp_path,
         )
         trainer.fit(model, datamodule=data)
+        model.seen = witness.sent
         files = {
             number: load_file(tmp_path / f"rounds/{number:02d}.safetensors") for number in (1, 3)
         }
@@ -110,6 +114,83 @@ def test_signals_are_those_of_single_gradients_by_autograd(fit, network, update)
             slow = cosine_similarity(before, direction[None], eps=0).float()
             torch.testing.assert_close(angles, slow, rtol=1e-4, atol=1e-5)
             assert slow.abs().max() > 0.05
+
+
+@pytest.mark.parametrize("participation", [1.0, 0.5])
+def test_what_a_client_sees_without_its_own_upload(fit, participation):
+    """The signals of the mean of the others, with the whole round's model where it was absent."""
+    model, data, rounds, files, facts = fit("convnet", participation=participation)
+    batches = list(data.pool_batches("identity"))
+    images, labels = (torch.cat(parts) for parts in list(zip(*batches, strict=True))[:2])
+    for number, file in files.items():
+        start, uploads, _ = rounds[number - 1]
+        sizes = {client: facts["sizes"][client] for client in uploads if client != 0}
+        total = sum(sizes.values())
+        others = {
+            key: sum(n * uploads[k][key].double() for k, n in sizes.items()) / total
+            for key in start
+        }
+        gradients, logits = last_gradients(model.network, others, images, labels)
+        torch.testing.assert_close(
+            file["others_phi"], signals(logits, labels).phi, rtol=1e-3, atol=1e-3
+        )
+        expected = gradients.norm(dim=1).log().float()
+        torch.testing.assert_close(file["others_gradient"], expected, rtol=1e-3, atol=1e-3)
+        before, _ = last_gradients(model.network, start, images, labels)
+        direction = last_layer(start) - last_layer(others)
+        slow = cosine_similarity(before, direction[None], eps=0).float()
+        torch.testing.assert_close(file["others_cosine"], slow, rtol=1e-3, atol=1e-4)
+        same = torch.equal(file["others_phi"], file["global_phi"])
+        assert same == (0 not in uploads)
+
+
+def test_a_client_that_is_alone_in_a_round_sees_what_was_sent():
+    start, upload = {"w": torch.tensor(1.0)}, {"w": torch.tensor(3.0)}
+    seen = Seen(start, {0: start}, {0: upload}, upload)
+    assert leave_out(seen, 0, [5, 9]) is start
+    both = seen._replace(
+        uploads={0: upload, 1: {"w": torch.tensor(7.0)}}, end={"w": torch.tensor(6.0)}
+    )
+    assert leave_out(both, 0, [1, 3])["w"] == 7
+    assert leave_out(seen._replace(uploads={}), 0, [5, 9]) is upload
+
+
+def test_an_isolated_client_is_compared_with_what_it_was_sent(fit):
+    model, data, rounds, files, _ = fit("convnet", adversary="isolate", strength=0.7)
+    batches = list(data.pool_batches("identity"))
+    images, labels = (torch.cat(parts) for parts in list(zip(*batches, strict=True))[:2])
+    _, uploads, _ = rounds[2]
+    sent = model.seen[2]
+    assert not torch.equal(sent[1]["fc.weight"], sent[2]["fc.weight"])
+    for client in range(CLIENTS):
+        before, _ = last_gradients(model.network, sent[client], images, labels)
+        direction = last_layer(sent[client]) - last_layer(uploads[client])
+        slow = cosine_similarity(before, direction[None], eps=0).float()
+        torch.testing.assert_close(files[3]["cosine"][client], slow, rtol=1e-4, atol=1e-5)
+    assert not any(key.startswith("others") for key in files[3])
+
+
+def test_cosines_on_all_layers_are_those_of_autograd(fit, tmp_path):
+    """BatchNorm's parameters left out; the other signals are as before."""
+    model, data, rounds, files, _ = fit("convnet", cosine="all")
+    for path in tmp_path.glob("rounds/*"):
+        path.unlink()
+    plain = fit("convnet")[3]
+    start, uploads, _ = rounds[2]
+    network = copy.deepcopy(model.network).eval()
+    set_tensors(network, start)
+    names = [n for n, w in network.named_parameters() if w.ndim > 1 or n.startswith("fc.")]
+    weights = [dict(network.named_parameters())[name] for name in names]
+    for batch in data.pool_batches("identity"):
+        image, label, index = batch.images[:1], batch.labels[:1], batch.indices[0]
+        parts = torch.autograd.grad(cross_entropy(network(image), label), weights)
+        slope = torch.cat([part.flatten() for part in parts]).double()
+        for client, upload in uploads.items():
+            way = torch.cat([(start[n].double() - upload[n].double()).flatten() for n in names])
+            expected = cosine_similarity(slope, way, dim=0).item()
+            assert files[3]["cosine"][client, index].item() == pytest.approx(expected, abs=1e-4)
+    assert torch.equal(files[3]["phi"], plain[3]["phi"])
+    assert not torch.allclose(files[3]["cosine"], plain[3]["cosine"], atol=1e-2)
 
 
 def test_members_of_a_client_stand_out_in_its_own_upload(fit):
