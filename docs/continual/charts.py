@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+from jaxtyping import Float
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
+from scipy.stats import t as student
+from torch import Tensor
 
-from attacks.continual.over_targets import over_targets
-from attacks.metrics.intervals import Estimate
+from attacks.metrics.intervals import CONFIDENCE, Estimate
 from docs.continual.fleets import Fleet, Fleets
 from docs.continual.measures import ACCURACY
 from docs.continual.numbers import LOSS, STRONGEST, Side, can_attack, values
@@ -73,12 +75,20 @@ def maps(fleets: Fleets) -> Chart:
 
 
 def _point(fleet: Fleet, name: str, attack: str, place: int) -> Series:
-    x = over_targets(values(fleet, Side(name, "change", ACCURACY), ACCURACY))
-    y = over_targets(values(fleet, Side(name, "change", attack), "auc"))
+    x = _mean(values(fleet, Side(name, "change", ACCURACY), ACCURACY))
+    y = _mean(values(fleet, Side(name, "change", attack), "auc"))
     colour = to_hex(colormaps["tab20"](place))
     marker = "osD^vP*X<>h"[place % 11]
     bars = _bar(x), _bar(y)
     return Series(name, [x.value], [y.value], *bars, colour=colour, marker=marker)
+
+
+def _mean(differences: Float[Tensor, " targets"]) -> Estimate:
+    """Mean over targets with Student's interval, also where all targets differ by the same."""
+    count, mean = len(differences), differences.mean().item()
+    quantile = float(student.ppf((1 + CONFIDENCE) / 2, count - 1))
+    margin = quantile * differences.std().item() / count**0.5
+    return Estimate(mean, mean - margin, mean + margin)
 
 
 def _bar(estimate: Estimate) -> tuple[list[float], list[float]]:

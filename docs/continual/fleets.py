@@ -11,7 +11,7 @@ from torch import Tensor
 from attacks.continual.leaks import ContinualLeak
 from attacks.game import FULL
 from docs.continual.leak import parse_leak, shorten
-from docs.continual.measures import ACCURACY
+from docs.continual.measures import ACCURACY, MEASURES
 from docs.study.companions import check_companion, parse
 from docs.study.kept import as_kept
 from docs.study.numbers import Study
@@ -41,13 +41,13 @@ class Fleet(NamedTuple):
         study: accuracy, options and provenance.
         leak: what is found of each task after each stage.
         accuracy: share of the test examples of each task that each target classifies correctly.
-        facts: what its models recorded of each stage beside that, mean over targets.
+        facts: what its models recorded of the last stage beside that, mean over targets.
     """
 
     study: Study
     leak: ContinualLeak
     accuracy: Float[Tensor, "targets stages tasks"]
-    facts: dict[str, list[float]]
+    facts: dict[str, float]
 
     @property
     def solves(self) -> bool:
@@ -73,8 +73,12 @@ def keep(run_dir: Path) -> tuple[str, str]:
             f"Train them by recipes/{RECIPE}, and audit them again."
         )
     names = [name for name in results.variants if not is_snapshot(name)]
+    rows = (row for row in results.rows if row.variant in names and row.knowledge != "other")
     kept = results._replace(
-        rows=[row for row in results.rows if row.variant in names and row.knowledge != "other"],
+        rows=[
+            row._replace(halves={m: row.halves[m] for m in MEASURES if m in row.halves})
+            for row in rows
+        ],
         variants={name: results.variants[name] for name in names},
     )
     findings = {KEY: shorten(found), STAGES: _stages(run_dir, results)}
@@ -119,9 +123,9 @@ def read(folder: Path) -> Fleets:
     return fleets
 
 
-def _stages(run_dir: Path, results: Results) -> dict[str, list[list[Any]]]:
-    """What audited models recorded of their stages, by fact: one row per model."""
-    run, stages = RunFolder(run_dir), dict[str, list[list[Any]]]()
+def _stages(run_dir: Path, results: Results) -> dict[str, list[Any]]:
+    """Accuracy of audited models after each stage, and what else they recorded of the last."""
+    run, stages = RunFolder(run_dir), dict[str, list[Any]]()
     for role, _, number in (name.rpartition("-") for name in results.audited):
         name = ModelName(cast("Role", role), int(number))
         recorded = (read_record(run, name, FULL) or {}).get(STAGES)
@@ -130,10 +134,10 @@ def _stages(run_dir: Path, results: Results) -> dict[str, list[list[Any]]]:
                 f"{run.record(name, FULL)} does not say how accurate the model was after each "
                 "task. Run train.py again with `--repair`."
             )
-        numbers = [key for key, fact in recorded[-1].items() if isinstance(fact, int | float)]
-        for fact in (ACCURACY, *numbers):
-            if all(fact in stage for stage in recorded):
-                stages.setdefault(fact, []).append([stage[fact] for stage in recorded])
+        stages.setdefault(ACCURACY, []).append([stage[ACCURACY] for stage in recorded])
+        for key, fact in recorded[-1].items():
+            if isinstance(fact, int | float):
+                stages.setdefault(key, []).append(fact)
     return stages
 
 
@@ -145,7 +149,7 @@ def _parse(path: Path) -> Fleet:
             fact: torch.tensor(rows, dtype=torch.float64) for fact, rows in findings[STAGES].items()
         }
         accuracy = stages.pop(ACCURACY)
-        facts = {fact: rows.mean(0).tolist() for fact, rows in stages.items()}
+        facts = {fact: rows.mean().item() for fact, rows in stages.items()}
         return Fleet(study, parse_leak(findings[KEY]), accuracy, facts)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(

@@ -20,9 +20,8 @@ from docs.continual.fleets import RECIPE, Fleets, keep, read
 from docs.continual.null import FILE, Null, find_null, read_null, write_null
 from docs.continual.numbers import POINT
 from docs.study import provenance
-from docs.study.costs import hours
 from docs.study.document import fill, write_figures
-from docs.study.numbers import SMALL
+from docs.study.numbers import SMALL, Study
 from docs.study.verdicts import LEVEL
 from storage.files import write_text
 
@@ -119,9 +118,14 @@ def render(document: Document, fleets: Fleets, null: Mapping[str, Null]) -> str:
         recipe=document.recipe,
         say=sentences,
         tables=tables,
-        hours=hours,
+        minutes=minutes,
         provenance=provenance,
     )
+
+
+def minutes(study: Study) -> str:
+    """Wall time of all models together, as their records add up."""
+    return f"{sum(study.results.seconds.values()) / 60:.0f}"
 
 
 def commands(document: Document, fleets: Fleets, null: Collection[str]) -> str:

@@ -17,9 +17,11 @@ from docs.continual.null import Null
 from docs.continual.numbers import LOSS, STRONGEST, Asked, Head, Side, can_attack, values
 from docs.study.numbers import GUESSES
 from docs.study.verdicts import NAMES as MEASURED
-from docs.study.verdicts import Compared, counted, tally
-from reporting.text import listed, show
+from docs.study.verdicts import Compared, counted
+from reporting.text import listed
 
+WORDS = {"more": "rises", "less": "falls", None: ""}
+SUMMED = "all_snapshots"  # in the names of attacks that hold more than the state of one moment
 LACKING = "relu", "topk", "sdmlp", "sdmlp-ewc", "ssd", "acil", "dsal", "real"
 
 
@@ -27,7 +29,7 @@ def answer(comparisons: Comparisons, fleets: Fleets) -> str:
     """The page's answer, one sentence per question."""
     sentences = [
         leakage(comparisons, fleets),
-        *(retention(comparisons, fleets, first) for first in BESIDE),
+        remembering(comparisons, fleets),
         deception(comparisons, fleets),
         rounding(comparisons, fleets),
         exposure(fleets),
@@ -45,21 +47,12 @@ def leakage(comparisons: Comparisons, fleets: Fleets) -> str:
         for name, pair in asked.items()
         if all(can_attack(fleets, side) for side in pair)
     }
-    parts = []
-    for word, text in (("more", "rises"), ("less", "falls"), (None, "")):
-        names = [name for name, compared in found.items() if compared.shown == word]
-        if not names:
-            continue
-        if word:
-            small = ("; small" if found[name].small else "" for name in names)
-            sizes = (
-                f"{name} ({found[name].estimate.value:+z.3f}{s})"
-                for name, s in zip(names, small, strict=True)
-            )
-            parts.append(f"{text} under {listed([*sizes])}")
-        else:
-            signed = [f"{name}{' (small)' if found[name].small else ''}" for name in names]
-            parts.append(f"is not shown to change under {listed(signed)}")
+    groups: dict[str, list[str]] = {"rises": [], "falls": [], "stays": [], "": []}
+    for name, compared in found.items():
+        word = "stays" if compared.small else WORDS[compared.shown]
+        groups[word].append(f"{name} ({compared.estimate.value:+z.3f})")
+    texts = {**{word: word for word in groups}, "": "is not shown to change"}
+    parts = [f"{texts[word]} under {listed(names)}" for word, names in groups.items() if names]
     left = {name: values(fleets[name], asked[name][0], "auc").mean().item() for name in found}
     ends = (
         f"{left[name]:.3f} ({name})"
@@ -72,19 +65,53 @@ def leakage(comparisons: Comparisons, fleets: Fleets) -> str:
     )
 
 
-def retention(comparisons: Comparisons, fleets: Fleets, first: str) -> str:
-    """Whether a learner forgets less than the one that it adds to, and leaks more."""
-    claims = beside(fleets, first)
-    if not claims:
+def remembering(comparisons: Comparisons, fleets: Fleets) -> str:
+    """Which learners retain more than those that they add to, and which of these leak more."""
+    names = [name for name in BESIDE if beside(fleets, name)]
+    kept = {name: comparisons.of(beside(fleets, name)[0], ACCURACY)[0] for name in names}
+    better = [name for name in names if kept[name].shown == "more"]
+    if not names:
         return ""
-    accurate, leaks = claims
-    (kept,) = comparisons.of(accurate, ACCURACY)
-    words = {"more": "retains more", "less": "retains less", None: "is not shown to retain more"}
-    by_measure = [f"{MEASURED[m]} {_word(comparisons.of(leaks, m)[0], m)}" for m in MEASURES]
+    if not better:
+        return f"None of {listed(names)} is shown to forget less than the learner that it adds to."
+    leaks = {name: comparisons.of(beside(fleets, name)[1], "auc")[0] for name in better}
+    parts = []
+    for word, text in (
+        ("more", "more is shown"),
+        ("less", "less is shown"),
+        (None, "no difference is shown"),
+    ):
+        own = [n for n in better if leaks[n].shown == word]
+        if own:
+            sizes = [f"{name} ({_size(leaks[name], 'auc')})" for name in own]
+            parts.append(f"{text}: {listed(sizes)}")
+    pairs = listed([f"{name} beside {BESIDE[name]}" for name in better])
+    rest = [name for name in names if name not in better]
+    unclear = f" ({listed(rest)} {'is' if len(rest) == 1 else 'are'} not)" if rest else ""
     return (
-        f"Beside {BESIDE[first]}, {first} {words[kept.shown]} of the accuracy of earlier tasks "
-        f"({_size(kept, ACCURACY)}), and of what leaks of them at the end {listed(by_measure)}."
+        f"Shown to forget less than what it adds to is {pairs}{unclear}; in what the strongest "
+        f"attack finds of earlier tasks at the end (AUC), {'; '.join(parts)}."
     )
+
+
+def retention(comparisons: Comparisons, fleets: Fleets) -> str:
+    """Whether each learner forgets less than the one that it adds to, and leaks more."""
+    lines = []
+    for first in (name for name in BESIDE if beside(fleets, name)):
+        accurate, leaks = beside(fleets, first)
+        (kept,) = comparisons.of(accurate, ACCURACY)
+        words = {
+            "more": "retains more",
+            "less": "retains less",
+            None: "is not shown to retain more",
+        }
+        by_measure = [f"{MEASURED[m]} {_word(comparisons.of(leaks, m)[0], m)}" for m in MEASURES]
+        lines.append(
+            f"- Beside {BESIDE[first]}, {first} {words[kept.shown]} of the accuracy of earlier "
+            f"tasks ({_size(kept, ACCURACY)}); of what leaks of them at the end, "
+            f"{listed(by_measure)}."
+        )
+    return "\n".join(lines)
 
 
 def deception(comparisons: Comparisons, fleets: Fleets) -> str:
@@ -116,93 +143,79 @@ def misleads(comparisons: Comparisons, name: str) -> bool:
 
 def rounding(comparisons: Comparisons, fleets: Fleets) -> str:
     """Which quantized networks leak less, and which of these are as accurate."""
-    lines = []
+    parts = []
     for name in dict.fromkeys(pair[0].fleet for pair in protects(fleets).pairs):
         heads = [pair[0] for pair in protects(fleets).pairs if pair[0].fleet == name]
         safe = [head for head in heads if isinstance(head, Head) and _safe(comparisons, head)]
         equal = [head.variant for head in safe if _accuracy(comparisons, head).small]
-        counts = "; ".join(
-            tally(m, [comparisons[Asked(h, Head(name, "full"), m)] for h in heads])
-            for m in MEASURES
-        )
-        cheap = f"as accurate to a point: {listed(equal)}" if equal else "none at equal accuracy"
-        verdict = f"protects in {counted(len(safe), len(heads))} forms"
-        verdict += f" ({cheap})" if safe else ""
-        lines.append(
-            f"Quantizing the network of {name} {verdict}; beside full precision: {counts}."
-        )
-    return " ".join(lines)
+        cheap = f"as accurate to a point: {listed(equal)}" if equal else "none as accurate"
+        told = f" ({cheap})" if safe else ""
+        parts.append(f"{name} in {counted(len(safe), len(heads))} forms{told}")
+    if not parts:
+        return ""
+    return f"Against attacks on phi, quantizing the network protects {listed(parts)}."
 
 
 def exposure(fleets: Fleets) -> str:
-    """Whether what a learner keeps beside its weights tells members, by the best attack on each.
+    """Whether what a learner keeps beside its weights tells members, right after a task.
 
-    It does where the whole interval of an AUC lies above guessing.
+    It does where the whole interval of an AUC lies above guessing; told of the best attack.
     """
-    lines = []
+    matrices, exemplars = list[str](), list[str]()
     for name, fleet in fleets.items():
-        known = [leak for leak in fleet.leak.state if leak.auc is not None and leak.auc.low > 0.5]
-        if not known:
+        known = {leak.attack: leak.auc for leak in fleet.leak.state if SUMMED not in leak.attack}
+        found = {a: auc for a, auc in known.items() if auc and auc.low > GUESSES["auc"]}
+        if not found:
             continue
-        best = max(known, key=lambda leak: leak.auc.value if leak.auc else 0.0)
-        forms = [leak for leak in known if leak.attack in ("leverage_float16", "leverage_int8")]
-        stored = [
-            f"{show(leak.auc)} as {leak.attack.removeprefix('leverage_')}"
-            for leak in forms
-            if leak.auc
-        ]
-        more = (
-            f"; leverages alone, of a matrix R that is stored rounded, {listed(stored)}"
-            if stored
-            else ""
-        )
-        what = "R" if fleet.solves else "the exemplars"
-        lines.append(
-            f"Do not ship {what} of {name}: right after a task, `{best.attack}` finds its members "
-            f"with AUC {show(best.auc)}{more}."
-            if best.auc
-            else ""
-        )
-    return " ".join(lines)
+        best = max(found, key=lambda attack: found[attack].value)
+        text = f"{name}: {found[best].value:.3f} by `{best}`"
+        if "leverage_int8" in found:
+            text += f", {found['leverage_int8'].value:.3f} by leverages alone in int8"
+        if "range_test" in known and "range_test" not in found:
+            text += ", and nothing by the range test"
+        (matrices if fleet.solves else exemplars).append(text)
+    named = (("the matrix R", matrices), ("the memory of exemplars", exemplars))
+    return " ".join(
+        f"Do not ship {what}, which tells members right after a task (AUC, {'; '.join(texts)})."
+        for what, texts in named
+        if texts
+    )
 
 
 def cheapness(comparisons: Comparisons, fleets: Fleets) -> str:
-    """Whether a few heads find what LiRA finds with shadows, by AUC."""
-    claim, lines = few_heads(fleets), []
-    for pair in claim.pairs:
-        name, compared = pair[0].fleet, comparisons[Asked(*pair, "auc")]
-        leak = fleets[name].leak
-        if compared.small:
-            word = "as much as"
-        else:
-            words = {
-                "more": "more than",
-                "less": "less than",
-                None: "not shown to differ from what",
-            }
-            word = words[compared.shown]
-        end = "" if word.endswith("what") else "what "
-        lines.append(
-            f"Under {name}, {leak.worlds} heads over the target's own features, of "
-            f"{leak.world_seconds:.2g} seconds each, find {word} {end}{leak.shadows} shadows find "
-            f"by LiRA ({_size(compared, 'auc')} in AUC)."
-        )
-    return " ".join(lines)
+    """Whether a few heads find more than LiRA with shadows, by AUC."""
+    parts = []
+    for pair in few_heads(fleets).pairs:
+        found, name = comparisons[Asked(*pair, "auc")], pair[0].fleet
+        seconds = f"{fleets[name].leak.world_seconds:.2g} s each"
+        parts.append(f"{_word(found, 'auc')} under {name} ({seconds})")
+    if not parts:
+        return ""
+    leak = fleets[few_heads(fleets).pairs[0][0].fleet].leak
+    return (
+        f"{leak.worlds} heads that an attacker solves over the target's own features find, beside "
+        f"LiRA with {leak.shadows} shadows, in AUC {listed(parts)}."
+    )
 
 
 def mapping(fleets: Fleets) -> str:
     """Whether leverages rank who is exposed: where the interval of the correlation is above 0."""
-    lines = []
+    ranked, unclear, beyond, total = list[str](), list[str](), 0, 0
     for name, fleet in fleets.items():
         risk = fleet.leak.risk_map
-        if risk is None:
-            continue
-        word = "rank" if risk.correlation.low > 0 else "are not shown to rank"
-        lines.append(
-            f"Leverages alone {word} who is exposed under {name} (rank correlation over "
-            f"{len(risk.groups)} groups {show(risk.correlation)})."
-        )
-    return " ".join(lines)
+        if risk is not None:
+            text = f"{name} ({risk.correlation.value:.2f}, from {risk.correlation.low:.2f})"
+            (ranked if risk.correlation.low > 0 else unclear).append(text)
+            beyond += sum(group.found.low > group.expected for group in risk.groups)
+            total += len(risk.groups)
+    if not total:
+        return ""
+    parts = [f"rank who is exposed under {listed(ranked)}"] if ranked else []
+    parts += [f"are not shown to under {listed(unclear)}"] if unclear else []
+    return (
+        f"Leverages alone {' and '.join(parts)} by rank correlation over groups; what is found "
+        f"lies above what they let expect in {counted(beyond, total)} groups."
+    )
 
 
 def not_run(fleets: Fleets, null: Mapping[str, Null]) -> str:
@@ -261,8 +274,8 @@ def _of(comparisons: Comparisons, name: str, attack: str) -> Compared:
 
 
 def _word(compared: Compared, measure: str) -> str:
-    words = {"more": "is more", "less": "is less", None: "is not shown to differ"}
-    small = ", and is small" if compared.small else ""
+    words = {"more": "more", "less": "less", None: "not shown to differ"}
+    small = ", small" if compared.small else ""
     return f"{words[compared.shown]} ({_size(compared, measure)}{small})"
 
 

@@ -179,7 +179,7 @@ def neurons(fleets: Fleets) -> str:
     for name, fleet in fleets.items():
         if "active" in fleet.facts:
             known = (fleet.facts.get(fact) for fact in NEURONS)
-            rows.append((name, *("-" if fact is None else f"{fact[-1]:.3g}" for fact in known)))
+            rows.append((name, *("-" if fact is None else f"{fact:.3g}" for fact in known)))
     return table(("learner", *NEURONS.values()), rows)
 
 

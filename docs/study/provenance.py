@@ -8,7 +8,9 @@ from typing import Any
 import yaml
 
 from docs.study.numbers import Study
+from lightning_modules.analytic_options import READERS as OF_ANALYTIC
 from lightning_modules.continual_options import ContinualOptions
+from lightning_modules.sdmlp_options import READERS as OF_SDMLP
 from storage.command_line import quote
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -64,7 +66,10 @@ def training(study: Study, recipe: str) -> str:
     changes += [f"--data.{k} {v}" for k, v in options if _differs(named, k, v, changes)]
     for section in SECTIONS:
         named_here = _fill(DEFAULTS.get(section, {}), written.get(section, {}))
-        changes += _changes(f"--{section}", named_here, made.get(section, {}))
+        given = made.get(section, {})
+        if section == "continual" and given:
+            given = _readable(given)
+        changes += _changes(f"--{section}", named_here, given)
     for option in ADDING:
         asked = made.get(option, [])  # unknown to older folders
         if asked != written.get(option, []):
@@ -122,6 +127,15 @@ def _changes(option: str, named: Mapping[str, Any], made: Mapping[str, Any]) -> 
         elif key in made and made[key] != value:
             changes.append(f"{option}.{key} {_plain(made[key])}")
     return changes
+
+
+def _readable(made: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of learning in tasks without those that the learner does not read."""
+    readable = dict(made)
+    for part, readers in (("sdmlp", OF_SDMLP), ("analytic", OF_ANALYTIC)):
+        known = made.get(part, {}).items()
+        readable[part] = {k: v for k, v in known if made["learner"] in readers.get(k, ())}
+    return readable
 
 
 def _fill(defaults: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:

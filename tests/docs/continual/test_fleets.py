@@ -51,7 +51,7 @@ def test_accuracy_and_facts_of_each_stage_are_those_of_the_records(store, tmp_pa
     fleet = read(tmp_path)["finetune"]
     assert fleet.accuracy.shape == (8, 3, 3)
     assert fleet.accuracy[5, -1].tolist() == pytest.approx([0.6, 0.6, 0.9])
-    assert fleet.facts == {"rows": [140.0] * 3, "active": [10.5] * 3}
+    assert fleet.facts == {"rows": 140.0, "active": 10.5, "late": 1.0}
 
 
 def test_kept_fleets_come_in_the_order_of_the_page_and_without_snapshots(store, tmp_path):

@@ -86,6 +86,13 @@ def test_a_learner_is_set_beside_the_one_that_it_adds_to(comparisons, fleets):
     assert claims.beside(fleets, "ewc") == []
 
 
+def test_what_is_said_of_a_pair_follows_from_both_measures(comparisons, fleets):
+    assert sentences.retention(comparisons, fleets) == (
+        "- Beside sdmlp, ssd retains more of the accuracy of earlier tasks (+10.0 points); of what "
+        "leaks of them at the end, AUC more (+0.030) and TPR at 1% FPR more (+1.5 points)."
+    )
+
+
 def test_the_margin_is_a_twentieth_of_what_is_left_at_the_end(comparisons, fleets):
     """By hand: of ACIL's 0.73 at the end, 0.23 are beyond guessing, and a twentieth is 0.0115."""
     (pair,) = claims.few_heads(fleets).pairs
@@ -112,8 +119,10 @@ def test_a_loss_attack_misleads_where_its_fall_is_not_there(several, acil, word)
 def test_a_quantized_network_protects_where_both_measures_fall(comparisons, fleets):
     """By hand: 8 bits change nothing; nearest-w2 loses 5 points, and obc-w2 gains a tenth."""
     text = sentences.rounding(comparisons, fleets)
-    assert text.startswith("Quantizing the network of acil protects in 2 of 3 forms (as accurate")
-    assert "(as accurate to a point: obc-w2)" in text
+    assert text == (
+        "Against attacks on phi, quantizing the network protects acil in 2 of 3 forms (as accurate "
+        "to a point: obc-w2)."
+    )
     found = comparisons[Asked(Head("acil", "nearest-w2"), Head("acil", FULL), "auc")]
     assert found.estimate.value == pytest.approx(-0.1)
     rows = tables.heads(comparisons, fleets).splitlines()[2:]
@@ -124,13 +133,19 @@ def test_a_quantized_network_protects_where_both_measures_fall(comparisons, flee
 def test_the_answer_says_what_is_shown_of_each_question(comparisons, fleets):
     text = sentences.answer(comparisons, fleets)
     assert "rises under acil (+0.030); falls under finetune (-0.100), sdmlp (-0.050) and" in text
-    assert "Beside sdmlp, ssd retains more of the accuracy of earlier tasks (+10.0 points)" in text
-    assert "AUC is more (+0.030) and TPR at 1% FPR is more (+1.5 points)" in text
+    assert "Shown to forget less than what it adds to is ssd beside sdmlp; in what" in text
+    assert "at the end (AUC), more is shown: ssd (+0.030)." in text
     assert "A loss attack misleads under acil: it reports that earlier" in text
-    assert "Do not ship R of acil: right after a task, `leverage_float64` finds" in text
-    assert "of a matrix R that is stored rounded, 0.990 (0.980-1.000) as int8." in text
-    assert "8 heads over the target's own features, of 0.02 seconds each, find as much" in text
-    assert "Leverages alone rank who is exposed under acil (rank correlation over 2 groups" in text
+    assert (
+        "Do not ship the matrix R, which tells members right after a task (AUC, acil: 0.990 by "
+        "`leverage_float64`, 0.990 by leverages alone in int8)."
+    ) in text
+    assert (
+        "with 16 shadows, in AUC not shown to differ (-0.001, small) under acil (0.02 s each)."
+        in text
+    )
+    assert "rank who is exposed under acil (0.90, from 0.89) by rank correlation" in text
+    assert "what they let expect in none of 2 groups." in text
 
 
 def test_without_analytic_learners_nothing_is_said_of_heads(several):
@@ -138,7 +153,7 @@ def test_without_analytic_learners_nothing_is_said_of_heads(several):
     page = plain(render(DIGITS, fleets, {}))
     for heading in ("## Does quantizing", "## What the learner's", "## A few heads", "## Who is"):
         assert heading not in page
-    assert "is not shown to change under finetune (small)." in page
+    assert "stays under finetune (+0.000)." in page
     assert "**Not run yet:** learners `relu`, `topk`, `sdmlp`, `sdmlp-ewc`, `ssd`, `acil`" in page
 
 
@@ -197,6 +212,18 @@ def test_the_commands_make_every_fleet(fleets):
     assert "python audit.py --run_dir runs/continual/acil\n" in text
     assert text.endswith("runs/continual/ssd \\\n      runs/continual/acil")
     assert commands(DOCUMENTS["photographs"], fleets, {}).endswith("--data photographs")
+
+
+def test_options_that_a_learner_does_not_read_are_in_no_command(several):
+    """An older default is recorded of all learners, and the others would refuse it."""
+    sparse = {"hidden": 500, "k": 10, "switch": 7.0}
+    fleets = several(
+        finetune={"continual": {"sdmlp": sparse}},
+        relu={"continual": {"learner": "relu", "sdmlp": sparse}},
+    )
+    text = commands(DIGITS, fleets, {})
+    assert text.count("--continual.sdmlp.hidden 500") == 1
+    assert "switch" not in text
 
 
 @pytest.mark.parametrize(
