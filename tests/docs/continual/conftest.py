@@ -114,6 +114,7 @@ def make_leak(change, loss, solves, size=1):
         stages=["task-1", "task-2", "full"],
         targets=TARGETS,
         shadows=16,
+        false_positives={"tpr_1pct": 11, "tpr_01pct": 1},
         worlds=8 if solves else 0,
         world_seconds=0.02 if solves else float("nan"),
         cells=cells,
