@@ -21,6 +21,7 @@ from docs.study.verdicts import Compared, counted
 from reporting.text import listed
 
 WORDS = {"more": "rises", "less": "falls", None: ""}
+EQUATIONS = "normal_equations"  # of who holds all candidates, and no state
 SUMMED = "all_snapshots"  # in the names of attacks that hold more than the state of one moment
 LACKING = "relu", "topk", "sdmlp", "sdmlp-ewc", "ssd", "acil", "dsal", "real"
 
@@ -33,6 +34,7 @@ def answer(comparisons: Comparisons, fleets: Fleets) -> str:
         deception(comparisons, fleets),
         rounding(comparisons, fleets),
         exposure(fleets),
+        equations(fleets),
         cheapness(comparisons, fleets),
         mapping(fleets),
     ]
@@ -163,7 +165,11 @@ def exposure(fleets: Fleets) -> str:
     """
     matrices, exemplars = list[str](), list[str]()
     for name, fleet in fleets.items():
-        known = {leak.attack: leak.auc for leak in fleet.leak.state if SUMMED not in leak.attack}
+        known = {
+            leak.attack: leak.auc
+            for leak in fleet.leak.state
+            if SUMMED not in leak.attack and leak.attack != EQUATIONS
+        }
         found = {a: auc for a, auc in known.items() if auc and auc.low > GUESSES["auc"]}
         if not found:
             continue
@@ -179,6 +185,26 @@ def exposure(fleets: Fleets) -> str:
         f"Do not ship {what}, which tells members right after a task (AUC, {'; '.join(texts)})."
         for what, texts in named
         if texts
+    )
+
+
+def equations(fleets: Fleets) -> str:
+    """Whether the normal equations of heads tell who was learnt, to one with all candidates.
+
+    They do where the whole interval of the AUC lies above guessing, right after a task.
+    """
+    told = [
+        f"{name}: {leak.auc.value:.3f}"
+        for name, fleet in fleets.items()
+        for leak in fleet.leak.state
+        if leak.attack == EQUATIONS and leak.auc and leak.auc.low > GUESSES["auc"]
+    ]
+    if not told:
+        return ""
+    return (
+        "One whose candidates hold every training example needs neither R nor shadows: the normal "
+        f"equations of the head's weight tell who was learnt (AUC right after a task, "
+        f"{'; '.join(told)})."
     )
 
 

@@ -142,6 +142,7 @@ def heads(comparisons: Comparisons, fleets: Fleets) -> str:
     """How accurate and how exposed quantized networks are, beside full precision."""
     rows = []
     for name, fleet in fleets.items():
+        whole = {leak.variant: show(leak.auc) for leak in fleet.leak.variants if leak.whole}
         for head in [FULL, *heads_of(fleet)] if heads_of(fleet) else []:
             accurate = fleet.study.results.variants[head].accuracy
             best = fleet.study.best(head, ANY_SHADOWS).summary
@@ -149,9 +150,10 @@ def heads(comparisons: Comparisons, fleets: Fleets) -> str:
             pair = Head(name, head), Head(name, FULL)
             asked = [Asked(*pair, m) for m in (ACCURACY, *MEASURES)]
             cells = ["-"] * 3 if head == FULL else [cell(comparisons[a], a.measure) for a in asked]
-            rows.append((name, head, *levels, *cells))
+            rows.append((name, head, *levels, *cells, whole.get(head, "-")))
     beyond = [f"{NAMES[m]} beyond full precision" for m in (ACCURACY, *MEASURES)]
-    return table(("learner", "variant", "test accuracy", "AUC", *beyond), rows)
+    columns = "learner", "variant", "test accuracy", "AUC", *beyond, "AUC by whole outputs"
+    return table(columns, rows)
 
 
 def few(comparisons: Comparisons, fleets: Fleets) -> str:
