@@ -23,6 +23,7 @@ from attacks.cases import make_cases
 from attacks.game import FULL, Game, ModelSignals
 from attacks.signals import signals
 from attacks.tasks import FORMS, Form, Stage, Tasks, Worlds, task_of
+from continual.normal_equations import solve_membership
 from storage.experiment import Experiment
 from storage.files import save_whole
 from storage.run_folder import RunFolder
@@ -103,7 +104,8 @@ def make_game(options: Options) -> Game:
     stages = []
     for place in range(options.tasks):
         heads = [models[place] for models in solved]
-        stages.append(_record(data, members, classes, heads, place))
+        stage = _record(data, members, classes, heads, place)
+        stages.append(stage._replace(solved=_solve_members(data, classes, heads, place, options)))
     worlds = {case.target: make_worlds(data, classes, options, case.target) for case in cases}
     stages = [
         stage._replace(worlds={row: known[place] for row, known in worlds.items()})
@@ -210,6 +212,20 @@ def _record(
     )
 
 
+def _solve_members(
+    data: Features, classes: list[list[int]], heads: list[Head], place: int, options: Options
+) -> Float[Tensor, "models examples"]:
+    """Who was learnt, solved for from the weights of heads after a stage."""
+    seen = [label for group in classes[: place + 1] for label in group]
+    known = torch.isin(data.labels, torch.tensor(seen))
+    targets = one_hot(data.labels, CLASSES).double()[known][:, seen]
+    found = torch.zeros(len(heads), len(data.labels))
+    for row, head in zip(found, heads, strict=True):
+        weight = head.weight[:, seen]
+        row[known] = solve_membership(data.pool[known], targets, weight, options.gamma).float()
+    return found
+
+
 def _outside(
     rows: Float[Tensor, "rows width"], phi: Float[Tensor, "examples width"]
 ) -> Float[Tensor, " examples"]:
@@ -288,6 +304,8 @@ def _content(stage: Stage, row: int) -> dict[str, Tensor]:
     content |= {LEVERAGES[form]: signal[row] for form, signal in stage.leverage.items()}
     if stage.outside is not None:
         content["outside"] = stage.outside[row]
+    if stage.solved is not None and row in stage.worlds:
+        content["solved"] = stage.solved[row]
     if row in stage.worlds:
         outputs, leverage, members, seconds = stage.worlds[row]
         content |= {"world_outputs": outputs, "world_leverage": leverage}

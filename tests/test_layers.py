@@ -36,8 +36,21 @@ ALLOWED = {  # what each floor may import of ours beside itself
         *("attacks", "attacks.federated", "attacks.metrics"),
         *("docs.study", "quantization", "quantization.rounding", "reporting", "storage"),
     },
+    "docs.continual": {
+        *("attacks", "attacks.continual", "attacks.metrics"),
+        *("docs.study", "lightning_modules", "reporting", "storage"),
+    },
     "docs.mixed": {"attacks", "attacks.metrics", "docs.study", "reporting", "storage"},
-    "docs.study": {"attacks", "attacks.metrics", "quantization", "storage", "reporting"},
+    "docs.study": {  # of lightning_modules the options, which it prints in commands
+        *(
+            "attacks",
+            "attacks.metrics",
+            "quantization",
+            "lightning_modules",
+            "storage",
+            "reporting",
+        ),
+    },
 }
 FOREIGN = {  # other people's packages that a floor must do without
     "attacks": {"lightning", "wandb", "matplotlib", "plotly", "rich", "jinja2", "safetensors"},

@@ -102,7 +102,8 @@ def map_risk(
         members: which target trained on which example.
 
     Returns:
-        None if a group would have no members, or no non-members, of some target.
+        None if a group would have no members, or no non-members, of some target, or if the attack
+        finds the same in all groups of a target, which leaves nothing to rank.
     """
     h = as_members(leverage, members)
     groups, found = [], []
@@ -115,8 +116,11 @@ def map_risk(
         expected = expected_auc(own).mean().item(), expected_tpr(own, 0.01).mean().item()
         groups.append(RiskGroup(len(part), own.mean().item(), *expected, two_way(measured)))
         found.append(measured.values)
+    by_target = torch.stack(found, 1)
+    if (by_target == by_target[:, :1]).all(1).any():
+        return None
     ranks = [group.expected for group in groups]
-    return RiskMap(attack, groups, _correlate(ranks, torch.stack(found, 1)))
+    return RiskMap(attack, groups, _correlate(ranks, by_target))
 
 
 def _correlate(expected: Sequence[float], found: Float[Tensor, "targets groups"]) -> Estimate:

@@ -42,7 +42,12 @@ def test_every_model_records_its_state_and_audited_ones_worlds(learned):
         audited = name in learned.read().audited
         for number in (1, 2, 3):
             file = load_file(learned.task(name, number))
-            assert {*file} == {"outputs", "accuracy", *EXPOSED, *(WORLDS if audited else ())}
+            assert {*file} == {
+                "outputs",
+                "accuracy",
+                *EXPOSED,
+                *(("solved", *WORLDS) if audited else ()),
+            }
             assert all(file[key].shape == (64,) for key in EXPOSED)
             if audited:
                 assert file["world_outputs"].shape == (2, 64, 10)

@@ -66,8 +66,9 @@ def test_a_dump_of_our_own_federations_is_their_own_record(trained, tmp_path, ca
         for number in (1, 2):
             own = load_file(run.round(name, number))
             other = load_file(theirs / f"0{number}.safetensors")
-            assert own.keys() == other.keys()
-            assert all(torch.equal(own[key], other[key]) for key in own)
+            # a dump does not say which client attacks
+            assert {key for key in own if not key.startswith("others_")} == other.keys()
+            assert all(torch.equal(own[key], other[key]) for key in other)
     ours, imported = gather(run, allow_partial=False), gather_external(output)
     assert torch.equal(imported.game.members, ours.game.members)
     assert imported.facts["clients"] == ours.facts["clients"]

@@ -78,7 +78,7 @@ def test_files_are_those_of_the_contract(federated):
     assert experiment.config["federated"] == {
         "clients": 4, "local_epochs": 2, "participation": 0.75, "dirichlet": None,
         "update": "qsgd-w4", "error_feedback": True, "record": [2, 4],
-        "cosine": "last", "adversary": None, "strength": 1.0,
+        "cosine": "last", "adversary": None, "strength": 1.0, "attribute": None,
     }  # fmt: skip
     assert experiment.variants == ["full", "round-02", "adaround-w4", "nearest-w2"]
     for name in NAMES:

@@ -117,7 +117,8 @@ def test_strongest_attacks_are_chosen_on_other_targets(leak):
 
 def test_learners_without_a_matrix_are_attacked_by_outputs(learners):
     stages = [
-        stage._replace(leverage={}, outside=None, worlds={}) for stage in learners.tasks.stages
+        stage._replace(leverage={}, outside=None, worlds={}, solved=None)
+        for stage in learners.tasks.stages
     ]
     leak = find_continual_leak(learners._replace(tasks=learners.tasks._replace(stages=stages)))
     names = {row.attack for row in leak.cell(1, 3).rows}
