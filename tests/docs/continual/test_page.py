@@ -8,6 +8,7 @@ import pytest
 from matplotlib.image import imread
 
 from attacks.game import FULL
+from attacks.metrics.intervals import Estimate
 from docs.continual import charts, claims, sentences, tables
 from docs.continual.claims import Comparisons, change
 from docs.continual.fleets import read
@@ -146,6 +147,19 @@ def test_the_answer_says_what_is_shown_of_each_question(comparisons, fleets):
     )
     assert "rank who is exposed under acil (0.90, from 0.89) by rank correlation" in text
     assert "what they let expect in none of 2 groups." in text
+
+
+def test_what_a_head_alone_tells_is_no_reason_to_keep_r_back(fleets):
+    known, acil = fleets["acil"].leak.state, fleets["acil"]
+    solved = known[0]._replace(attack="normal_equations", auc=Estimate(1.0, 0.99, 1.0))
+    more = acil._replace(leak=acil.leak._replace(state=[*known, solved]))
+    assert sentences.exposure({"acil": more}) == sentences.exposure({"acil": acil})
+    assert "who was learnt (AUC right after a task, acil: 1.000)" in sentences.equations(
+        {"acil": more}
+    )
+    alone = acil._replace(leak=acil.leak._replace(state=[solved]))
+    assert sentences.exposure({"acil": alone}) == ""
+    assert sentences.equations({"acil": acil}) == ""
 
 
 def test_without_analytic_learners_nothing_is_said_of_heads(several):
