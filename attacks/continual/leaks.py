@@ -31,6 +31,10 @@ from attacks.shadow_halves import is_round_robin
 from attacks.tasks import Stage, Tasks
 
 FEWEST = 2  # members and non-members of a task in each audited model, without which it is left out
+UNSOLVED = (
+    "normal_equations was left out: it was not recorded after the last task, because the pool has "
+    "more candidates than it is solved for. Take a smaller `--data.pool_size` to make it."
+)
 PAIRED = "residual_lira_paired"
 Attacks = dict[int, Mapping[str, Found]]  # of each task, by the attack's name
 
@@ -128,6 +132,8 @@ def find_continual_leak(game: Game) -> ContinualLeak | None:
     if not usable:
         return None
     cells, first, last, accuracy, stage = _attack_cells(game, tasks, usable)
+    if stage.leverage and stage.solved is None:
+        left_out.append(UNSOLVED)
     early, late = list(first.values()), list(last.values())
     grown = [task for task in usable if task < len(stages) - 1]
     pair = [first[task] for task in grown], [last[task] for task in grown]

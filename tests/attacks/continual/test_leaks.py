@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from attacks.continual import ATTACKS
-from attacks.continual.leaks import find_continual_leak
+from attacks.continual.leaks import UNSOLVED, find_continual_leak
 from attacks.continual.phi_attacks import PHI_ATTACKS, attack_phi
 from attacks.continual.rows import JOINT, STATE_JOINT, Sums, attack_cell
 from attacks.metrics.intervals import delong, tail_interval
@@ -127,6 +127,16 @@ def test_learners_without_a_matrix_are_attacked_by_outputs(learners):
     assert leak.state == []
     assert leak.risk_map is None
     assert [attacker.holds for attacker in leak.attackers] == ["snapshot", "snapshots"]
+
+
+def test_normal_equations_that_were_not_recorded_are_named(leak, learners):
+    assert not leak.left_out
+    stages = [stage._replace(solved=None) for stage in learners.tasks.stages]
+    lacking = find_continual_leak(learners._replace(tasks=learners.tasks._replace(stages=stages)))
+    assert lacking.left_out == [UNSOLVED]
+    assert {found.attack for found in leak.state} - {found.attack for found in lacking.state} == {
+        "normal_equations"
+    }
 
 
 def test_kept_exemplars_are_counted(learners):
