@@ -5,13 +5,11 @@ a regression that had never seen it would have the residual e / (1 - h) on it. O
 were learnt may be left out, and only others added; a row of a task that has not come yet counts
 as one of the others.
 
-Source: Sherman and Morrison 1950; Cook and Weisberg 1982 (deletion formulas); for what leverages
-say of membership, arXiv:2602.15919.
+Source: Sherman and Morrison 1950; Cook and Weisberg 1982 (deletion formulas).
 """
 
 import torch
 from jaxtyping import Float64
-from scipy.special import betainc, gammainc, gammaincinv
 from torch import Tensor
 
 from continual.ridge import Ridge
@@ -123,39 +121,6 @@ def weight_with(
     return ridge.weight + torch.outer(projected, target - row @ ridge.weight) / (
         1 + row @ projected
     )
-
-
-def expected_auc(
-    leverage: Float64[Tensor, " examples"], classes: int = 1
-) -> Float64[Tensor, " examples"]:
-    """AUC of the best attack on an example, from its leverage as a member alone.
-
-    Under Gaussian noise the residual has variance s^2 (1 - h) on a row that was learnt and
-    s^2 / (1 - h) on one that was not, so the sum of squares over `classes` independent columns
-    decides, and the ratio of two such sums has an F distribution. For one column the result is
-    2 / pi atan(1 / (1 - h)).
-
-    Args:
-        leverage: of each example if it was learnt: 0 to 1.
-        classes: number of output columns; those of one-hot targets are not quite independent.
-    """
-    share = 1 / (1 + (1 - leverage).square())
-    return torch.from_numpy(betainc(classes / 2, classes / 2, share.cpu().numpy()))
-
-
-def expected_tpr(
-    leverage: Float64[Tensor, " examples"], false_positives: float, classes: int = 1
-) -> Float64[Tensor, " examples"]:
-    """True positive rate of the best attack on an example, from its leverage as a member alone.
-
-    Args:
-        leverage: of each example if it was learnt: 0 to 1.
-        false_positives: the false positive rate.
-        classes: number of output columns, as in `expected_auc`.
-    """
-    largest = float(gammaincinv(classes / 2, false_positives))
-    ratio = largest / (1 - leverage).square()
-    return torch.from_numpy(gammainc(classes / 2, ratio.cpu().numpy()))
 
 
 def _below_one(leverage: Tensor) -> Tensor:

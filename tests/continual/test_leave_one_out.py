@@ -1,12 +1,7 @@
-from math import atan, pi
-
 import pytest
 import torch
-from scipy.stats import norm
 
 from continual.leave_one_out import (
-    expected_auc,
-    expected_tpr,
     influence,
     leverage_if_learnt,
     leverages,
@@ -110,28 +105,3 @@ def test_leaving_out_what_was_not_learnt_is_refused():
     one = torch.ones(1, dtype=torch.float64)
     with pytest.raises(ValueError, match=r"below 1, got 1\.5"):
         outputs_without(one[None], one[None], 1.5 * one)
-
-
-def test_expected_auc_and_tpr_of_one_column_by_hand():
-    leverage = torch.tensor([0, 0.33, 0.5, 0.9, 1.0], dtype=torch.float64)
-    auc, tpr = expected_auc(leverage), expected_tpr(leverage, 0.01)
-    for h, area, rate in zip(leverage[:-1].tolist(), auc, tpr, strict=False):
-        assert area.item() == pytest.approx(2 / pi * atan(1 / (1 - h)), abs=1e-12)
-        cut = norm.ppf((1 + 0.01) / 2) / (1 - h)
-        assert rate.item() == pytest.approx(2 * norm.cdf(cut) - 1, abs=1e-12)
-    assert (auc[0].item(), tpr[0].item()) == pytest.approx((0.5, 0.01), abs=1e-12)
-    assert (auc[-1].item(), tpr[-1].item()) == (1, 1)
-    assert auc[2].item() == pytest.approx(0.705, abs=5e-4)
-
-
-@pytest.mark.parametrize("classes", [1, 4])
-def test_expected_auc_and_tpr_are_those_of_drawn_residuals(classes):
-    draws, h, rate = torch.Generator().manual_seed(3), 0.4, 0.05
-    noise = torch.randn(2, 200_000, classes, generator=draws, dtype=torch.float64)
-    inside = (noise[0].square().sum(1) * (1 - h)).sort().values
-    outside = noise[1].square().sum(1) / (1 - h)
-    leverage = torch.tensor([h], dtype=torch.float64)
-    auc = torch.searchsorted(inside, outside).double().mean() / len(inside)
-    assert expected_auc(leverage, classes).item() == pytest.approx(auc.item(), abs=4e-3)
-    found = (inside < outside.quantile(rate)).double().mean()
-    assert expected_tpr(leverage, rate, classes).item() == pytest.approx(found.item(), abs=8e-3)
