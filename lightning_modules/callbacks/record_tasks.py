@@ -78,6 +78,8 @@ class RecordTasks(Callback):
         rows = int((self.members & (stream.task == stage)).sum())
         self.stages.append({"rows": rows, "accuracy": accuracy} | module.describe_stage())
         measured = {f"task-{number}/accuracy": share for number, share in enumerate(accuracy, 1)}
+        # a regression takes no step, so its stages would be one point over `trainer/global_step`
+        measured["stage"] = float(stage + 1)
         for logger in trainer.loggers:
             logger.log_metrics(measured, step=trainer.global_step)
 

@@ -252,6 +252,7 @@ def test_weights_and_biases_are_given_the_accuracy_of_each_task(toy, tmp_path, m
     train.main(toy(tmp_path / "run", f"{LEARNER} --fleet.models 0 --wandb offline --quantize"))
     keys = [f"task-{number}/accuracy" for number in (1, 2, 3)]
     stages = [[metrics[key] for key in keys] for metrics in given if keys[0] in metrics]
+    assert [metrics["stage"] for metrics in given if keys[0] in metrics] == [1, 2, 3]
     record = records_of(tmp_path / "run")["models/shadow-000/full.json"]
     assert stages == [stage["accuracy"] for stage in record["stages"]]
     assert sum("train/loss" in metrics for metrics in given) == 6
