@@ -11,37 +11,20 @@ document is computed here; none is typed, but for those of `published.py`.
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from docs.continual import claims, sentences, tables
+from docs.continual import claims, ridge, sentences, tables
 from docs.continual.charts import all_of
 from docs.continual.claims import Comparisons
 from docs.continual.fleets import RECIPE, Fleets, keep, read
 from docs.continual.null import FILE, Null, find_null, read_null, write_null
 from docs.continual.numbers import POINT
 from docs.study import provenance
-from docs.study.document import fill, write_figures
+from docs.study.document import Document, fill, write_figures
 from docs.study.numbers import SMALL, Study
 from docs.study.verdicts import LEVEL
 from storage.files import write_text
 
 HERE = Path(__file__).parent
-
-
-class Document(NamedTuple):
-    """A page, and what it rests on.
-
-    Attributes:
-        page: the file that is written.
-        folder: kept results and figures.
-        recipe: the fleets' recipe.
-    """
-
-    page: Path
-    folder: Path
-    recipe: str
-
-
 DOCUMENTS = {  # by the data of its fleets
     "digits": Document(HERE.parent / "continual.md", HERE, RECIPE),
     "photographs": Document(
@@ -110,13 +93,14 @@ def render(document: Document, fleets: Fleets, null: Mapping[str, Null]) -> str:
         claims=claims,
         null=null,
         commands=commands(document, fleets, null),
-        figures=document.folder.relative_to(document.page.parent).as_posix(),
+        figures=document.figures,
         photographs=document == DOCUMENTS["photographs"],
         small=SMALL,
         point=POINT,
         level=LEVEL,
         recipe=document.recipe,
         say=sentences,
+        ridge=ridge,
         tables=tables,
         minutes=minutes,
         provenance=provenance,

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
+from docs.continual import ridge
 from docs.continual.claims import (
     BESIDE,
     Comparisons,
     beside,
     change,
-    few_heads,
     protects,
     published,
 )
@@ -15,14 +15,13 @@ from docs.continual.fleets import Fleet, Fleets
 from docs.continual.measures import ACCURACY, MEASURES
 from docs.continual.null import Null
 from docs.continual.numbers import LOSS, STRONGEST, Asked, Head, Side, can_attack, values
+from docs.continual.words import size_of, word_of
 from docs.study.numbers import GUESSES
 from docs.study.verdicts import NAMES as MEASURED
 from docs.study.verdicts import Compared, counted
 from reporting.text import listed
 
 WORDS = {"more": "rises", "less": "falls", None: ""}
-EQUATIONS = "normal_equations"  # of who holds all candidates, and no state
-SUMMED = "all_snapshots"  # in the names of attacks that hold more than the state of one moment
 LACKING = "relu", "topk", "sdmlp", "sdmlp-ewc", "ssd", "acil", "dsal", "real"
 
 
@@ -33,10 +32,10 @@ def answer(comparisons: Comparisons, fleets: Fleets) -> str:
         remembering(comparisons, fleets),
         deception(comparisons, fleets),
         rounding(comparisons, fleets),
-        exposure(fleets),
-        equations(fleets),
-        cheapness(comparisons, fleets),
-        mapping(fleets),
+        ridge.exposure(fleets),
+        ridge.equations(fleets),
+        ridge.cheapness(comparisons, fleets),
+        ridge.mapping(fleets),
     ]
     return " ".join(filter(None, sentences))
 
@@ -85,7 +84,7 @@ def remembering(comparisons: Comparisons, fleets: Fleets) -> str:
     ):
         own = [n for n in better if leaks[n].shown == word]
         if own:
-            sizes = [f"{name} ({_size(leaks[name], 'auc')})" for name in own]
+            sizes = [f"{name} ({size_of(leaks[name], 'auc')})" for name in own]
             parts.append(f"{text}: {listed(sizes)}")
     pairs = listed([f"{name} beside {BESIDE[name]}" for name in better])
     rest = [name for name in names if name not in better]
@@ -107,10 +106,10 @@ def retention(comparisons: Comparisons, fleets: Fleets) -> str:
             "less": "retains less",
             None: "is not shown to retain more",
         }
-        by_measure = [f"{MEASURED[m]} {_word(comparisons.of(leaks, m)[0], m)}" for m in MEASURES]
+        by_measure = [f"{MEASURED[m]} {word_of(comparisons.of(leaks, m)[0], m)}" for m in MEASURES]
         lines.append(
             f"- Beside {BESIDE[first]}, {first} {words[kept.shown]} of the accuracy of earlier "
-            f"tasks ({_size(kept, ACCURACY)}); of what leaks of them at the end, "
+            f"tasks ({size_of(kept, ACCURACY)}); of what leaks of them at the end, "
             f"{listed(by_measure)}."
         )
     return "\n".join(lines)
@@ -119,8 +118,8 @@ def retention(comparisons: Comparisons, fleets: Fleets) -> str:
 def deception(comparisons: Comparisons, fleets: Fleets) -> str:
     """Under which learners a loss attack tells of forgetting that is not there, by AUC.
 
-    It misleads where its own fall is shown, a fall of the strongest attack is not, and the
-    difference of both is.
+    It misleads where its own fall is shown and not small, a fall of the strongest attack is not
+    shown, and the difference of both is.
     """
     names = [name for name in fleets if can_attack(fleets, Side(name, "end", LOSS))]
     misled = [name for name in names if misleads(comparisons, name)]
@@ -139,7 +138,8 @@ def deception(comparisons: Comparisons, fleets: Fleets) -> str:
 def misleads(comparisons: Comparisons, name: str) -> bool:
     """Whether a loss attack misleads under one learner."""
     gap = comparisons[Asked(Side(name, "change", LOSS), Side(name, "change", STRONGEST), "auc")]
-    falls = _of(comparisons, name, LOSS).shown == "less"
+    loss = _of(comparisons, name, LOSS)
+    falls = loss.shown == "less" and not loss.small
     return falls and _of(comparisons, name, STRONGEST).shown != "less" and gap.shown == "less"
 
 
@@ -156,92 +156,6 @@ def rounding(comparisons: Comparisons, fleets: Fleets) -> str:
     if not parts:
         return ""
     return f"Against attacks on phi, quantizing the network protects {listed(parts)}."
-
-
-def exposure(fleets: Fleets) -> str:
-    """Whether what a learner keeps beside its weights tells members, right after a task.
-
-    It does where the whole interval of an AUC lies above guessing; told of the best attack.
-    """
-    matrices, exemplars = list[str](), list[str]()
-    for name, fleet in fleets.items():
-        known = {
-            leak.attack: leak.auc
-            for leak in fleet.leak.state
-            if SUMMED not in leak.attack and leak.attack != EQUATIONS
-        }
-        found = {a: auc for a, auc in known.items() if auc and auc.low > GUESSES["auc"]}
-        if not found:
-            continue
-        best = max(found, key=lambda attack: found[attack].value)
-        text = f"{name}: {found[best].value:.3f} by `{best}`"
-        if "leverage_int8" in found:
-            text += f", {found['leverage_int8'].value:.3f} by leverages alone in int8"
-        if "range_test" in known and "range_test" not in found:
-            text += ", and nothing by the range test"
-        (matrices if fleet.solves else exemplars).append(text)
-    named = (("the matrix R", matrices), ("the memory of exemplars", exemplars))
-    return " ".join(
-        f"Do not ship {what}, which tells members right after a task (AUC, {'; '.join(texts)})."
-        for what, texts in named
-        if texts
-    )
-
-
-def equations(fleets: Fleets) -> str:
-    """Whether the normal equations of heads tell who was learnt, to one with all candidates.
-
-    They do where the whole interval of the AUC lies above guessing, right after a task.
-    """
-    told = [
-        f"{name}: {leak.auc.value:.3f}"
-        for name, fleet in fleets.items()
-        for leak in fleet.leak.state
-        if leak.attack == EQUATIONS and leak.auc and leak.auc.low > GUESSES["auc"]
-    ]
-    if not told:
-        return ""
-    return (
-        "One whose candidates hold every training example needs neither R nor shadows: the normal "
-        f"equations of the head's weight tell who was learnt (AUC right after a task, "
-        f"{'; '.join(told)})."
-    )
-
-
-def cheapness(comparisons: Comparisons, fleets: Fleets) -> str:
-    """Whether a few heads find more than LiRA with shadows, by AUC."""
-    parts = []
-    for pair in few_heads(fleets).pairs:
-        found, name = comparisons[Asked(*pair, "auc")], pair[0].fleet
-        seconds = f"{fleets[name].leak.world_seconds:.2g} s each"
-        parts.append(f"{_word(found, 'auc')} under {name} ({seconds})")
-    if not parts:
-        return ""
-    leak = fleets[few_heads(fleets).pairs[0][0].fleet].leak
-    return (
-        f"{leak.worlds} heads that an attacker solves over the target's own features find, beside "
-        f"LiRA with {leak.shadows} shadows, in AUC {listed(parts)}."
-    )
-
-
-def mapping(fleets: Fleets) -> str:
-    """Whether leverages rank who is exposed: where the interval of the correlation is above 0."""
-    ranked, unclear, beyond, total = list[str](), list[str](), 0, 0
-    for name, fleet in fleets.items():
-        risk = fleet.leak.risk_map
-        if risk is not None:
-            text = f"{name} ({risk.correlation.value:.2f}, from {risk.correlation.low:.2f})"
-            (ranked if risk.correlation.low > 0 else unclear).append(text)
-            beyond += sum(group.found.low > group.expected for group in risk.groups)
-            total += len(risk.groups)
-    if not total:
-        return ""
-    parts = [f"rank who is exposed under {listed(ranked)}"] if ranked else []
-    parts += [f"are not shown to under {listed(unclear)}"] if unclear else []
-    return (
-        f"Leverages alone {' and '.join(parts)} by rank correlation over groups; what is found "
-        f"lies above what they let expect in {counted(beyond, total)} groups."
-    )
 
 
 def not_run(fleets: Fleets, null: Mapping[str, Null]) -> str:
@@ -272,7 +186,7 @@ def order_of(fleets: Fleets, comparisons: Comparisons) -> str:
         found = comparisons[Asked(first, second, ACCURACY)]
         words = {"more": "as published", "less": "the opposite of what was published"}
         told = words.get(found.shown or "", "no difference shown")
-        lines.append(f"- {first.fleet} beside {second.fleet}: {told} ({_size(found, ACCURACY)}).")
+        lines.append(f"- {first.fleet} beside {second.fleet}: {told} ({size_of(found, ACCURACY)}).")
     return "\n".join(lines)
 
 
@@ -297,15 +211,3 @@ def _accuracy(comparisons: Comparisons, head: Head) -> Compared:
 
 def _of(comparisons: Comparisons, name: str, attack: str) -> Compared:
     return comparisons[Asked(*change(name, attack), "auc")]
-
-
-def _word(compared: Compared, measure: str) -> str:
-    words = {"more": "more", "less": "less", None: "not shown to differ"}
-    small = ", small" if compared.small else ""
-    return f"{words[compared.shown]} ({_size(compared, measure)}{small})"
-
-
-def _size(compared: Compared, measure: str) -> str:
-    if measure == "auc":
-        return f"{compared.estimate.value:+z.3f}"
-    return f"{100 * compared.estimate.value:+z.1f} points"

@@ -12,7 +12,6 @@ figure in the document is computed here; none is typed.
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from attacks.federated.view import Threat
 from attacks.game import FULL
@@ -23,29 +22,13 @@ from docs.federated.fleets import RECIPE, THREATS, Fleets, keep, read
 from docs.federated.null import FILE, Null, find_null, read_null
 from docs.study import provenance
 from docs.study.costs import hours
-from docs.study.document import fill, write_figures
+from docs.study.document import Document, fill, write_figures
 from docs.study.numbers import SMALL
 from docs.study.verdicts import LEVEL
 from storage.borrowed import FACT
 from storage.files import write_text
 
 HERE = Path(__file__).parent
-
-
-class Document(NamedTuple):
-    """A page, and what it rests on.
-
-    Attributes:
-        page: the file that is written.
-        folder: kept results and figures.
-        recipe: the fleets' recipe.
-    """
-
-    page: Path
-    folder: Path
-    recipe: str
-
-
 DOCUMENTS = {  # by the data of its fleets
     "digits": Document(HERE.parent / "federated.md", HERE, RECIPE),
     "photographs": Document(
@@ -111,7 +94,7 @@ def render(document: Document, fleets: Fleets, null: Mapping[Threat, Null]) -> s
         comparisons=Comparisons(fleets),
         lent={u: fleets.quantized[u].study.results.basis[FACT] for u in fleets.borrowing},
         commands=commands(document, fleets, bool(null)),
-        figures=document.folder.relative_to(document.page.parent).as_posix(),
+        figures=document.figures,
         small=SMALL,
         level=LEVEL,
         recipe=document.recipe,

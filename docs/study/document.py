@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -13,6 +14,25 @@ from reporting.matplotlib_charts import draw
 from storage.files import write_whole
 
 WIDTH = 100  # of a line of text
+
+
+class Document(NamedTuple):
+    """A page, and what it rests on.
+
+    Attributes:
+        page: the file that is written.
+        folder: kept results and figures.
+        recipe: the fleets' recipe.
+    """
+
+    page: Path
+    folder: Path
+    recipe: str
+
+    @property
+    def figures(self) -> str:
+        """The folder of its figures, as its links have it."""
+        return self.folder.relative_to(self.page.parent).as_posix()
 
 
 def fill(folder: Path, template: str, **context: object) -> str:

@@ -9,7 +9,7 @@ from matplotlib.image import imread
 
 from attacks.game import FULL
 from attacks.metrics.intervals import Estimate
-from docs.continual import charts, claims, sentences, tables
+from docs.continual import charts, claims, ridge, sentences, tables
 from docs.continual.claims import Comparisons, change
 from docs.continual.fleets import read
 from docs.continual.measures import ACCURACY
@@ -153,13 +153,11 @@ def test_what_a_head_alone_tells_is_no_reason_to_keep_r_back(fleets):
     known, acil = fleets["acil"].leak.state, fleets["acil"]
     solved = known[0]._replace(attack="normal_equations", auc=Estimate(1.0, 0.99, 1.0))
     more = acil._replace(leak=acil.leak._replace(state=[*known, solved]))
-    assert sentences.exposure({"acil": more}) == sentences.exposure({"acil": acil})
-    assert "who was learnt (AUC right after a task, acil: 1.000)" in sentences.equations(
-        {"acil": more}
-    )
+    assert ridge.exposure({"acil": more}) == ridge.exposure({"acil": acil})
+    assert "who was learnt (AUC right after a task, acil: 1.000)" in ridge.equations({"acil": more})
     alone = acil._replace(leak=acil.leak._replace(state=[solved]))
-    assert sentences.exposure({"acil": alone}) == ""
-    assert sentences.equations({"acil": acil}) == ""
+    assert ridge.exposure({"acil": alone}) == ""
+    assert ridge.equations({"acil": acil}) == ""
 
 
 def test_without_analytic_learners_nothing_is_said_of_heads(several):

@@ -10,7 +10,8 @@ from docs.federated.claims import Comparisons, between_threats, claims_of
 from docs.federated.fleets import read
 from docs.federated.null import read_null
 from docs.federated.numbers import MATCHED, OTHER, PEERS, STRONGEST, Asked, Side
-from docs.federated.page import DOCUMENTS, Document, commands, main, render
+from docs.federated.page import DOCUMENTS, commands, main, render
+from docs.study.document import Document
 from reporting.results_json import as_json
 
 LESS = -0.05
