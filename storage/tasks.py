@@ -1,4 +1,4 @@
-"""What was recorded of learning in tasks: the files of stages, read into `Tasks` one at a time."""
+"""Read the files of learning in tasks into `Tasks`, one stage at a time."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path

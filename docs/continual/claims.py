@@ -175,7 +175,10 @@ def protects(fleets: Fleets) -> Claim:
 
 def few_heads(fleets: Fleets) -> Claim:
     """The claim that a few heads over the target's own features find what many shadows do."""
-    text = "a few heads over the target's own features find neither more nor less than LiRA with shadows"
+    text = (
+        "a few heads over the target's own features find neither more nor less than LiRA with "
+        "shadows"
+    )
     names = [name for name, fleet in fleets.items() if fleet.leak.worlds]
     pairs = [(Side(name, "all", WORLDS), Side(name, "all", LIRA)) for name in names]
     return Claim(text, _possible(fleets, pairs), "alike")
