@@ -132,11 +132,8 @@ def make_trainer(
         variants, widths_differ = experiment.variants, experiment.pruned
         callbacks.append(RecordEmbeddings(run.model(name), variants, query, widths_differ))
     callbacks.append(peers)
-    logger: Logger | Literal[False] = False
-    if job.config.wandb != "disabled":
-        from lightning_modules.wandb_logger import FleetLogger  # W&B takes half a second
-
-        logger = FleetLogger(run.path, name, attempt, experiment, job.config.wandb)
+    logger = _make_logger(job, name, attempt)
+    if logger:
         callbacks.append(LearningRateMonitor("epoch"))
     return Trainer(
         **options,
@@ -150,3 +147,12 @@ def make_trainer(
         num_sanity_val_steps=0,
         default_root_dir=run.model(name),
     )
+
+
+def _make_logger(job: Job, name: ModelName, attempt: int) -> Logger | Literal[False]:
+    """The logger of a model for W&B, if that is asked for."""
+    if job.config.wandb == "disabled":
+        return False
+    from lightning_modules.wandb_logger import FleetLogger  # W&B takes half a second
+
+    return FleetLogger(job.run.path, name, attempt, job.experiment, job.config.wandb)

@@ -41,7 +41,8 @@ from lightning_modules.federated_options import FederatedOptions
 from lightning_modules.learners import make_classifier
 from lightning_modules.options import CalibrationOptions, ModelOptions, PruneOptions
 from quantization.variant import Variant
-from storage.experiment import Experiment, describe
+from storage.describe import describe
+from storage.experiment import Experiment
 from storage.names import ModelName, fleet_names, parse_slice
 from storage.run_folder import RunFolder
 from storage.wandb_project import check_key
@@ -129,9 +130,7 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
     _print(notes, console)
     variants = [str(Variant.parse(name)) for name in config.quantize]
     asked = describe(config, data, network, queries, variants, devices.processes)
-    chosen = names = list(members)
-    if fleet.models is not None:
-        chosen = [names[position] for position in parse_slice(fleet.models, len(names))]
+    chosen = _choose(fleet, list(members))
     # Ray's processes may run in another working directory
     by_ray = takes_ray(fleet, devices.kind)
     run = RunFolder(config.run_dir.resolve() if by_ray else config.run_dir)
@@ -161,6 +160,13 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
     waiting = [n for n in job.todo if n not in job.retry and not is_running(run, n)]
     _print(announce(run, experiment, waiting, fleet.dry_run), console)
     return job
+
+
+def _choose(fleet: FleetOptions, names: list[ModelName]) -> list[ModelName]:
+    """The models that this call trains."""
+    if fleet.models is None:
+        return names
+    return [names[position] for position in parse_slice(fleet.models, len(names))]
 
 
 def _check(

@@ -1,9 +1,18 @@
 """What an attacker tells of an attribute of members: a table and sentences."""
 
 from attacks.federated.attributes import AttributeLeak, AttributeRow
+from attacks.federated.view import Threat
 from reporting.federated import attacker
 from reporting.tables import Body, Cell, difference_cells, number
 from reporting.text import LEVEL, show, show_change
+
+HEADINGS: dict[Threat, str] = {
+    "server": "What a server tells of an attribute",
+    "client": "What a client tells of an attribute, and secure aggregation leaves",
+    "subtracting": (
+        "What a client tells of an attribute that takes its own upload out of the global model"
+    ),
+}
 
 
 def attribute_table(leak: AttributeLeak | None) -> Body:

@@ -11,6 +11,7 @@ from attacks.bounds import find_bounds
 from attacks.continual.leaks import find_continual_leak
 from attacks.federated.attributes import find_attribute_leak
 from attacks.federated.leaks import find_federated_leak
+from attacks.federated.view import Threat
 from attacks.findings import (
     Differences,
     Exposures,
@@ -31,6 +32,7 @@ from attacks.other_shadows import OtherShadows, find_other_shadows
 from attacks.shadow_split import ShadowSplit, find_shadow_differences
 from attacks.strongest import Strongest
 from attacks.z_scores import ZScores
+from reporting.attributes import HEADINGS as ATTRIBUTES
 from reporting.attributes import attribute_table
 from reporting.bounds import show_bounds
 from reporting.federated import HEADINGS, federated_heading, federated_table
@@ -251,6 +253,23 @@ def _exposures(value: Exposures) -> Body:
     )
 
 
+def _of_rounds(threat: Threat) -> Finding:
+    """What one kind of attacker finds in the rounds of federated training."""
+    return Finding(
+        HEADINGS[threat],
+        lambda game, best: find_federated_leak(game, threat),
+        federated_table,
+        federated_heading,
+    )
+
+
+def _of_attribute(threat: Threat) -> Finding:
+    """What one kind of attacker tells of an attribute."""
+    return Finding(
+        ATTRIBUTES[threat], lambda game, best: find_attribute_leak(game, threat), attribute_table
+    )
+
+
 FINDINGS: dict[str, Finding] = {
     "differences": Finding("Do two variants leak differently?", find_differences, _differences),
     "frontier": Finding(
@@ -277,42 +296,11 @@ FINDINGS: dict[str, Finding] = {
         lambda game, best: find_architecture_leak(game),
         architecture_table,
     ),
-    "federated_server": Finding(
-        HEADINGS["server"],
-        lambda game, best: find_federated_leak(game, "server"),
-        federated_table,
-        federated_heading,
-    ),
-    "federated_client": Finding(
-        HEADINGS["client"],
-        lambda game, best: find_federated_leak(game, "client"),
-        federated_table,
-        federated_heading,
-    ),
-    "federated_subtracting": Finding(
-        HEADINGS["subtracting"],
-        lambda game, best: find_federated_leak(game, "subtracting"),
-        federated_table,
-        federated_heading,
-    ),
+    **{f"federated_{threat}": _of_rounds(threat) for threat in HEADINGS},
     "continual": Finding(
         "What learning in tasks leaks", lambda game, best: find_continual_leak(game), None
     ),
-    "attribute_server": Finding(
-        "What a server tells of an attribute",
-        lambda game, best: find_attribute_leak(game, "server"),
-        attribute_table,
-    ),
-    "attribute_client": Finding(
-        "What a client tells of an attribute, and secure aggregation leaves",
-        lambda game, best: find_attribute_leak(game, "client"),
-        attribute_table,
-    ),
-    "attribute_subtracting": Finding(
-        "What a client tells of an attribute that takes its own upload out of the global model",
-        lambda game, best: find_attribute_leak(game, "subtracting"),
-        attribute_table,
-    ),
+    **{f"attribute_{threat}": _of_attribute(threat) for threat in ATTRIBUTES},
     "calibration": Finding(
         "Was a training example used to calibrate the quantizer?", find_calibration, _calibration
     ),

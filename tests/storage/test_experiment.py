@@ -9,7 +9,8 @@ from torch import nn
 
 from datamodules.digits import Digits
 from quantization.mixed_options import MixedOptions
-from storage.experiment import describe, read_experiment
+from storage.describe import describe
+from storage.experiment import read_experiment
 from storage.names import fleet_names
 
 

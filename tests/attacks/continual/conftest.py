@@ -3,7 +3,7 @@
 import pytest
 
 from attacks.continual.cell import make_cell
-from benchmarks.synthetic_tasks import Options, make_game
+from benchmarks.synthetic_heads import Options, make_game
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from torch.nn.functional import one_hot
 from attacks.continual.cell import Heads
 from attacks.continual.paired import pair, shadows_paired, worlds_paired
 from attacks.continual.vector_fit import fit_vectors
-from benchmarks.synthetic_tasks import Options, make_features, solve
+from benchmarks.synthetic_heads import Options, make_features, solve
 
 CLASSES = [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
 

@@ -12,7 +12,7 @@ from attacks.continual.state import (
 )
 from attacks.lira import lira
 from attacks.metrics.roc import auc, roc
-from benchmarks.synthetic_tasks import Options, make_game
+from benchmarks.synthetic_heads import Options, make_game
 
 
 def areas(scores, cell):

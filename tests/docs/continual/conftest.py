@@ -13,7 +13,7 @@ from attacks.continual.variants import VariantLeak
 from attacks.evaluate import Row
 from attacks.metrics.differences import Difference
 from attacks.metrics.intervals import Estimate, Summary
-from benchmarks.synthetic_tasks import Options, make_game
+from benchmarks.synthetic_heads import Options, make_game
 from docs.continual.fleets import STAGES, keep, name_of, read
 from reporting.results import Results, plain
 from reporting.results_json import as_json
