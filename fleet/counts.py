@@ -49,6 +49,7 @@ class Counts(NamedTuple):
         tasks: number of tasks, after each of which the outputs on all images are recorded.
         whole: number of quantized variants whose outputs are recorded, as well.
         classes: number of classes.
+        solved: bytes per image and task of what a regression gives away, mean over models.
     """
 
     run: RunFolder
@@ -75,6 +76,7 @@ class Counts(NamedTuple):
     tasks: int = 0
     whole: int = 0
     classes: int = 0
+    solved: float = 0.0
 
     @property
     def passes(self) -> int:
@@ -95,11 +97,13 @@ class Counts(NamedTuple):
     def recorded_bytes(self) -> int:
         """Bytes of what is recorded of a model in training.
 
-        Of a round these are three signals of each upload and each new model, of a task the outputs.
+        Of a round these are three signals of each upload and each new model, of a task the outputs
+        and what a regression gives away.
         """
         rounds = self.rounds * (HEADER + 3 * 4 * self.series * self.versions * self.pool)
         outputs = 4 * self.classes * self.pool
-        return rounds + self.tasks * (HEADER + outputs) + self.whole * outputs
+        task = HEADER + outputs + round(self.solved * self.pool)
+        return rounds + self.tasks * task + self.whole * outputs
 
     def kept(self, image_bytes: int) -> int:
         """Bytes of a variant's signals, at `image_bytes` per image and query of the pool."""
@@ -167,7 +171,21 @@ def count_work(job: Job) -> Counts:
         tasks=len(job.experiment.stage_ends),
         whole=len(job.experiment.quantized) if job.experiment.continual else 0,
         classes=data.num_classes,
+        solved=_given_away(job),
     )
+
+
+def _given_away(job: Job) -> float:
+    """Bytes per image and task of what a regression gives away, mean over models.
+
+    Four float32 of each model; of audited ones, who was learnt is solved for, and every world has
+    its outputs, a leverage and its members.
+    """
+    if not job.continual.solves:
+        return 0.0
+    audited = len(job.experiment.audited) / len(job.experiment.names)
+    world = 4 * job.data.num_classes + 4 + 1
+    return 4 * 4 + audited * (4 + job.continual.analytic.worlds * world)
 
 
 def _looks(options: FederatedOptions, clients: int) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -69,6 +70,16 @@ def test_quantized_heads_round_what_was_solved_for(learned):
         assert torch.equal(first["head.buffer.weight"], full["head.buffer.weight"])
         bound = full["head.buffer.weight"].abs().max().item()
         assert 0.9 / math.sqrt(64) < bound <= 1 / math.sqrt(64)
+
+
+def test_a_dry_run_counts_the_bytes_of_what_is_recorded(learned, toy, tmp_path, capsys, unwrap):
+    """By the files: those of all tasks, and the outputs of quantized variants."""
+    files = [learned.task(name, number) for name in fleet_names(2, 1) for number in (1, 2, 3)]
+    train.main(toy(tmp_path / "run", f"{LEARNER} --fleet.dry_run true"))
+    told = re.search(r"([\d,]+) of recorded tasks", unwrap(capsys.readouterr().out))
+    whole = 4 * 10 * 64 * len(learned.read().quantized)
+    written = sum(file.stat().st_size for file in files) / 3 + whole
+    assert int(told[1].replace(",", "")) == pytest.approx(written, rel=0.15)  # headers
 
 
 @pytest.mark.fleet
