@@ -35,6 +35,26 @@ def sentences(leak: ContinualLeak | None) -> list[str]:
     return told + _solves(leak) + _ships(leak) + _keeps(leak)
 
 
+def understated(leak: ContinualLeak | None, headline: Estimate) -> list[str]:
+    """A warning where the headline's AUC lies below what the last network tells, task by task.
+
+    It is given if the intervals of the two do not overlap.
+
+    Args:
+        leak: what learning in tasks leaks.
+        headline: AUC of the attack that is strongest on `full`, over all tasks.
+    """
+    if leak is None or not leak.attackers:
+        return []
+    alone = leak.attackers[0].auc
+    if alone.low <= headline.high:
+        return []
+    return [
+        "The headline understates what full leaks: its attacks look at the scaled logit alone. "
+        f"Task by task, one who holds the last snapshot alone reaches AUC {show(alone)}."
+    ]
+
+
 def _rises(strongest: Transfer) -> str:
     auc, rate = (strongest.by_metric[metric] for metric in ENDS)
     ways = {metric: direction(d) for metric, d in zip(ENDS, (auc, rate), strict=True)}

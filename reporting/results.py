@@ -1,12 +1,14 @@
 """The results of an audit, which every view shows and results.json holds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isfinite, isnan
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from attacks.continual.leaks import ContinualLeak
 from attacks.evaluate import Row, tail_metric
+from attacks.game import FULL
 from attacks.metrics.measures import Metric
 from attacks.strongest import Strongest
 from reporting.answer import answer
@@ -15,6 +17,7 @@ from reporting.basis import describe_basis
 from reporting.bounds import warn
 from reporting.continual import continual_tables
 from reporting.continual_sentences import sentences as continual_sentences
+from reporting.continual_sentences import understated
 from reporting.cost import cost_table
 from reporting.federated import ATTACKERS
 from reporting.federated import sentences as federated_sentences
@@ -136,9 +139,15 @@ def make_results(
         left_out=(*evidence.left_out, *left_out),
         audited=evidence.audited,
         seconds=evidence.seconds,
-        warnings=tuple(warn(findings["epsilon"])),
+        warnings=(*warn(findings["epsilon"]), *_warn_of_tasks(learned, best.rows)),
         pruned=evidence.pruned,
     )
+
+
+def _warn_of_tasks(leak: ContinualLeak | None, rows: Sequence[Row]) -> list[str]:
+    """A warning where the headline understates a learner of tasks."""
+    headline = (r for r in rows if r.variant == FULL and "auc" in r.strongest)
+    return [told for row in headline for told in understated(leak, row.summary.auc)]
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401
