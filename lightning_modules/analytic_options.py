@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from math import inf
 
+from lightning_modules.unread import needs_learner, refuse_unread
+
 ANALYTIC = ("acil", "dsal", "real")  # learners that solve a ridge regression
 
 
 @dataclass(frozen=True)
 class AnalyticOptions:
-    """Ridge regression on random features of a frozen backbone (docs/continual_training.md).
+    """Ridge regression on random features of a frozen backbone (docs/analytic_learners.md).
 
     Args:
         buffer: number of random features.
@@ -21,7 +23,7 @@ class AnalyticOptions:
         beta: weight of that distillation.
         fusion: give the head of `real` the features of several layers.
         worlds: random halves of the pool for which heads of each audited model are solved, as by an
-            attacker who holds its backbone.
+            attacker who holds its backbone; 0 for none, otherwise 2 or more.
 
     Raises:
         ValueError: a number is out of range.
@@ -46,22 +48,25 @@ class AnalyticOptions:
                 raise ValueError(
                     f"`continual.analytic.{name}` must be {least} or more, got {count}."
                 )
+        if self.worlds == 1:
+            raise ValueError(
+                "`continual.analytic.worlds` must be 0 (none), or 2 or more, got 1: one head shows "
+                "no spread of what it outputs. Pass for example `--continual.analytic.worlds 8`."
+            )
         for name in ("gamma", "compensation", "beta"):
             if not 0 < (value := getattr(self, name)) < inf:
                 raise ValueError(f"`continual.analytic.{name}` must be above 0, got {value:g}.")
 
     def check_read(self, learner: str) -> None:
-        """Refuse options that another learner reads.
+        """Refuse options that nothing reads.
 
         Raises:
-            ValueError: the message names the option and its readers.
+            ValueError: the message names the option and what it needs.
         """
-        for name, readers in READERS.items():
-            if learner not in readers and getattr(self, name) != getattr(ANALYTIC_DEFAULT, name):
-                raise ValueError(
-                    f"`continual.analytic.{name}` needs `--continual.learner` "
-                    f"{' or '.join(readers)}, got `{learner}`. Leave it out."
-                )
+        needs = needs_learner(READERS, learner)
+        if not self.distill_epochs:
+            needs.setdefault("beta", "`--continual.analytic.distill_epochs`, got 0")
+        refuse_unread(self, "continual.analytic", needs)
 
     def check_streams(self, backbone_epochs: int) -> None:
         """Refuse epochs of `real` whose result nothing reads.

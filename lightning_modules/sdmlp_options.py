@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Literal
 
+from lightning_modules.unread import needs_learner, refuse_unread
+
 MOST = 2**62  # examples, as int64 counts them
 SDMLP = ("relu", "topk", "sdmlp", "ssd")  # learners that have such a head
 
@@ -60,21 +62,26 @@ class SdmlpOptions:
             )
 
     def check_read(self, learner: str) -> None:
-        """Refuse options that another learner reads, and those that this one cannot follow.
+        """Refuse options that nothing reads, and those that this learner cannot follow.
 
         Raises:
-            ValueError: the message names the option, and its readers or its range.
+            ValueError: the message names the option, and what it needs or its range.
         """
-        for name, readers in READERS.items():
-            if learner not in readers and getattr(self, name) != getattr(SDMLP_DEFAULT, name):
-                raise ValueError(
-                    f"`continual.sdmlp.{name}` needs `--continual.learner` "
-                    f"{' or '.join(readers)}, got `{learner}`. Leave it out."
-                )
+        refuse_unread(self, "continual.sdmlp", needs_learner(READERS, learner) | self._needs())
         if learner in READERS["k"]:
             self._check_k()
         if learner == "ssd":
             self._check_units()
+
+    def _needs(self) -> dict[str, str]:
+        """What options of a distillation need that has no share in the loss."""
+        if self.alpha == 1:
+            needs = "`--continual.sdmlp.alpha` below 1, got 1, which distils nothing"
+            return dict.fromkeys(DISTILLED, needs)
+        if self.lam == 0:
+            needs = "`--continual.sdmlp.lam` above 0, got 0, which distils no neurons"
+            return dict.fromkeys(("units", "activations"), needs)
+        return {}
 
     def _check_k(self) -> None:
         if not 1 <= self.k < self.hidden:
@@ -89,7 +96,7 @@ class SdmlpOptions:
                 f"`continual.sdmlp.units` must be `k` to `hidden`, {self.k} to {self.hidden}, got "
                 f"{self.units}."
             )
-        if (self.units or self.k) == 1 and self.lam:
+        if (self.units or self.k) == 1 and self.lam and self.alpha < 1:
             raise ValueError(
                 "`continual.sdmlp.units` must be 2 or more with `ssd`, got 1: the softmax of one "
                 "neuron is 1 whatever its activation, so that it distils nothing. Pass for example "
@@ -98,11 +105,11 @@ class SdmlpOptions:
 
 
 SDMLP_DEFAULT = SdmlpOptions()
-DISTILLED = ("alpha", "lam", "temperature", "units", "forward_kl", "activations")
+DISTILLED = ("lam", "temperature", "units", "forward_kl", "activations")  # none if `alpha` is 1
 READERS: dict[str, tuple[str, ...]] = {
     "hidden": SDMLP,
     "k": ("topk", "sdmlp", "ssd"),
     "switch": ("sdmlp", "ssd"),
     "positive": ("sdmlp", "ssd"),
-    **{name: ("ssd",) for name in DISTILLED},
+    **{name: ("ssd",) for name in ("alpha", *DISTILLED)},
 }

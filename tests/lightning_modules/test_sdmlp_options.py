@@ -31,6 +31,13 @@ def test_numbers_out_of_range_are_refused(options, message):
         ("ssd", {"k": 1}, r"units` must be 2 or more .* got 1: .* `--continual.sdmlp.units 10`"),
         ("relu", {"k": 5}, r"k` needs `--continual.learner` topk or sdmlp or ssd, got `relu`"),
         ("sdmlp", {"units": 20}, r"units` needs `--continual.learner` ssd, got `sdmlp`"),
+        ("ssd", {"alpha": 1.0, "lam": 0.5}, r"lam` needs `.*alpha` below 1, got 1, which distils n"),
+        ("ssd", {"alpha": 1.0, "temperature": 2.0}, r"temperature` needs `.*alpha` below 1, got 1"),
+        ("ssd", {"alpha": 1.0, "units": 20}, r"units` needs `--continual\.sdmlp\.alpha` below 1"),
+        ("ssd", {"alpha": 1.0, "forward_kl": False}, r"forward_kl` needs .*alpha` below 1, got 1"),
+        ("ssd", {"alpha": 1.0, "activations": "before"}, r"activations` needs .*alpha` below 1"),
+        ("ssd", {"lam": 0.0, "units": 20}, r"units` needs .*lam` above 0, got 0, .* no neurons"),
+        ("ssd", {"lam": 0.0, "activations": "before"}, r"activations` needs .*lam` above 0, got 0"),
     ],
 )
 def test_what_a_learner_cannot_follow_or_does_not_read_is_refused(learner, options, message):
@@ -40,7 +47,13 @@ def test_what_a_learner_cannot_follow_or_does_not_read_is_refused(learner, optio
 
 @pytest.mark.parametrize(
     ("learner", "options"),
-    [("relu", {"hidden": 8}), ("ssd", {"k": 1, "units": 10}), ("ssd", {"k": 1, "lam": 0.0})],
+    [
+        ("relu", {"hidden": 8}),
+        ("ssd", {"k": 1, "units": 10}),
+        ("ssd", {"k": 1, "lam": 0.0}),
+        ("ssd", {"k": 1, "alpha": 1.0}),
+        ("ssd", {"alpha": 0.0, "lam": 0.0, "temperature": 2.0}),
+    ],
 )
 def test_what_a_learner_can_follow_is_taken(learner, options):
     assert ContinualOptions(5, learner=learner, sdmlp=SdmlpOptions(**options)).on
