@@ -147,7 +147,8 @@ def check_gamma(energy: float, gamma: float, dtype: torch.dtype = torch.float64)
         raise ValueError(
             f"`gamma` {gamma:g} is too small for {name}: beside rows whose squares sum to "
             f"{energy:.3g}, rounding may change weights by {error:.1g} of their size, and "
-            f"{LARGEST_ERROR:g} is allowed. Raise it to {2 * smallest:.1g} or more"
+            f"{LARGEST_ERROR:g} is allowed. Raise it to {2 * smallest:.1g} or more "
+            "(`--continual.analytic.gamma`)"
             + ("." if dtype == torch.float64 else ", or compute in float64.")
         )
 

@@ -111,15 +111,28 @@ def split_classes(
     share, more = divmod(num_classes - sum(first), max(others, 1))
     sizes = [*first, *(share + (number < more) for number in range(others))]
     if min(sizes) < LEAST or sum(sizes) != num_classes:
-        given = f"`--continual.tasks` {tasks}"
-        given += f" and `--continual.base_classes` {base_classes}" if first else ""
-        raise ValueError(
-            f"Each task needs {LEAST} classes or more, because one alone is told from nothing, got "
-            f"{', '.join(map(str, sizes))} of {num_classes} classes with {given}. Take fewer tasks"
-            + (", or another `--continual.base_classes`." if first else ".")
-        )
+        raise ValueError(_say_too_few(num_classes, tasks, base_classes, sizes))
     parts = iter(order)
     return [[next(parts) for _ in range(size)] for size in sizes]
+
+
+def _say_too_few(num_classes: int, tasks: int, base_classes: int | None, sizes: list[int]) -> str:
+    """What is wrong with tasks of such sizes, and how many tasks or classes would do."""
+    most, widest = num_classes // LEAST, num_classes - LEAST * (tasks - 1)
+    given = f"`--continual.tasks` {tasks}"
+    if base_classes is not None:
+        given += f" and `--continual.base_classes` {base_classes}"
+    got = ", ".join(map(str, sizes)) if min(sizes) >= 0 else f"{base_classes} in the first"
+    if tasks <= most:
+        way_out = f"Pass `--continual.base_classes` {widest} or less."
+    elif most > 1:
+        way_out = f"Take {most} tasks or fewer."
+    else:
+        way_out = "Leave `--continual.tasks` out."
+    return (
+        f"Each task needs {LEAST} classes or more, because one alone is told from nothing, got "
+        f"{got} of {num_classes} classes with {given}. {way_out}"
+    )
 
 
 def tasks_of(

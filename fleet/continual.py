@@ -6,9 +6,13 @@ import torch
 from jsonargparse import Namespace
 from torch import Tensor
 
+from continual.ridge import check_gamma
+from datamodules.batches import Batch
 from datamodules.images import ImageDataModule
 from datamodules.tasks import TaskStream, tasks_of
 from fleet.checks import Devices
+from lightning_modules.analytic import AnalyticClassifier, rows_of
+from lightning_modules.classifier import Classifier
 from lightning_modules.continual import list_classes
 from lightning_modules.continual_options import ContinualOptions
 from lightning_modules.federated_options import FederatedOptions
@@ -16,6 +20,7 @@ from lightning_modules.options import ModelOptions, PruneOptions
 from storage.names import ModelName
 
 LEAST = 2  # examples of a task, because BatchNorm needs as many in a batch
+TRIED = 512  # examples from whose rows the squares of all are estimated
 
 
 def check_continual(
@@ -127,6 +132,29 @@ def check_tasks(
     for size in sorted(sizes):
         data.batch_sizes(size, 1)
     return sorted(sizes)
+
+
+def rehearse_regression(classifier: Classifier, data: ImageDataModule, members: int) -> None:
+    """Look for a gamma that is too small for a regression on the data as they are.
+
+    What a backbone makes of them is not known before it is trained; then the fit refuses gamma.
+
+    Args:
+        classifier: the model; it stays as it is.
+        data: the data set.
+        members: number of examples that a model learns in all.
+
+    Raises:
+        ValueError: gamma is too small; the message says which would do.
+    """
+    if not isinstance(classifier, AnalyticClassifier) or classifier.continual.pretraining:
+        return
+    count = len(data.pool.labels)
+    positions = torch.linspace(0, count - 1, min(count, TRIED)).long()
+    images = data.calibration_images("members", positions).cpu()
+    rows = rows_of(classifier.network, Batch(images, data.pool.labels.cpu()[positions], positions))
+    energy = rows.joined().square().sum().item() * members / len(positions)
+    check_gamma(energy, classifier.continual.analytic.gamma)
 
 
 def describe_tasks(

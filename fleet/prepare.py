@@ -22,7 +22,13 @@ from fleet.checks import (
     takes_ray,
 )
 from fleet.cluster import limit_threads
-from fleet.continual import check_continual, check_tasks, describe_tasks, make_stream
+from fleet.continual import (
+    check_continual,
+    check_tasks,
+    describe_tasks,
+    make_stream,
+    rehearse_regression,
+)
 from fleet.engine import check_files, is_running
 from fleet.failed import find_failed
 from fleet.federation import check_clients, check_federation, rehearse_rounds
@@ -127,6 +133,7 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
         _print(describe_tasks(continual, stream, classes, members), console)
     network, notes = _rehearse(config, fleet, devices, prune, classifier, data, counts)
     notes += rehearse_rounds(federated, classifier, data, config.trainer.max_epochs)
+    rehearse_regression(classifier, data, int(matrix.sum(1).max()))
     _print(notes, console)
     variants = [str(Variant.parse(name)) for name in config.quantize]
     asked = describe(config, data, network, queries, variants, devices.processes)

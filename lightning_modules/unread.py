@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
-def refuse_unread(options: Any, prefix: str, needs: Mapping[str, str]) -> None:
+def refuse_unread(options: "DataclassInstance", prefix: str, needs: Mapping[str, str]) -> None:
     """Refuse options that differ from their defaults, and that nothing reads.
 
     Args:

@@ -1,13 +1,21 @@
 """What learning in tasks refuses before any training, each in one line with the way out."""
 
+from contextlib import nullcontext
+from dataclasses import replace
+
 import pytest
 import torch
 
 import train
+from continual.ridge import LARGEST_ERROR
 from datamodules import Digits
 from datamodules.tasks import TaskStream
-from fleet.continual import check_tasks
+from fleet.continual import TRIED, check_tasks, rehearse_regression
+from lightning_modules.analytic import rows_of
+from lightning_modules.analytic_options import AnalyticOptions
 from lightning_modules.continual_options import ContinualOptions
+from lightning_modules.learners import make_classifier
+from lightning_modules.options import ModelOptions
 from storage.names import fleet_names
 
 FIVE = {"tasks": 5}
@@ -120,6 +128,24 @@ SIX = "--snapshots --quantize --trainer.max_epochs 6 --continual.tasks 3 "
             "`continual.sdmlp.hidden` needs `--continual.learner` relu",
         ),
         (
+            "--continual.learner acil --trainer.max_epochs 3 --continual.analytic.gamma 1e-12",
+            "`gamma` 1e-12 is too small for float64: beside rows whose squares sum to",
+        ),
+        (
+            "--continual.learner acil --trainer.max_epochs 3 --continual.analytic.worlds 1",
+            "`continual.analytic.worlds` must be 0 (none), or 2 or more, got 1",
+        ),
+        (
+            "--continual.learner real --continual.backbone_epochs 1 --continual.analytic.beta 2",
+            "`continual.analytic.beta` needs `--continual.analytic.distill_epochs`, got 0.",
+        ),
+        (
+            "--continual.learner ssd --continual.sdmlp.alpha 1 --continual.sdmlp.lam 0.5",
+            "`continual.sdmlp.lam` needs `--continual.sdmlp.alpha` below 1, got 1, which distils",
+        ),
+        ("--continual.base_classes 11", "Pass `--continual.base_classes` 6 or less."),
+        ("--continual.base_classes 0", "`continual.base_classes` must be 2 or more, got 0."),
+        (
             "--continual.analytic.gamma 2",
             "`continual.analytic.gamma` needs `--continual.learner` ac",
         ),
@@ -136,6 +162,31 @@ def test_bad_input_is_one_line(toy, tmp_path, capsys, options, said):
     assert said in told
     assert "Traceback" not in told
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("learner", ["acil", "dsal"])
+def test_gamma_is_refused_beforehand_where_rows_are_known(learner):
+    """Against the squares of all rows, of which half belong to a model."""
+    data = Digits(pool_size=2 * TRIED, batch_size=4)
+    data.setup("fit")
+    options = AnalyticOptions(buffer=32)
+    classifier = make(data, ContinualOptions(2, learner=learner, analytic=options))
+    batches = data.pool_batches("identity")
+    rows = [rows_of(classifier.network, batch).joined() for batch in batches]
+    energy = torch.cat(rows).square().sum().item() / 2
+    smallest = torch.finfo(torch.float64).eps * energy / LARGEST_ERROR
+    for gamma, fits in ((1.1 * smallest, True), (0.9 * smallest, False)):
+        analytic = replace(options, gamma=gamma)
+        classifier = make(data, ContinualOptions(2, learner=learner, analytic=analytic))
+        refused = pytest.raises(ValueError, match=r"Raise it to .*e-.* or more \(`--continual\.an")
+        with nullcontext() if fits else refused:
+            rehearse_regression(classifier, data, TRIED)
+    backbone = ContinualOptions(2, learner=learner, backbone_epochs=1, analytic=analytic)
+    rehearse_regression(make(data, backbone), data, TRIED)  # not known before it is trained
+
+
+def make(data, continual):
+    return make_classifier(data, 0, ModelOptions(network="mlp"), None, continual)
 
 
 def test_a_model_without_members_in_a_task_is_named():

@@ -31,7 +31,7 @@ def test_numbers_out_of_range_are_refused(options, message):
         ("ssd", {"k": 1}, r"units` must be 2 or more .* got 1: .* `--continual.sdmlp.units 10`"),
         ("relu", {"k": 5}, r"k` needs `--continual.learner` topk or sdmlp or ssd, got `relu`"),
         ("sdmlp", {"units": 20}, r"units` needs `--continual.learner` ssd, got `sdmlp`"),
-        ("ssd", {"alpha": 1.0, "lam": 0.5}, r"lam` needs `.*alpha` below 1, got 1, which distils n"),
+        ("ssd", {"alpha": 1.0, "lam": 0.5}, r"lam` needs `.*alpha` below 1, got 1, which distils"),
         ("ssd", {"alpha": 1.0, "temperature": 2.0}, r"temperature` needs `.*alpha` below 1, got 1"),
         ("ssd", {"alpha": 1.0, "units": 20}, r"units` needs `--continual\.sdmlp\.alpha` below 1"),
         ("ssd", {"alpha": 1.0, "forward_kl": False}, r"forward_kl` needs .*alpha` below 1, got 1"),
