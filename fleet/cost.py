@@ -26,6 +26,7 @@ from fleet.cluster import environment
 from fleet.continual import make_stream
 from fleet.counts import HEADER, Counts, count_work
 from fleet.engine import is_first
+from fleet.equations import EquationsCost, try_equations
 from fleet.federation import make_federation
 from fleet.gpu_hours import FLOAT32, GPU_BATCH, Workload, gpu_line, rate
 from fleet.prepare import Job
@@ -57,6 +58,7 @@ class Costs(NamedTuple):
     quantizations: Mapping[str, QuantizationCost]
     rate: float  # FLOP/s of training, assumed of a GPU
     before_cut: int = 0  # further bytes of snapshots that are larger than a pruned network
+    equations: EquationsCost = EquationsCost()  # of an audited model
 
 
 def print_cost(job: Job, console: Console) -> None:
@@ -87,7 +89,11 @@ def print_cost(job: Job, console: Console) -> None:
     counts, speed = count_work(job), rate(job.config.trainer.precision, job.model.tf32)
     wide = sum(epoch <= last for epoch in job.experiment.snapshots.values())
     further = wide * (dense_bytes - full_bytes)
-    costs = Costs(training, signals, operations, full_bytes, quantizations, speed, further)
+    with console.status("Trying normal equations"):
+        equations = try_equations(job.continual, data)
+    costs = Costs(
+        training, signals, operations, full_bytes, quantizations, speed, further, equations
+    )
     for line in show_cost(counts, costs):
         console.print(line, soft_wrap=True)
 
@@ -156,15 +162,18 @@ def show_cost(counts: Counts, costs: Costs) -> list[Table | str]:
     # a model that is trained again lacks everything, whatever its folder holds now
     kept = [name for name in todo if name not in counts.again]
     again = len(todo) - len(kept)
-    untrained = again + sum(not run.weights(name, FULL).exists() for name in kept)
+    untrained = [n for n in todo if n in counts.again or not run.weights(n, FULL).exists()]
     unrecorded = again * len(counts.variants)
     unrecorded += sum(len(run.missing(name, counts.variants)) for name in kept)
     training = _training_seconds(counts, costs)
     epochs = "rounds" if counts.clients else "epochs"
     rows = [
-        (f"training, {counts.epochs} {epochs}", training, untrained, "trial"),
+        (f"training, {counts.epochs} {epochs}", training, len(untrained), "trial"),
         ("signals of a variant", counts.passes * costs.signals.image, unrecorded, "trial"),
     ]
+    if costs.equations.memory:
+        solved = sum(name in counts.audited for name in untrained)
+        rows.append(("normal equations", costs.equations.seconds, solved, "trial"))
     if counts.embedded:
         passed = (counts.pool + counts.test) * costs.signals.image
         rows.append(("embeddings of a variant", passed, counts.unembedded(), "trial"))
@@ -199,7 +208,7 @@ def _saved(counts: Counts, costs: Costs) -> tuple[int, float]:
 
 
 def _lines(counts: Counts, costs: Costs, total: float) -> list[str]:
-    training, signals, _, full, quantizations, _, before_cut = costs
+    training, signals, _, full, quantizations, _, before_cut, equations = costs
     models, variants = len(counts.todo), len(counts.variants)
     stored = (
         full * (1 + counts.snapshots)
@@ -219,6 +228,8 @@ def _lines(counts: Counts, costs: Costs, total: float) -> list[str]:
         work = f"rounds x {counts.clients} clients = {visits:,} trainings of a client, each round"
         step, epoch = "A client's training", "a round"
     disk += counts.unembedded() * embedded
+    more = f", and normal equations take {equations.memory / 1e9:.2g} GB more"
+    more = more if equations.memory else ""
     return [
         f"Models: {models} to be made, {counts.finished} finished. Per model: {counts.epochs} "
         f"{work} over {counts.members:,} images; {variants} variants; "
@@ -227,7 +238,7 @@ def _lines(counts: Counts, costs: Costs, total: float) -> list[str]:
         f"slow each other down. {step} takes {training.step:.4f} s; {epoch} takes "
         f"{training.epoch:.3f} s apart from its steps; a checkpoint takes {training.saving:.3f} s "
         f"and is written {_saved(counts, costs)[0]} times. Training peaked at "
-        f"{training.memory / 1e9:.2f} GB of memory.",
+        f"{training.memory / 1e9:.2f} GB of memory{more}.",
         f"Disk: {disk / 1e9:.3g} GB. Bytes per model: {stored:,} of weights, {full:,} of "
         f"them {whole}; {kept:,} of signals; {recorded}{training.checkpoint:,} of its checkpoint."
         + (f" {variants * embedded:,} of embeddings per audited model." if counts.embedded else ""),

@@ -50,6 +50,7 @@ class Counts(NamedTuple):
         whole: number of quantized variants whose outputs are recorded, as well.
         classes: number of classes.
         solved: bytes per image and task of what a regression gives away, mean over models.
+        audited: models that are audited.
     """
 
     run: RunFolder
@@ -77,6 +78,7 @@ class Counts(NamedTuple):
     whole: int = 0
     classes: int = 0
     solved: float = 0.0
+    audited: Collection[ModelName] = ()
 
     @property
     def passes(self) -> int:
@@ -172,6 +174,7 @@ def count_work(job: Job) -> Counts:
         whole=len(job.experiment.quantized) if job.experiment.continual else 0,
         classes=data.num_classes,
         solved=_given_away(job),
+        audited=job.experiment.audited,
     )
 
 

@@ -2,6 +2,7 @@ import pytest
 
 from fleet.cost import Costs, _blend, duration, show_cost
 from fleet.counts import Counts
+from fleet.equations import EquationsCost
 from fleet.gpu_hours import HALF, rate
 from fleet.trials import Operations, QuantizationCost, SignalCost, Training
 from quantization.launches import Work
@@ -95,6 +96,17 @@ def test_embeddings_worked_by_hand(costs, counts):
     assert f"{3 * size:,} of embeddings per audited model" in " ".join(lines)
     assert embedded._replace(again=[first]).unembedded() == 6
     assert "embeddings" not in " ".join(show_cost(counts, costs)[1:])
+
+
+def test_normal_equations_worked_by_hand(costs, counts):
+    """Of three models two are untrained, and one of these is audited."""
+    solving = costs._replace(equations=EquationsCost(40.0, 24 * 10_000**2))
+    table, *lines = show_cost(counts._replace(audited=counts.todo[-1:]), solving)
+    rows = [*zip(*(column.cells for column in table.columns), strict=True)]
+    assert ("normal equations", "40.00 s", "1", "40.00 s", "trial") in rows
+    assert "GB of memory, and normal equations take 2.4 GB more." in " ".join(lines)
+    table, *lines = show_cost(counts, costs)
+    assert "normal equations" not in " ".join([*table.columns[0].cells, *lines[:1]])
 
 
 @pytest.mark.parametrize(
