@@ -3,6 +3,10 @@
 For a linear model with normal noise of variance s^2 in each column, the residual of a member with
 leverage h is N(0, s^2 (1 - h)), and without the example N(0, s^2 / (1 - h)). The best attack looks
 at the sum of squares.
+
+The map is checked with the true membership under each audited model: it turns a non-member's
+phi^T R phi into the leverage that it would have as a member, and the attack is judged by it. So it
+is an auditor's check, and no attack.
 """
 
 from collections.abc import Sequence
@@ -82,7 +86,7 @@ def expected_tpr(
 def as_members(
     leverage: Float[Tensor, "targets examples"], members: Bool[Tensor, "targets examples"]
 ) -> Float[Tensor, "targets examples"]:
-    """The leverage that every example has as a member: h, or q / (1 + q) of a non-member."""
+    """The leverage that every example has as a member: h, or q / (1 + q) of a true non-member."""
     known = leverage.double().clamp(0)
     return torch.where(members, known.clamp_max(1 - 1e-6), known / (1 + known))
 
@@ -98,8 +102,9 @@ def map_risk(
     Args:
         attack: its name.
         scores: of the attack.
-        leverage: phi^T R phi under each target, which is all that the map knows.
-        members: which target trained on which example.
+        leverage: phi^T R phi under each target.
+        members: which target trained on which example, in truth; leverages are put on one scale by
+            it, and the attack is judged by it.
 
     Returns:
         None if a group would have no members, or no non-members, of some target, or if the attack
