@@ -205,9 +205,10 @@ def _risk(leak: ContinualLeak) -> Table:
         rows,
         "Examples of all tasks at the end of training, in groups of ascending leverage, which "
         "needs neither shadows nor labels; a true non-member counts with the leverage that it "
-        "would have as a member. To expect: of one column of pure noise, so the order of groups is what "
-        f"it tells, and not the level. Found: by {leak.risk_map.attack}. Rank correlation of both "
-        f"AUCs over groups, mean over targets: {show_mean(leak.risk_map.correlation)}.",
+        "would have as a member. To expect: of one column of pure noise, so the order of groups "
+        f"is what it tells, and not the level. Found: by {leak.risk_map.attack}. Rank correlation "
+        "of both AUCs over groups, mean over targets: "
+        f"{show_mean(leak.risk_map.correlation)}.",
     )
 
 

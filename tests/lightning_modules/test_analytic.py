@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from sklearn.linear_model import Ridge as SklearnRidge
 from torch.nn.functional import one_hot
 
@@ -13,7 +12,7 @@ from datamodules import Digits
 from datamodules.tasks import TaskStream, split_classes, tasks_of
 from lightning_modules.analytic import AnalyticClassifier
 from lightning_modules.analytic_options import AnalyticOptions
-from lightning_modules.callbacks.checkpoints import SaveCheckpoint, WholeCheckpointIO
+from lightning_modules.callbacks.checkpoints import SaveCheckpoint
 from lightning_modules.continual_options import ContinualOptions
 from lightning_modules.options import ModelOptions
 from lightning_modules.ridge_head import UNSEEN
@@ -45,10 +44,10 @@ def make():
 
 
 @pytest.fixture
-def learn(make, tmp_path, monkeypatch):
+def learn(make, fit_model, monkeypatch):
     """Fit a learner; returns its data, the learner, and what each stage records."""
 
-    def learn(*args, audited=False, resume=None, epochs=None, callbacks=None, **options):
+    def learn(*args, audited=False, resume=None, epochs=None, callbacks=(), **options):
         data, model = make(*args, **options)
         records, real = [], AnalyticClassifier.end_stage
 
@@ -59,20 +58,7 @@ def learn(make, tmp_path, monkeypatch):
 
         monkeypatch.setattr(AnalyticClassifier, "end_stage", end_stage)
         total = sum(model.continual.pretraining) + 3
-        trainer = Trainer(
-            max_epochs=epochs or total,
-            accelerator="cpu",
-            logger=False,
-            callbacks=callbacks,
-            plugins=[WholeCheckpointIO()],
-            enable_checkpointing=bool(callbacks),
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            limit_val_batches=0,
-            default_root_dir=tmp_path,
-        )
-        trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
+        fit_model(model, data, epochs or total, resume, callbacks)
         monkeypatch.setattr(AnalyticClassifier, "end_stage", real)
         return data, model, records
 

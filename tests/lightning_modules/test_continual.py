@@ -5,7 +5,7 @@ from math import cos, pi
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 from datamodules import Digits
 from datamodules.seeds import derive_seed
 from datamodules.tasks import TaskStream, split_classes, tasks_of
-from lightning_modules.callbacks.checkpoints import SaveCheckpoint, WholeCheckpointIO
+from lightning_modules.callbacks.checkpoints import SaveCheckpoint
 from lightning_modules.classifier import Classifier
 from lightning_modules.continual import ContinualClassifier, rate
 from lightning_modules.continual_options import ContinualOptions
@@ -74,25 +74,12 @@ def make(tmp_path):
 
 
 @pytest.fixture
-def fit(tmp_path):
+def fit(fit_model):
     """Fit a model on its data; returns what a witness saw."""
 
     def train(data, model, epochs, resume=None, callbacks=()):
         witness = Witness()
-        trainer = Trainer(
-            max_epochs=epochs,
-            accelerator="cpu",
-            logger=False,
-            callbacks=[*callbacks, witness],
-            plugins=[WholeCheckpointIO()],
-            enable_checkpointing=bool(callbacks),
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            limit_val_batches=0,
-            default_root_dir=tmp_path,
-        )
-        trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
+        fit_model(model, data, epochs, resume, [*callbacks, witness])
         return witness.states
 
     return train

@@ -5,7 +5,7 @@ from math import cos, pi
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
@@ -13,7 +13,7 @@ from torch.optim import SGD
 from datamodules import Digits
 from datamodules.clients import Federation, Visit, draw_holders
 from datamodules.seeds import derive_seed
-from lightning_modules.callbacks.checkpoints import SaveCheckpoint, WholeCheckpointIO
+from lightning_modules.callbacks.checkpoints import SaveCheckpoint
 from lightning_modules.classifier import Classifier
 from lightning_modules.federated import FederatedClassifier, set_tensors
 from lightning_modules.federated_options import FederatedOptions
@@ -49,7 +49,7 @@ def served(monkeypatch):
 
 
 @pytest.fixture
-def fit(tmp_path):
+def fit(fit_model):
     def train(federated, network="convnet_gn", rounds=ROUNDS, holder=None, resume=None, **further):
         options, federated = further.pop("options", {}), FederatedOptions(**federated)
         data = Digits(pool_size=80, batch_size=8)
@@ -62,21 +62,7 @@ def fit(tmp_path):
         witness, saving = Witness(), further.pop("callbacks", [])
         model = FederatedClassifier(data, SEED, ModelOptions(network, **options), federated)
         first = copy.deepcopy(model.network)
-        trainer = Trainer(
-            max_epochs=rounds,
-            accelerator="cpu",
-            logger=False,
-            callbacks=[*saving, witness],
-            plugins=[WholeCheckpointIO()],
-            enable_checkpointing=bool(saving),
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            limit_val_batches=0,
-            default_root_dir=tmp_path,
-            **further,
-        )
-        trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
+        fit_model(model, data, rounds, resume, [*saving, witness], **further)
         return model, first, data, witness
 
     return train

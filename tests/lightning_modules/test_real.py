@@ -5,13 +5,13 @@ from itertools import pairwise
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from datamodules import Digits
 from datamodules.tasks import TaskStream, split_classes, tasks_of
 from lightning_modules.analytic_options import AnalyticOptions
-from lightning_modules.callbacks.checkpoints import SaveCheckpoint, WholeCheckpointIO
+from lightning_modules.callbacks.checkpoints import SaveCheckpoint
 from lightning_modules.continual_options import ContinualOptions
 from lightning_modules.options import ModelOptions
 from lightning_modules.real import RealClassifier
@@ -31,7 +31,7 @@ class Witness(Callback):
 
 
 @pytest.fixture
-def fit(tmp_path):
+def fit(fit_model):
     def fit(streams, stop=None, resume=None, callbacks=(), **analytic):
         labelled, contrastive, distil = STREAMS[streams]
         options = AnalyticOptions(
@@ -49,20 +49,7 @@ def fit(tmp_path):
         data.assign(MEMBERS, SEED, tasks=stream)
         model = RealClassifier(data, SEED, ModelOptions("resnet8", lr=0.05), continual, classes)
         first, witness = copy.deepcopy(model), Witness()
-        trainer = Trainer(
-            max_epochs=stop or before + 2,
-            accelerator="cpu",
-            logger=False,
-            callbacks=[*callbacks, witness],
-            plugins=[WholeCheckpointIO()],
-            enable_checkpointing=bool(callbacks),
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            limit_val_batches=0,
-            default_root_dir=tmp_path,
-        )
-        trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
+        fit_model(model, data, stop or before + 2, resume, [*callbacks, witness])
         return first, witness.states, data
 
     return fit

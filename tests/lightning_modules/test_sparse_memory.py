@@ -6,7 +6,7 @@ from math import ceil, cos, pi
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from torch import nn
 from torch.nn.functional import cross_entropy, kl_div
 from torch.optim import SGD
@@ -14,7 +14,7 @@ from torch.optim import SGD
 from datamodules import Digits
 from datamodules.seeds import derive_seed
 from datamodules.tasks import TaskStream, split_classes, tasks_of
-from lightning_modules.callbacks.checkpoints import SaveCheckpoint, WholeCheckpointIO
+from lightning_modules.callbacks.checkpoints import SaveCheckpoint
 from lightning_modules.continual_options import ContinualOptions
 from lightning_modules.learners import make_classifier
 from lightning_modules.options import ModelOptions
@@ -44,24 +44,11 @@ def make():
 
 
 @pytest.fixture
-def fit(tmp_path):
+def fit(fit_model):
     """Fit a model on its data."""
 
     def fit(data, model, resume=None, callbacks=(), validate=0):
-        trainer = Trainer(
-            max_epochs=data.tasks.ends[-1],
-            accelerator="cpu",
-            logger=False,
-            callbacks=[*callbacks],
-            plugins=[WholeCheckpointIO()],
-            enable_checkpointing=bool(callbacks),
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            limit_val_batches=validate,
-            default_root_dir=tmp_path,
-        )
-        trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
+        fit_model(model, data, data.tasks.ends[-1], resume, callbacks, limit_val_batches=validate)
         return model
 
     return fit
