@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -37,18 +38,82 @@ def no_training(monkeypatch):
     monkeypatch.setattr(Classifier, "training_step", lambda *_: pytest.fail("trained"))
 
 
-@pytest.fixture
-def served(monkeypatch):
-    """Batches trained on: (model's seed, epoch, indices), step by step."""
-    batches = []
-    real = Classifier.training_step
+@contextmanager
+def watched():
+    """Note batches trained on: (model's seed, epoch, indices), step by step."""
+    batches, real = [], Classifier.training_step
 
     def step(self, batch, batch_idx):
         batches.append((self.seed, self.current_epoch, batch.indices.tolist()))
         return real(self, batch, batch_idx)
 
-    monkeypatch.setattr(Classifier, "training_step", step)
-    return batches
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "training_step", step)
+        yield batches
+
+
+@pytest.fixture
+def served():
+    """Batches trained on: (model's seed, epoch, indices), step by step."""
+    with watched() as batches:
+        yield batches
+
+
+@pytest.fixture(scope="session")
+def train_watched(toy):
+    """Train a fleet of the toy with options; returns the batches that it was served."""
+
+    def train_fleet(folder, options):
+        with watched() as batches:
+            train.main(toy(folder, options))
+        return batches
+
+    return train_fleet
+
+
+@pytest.fixture
+def killed_after():
+    """Train until a callback has done its work at the end of an epoch, and stop there."""
+
+    def kill(callback, epoch, arguments):
+        real = callback.on_train_epoch_end
+
+        def end(self, trainer, pl_module):
+            real(self, trainer, pl_module)
+            if trainer.current_epoch == epoch:
+                raise SystemExit("killed")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(callback, "on_train_epoch_end", end)
+            with pytest.raises(SystemExit, match="killed"):
+                train.main(arguments)
+
+    return kill
+
+
+@pytest.fixture
+def left_as_it_is(no_training, snapshot, capsys):
+    """Check that a finished fleet has nothing to train, and that its models are not touched."""
+
+    def check(folder, arguments):
+        before = snapshot(folder)
+        train.main(arguments)
+        assert "nothing to train" in capsys.readouterr().out
+        changed = {name for name, state in snapshot(folder).items() if before.get(name) != state}
+        assert changed <= {"experiment.yaml", "membership.safetensors"}
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def full_records():
+    """Read the record of training of every model, by file."""
+
+    def read(folder):
+        paths = folder.glob("models/*/full.json")
+        return {str(path.relative_to(folder)): json.loads(path.read_text()) for path in paths}
+
+    return read
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Fleets of learners of tasks: what they leave, killed and resumed, repaired, with two workers."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from datamodules.digits import Digits
 from datamodules.seeds import derive_seed
 from datamodules.tasks import tasks_of
 from lightning_modules.callbacks.record_tasks import RecordTasks
-from lightning_modules.classifier import Classifier
 from lightning_modules.networks import build_network
 from lightning_modules.wandb_logger import FleetLogger
 from storage.names import fleet_names
@@ -30,19 +28,10 @@ CLASSES = [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9]]
 
 
 @pytest.fixture(scope="module")
-def learned(toy, tmp_path_factory):
+def learned(train_watched, tmp_path_factory):
     """A finished fleet, to be read or copied, and what it trained on: seed, epoch, indices."""
     folder = tmp_path_factory.mktemp("runs") / "learned"
-    batches, real = [], Classifier.training_step
-
-    def step(self, batch, batch_idx):
-        batches.append((self.seed, self.current_epoch, batch.indices.tolist()))
-        return real(self, batch, batch_idx)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Classifier, "training_step", step)
-        train.main(toy(folder, LEARNER))
-    return folder, batches
+    return folder, train_watched(folder, LEARNER)
 
 
 @pytest.fixture
@@ -55,12 +44,6 @@ def labels():
     data = Digits(pool_size=64)
     data.setup("fit")
     return data.pool.labels
-
-
-def records_of(folder):
-    """Every record of stages, by file."""
-    paths = folder.glob("models/*/full.json")
-    return {str(path.relative_to(folder)): json.loads(path.read_text()) for path in paths}
 
 
 def test_the_stored_membership_is_what_learners_were_served_task_by_task(learned, labels):
@@ -84,7 +67,7 @@ def test_the_stored_membership_is_what_learners_were_served_task_by_task(learned
             assert all(tasks_of(labels, CLASSES)[i] <= stage for i in kept)
 
 
-def test_files_are_those_of_the_contract(learned):
+def test_files_are_those_of_the_contract(learned, full_records):
     run = RunFolder(learned[0])
     experiment = run.read()
     assert experiment.variants == ["full", "task-1", "task-2", "nearest-w2"]
@@ -97,7 +80,7 @@ def test_files_are_those_of_the_contract(learned):
             assert file["outputs"].dtype == torch.float32
             assert file["accuracy"].shape == (3,)
             assert file["accuracy"].dtype == torch.float64
-        record = records_of(run.path)[f"models/{name}/full.json"]
+        record = full_records(run.path)[f"models/{name}/full.json"]
         assert record["classes"] == CLASSES
         assert record["ends"] == [2, 4, 6]
         assert sum(stage["rows"] for stage in record["stages"]) == 32
@@ -158,34 +141,26 @@ def test_outputs_that_are_damaged_or_not_finite_are_named(copied, change_signals
 @pytest.mark.fleet
 @pytest.mark.parametrize("steps", [[1, 6, 9], [5, 14, 33]], ids=["early", "in every model"])
 def test_a_killed_fleet_ends_bit_for_bit_the_same(
-    toy, learned, tmp_path, killed, steps, tensors, records, last_epochs
+    toy, learned, tmp_path, killed, steps, tensors, records, last_epochs, full_records
 ):
     folder = tmp_path / "run"
     killed(toy(folder, LEARNER), steps)
     assert tensors(folder) == tensors(learned[0])
-    assert records_of(folder) == records_of(learned[0])
+    assert full_records(folder) == full_records(learned[0])
     assert records(folder) == records(learned[0])
     assert last_epochs(folder) == last_epochs(learned[0])
 
 
 @pytest.mark.fleet
-def test_a_kill_between_a_recorded_stage_and_its_checkpoint(toy, learned, tmp_path, tensors):
-    real = RecordTasks.on_train_epoch_end
-
-    def record(self, trainer, pl_module):
-        real(self, trainer, pl_module)
-        if trainer.current_epoch == 3:
-            raise SystemExit("killed")
-
+def test_a_kill_between_a_recorded_stage_and_its_checkpoint(
+    toy, killed_after, learned, tmp_path, tensors, full_records
+):
     folder = tmp_path / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RecordTasks, "on_train_epoch_end", record)
-        with pytest.raises(SystemExit, match="killed"):
-            train.main(toy(folder, LEARNER))
+    killed_after(RecordTasks, 3, toy(folder, LEARNER))
     assert RunFolder(folder).task(NAMES[0], 2).exists()
     train.main(toy(folder, LEARNER))
     assert tensors(folder) == tensors(learned[0])
-    assert records_of(folder) == records_of(learned[0])
+    assert full_records(folder) == full_records(learned[0])
 
 
 @pytest.mark.fleet
@@ -196,12 +171,8 @@ def test_workers_and_rare_checkpoints_make_the_same_fleet(toy, learned, tmp_path
 
 
 @pytest.mark.fleet
-def test_a_finished_fleet_is_left_as_it_is(toy, copied, no_training, snapshot, capsys):
-    before = snapshot(copied)
-    train.main(toy(copied, LEARNER))
-    assert "nothing to train" in capsys.readouterr().out
-    changed = {name for name, state in snapshot(copied).items() if before.get(name) != state}
-    assert changed <= {"experiment.yaml", "membership.safetensors"}
+def test_a_finished_fleet_is_left_as_it_is(toy, copied, left_as_it_is):
+    left_as_it_is(copied, toy(copied, LEARNER))
 
 
 @pytest.mark.fleet
@@ -241,7 +212,9 @@ def test_damaged_stages_are_named_and_repaired(toy, learned, copied, tensors, ca
     assert tensors(copied) == tensors(learned[0])
 
 
-def test_weights_and_biases_are_given_the_accuracy_of_each_task(toy, tmp_path, monkeypatch):
+def test_weights_and_biases_are_given_the_accuracy_of_each_task(
+    toy, tmp_path, monkeypatch, full_records
+):
     given, real = [], FleetLogger.log_metrics
 
     def log(self, metrics, step=None):
@@ -253,13 +226,15 @@ def test_weights_and_biases_are_given_the_accuracy_of_each_task(toy, tmp_path, m
     keys = [f"task-{number}/accuracy" for number in (1, 2, 3)]
     stages = [[metrics[key] for key in keys] for metrics in given if keys[0] in metrics]
     assert [metrics["stage"] for metrics in given if keys[0] in metrics] == [1, 2, 3]
-    record = records_of(tmp_path / "run")["models/shadow-000/full.json"]
+    record = full_records(tmp_path / "run")["models/shadow-000/full.json"]
     assert stages == [stage["accuracy"] for stage in record["stages"]]
     assert sum("train/loss" in metrics for metrics in given) == 6
 
 
 @pytest.mark.fleet
-def test_a_learner_that_diverged_is_named_and_has_all_its_files(toy, tmp_path, capsys, unwrap):
+def test_a_learner_that_diverged_is_named_and_has_all_its_files(
+    toy, tmp_path, capsys, unwrap, full_records
+):
     options = f"{LEARNER} --model.lr 1e30 --fleet.models 0 --quantize"
     with pytest.raises(SystemExit) as ended:
         train.main(toy(tmp_path / "run", options))
@@ -268,7 +243,7 @@ def test_a_learner_that_diverged_is_named_and_has_all_its_files(toy, tmp_path, c
     run = RunFolder(tmp_path / "run")
     assert run.missing(NAMES[0], run.read().variants, [], run.read().recorded) == []
     assert load_file(run.task(NAMES[0], 3))["outputs"].isnan().any()
-    assert len(records_of(run.path)["models/shadow-000/full.json"]["stages"]) == 3
+    assert len(full_records(run.path)["models/shadow-000/full.json"]["stages"]) == 3
 
 
 @pytest.mark.parametrize(

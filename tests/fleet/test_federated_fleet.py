@@ -1,6 +1,5 @@
 """Fleets of federations: what they leave, killed and resumed, repaired, with two workers."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -29,30 +28,15 @@ FEDERATION = (
 
 
 @pytest.fixture(scope="module")
-def federated(toy, tmp_path_factory):
+def federated(train_watched, tmp_path_factory):
     """A finished fleet, to be read or copied, and what it trained on: seed, round, indices."""
     folder = tmp_path_factory.mktemp("runs") / "federated"
-    batches, real = [], Classifier.training_step
-
-    def step(self, batch, batch_idx):
-        batches.append((self.seed, self.current_epoch, batch.indices.tolist()))
-        return real(self, batch, batch_idx)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Classifier, "training_step", step)
-        train.main(toy(folder, FEDERATION))
-    return folder, batches
+    return folder, train_watched(folder, FEDERATION)
 
 
 @pytest.fixture
 def copied(federated, tmp_path):
     return Path(shutil.copytree(federated[0], tmp_path / "copied"))
-
-
-def rounds_of(folder):
-    """Every record of rounds, by file."""
-    paths = folder.glob("models/*/full.json")
-    return {str(path.relative_to(folder)): json.loads(path.read_text()) for path in paths}
 
 
 def test_the_stored_holders_are_what_clients_were_served(federated):
@@ -114,34 +98,26 @@ STEPS = 3 * 2 * 2  # of a round: clients, passes, batches
     ids=["early", "in every model"],
 )
 def test_a_killed_fleet_ends_bit_for_bit_the_same(
-    toy, federated, tmp_path, killed, steps, tensors, records, last_epochs
+    toy, federated, tmp_path, killed, steps, tensors, records, last_epochs, full_records
 ):
     folder = tmp_path / "run"
     killed(toy(folder, FEDERATION), steps)
     assert tensors(folder) == tensors(federated[0])
-    assert rounds_of(folder) == rounds_of(federated[0])
+    assert full_records(folder) == full_records(federated[0])
     assert records(folder) == records(federated[0])
     assert last_epochs(folder) == last_epochs(federated[0])
 
 
 @pytest.mark.fleet
-def test_a_kill_between_a_recorded_round_and_its_checkpoint(toy, federated, tmp_path, tensors):
-    real = RecordRounds.on_train_epoch_end
-
-    def record(self, trainer, pl_module):
-        real(self, trainer, pl_module)
-        if trainer.current_epoch == 1:
-            raise SystemExit("killed")
-
+def test_a_kill_between_a_recorded_round_and_its_checkpoint(
+    toy, killed_after, federated, tmp_path, tensors, full_records
+):
     folder = tmp_path / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RecordRounds, "on_train_epoch_end", record)
-        with pytest.raises(SystemExit, match="killed"):
-            train.main(toy(folder, FEDERATION))
+    killed_after(RecordRounds, 1, toy(folder, FEDERATION))
     assert RunFolder(folder).round(NAMES[0], 2).exists()
     train.main(toy(folder, FEDERATION))
     assert tensors(folder) == tensors(federated[0])
-    assert rounds_of(folder) == rounds_of(federated[0])
+    assert full_records(folder) == full_records(federated[0])
 
 
 @pytest.mark.fleet
@@ -153,12 +129,8 @@ def test_workers_slices_and_rare_checkpoints_make_the_same_fleet(toy, federated,
 
 
 @pytest.mark.fleet
-def test_a_finished_fleet_is_left_as_it_is(toy, copied, no_training, snapshot, capsys):
-    before = snapshot(copied)
-    train.main(toy(copied, FEDERATION))
-    assert "nothing to train" in capsys.readouterr().out
-    changed = {name for name, state in snapshot(copied).items() if before.get(name) != state}
-    assert changed <= {"experiment.yaml", "membership.safetensors"}
+def test_a_finished_fleet_is_left_as_it_is(toy, copied, left_as_it_is):
+    left_as_it_is(copied, toy(copied, FEDERATION))
 
 
 @pytest.mark.fleet
@@ -181,7 +153,7 @@ def test_a_lost_round_costs_the_training_of_its_model(
 
 @pytest.mark.fleet
 def test_lost_holders_variants_and_signals_are_made_again_without_training(
-    toy, federated, copied, no_training, tensors
+    toy, federated, copied, no_training, tensors, full_records
 ):
     run = RunFolder(copied)
     for path in (
@@ -193,7 +165,7 @@ def test_lost_holders_variants_and_signals_are_made_again_without_training(
         path.unlink()
     train.main(toy(copied, FEDERATION))
     assert tensors(copied) == tensors(federated[0])
-    assert rounds_of(copied) == rounds_of(federated[0])
+    assert full_records(copied) == full_records(federated[0])
 
 
 @pytest.mark.fleet
@@ -250,7 +222,7 @@ def test_shadows_that_are_added_leave_the_others(toy, federated, copied, tensors
     assert run.is_finished(fleet_names(4, 1)[3], run.read().variants, [], run.read().recorded)
 
 
-def test_weights_and_biases_are_given_each_rounds_numbers(toy, tmp_path, monkeypatch):
+def test_weights_and_biases_are_given_each_rounds_numbers(toy, tmp_path, monkeypatch, full_records):
     seen, real = [], Classifier.log
 
     def log(self, key, value, **further):
@@ -262,7 +234,7 @@ def test_weights_and_biases_are_given_each_rounds_numbers(toy, tmp_path, monkeyp
     train.main(toy(tmp_path / "run", options))
     by_key = {key: [value for k, value in seen if k == key] for key, _ in seen}
     assert {"train/loss", "train/accuracy", "federated/bytes", "val/loss"} <= by_key.keys()
-    record = rounds_of(tmp_path / "run")["models/shadow-000/full.json"]
+    record = full_records(tmp_path / "run")["models/shadow-000/full.json"]
     assert by_key["federated/bytes"] == record["bytes"]
     assert len(by_key["train/loss"]) == 3
 
@@ -290,7 +262,9 @@ def test_a_federation_of_unequal_clients_is_audited_as_any_fleet(
 
 
 @pytest.mark.fleet
-def test_a_federation_that_diverged_is_named_and_reported(toy, tmp_path, capsys, unwrap):
+def test_a_federation_that_diverged_is_named_and_reported(
+    toy, tmp_path, capsys, unwrap, full_records
+):
     options = "--federated.clients 4 --model.lr 1e30 --fleet.models 0 --quantize --snapshots"
     with (
         pytest.warns(UserWarning, match=r"shadow-000: client \d uploaded weights that are not fin"),
@@ -300,6 +274,6 @@ def test_a_federation_that_diverged_is_named_and_reported(toy, tmp_path, capsys,
     assert ended.value.code == 3
     said = unwrap(capsys.readouterr().out)
     assert "shadow-000 left out uploads that were not finite: client 0 in" in said
-    record = rounds_of(tmp_path / "run")["models/shadow-000/full.json"]
+    record = full_records(tmp_path / "run")["models/shadow-000/full.json"]
     assert record["unchanged"]
     assert record["left_out"].keys() >= {str(number) for number in record["unchanged"]}

@@ -38,12 +38,6 @@ def pruned_run(toy, tmp_path_factory):
     return folder
 
 
-def records_of(folder):
-    """Every record of pruning, by file."""
-    paths = folder.glob("models/*/full.json")
-    return {str(path.relative_to(folder)): json.loads(path.read_text()) for path in paths}
-
-
 @pytest.mark.fleet
 def test_files_carry_the_narrow_network_and_what_is_kept_of_the_dense_one(pruned_run):
     run = RunFolder(pruned_run)
@@ -82,8 +76,8 @@ def test_the_last_accuracy_of_the_record_is_that_of_the_signals(pruned_run):
 
 
 @pytest.mark.fleet
-def test_each_model_has_channels_of_its_own(pruned_run):
-    kept = [record["kept"] for record in records_of(pruned_run).values()]
+def test_each_model_has_channels_of_its_own(pruned_run, full_records):
+    kept = [record["kept"] for record in full_records(pruned_run).values()]
     assert kept[0] != kept[1]
 
 
@@ -94,12 +88,12 @@ def test_each_model_has_channels_of_its_own(pruned_run):
     ids=["around the cut", "in every model"],
 )
 def test_a_killed_fleet_ends_bit_for_bit_the_same(
-    toy, pruned_run, tmp_path, killed, steps, tensors, records, last_epochs
+    toy, pruned_run, tmp_path, killed, steps, tensors, records, last_epochs, full_records
 ):
     folder = tmp_path / "run"
     killed(toy(folder, OCS), steps)
     assert tensors(folder) == tensors(pruned_run)
-    assert records_of(folder) == records_of(pruned_run)
+    assert full_records(folder) == full_records(pruned_run)
     assert records(folder) == records(pruned_run)
     assert last_epochs(folder) == last_epochs(pruned_run)
 
@@ -125,26 +119,26 @@ def test_a_kill_between_the_cut_and_its_checkpoint(toy, pruned_run, tmp_path, mo
 
 @pytest.mark.fleet
 @pytest.mark.parametrize("method", PEERS)
-def test_peers_cut_once_and_resume(toy, tmp_path, killed, method, tensors):
+def test_peers_cut_once_and_resume(toy, tmp_path, killed, method, tensors, full_records):
     options = f"{FLEET} --quantize nearest-w2 --fleet.models 0 {PEERS[method]}"
     runs = [tmp_path / "run", tmp_path / "killed"]
     train.main(toy(runs[0], options))
     killed(toy(runs[1], options), [3, 8])
     assert tensors(runs[0]) == tensors(runs[1])
-    (record,) = records_of(runs[0]).values()
-    assert records_of(runs[1]) == records_of(runs[0])
+    (record,) = full_records(runs[0]).values()
+    assert full_records(runs[1]) == full_records(runs[0])
     assert record["cut_after"] == {"init": 0}.get(method, 3)
     assert record["stability"] == []
     assert record["macs"][1] <= 0.5 * record["macs"][0]
 
 
 @pytest.mark.fleet
-def test_random_channels_are_of_the_model_and_not_of_its_weights(toy, tmp_path):
+def test_random_channels_are_of_the_model_and_not_of_its_weights(toy, tmp_path, full_records):
     """Another learning rate gives other weights, and the same channels."""
     options = f"{FLEET} --quantize --snapshots --fleet.models 0 {PEERS['random']}"
     train.main(toy(tmp_path / "a", options))
     train.main(toy(tmp_path / "b", f"{options} --model.lr 0.01"))
-    (one,), (other,) = (records_of(tmp_path / name).values() for name in "ab")
+    (one,), (other,) = (full_records(tmp_path / name).values() for name in "ab")
     assert one["kept"] == other["kept"]
     assert one["accuracy"] != other["accuracy"]
 
@@ -196,13 +190,13 @@ def test_the_last_lines_say_when_channels_were_cut(toy, pruned_run, capsys, unwr
 
 
 @pytest.mark.fleet
-def test_an_audit_reports_what_was_cut(toy, tmp_path, audit, results_of):
+def test_an_audit_reports_what_was_cut(toy, tmp_path, audit, results_of, full_records):
     """Models have different numbers of embeddings, too: that of inputs of the last layer."""
     run = RunFolder(tmp_path / "run")
     options = "--fleet.shadows 6 --fleet.targets 0 --quantize nearest-w2 --record_embeddings true"
     train.main(toy(run.path, f"{options} --prune random --prune.remove 0.8 --prune.cut 0.4"))
     audit(run, "--attacks", "global_threshold", "lira_online_fixed", "quantile_embeddings")
-    results, records = results_of(run), list(records_of(run.path).values())
+    results, records = results_of(run), list(full_records(run.path).values())
     attacks = {(row["variant"], row["attack"]) for row in results["rows"]}
     assert {("full", "quantile_embeddings"), ("epoch-01", "quantile_embeddings")} <= attacks
     pruned = results["pruned"]
@@ -222,12 +216,12 @@ def test_an_audit_reports_what_was_cut(toy, tmp_path, audit, results_of):
 
 
 @pytest.mark.fleet
-def test_a_model_that_diverges_stays_dense_and_has_no_record(toy, tmp_path):
+def test_a_model_that_diverges_stays_dense_and_has_no_record(toy, tmp_path, full_records):
     options = f"{FLEET} --quantize nearest-w2 --fleet.models 0 --model.lr 1e30 --prune ocs"
     with pytest.raises(SystemExit) as stopped:
         train.main(toy(tmp_path / "run", options))
     assert stopped.value.code == 3
-    assert records_of(tmp_path / "run") == {}
+    assert full_records(tmp_path / "run") == {}
     assert load_kept(RunFolder(tmp_path / "run").weights(NAMES[0], "full")) == {}
 
 
@@ -246,7 +240,9 @@ def test_a_folder_is_of_one_way_to_prune(toy, pruned_run, options, said):
 
 
 @pytest.mark.fleet
-def test_a_damaged_record_is_made_again(toy, pruned_run, tmp_path, no_training, tensors):
+def test_a_damaged_record_is_made_again(
+    toy, pruned_run, tmp_path, no_training, tensors, full_records
+):
     """From the last checkpoint, without a step of training."""
     copy = Path(shutil.copytree(pruned_run, tmp_path / "copy"))
     path = RunFolder(copy).record(NAMES[0], "full")
@@ -254,5 +250,5 @@ def test_a_damaged_record_is_made_again(toy, pruned_run, tmp_path, no_training, 
     with pytest.raises(SystemExit, match=r"(?s)Damaged since they were written.*full\.json"):
         train.main(toy(copy, OCS))
     train.main(toy(copy, f"{OCS} --repair"))
-    assert records_of(copy) == records_of(pruned_run)
+    assert full_records(copy) == full_records(pruned_run)
     assert tensors(copy) == tensors(pruned_run)
