@@ -6,7 +6,6 @@ shows an attack, or an interval, that is wrong. Signals are those of the real le
 
 import json
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
@@ -14,19 +13,10 @@ from attacks.continual.leaks import ContinualLeak, find_continual_leak
 from attacks.game import Game
 from docs.continual.fleets import RECIPE, name_of
 from docs.continual.measures import MEASURES
-from docs.study.numbers import GUESSES
+from docs.study.null import Null, count_holding
 from storage.evidence import gather
 from storage.experiment import read_experiment
 from storage.run_folder import RunFolder
-
-FILE = "null.json"
-
-
-class Null(NamedTuple):
-    """How many attacks' intervals hold guessing, by measure, and how many attacks there are."""
-
-    holding: dict[str, int]
-    attacks: int
 
 
 def find_null(run_dir: Path) -> tuple[str, Null]:
@@ -64,32 +54,9 @@ def draw_anew(game: Game) -> Game:
 
 def count(leak: ContinualLeak) -> Null:
     """Count the intervals that hold what guessing finds, over all tasks, stages and attacks."""
-    rows = [row for cell in leak.cells for row in cell.rows]
-    holding = dict[str, int]()
-    for measure in MEASURES:
-        estimates = (getattr(row.summary, measure) for row in rows)
-        holding[measure] = sum(e.low <= GUESSES[measure] <= e.high for e in estimates)
-    return Null(holding, len(rows))
+    return count_holding([row.summary for cell in leak.cells for row in cell.rows], MEASURES)
 
 
 def write_null(nulls: dict[str, Null]) -> str:
     """Nulls as JSON."""
     return json.dumps({name: null._asdict() for name, null in nulls.items()})
-
-
-def read_null(folder: Path) -> dict[str, Null]:
-    """What is kept of nulls, by fleet; empty if nothing is.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    path = folder / FILE
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {name: Null(**null) for name, null in content.items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is damaged: {error!r}. Delete it, and name a run folder by `--null`."
-        ) from error

@@ -16,10 +16,11 @@ from docs.continual import claims, ridge, sentences, tables
 from docs.continual.charts import all_of
 from docs.continual.claims import Comparisons
 from docs.continual.fleets import RECIPE, Fleets, keep, read
-from docs.continual.null import FILE, Null, find_null, read_null, write_null
+from docs.continual.null import find_null, write_null
 from docs.continual.numbers import POINT
 from docs.study import provenance
 from docs.study.document import Document, fill, write_figures
+from docs.study.null import FILE, Null, read_nulls
 from docs.study.numbers import SMALL, Study
 from docs.study.verdicts import LEVEL
 from storage.files import write_text
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str]) -> None:
         if given.null:
             nulls = dict(find_null(run_dir) for run_dir in given.null)
             write_text(document.folder / FILE, write_null(nulls))
-        fleets, null = read(document.folder), read_null(document.folder)
+        fleets, null = read(document.folder), read_nulls(document.folder)
     except (ValueError, OSError) as error:
         parser.exit(1, f"docs.continual: {error}\n")
     write_figures(document.folder, all_of(fleets))

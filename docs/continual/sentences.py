@@ -13,9 +13,9 @@ from docs.continual.claims import (
 )
 from docs.continual.fleets import Fleet, Fleets
 from docs.continual.measures import ACCURACY, MEASURES
-from docs.continual.null import Null
 from docs.continual.numbers import LOSS, STRONGEST, Asked, Head, Side, can_attack, values
 from docs.continual.words import size_of, word_of
+from docs.study.null import Null
 from docs.study.numbers import GUESSES
 from docs.study.verdicts import NAMES as MEASURED
 from docs.study.verdicts import Compared, counted

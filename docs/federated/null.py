@@ -6,7 +6,6 @@ shows an attack, or an interval, that is wrong. Signals are those of the real fe
 
 import json
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
@@ -14,18 +13,9 @@ from attacks.federated.leaks import FederatedLeak, find_federated_leak
 from attacks.federated.view import Threat
 from docs.federated.fleets import RECIPE, THREATS
 from docs.federated.numbers import MEASURES
-from docs.study.numbers import GUESSES
+from docs.study.null import Null, count_holding, read_nulls
 from storage.evidence import gather
 from storage.run_folder import RunFolder
-
-FILE = "null.json"
-
-
-class Null(NamedTuple):
-    """How many attacks' intervals hold guessing, by measure, and how many attacks there are."""
-
-    holding: dict[str, int]
-    attacks: int
 
 
 def find_null(run_dir: Path) -> str:
@@ -54,12 +44,7 @@ def find_null(run_dir: Path) -> str:
 
 def count(leak: FederatedLeak) -> Null:
     """Count the intervals that hold what guessing finds."""
-    holding = dict[str, int]()
-    for measure in MEASURES:
-        estimates = (getattr(row, measure) for row in leak.rows)
-        guess = GUESSES[measure]
-        holding[measure] = sum(e.low <= guess <= e.high for e in estimates)
-    return Null(holding, len(leak.rows))
+    return count_holding(leak.rows, MEASURES)
 
 
 def read_null(folder: Path) -> dict[Threat, Null]:
@@ -68,13 +53,5 @@ def read_null(folder: Path) -> dict[Threat, Null]:
     Raises:
         ValueError: the file is damaged.
     """
-    path = folder / FILE
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {threat: Null(**content[threat]) for threat in THREATS}
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"{path} is damaged: {error!r}. Delete it, and name a run folder by `--null`."
-        ) from error
+    kept = read_nulls(folder, THREATS)
+    return {threat: kept[threat] for threat in THREATS if threat in kept}

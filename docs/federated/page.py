@@ -19,10 +19,11 @@ from docs.federated import sentences, tables
 from docs.federated.charts import all_of
 from docs.federated.claims import Comparisons
 from docs.federated.fleets import RECIPE, THREATS, Fleets, keep, read
-from docs.federated.null import FILE, Null, find_null, read_null
+from docs.federated.null import find_null, read_null
 from docs.study import provenance
 from docs.study.costs import hours
 from docs.study.document import Document, fill, write_figures
+from docs.study.null import FILE, Null
 from docs.study.numbers import SMALL
 from docs.study.verdicts import LEVEL
 from storage.borrowed import FACT

@@ -16,8 +16,8 @@ from docs.federated.claims import (
     understated,
 )
 from docs.federated.fleets import THREATS, Fleets
-from docs.federated.null import Null
 from docs.federated.numbers import BORROWERS, MEASURES, Asked
+from docs.study.null import Null
 from docs.study.numbers import GUESSES
 from docs.study.tables import cell
 from docs.study.verdicts import NAMES, judge, tally

@@ -5,7 +5,8 @@ import torch
 
 from attacks.metrics.intervals import Estimate
 from docs.continual import sentences
-from docs.continual.null import FILE, Null, count, draw_anew, find_null, read_null, write_null
+from docs.continual.null import count, draw_anew, find_null, write_null
+from docs.study.null import FILE, Null, read_nulls
 
 
 def test_members_are_drawn_anew_within_each_class(tasks_game):
@@ -31,16 +32,16 @@ def test_intervals_that_hold_guessing_are_counted(leak_of):
 
 def test_nulls_are_kept_and_told(tmp_path):
     null = {"acil": Null({"auc": 95, "tpr_1pct": 90}, 100)}
-    assert read_null(tmp_path) == {}
+    assert read_nulls(tmp_path) == {}
     (tmp_path / FILE).write_text(write_null(null))
-    assert read_null(tmp_path) == null
+    assert read_nulls(tmp_path) == null
     assert sentences.nothing_to_find(null) == (
         "- acil, 100 attacks on all tasks and stages: AUC of 95 hold 0.5 and TPR at 1% FPR of 90 "
         "hold 0.01."
     )
     (tmp_path / FILE).write_text('{"acil": {"else": 1}}')
     with pytest.raises(ValueError, match=r"null.json is damaged: TypeError"):
-        read_null(tmp_path)
+        read_nulls(tmp_path)
 
 
 def test_models_that_do_not_learn_in_tasks_are_refused(tasks_game, monkeypatch, tmp_path):

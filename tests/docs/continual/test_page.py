@@ -13,7 +13,6 @@ from docs.continual import charts, claims, ridge, sentences, tables
 from docs.continual.claims import Comparisons, change
 from docs.continual.fleets import read
 from docs.continual.measures import ACCURACY
-from docs.continual.null import read_null
 from docs.continual.numbers import (
     LOSS,
     STRONGEST,
@@ -24,6 +23,7 @@ from docs.continual.numbers import (
     can_attack,
 )
 from docs.continual.page import DOCUMENTS, HERE, commands, main, render
+from docs.study.null import read_nulls
 from fleet.options import parse
 
 DIGITS = DOCUMENTS["digits"]
@@ -286,7 +286,7 @@ def test_the_page_is_that_of_the_kept_results(data):
     if not document.page.exists():
         pytest.skip("no fleet is kept yet")
     assert document.page.read_text() == render(
-        document, read(document.folder), read_null(document.folder)
+        document, read(document.folder), read_nulls(document.folder)
     )
 
 

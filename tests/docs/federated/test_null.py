@@ -7,7 +7,8 @@ import pytest
 from attacks.federated.leaks import find_federated_leak
 from benchmarks.synthetic_federations import Options, write_federations
 from docs.federated import sentences
-from docs.federated.null import FILE, Null, count, find_null, read_null
+from docs.federated.null import count, find_null, read_null
+from docs.study.null import FILE, Null
 from storage.evidence import gather
 
 OPTIONS = Options(pool=300, shadows=8, targets=4, clients=5, rounds=2, record=(1, 2), seed=1)
