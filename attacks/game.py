@@ -181,6 +181,8 @@ class Game(NamedTuple):
         tasks: what was recorded of learning in tasks, of all models; None without it.
         by_stage: signals at the end of each task's stage, which are attacked task by task; they are
             no `snapshots`, because not all of them have learned all tasks.
+        quantized_stages: the same of networks quantized at the end of each stage, by the name of
+            the last, then by their own; empty where only the end of training was quantized.
     """
 
     signals: Mapping[str, ModelSignals]
@@ -201,6 +203,7 @@ class Game(NamedTuple):
     attribute: Candidates | None = None
     tasks: Tasks | None = None
     by_stage: Mapping[str, ModelSignals] = {}
+    quantized_stages: Mapping[str, Mapping[str, ModelSignals]] = {}
 
     @property
     def variants(self) -> list[str]:
@@ -279,9 +282,16 @@ def keep_examples(game: Game, usable: Bool[Tensor, " examples"]) -> Game:
         other_rounds=game.other_rounds and game.other_rounds.on(examples),
         attribute=game.attribute and game.attribute.on(examples),
         tasks=game.tasks and game.tasks.on(examples),
-        by_stage={
-            stage: known.on(examples)._replace(features=None)
-            for stage, known in game.by_stage.items()
+        by_stage=_keep_stages(game.by_stage, examples),
+        quantized_stages={
+            name: _keep_stages(stages, examples) for name, stages in game.quantized_stages.items()
         },
         kept=kept,
     )
+
+
+def _keep_stages(
+    stages: Mapping[str, ModelSignals], examples: Int64[Tensor, " chosen"]
+) -> dict[str, ModelSignals]:
+    """Signals of stages on some of their examples; no attack on tasks reads features."""
+    return {name: known.on(examples)._replace(features=None) for name, known in stages.items()}

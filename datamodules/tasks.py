@@ -82,6 +82,20 @@ class TaskStream(NamedTuple):
             kept[own[torch.randperm(len(own), generator=generator)[: self.replay]]] = True
         return kept
 
+    def at_hand(
+        self, members: Bool[Tensor, " examples"], stage: int, source: str
+    ) -> Bool[Tensor, " examples"]:
+        """The row of membership from which a stage's calibration images are drawn.
+
+        Those of `members` are what the stage served, exemplars too. Those of `nonmembers`, which
+        are drawn from the rest, are non-members of the stage's own task.
+        """
+        if source == "nonmembers":
+            return members | (self.task != stage)
+        row = torch.zeros_like(members)
+        row[self.served(members, self.ends[stage] - 1)] = True
+        return row
+
 
 def split_classes(
     num_classes: int, tasks: int, base_classes: int | None = None, order_seed: int | None = None

@@ -171,7 +171,7 @@ def count_work(job: Job) -> Counts:
         looks=looks,
         series=series,
         tasks=len(job.experiment.stage_ends),
-        whole=len(job.experiment.quantized) if job.experiment.continual else 0,
+        whole=len(job.experiment.whole),
         classes=data.num_classes,
         solved=_given_away(job),
         audited=job.experiment.audited,

@@ -48,7 +48,7 @@ from quantization.deploy import Image, to_onnx, to_torchao
 from quantization.quantized_network import QuantizedNetwork
 from storage.experiment import Experiment
 from storage.files import save_whole, write_whole
-from storage.names import is_snapshot
+from storage.names import is_snapshot, of_snapshot
 from storage.run_folder import RunFolder
 from storage.weights import load_quantized, load_weights
 
@@ -134,9 +134,12 @@ def export(run_dir: Path, model: str, variant: str, kind: str, output: Path | No
     source = run.weights(names[model], variant)
     if not source.exists():
         known = ", ".join(sorted(path.stem for path in source.parent.glob("*.safetensors")))
+        parts = of_snapshot(variant)
+        added = parts.quantized if parts else variant
+        more = " --quantize_snapshots true" if parts else ""
         raise FileNotFoundError(
             f"No variant `{variant}` of {model} in {run_dir}: it has {known or 'none yet'}. Run"
-            f" train.py with the run's options and `--quantize {quote(variant)}` to add it."
+            f" train.py with the run's options and `--quantize {quote(added)}{more}` to add it."
         )
     target = choose_output(run_dir, output, f"{model}-{variant}.{SUFFIX[kind]}")
     state, quantized = read(source)

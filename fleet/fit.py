@@ -62,6 +62,7 @@ def fit(job: Job, name: ModelName) -> None:
         job.config.layer_bits,
         progress.note,
         MixedOptions(**job.config.mixed.as_dict()),
+        stream,
     )
     if federation is not None:
         keep_holders(run.clients(name), federation)
@@ -124,7 +125,7 @@ def make_trainer(
             experiment.variants,
             experiment.queries,
             peers,
-            experiment.quantized if experiment.continual else (),
+            experiment.whole,
         ),
     ]
     if name in experiment.embedded:

@@ -127,6 +127,13 @@ def _add_variants(parser: CommandLine) -> None:
         "adaround-w2-noise, or my_package.my_rounding-w4, by the import path of your own",
     )
     parser.add_argument(
+        "--quantize_snapshots",
+        type=bool,
+        default=False,
+        help="quantize the end of each task too, by every name of --quantize: task-1-nearest-w4; "
+        "for learners of tasks, of which a finished fleet gets them too",
+    )
+    parser.add_argument(
         "--snapshots",
         nargs="*",
         type=int,

@@ -38,8 +38,8 @@ from fleet.privacy import check_layers, check_privacy, settle
 from fleet.pruning import check_pruning, rehearse_cut
 from fleet.rehearsal import rehearse_fit
 from fleet.restarts import announce
-from fleet.snapshots import check_passed
-from fleet.variants import check_calibration, try_network
+from fleet.snapshots import check_passed, check_quantized_snapshots
+from fleet.variants import check_calibration, check_stages, try_network
 from lightning_modules.classifier import Classifier
 from lightning_modules.continual import list_classes
 from lightning_modules.continual_options import ContinualOptions
@@ -131,6 +131,9 @@ def prepare(config: Namespace, fleet: FleetOptions, data: ImageDataModule, conso
         classes = list_classes(continual, data.num_classes)
         counts = check_tasks(stream, classes, data, members)
         _print(describe_tasks(continual, stream, classes, members), console)
+        if config.quantize_snapshots:
+            calibration = CalibrationOptions(**config.calibration.as_dict())
+            check_stages(calibration, stream, [*members.values()], config.quantize)
     network, notes = _rehearse(config, fleet, devices, prune, classifier, data, counts)
     notes += rehearse_rounds(federated, classifier, data, config.trainer.max_epochs)
     rehearse_regression(classifier, data, int(matrix.sum(1).max()))
@@ -190,6 +193,7 @@ def _check(
     config.continual.ends = continual.stage_ends(config.trainer.max_epochs)
     if continual.on:
         check_continual(config, model, prune, federated, devices)
+    check_quantized_snapshots(config, continual.on)
     if model.dp.on:
         check_privacy(config, devices)
     if prune.method:

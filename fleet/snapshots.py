@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 
+from jsonargparse import Namespace
+
 from attacks.game import FULL
 from fleet.engine import is_running
 from lightning_modules.callbacks.progress import read_progress
+from quantization.variant import Variant
 from storage.experiment import Experiment
 from storage.run_folder import RunFolder
 
@@ -28,6 +31,39 @@ def check_snapshots(epochs: Sequence[int], last: int) -> None:
                 f"`--snapshots` must be epochs before {last}, after which training ends "
                 f"(`--trainer.max_epochs`), got {epoch}.{hint} Pass others, or `--snapshots` alone "
                 "for none."
+            )
+
+
+def check_quantized_snapshots(config: Namespace, continual: bool) -> None:
+    """Refuse quantized snapshots that would not be made, or not from what was at hand.
+
+    Args:
+        config: options of the command line.
+        continual: whether models learn in tasks.
+
+    Raises:
+        ValueError: models learn no tasks, nothing is quantized, or images of later tasks would be
+            looked at.
+    """
+    if not config.quantize_snapshots:
+        return
+    if not continual:
+        raise ValueError(
+            "`--quantize_snapshots` needs `--continual.tasks`, got none: the network after each "
+            "task is what is quantized. Leave it out; `--quantize` rounds the end of training."
+        )
+    if not config.quantize:
+        raise ValueError(
+            "`--quantize_snapshots` needs a name in `--quantize`, got none. Pass for example "
+            "`--quantize nearest-w4`."
+        )
+    for name in config.quantize:
+        variant = Variant.parse(name)
+        if variant.calibrates and variant.calibration == "heldout":
+            raise ValueError(
+                f"`--quantize_snapshots` must calibrate on a task's own examples, got `{name}`: "
+                "held-out images are of all tasks, also of those to come. Pass "
+                f"`{name.replace('heldout', 'nonmembers')}`, or leave out one of them."
             )
 
 

@@ -203,7 +203,19 @@ def try_quantizations(job: Job, network: nn.Module) -> dict[str, QuantizationCos
         if kind not in work:
             work[kind] = count_quantization(network, variant, images, patterns)
         costs[name] = QuantizationCost(seconds, source, size, work[kind])
-    return costs
+    return costs | _of_snapshots(job, costs)
+
+
+def _of_snapshots(job: Job, costs: Mapping[str, QuantizationCost]) -> dict[str, QuantizationCost]:
+    """Cost of each quantized snapshot: from finished models, or that at the end of training."""
+    names, found = list(job.members), {}
+    for made in job.experiment.quantized_by_snapshot.values():
+        for end, name in zip(job.experiment.quantized, made, strict=True):
+            cost, known = costs[end], recorded_seconds(job.run, names, name)
+            if known:
+                cost = cost._replace(seconds=fmean(known), source=f"{len(known)} finished models")
+            found[name] = cost
+    return found
 
 
 def recorded_seconds(run: RunFolder, names: Sequence[ModelName], variant: str) -> list[float]:

@@ -1,12 +1,15 @@
 """What follows training, tried before it: variants, and the images that they look at."""
 
 import copy
+from collections.abc import Iterable
 
 import torch
+from jaxtyping import Bool
 from jsonargparse import Namespace
-from torch import nn
+from torch import Tensor, nn
 
 from datamodules.images import ImageDataModule
+from datamodules.tasks import TaskStream
 from lightning_modules.callbacks.record_embeddings import find_layer
 from lightning_modules.classifier import Classifier
 from lightning_modules.options import CalibrationOptions
@@ -62,3 +65,35 @@ def check_calibration(options: CalibrationOptions, data: ImageDataModule, varian
     except ValueError as error:
         raise ValueError(f"`{variant}`: {error}") from error
     check_count(variant, len(indices))
+
+
+def check_stages(
+    options: CalibrationOptions,
+    stream: TaskStream,
+    members: Iterable[Bool[Tensor, " examples"]],
+    names: Iterable[str],
+) -> None:
+    """Raise if a stage leaves too few images for a variant that is made of its end.
+
+    Args:
+        options: number of images that variants look at.
+        stream: what models are served.
+        members: what each model trains on.
+        names: of the variants.
+
+    Raises:
+        ValueError: the message names the variant, and the way out.
+    """
+    for variant in filter(lambda variant: variant.calibrates, map(Variant.parse, names)):
+        count, _ = wanted(variant, options.images, options.rounds)
+        rows = [
+            stream.at_hand(row, stage, variant.calibration)
+            for row in members
+            for stage in range(len(stream.ends) - 1)
+        ]
+        inside = variant.calibration == "members"
+        fewest = min(int((row if inside else ~row).sum()) for row in rows)
+        try:
+            check_count(variant, min(count, fewest))
+        except ValueError as error:
+            raise ValueError(f"{error} A stage of `--quantize_snapshots` has no more.") from error

@@ -6,11 +6,11 @@ from attacks.continual.comparisons import ENDS, STRONGEST
 from attacks.continual.leaks import ContinualLeak
 from attacks.metrics.intervals import Estimate
 from attacks.metrics.measures import Metric
+from reporting.continual_precisions import MOST, holders_table, precisions_table
 from reporting.continual_sentences import HOLDERS, show_mean
 from reporting.tables import DASH, Cell, Table, difference_cells, estimate_cell, metric_cell, number
 from reporting.text import AUC_NOTE, INTERVAL_NOTE, MARK_NOTE, NAMES, dagger, listed, show
 
-MOST = 10  # tasks of which every stage has a row; of more, the own stage and the last
 DOCS = "docs/continual_audit.md says what each attack is."
 
 
@@ -21,6 +21,7 @@ def continual_tables(leak: ContinualLeak | None) -> list[Table]:
     tables = [
         *(_matrix(leak), _transfers(leak), _attackers(leak)),
         *(_state(leak), _risk(leak), _variants(leak)),
+        *(precisions_table(leak), holders_table(leak)),
     ]
     return [table for table in tables if table.rows]
 

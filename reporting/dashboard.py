@@ -18,6 +18,7 @@ from reporting.wandb_keys import (
     figure_key,
     finding_key,
     holder_key,
+    precision_key,
     risk_key,
     roc_key,
     task_key,
@@ -123,6 +124,14 @@ def _summary_of_tasks(leak: dict[str, Any] | None) -> dict[str, float | str]:
     for attacker in leak["attackers"] if leak else ():
         for metric in ("auc", "tpr_1pct", "tpr_01pct"):
             summary[holder_key(attacker["holds"], metric)] = attacker[metric]["value"]
+    for found in leak.get("precisions", ()) if leak else ():  # older audits have none
+        for stage, row in enumerate(found["auc"], 1):
+            for task, auc in zip(leak["tasks"] if leak else (), row, strict=False):
+                key = precision_key(found["precision"], f"task-{task}", f"after-{stage}")
+                summary[key] = auc["value"]
+        for holder in found["holders"]:
+            key = precision_key(found["precision"], "holds", holder["holds"])
+            summary[key] = holder["auc"]["value"]
     return summary
 
 

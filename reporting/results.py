@@ -16,6 +16,7 @@ from reporting.attributes import sentences as attribute_sentences
 from reporting.basis import describe_basis
 from reporting.bounds import warn
 from reporting.continual import continual_tables
+from reporting.continual_precisions import precision_sentences
 from reporting.continual_sentences import sentences as continual_sentences
 from reporting.continual_sentences import understated
 from reporting.cost import cost_table
@@ -135,7 +136,8 @@ def make_results(
         ]
         + [sentence for leak in leaks for sentence in federated_sentences(leak)]
         + [sentence for leak in attributes for sentence in attribute_sentences(leak)]
-        + continual_sentences(learned),
+        + continual_sentences(learned)
+        + precision_sentences(learned),
         left_out=(*evidence.left_out, *left_out),
         audited=evidence.audited,
         seconds=evidence.seconds,

@@ -52,6 +52,11 @@ def holder_key(holds: str, metric: str) -> str:
     return f"continual/holds/{holds}/{metric}"
 
 
+def precision_key(precision: str, *what: str) -> str:
+    """Key of the AUC of snapshots of one precision, task by task and by what one holds."""
+    return f"continual/precision/{precision}/{'/'.join(what)}/auc"
+
+
 def audit_id(results: Results) -> str:
     """Id of the W&B run of an audit."""
     experiment = results.experiment  # None for models that were trained elsewhere

@@ -55,6 +55,7 @@ def describe(
         "layer_bits": config.layer_bits,
         "mixed": config.mixed.as_dict() | {"candidates": [*config.mixed.candidates]},
         "quantize": list(dict.fromkeys(variants)),
+        "quantize_snapshots": config.quantize_snapshots,
         "record_embeddings": config.record_embeddings,
         "snapshots": sorted(config.snapshots),
     }

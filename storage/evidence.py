@@ -116,6 +116,7 @@ def gather(run: RunFolder, allow_partial: bool, lender: RunFolder | None = None)
         attribute=None if data is None else read_candidates(run, members, playing.needed, data),
         tasks=tasks,
         by_stage=by_stage,
+        quantized_stages=_find_quantized_stages(experiment, signals) if by_stage else {},
         **trade_offs(facts)._asdict(),
     )
     return Evidence(
@@ -202,6 +203,15 @@ def _read_stages(
     labels = data.pool.labels.long()
     tasks = read_tasks(run, playing.needed, playing.audited, labels)
     return tasks, {stage: signals[stage] for stage in (*experiment.snapshots, FULL)}
+
+
+def _find_quantized_stages(
+    experiment: Experiment, signals: Mapping[str, ModelSignals]
+) -> dict[str, dict[str, ModelSignals]]:
+    """Signals of networks quantized after each task, by the name of the last, then their own."""
+    made = experiment.quantized_by_snapshot.values()
+    by_name = zip(experiment.quantized, *made, strict=True) if made else ()
+    return {name: {v: signals[v] for v in (*early, name)} for name, *early in by_name}
 
 
 def _read_facts(

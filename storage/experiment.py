@@ -10,6 +10,7 @@ from attacks.game import FULL
 from storage.names import (
     CLIENTS_FILE,
     ModelName,
+    OfSnapshot,
     fleet_names,
     round_file,
     snapshot_name,
@@ -51,14 +52,32 @@ class Experiment(NamedTuple):
 
     @property
     def variants(self) -> list[str]:
-        """Names of all variants: `full`, the snapshots, and what quantization makes."""
-        return [FULL, *self.snapshots, *self.quantized]
+        """Names of all variants: `full`, the snapshots, and what quantization makes of each."""
+        early = [v for s in self.snapshots for v in (s, *self.quantized_by_snapshot.get(s, ()))]
+        return [FULL, *early, *self.quantized]
 
     @property
     def quantized(self) -> list[str]:
-        """Names of the quantized variants."""
+        """Names of the quantized variants at the end of training."""
         quantized: list[str] = self.config["quantize"]
         return quantized
+
+    @property
+    def quantized_by_snapshot(self) -> dict[str, list[str]]:
+        """Names of each snapshot's quantized variants; empty if only the end is quantized."""
+        if not self.config.get("quantize_snapshots", False):
+            return {}
+        return {s: [str(OfSnapshot(s, name)) for name in self.quantized] for s in self.snapshots}
+
+    @property
+    def quantized_snapshots(self) -> list[str]:
+        """Names of all quantized snapshots, in the order of training."""
+        return [name for names in self.quantized_by_snapshot.values() for name in names]
+
+    @property
+    def whole(self) -> list[str]:
+        """Variants whose outputs for all classes are recorded: quantized learners of tasks."""
+        return [*self.quantized, *self.quantized_snapshots] if self.continual else []
 
     @property
     def snapshots(self) -> dict[str, int]:
@@ -71,7 +90,7 @@ class Experiment(NamedTuple):
     @property
     def compared(self) -> list[str]:
         """Variants that are compared with one another; not those that lack some of the tasks."""
-        early = self.snapshots if self.continual else {}
+        early = {*self.snapshots, *self.quantized_snapshots} if self.continual else set()
         return [variant for variant in self.variants if variant not in early]
 
     @property

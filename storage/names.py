@@ -14,6 +14,7 @@ CLIENTS_FILE = "clients.safetensors"  # of a federation: who holds which example
 
 _BITS = re.compile(r"-(?=(?:w|mix|aiq)\d)")
 _SNAPSHOT = re.compile(r"(?:epoch|round|task)-\d+")
+_OF_SNAPSHOT = re.compile(rf"({_SNAPSHOT.pattern})-(?=[\w.]+-)(.+)")
 
 
 class ModelName(NamedTuple):
@@ -36,6 +37,11 @@ def task_name(number: int) -> str:
     return f"task-{number}"
 
 
+def task_number(variant: str) -> int:
+    """Number of the task that `task_name` was given."""
+    return int(variant.removeprefix("task-"))
+
+
 def round_file(number: int) -> str:
     """Path of what is recorded of a federation's round, in its model's folder."""
     return f"rounds/{number:02d}.safetensors"
@@ -49,6 +55,25 @@ def task_file(number: int) -> str:
 def is_snapshot(variant: str) -> bool:
     """Whether a variant is a state on the way to the end of training."""
     return _SNAPSHOT.fullmatch(variant) is not None
+
+
+class OfSnapshot(NamedTuple):
+    """The parts of a quantized snapshot's name: `task-2` and `nearest-w4` of `task-2-nearest-w4`.
+
+    No quantizer's name has a hyphen, so no variant at the end of training is read as one.
+    """
+
+    snapshot: str
+    quantized: str
+
+    def __str__(self) -> str:
+        return f"{self.snapshot}-{self.quantized}"
+
+
+def of_snapshot(variant: str) -> OfSnapshot | None:
+    """The parts of a quantized snapshot's name; None for every other name."""
+    match = _OF_SNAPSHOT.fullmatch(variant)
+    return OfSnapshot(match[1], match[2]) if match else None
 
 
 class Parts(NamedTuple):

@@ -12,7 +12,7 @@ from storage.own_code import fingerprint
 # Options that may be raised, because new models leave the present ones as they are.
 GROWING = ("fleet.shadows", "fleet.targets")
 # Options that only add files of their own: what one call asked for stays asked for.
-ADDING = ("quantize", "record_embeddings", "snapshots")
+ADDING = ("quantize", "quantize_snapshots", "record_embeddings", "snapshots")
 # Options that older folders do not record, and what was done then.
 ADDED = {
     "model.tf32": False,
@@ -45,12 +45,12 @@ def grow(stored: Experiment, asked: Experiment) -> Experiment:
     """Add to the stored experiment the models, variants and embeddings of `asked`, its places."""
     variants = list(dict.fromkeys([*stored.quantized, *asked.quantized]))
     snapshots = sorted({e for x in (stored, asked) for e in x.config.get("snapshots", [])})
-    embedded = any(e.config.get("record_embeddings", False) for e in (stored, asked))
+    switches = ("record_embeddings", "quantize_snapshots")
+    on = {key for key in switches for e in (stored, asked) if e.config.get(key, False)}
     config = asked.config | {"quantize": variants}
     if snapshots:  # a folder from before the option stays as it is
         config |= {"snapshots": snapshots}
-    if embedded:  # likewise
-        config |= {"record_embeddings": True}
+    config |= dict.fromkeys(sorted(on), True)  # likewise
     fingerprints = stored.fingerprints | asked.fingerprints  # of quantizers that were added
     return stored._replace(config=config, fingerprints=fingerprints, places=asked.places)
 

@@ -134,7 +134,7 @@ def read_tasks(
         check_unchanged(run.model(name), files)
     shape = len(labels), experiment.input["num_classes"], len(classes)
     stages = SavedStages(run, used, audited, shape)
-    variants = recorded_outputs(run, used, experiment.quantized)
+    variants = recorded_outputs(run, used, experiment.whole)
     return Tasks(classes, labels, stages, SavedOutputs(run, used, variants))
 
 

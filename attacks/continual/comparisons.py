@@ -125,9 +125,9 @@ def find_attackers(first: Cells, last: Cells, round_robin: bool) -> list[Attacke
     for holds in LEVELS:
         if all(f.row.holds != holds[-1] for cell in (*first, *last) for f in cell.values()):
             continue  # holding more adds no attack
-        open_to = [_open_to(early, late, holds) for early, late in zip(first, last, strict=True)]
+        held = [open_to(early, late, holds) for early, late in zip(first, last, strict=True)]
         metrics: tuple[Metric, ...] = (*ENDS, "tpr_01pct")
-        chosen = {metric: [choose(cell, metric) for cell in open_to] for metric in metrics}
+        chosen = {metric: [choose(cell, metric) for cell in held] for metric in metrics}
         names = {name for _, pair in chosen["auc"] for name in pair}
         values = {m: mean_over_tasks([part for part, _ in chosen[m]]) for m in metrics}
         found.append((holds[-1], names, values))
@@ -199,7 +199,7 @@ def _is_risk(row: TaskRow) -> bool:
     return row.holds == "snapshot" and not row.control
 
 
-def _open_to(
+def open_to(
     early: Mapping[str, Found], late: Mapping[str, Found], holds: Sequence[str]
 ) -> dict[str, Found]:
     """The attacks on one task of one who holds certain things, right after it and at the end."""

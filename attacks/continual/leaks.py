@@ -19,6 +19,7 @@ from attacks.continual.comparisons import (
 )
 from attacks.continual.over_targets import over_targets
 from attacks.continual.phi_attacks import attack_phi
+from attacks.continual.precisions import PrecisionLeak, attack_precisions, lacking_outputs
 from attacks.continual.risk_map import RiskMap, map_risk
 from attacks.continual.rows import Found, Sums, TaskRow, attack_cell
 from attacks.continual.utility import Utility, sum_up
@@ -87,6 +88,7 @@ class ContinualLeak(NamedTuple):
         risk_map: whether leverages tell who is exposed; None for learners without them.
         variants: of the variants at the end of training, by attacks on phi.
         left_out: what could not be attacked, and why, one sentence each.
+        precisions: of the snapshots by their precision; empty where none are quantized.
     """
 
     classes: list[list[int]]
@@ -107,6 +109,7 @@ class ContinualLeak(NamedTuple):
     risk_map: RiskMap | None
     variants: list[VariantLeak]
     left_out: list[str]
+    precisions: Sequence[PrecisionLeak] = ()
 
     def cell(self, task: int, stage: int) -> TaskCell | None:
         """One task after one stage, both from 1; None where the task is not attacked."""
@@ -134,6 +137,11 @@ def find_continual_leak(game: Game) -> ContinualLeak | None:
     cells, first, last, accuracy, stage = _attack_cells(game, tasks, usable)
     if stage.leverage and stage.solved is None:
         left_out.append(UNSOLVED)
+    left_out += [
+        f"Snapshots by {name} were not attacked, because whole outputs of {', '.join(variants)} "
+        "were not recorded. Delete these files in each model's `signals`, and run train.py again."
+        for name, variants in lacking_outputs(game, tasks).items()
+    ]
     early, late = list(first.values()), list(last.values())
     grown = [task for task in usable if task < len(stages) - 1]
     pair = [first[task] for task in grown], [last[task] for task in grown]
@@ -157,6 +165,7 @@ def find_continual_leak(game: Game) -> ContinualLeak | None:
         risk_map=_map_risk(game, tasks, stage, last),
         variants=attack_variants(game, tasks, usable, stage),
         left_out=left_out,
+        precisions=attack_precisions(game, tasks, usable),
     )
 
 

@@ -55,7 +55,8 @@ def attack_variants(
             outputs = end.outputs if variant == FULL else tasks.outputs[variant]
             seen = Stage(outputs, end.accuracy)
         for task in usable:
-            found = _attack_task(game, tasks, task, variant, signals, seen)
+            place = len(tasks.classes) - 1
+            found = attack_task(game, tasks, task, place, variant, signals, seen, Sums())
             for metric in parts:
                 measured, _ = choose(found, metric)
                 parts[metric].append(measured)
@@ -66,18 +67,34 @@ def attack_variants(
     return leaks
 
 
-def _attack_task(
+def attack_task(
     game: Game,
     tasks: Tasks,
     task: int,
+    place: int,
     variant: str,
     signals: ModelSignals,
     seen: Stage | None,
+    sums: Sums,
 ) -> dict[str, Found]:
-    """Attack one task in one variant at the end, by phi and by its outputs where they are known."""
+    """Attack one task in one variant, by phi and by its outputs where they are known.
+
+    Args:
+        game: whose models learn in tasks.
+        tasks: these tasks.
+        task: number of the task, from 0.
+        place: the stage at whose end the variant is, from 0.
+        variant: its name.
+        signals: of all models in it.
+        seen: its outputs; None if they are not known.
+        sums: of the stages before; this one is added if outputs are known.
+
+    Returns:
+        Every attack but controls.
+    """
     phi = attack_phi(game, tasks, task, variant, signals)
     if seen is None:
         return attack_scores(phi, game.audited[:, tasks.task == task])
-    cell = make_cell(tasks, len(tasks.classes) - 1, seen, task, game.members, game.cases)
-    found = attack_cell(cell, task, Sums(), phi)
+    cell = make_cell(tasks, place, seen, task, game.members, game.cases)
+    found = attack_cell(cell, task, sums, phi)
     return {name: each for name, each in found.items() if not each.row.control}

@@ -1,8 +1,10 @@
 """The callback that quantizes a network, once, after its training has ended."""
 
+import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from attacks.game import FULL
 from datamodules.images import ImageDataModule
 from datamodules.seeds import derive_seed
+from datamodules.tasks import TaskStream
 from lightning_modules.callbacks.peers import share
 from lightning_modules.float32 import tf32
 from lightning_modules.options import CalibrationOptions
@@ -25,8 +28,8 @@ from quantization.rounding.grid import Bits
 from quantization.shared import Shared
 from quantization.variant import Variant, wanted
 from storage.files import write_text
-from storage.names import is_snapshot
-from storage.weights import load_quantized, save_quantized
+from storage.names import is_snapshot, of_snapshot, task_number
+from storage.weights import load_into, load_quantized, save_quantized
 
 Calibrate = Callable[[Variant], Calibration]
 
@@ -115,7 +118,7 @@ def _load_base(path: Path, variant: Variant) -> QuantizedNetwork | None:
     """The quantized network that a control belongs to, if it was made before."""
     # An earlier fit leaves nothing but the file. `Shared` hands a base on where there is no file
     # yet: to several controls of one that was not asked for, and to one that comes after them.
-    file = path.with_name(f"{variant.base}.safetensors")
+    file = path.with_name(f"{path.stem.removesuffix(str(variant))}{variant.base}.safetensors")
     if not variant.is_control or not file.exists():
         return None
     base = load_quantized(file)
@@ -138,6 +141,8 @@ class Quantize(Callback):
         patterns: bits of some layers, by a pattern of their names.
         note: called with the name of each variant when its quantization begins.
         mixed: how variants choose bits.
+        stream: what a learner of tasks was served; None of others. Its snapshots are quantized with
+            what was at hand in their stage.
     """
 
     def __init__(
@@ -150,23 +155,53 @@ class Quantize(Callback):
         patterns: Mapping[str, Bits],
         note: Callable[[str], None],
         mixed: MixedOptions,
+        stream: TaskStream | None = None,
     ) -> None:
+        self.stream = stream
         self.model_dir, self.variants, self.note, self.mixed = model_dir, variants, note, mixed
         self.options, self.members, self.seed, self.patterns = options, members, seed, patterns
 
     @tf32(False)
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        draw = partial(calibrate, data, self.options, self.members, self.seed)
         network = pl_module.get_submodule("network")
         home = next(network.parameters()).device
         network.to(trainer.strategy.root_device)  # Lightning has already moved it back to the CPU
         image = next(data.test_batches()).images[:1]
-        # what variants share is freed after them
-        common = Common(image, Shared(), self.seed, self.patterns, self.mixed)
-        for name in share(trainer, self.variants):
-            path = self.model_dir / f"{name}.safetensors"
-            if name != FULL and not is_snapshot(name) and not path.exists():
+        end = Shared()
+        for snapshot, names in groupby(share(trainer, self.variants), _snapshot_of):
+            missing = [name for name in names if self._lacks(name)]
+            if not missing:
+                continue
+            # what variants of one network share is freed after them
+            shared = Shared() if snapshot else end
+            common = Common(image, shared, self.seed, self.patterns, self.mixed)
+            state = network
+            if snapshot:
+                state = load_into(copy.deepcopy(network), self._path(snapshot))
+            for name in missing:
                 self.note(name)
-                save_variant(network, path, Variant.parse(name), draw, common)
+                variant = Variant.parse(name.removeprefix(f"{snapshot}-"))
+                members = self._at_hand(snapshot, variant)
+                draw = partial(calibrate, data, self.options, members, self.seed)
+                save_variant(state, self._path(name), variant, draw, common)
         network.to(home)
+
+    def _lacks(self, name: str) -> bool:
+        return name != FULL and not is_snapshot(name) and not self._path(name).exists()
+
+    def _path(self, name: str) -> Path:
+        return self.model_dir / f"{name}.safetensors"
+
+    def _at_hand(self, snapshot: str, variant: Variant) -> Bool[Tensor, " examples"]:
+        """The row of membership from which calibration images are drawn."""
+        if self.stream is None or not snapshot:
+            return self.members
+        stage = task_number(snapshot) - 1
+        return self.stream.at_hand(self.members, stage, variant.calibration)
+
+
+def _snapshot_of(name: str) -> str:
+    """The snapshot that a variant is, or is made of; none of those at the end of training."""
+    parts = of_snapshot(name)
+    return parts.snapshot if parts else name if is_snapshot(name) else ""
