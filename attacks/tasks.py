@@ -1,7 +1,8 @@
 """What can be seen of learners that see their classes task by task: outputs, and their state."""
 
+from abc import ABC
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -32,6 +33,22 @@ class Worlds(NamedTuple):
         return Worlds(outputs[:, examples], leverage[:, examples], members[:, examples], seconds)
 
 
+class RoundedWorlds(NamedTuple):
+    """Outputs of such heads with and without each example, rounded as a quantized model was.
+
+    Attributes:
+        inside: of heads that learnt the example.
+        outside: of heads that did not.
+    """
+
+    inside: Float[Tensor, "worlds examples classes"]
+    outside: Float[Tensor, "worlds examples classes"]
+
+    def on(self, examples: Int64[Tensor, " chosen"]) -> "RoundedWorlds":
+        """Select examples by position."""
+        return RoundedWorlds(*(side[:, examples] for side in self))
+
+
 class Stage(NamedTuple):
     """What was recorded of all models of a fleet at the end of one stage; NaN in unread models.
 
@@ -42,6 +59,7 @@ class Stage(NamedTuple):
         outside: share of |phi|^2 that lies outside the range of what R gained in this stage; None
             for learners without R.
         worlds: heads over the features of audited models, by their row; empty for such learners.
+        rounded: such heads of a quantized network, rounded as it was; empty of other networks.
         solved: for audited models, whether each example was learnt, solved for from the weight of
             their head; None where that is not known.
         exemplars: the examples that each model keeps to replay them; None without replay.
@@ -52,6 +70,7 @@ class Stage(NamedTuple):
     leverage: Mapping[Form, Float[Tensor, "models examples"]] = {}
     outside: Float[Tensor, "models examples"] | None = None
     worlds: Mapping[int, Worlds] = {}
+    rounded: Mapping[int, RoundedWorlds] = {}
     solved: Float[Tensor, "models examples"] | None = None
     exemplars: Bool[Tensor, "models examples"] | None = None
 
@@ -66,6 +85,7 @@ class Stage(NamedTuple):
             leverage={form: signal[:, examples] for form, signal in self.leverage.items()},
             outside=choose(self.outside),
             worlds={row: worlds.on(examples) for row, worlds in self.worlds.items()},
+            rounded={row: worlds.on(examples) for row, worlds in self.rounded.items()},
             solved=choose(self.solved),
             exemplars=choose(self.exemplars),
         )
@@ -88,12 +108,15 @@ class Tasks(NamedTuple):
         stages: one per task.
         outputs: `[models, examples, classes]` of the quantized networks at the end, by variant; of
             those whose outputs were recorded.
+        worlds: heads over the features of audited models, rounded as the quantized network at the
+            end was, by variant and by the model's row; of variants that this was asked of.
     """
 
     classes: Sequence[Sequence[int]]
     labels: Int64[Tensor, " examples"]
     stages: Stages
     outputs: Mapping[str, Tensor] = {}
+    worlds: Mapping[str, Mapping[int, RoundedWorlds]] = {}
 
     @property
     def task(self) -> Int64[Tensor, " examples"]:
@@ -106,6 +129,7 @@ class Tasks(NamedTuple):
             labels=self.labels[examples],
             stages=_Chosen(self.stages, examples),
             outputs=_ChosenOutputs(self.outputs, examples),
+            worlds=_ChosenWorlds(self.worlds, examples),
         )
 
 
@@ -122,20 +146,34 @@ class _Chosen:
         return self.stages[index].on(self.examples)
 
 
-class _ChosenOutputs(Mapping[str, Tensor]):
-    """Outputs on some of their examples."""
+Recorded = TypeVar("Recorded")
 
-    def __init__(self, outputs: Mapping[str, Tensor], examples: Int64[Tensor, " chosen"]) -> None:
-        self.outputs, self.examples = outputs, examples
+
+class _ChosenOfVariants(Mapping[str, Recorded], ABC):
+    """What was recorded of variants, on some of the examples."""
+
+    def __init__(self, known: Mapping[str, Recorded], examples: Int64[Tensor, " chosen"]) -> None:
+        self.known, self.examples = known, examples
 
     def __len__(self) -> int:
-        return len(self.outputs)
+        return len(self.known)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.outputs)
+        return iter(self.known)
+
+
+class _ChosenOutputs(_ChosenOfVariants[Tensor]):
+    """Outputs on some of their examples."""
 
     def __getitem__(self, variant: str) -> Tensor:
-        return self.outputs[variant][:, self.examples]
+        return self.known[variant][:, self.examples]
+
+
+class _ChosenWorlds(_ChosenOfVariants[Mapping[int, RoundedWorlds]]):
+    """Worlds on some of their examples."""
+
+    def __getitem__(self, variant: str) -> Mapping[int, RoundedWorlds]:
+        return {row: worlds.on(self.examples) for row, worlds in self.known[variant].items()}
 
 
 def task_of(

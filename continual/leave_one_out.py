@@ -9,7 +9,7 @@ Source: Sherman and Morrison 1950; Cook and Weisberg 1982 (deletion formulas).
 """
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from continual.ridge import Ridge
@@ -98,29 +98,27 @@ def influence(
     return (queries @ projected.T).unsqueeze(2) * (residuals / (1 - share).unsqueeze(1))
 
 
-def weight_without(
-    ridge: Ridge, row: Float64[Tensor, " columns"], target: Float64[Tensor, " classes"]
-) -> Float64[Tensor, "columns classes"]:
-    """The whole weight had one row not been learnt, to be rounded as the released one was.
+def changed_weights(
+    ridge: Ridge,
+    rows: Float64[Tensor, "examples columns"],
+    targets: Float64[Tensor, "examples classes"],
+    learnt: Bool[Tensor, " examples"],
+) -> Float64[Tensor, "examples classes columns"]:
+    """The whole weight, transposed, had one row changed sides: one for each row.
 
-    Formulas for outputs do not hold behind a rounding; this weight, rounded, does.
+    That is without the row if it was learnt, and with it if it was not. Formulas for outputs do not
+    hold behind a rounding; these weights, rounded as the released one was, do.
 
     Raises:
-        ValueError: the row's leverage is not below 1.
+        ValueError: the leverage of a row that was learnt is not below 1.
     """
-    projected = ridge.inverse @ row
-    share = _below_one(row @ projected)
-    return ridge.weight - torch.outer(projected, target - row @ ridge.weight) / (1 - share)
-
-
-def weight_with(
-    ridge: Ridge, row: Float64[Tensor, " columns"], target: Float64[Tensor, " classes"]
-) -> Float64[Tensor, "columns classes"]:
-    """The whole weight had one more row been learnt."""
-    projected = ridge.inverse @ row
-    return ridge.weight + torch.outer(projected, target - row @ ridge.weight) / (
-        1 + row @ projected
-    )
+    projected = rows @ ridge.inverse
+    leverage = (projected * rows).sum(1)
+    _below_one(leverage[learnt])
+    residuals = targets - rows @ ridge.weight
+    share = torch.where(learnt, -1 / (1 - leverage), 1 / (1 + leverage))
+    update: Tensor = (share[:, None] * residuals)[:, :, None] * projected[:, None, :]
+    return ridge.weight.T + update
 
 
 def _below_one(leverage: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
 """Checks of learning in tasks before any training, and what each model is served."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from jsonargparse import Namespace
-from torch import Tensor
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
 
 from continual.ridge import check_gamma
 from datamodules.batches import Batch
@@ -12,11 +14,14 @@ from datamodules.images import ImageDataModule
 from datamodules.tasks import TaskStream, tasks_of
 from fleet.checks import Devices
 from lightning_modules.analytic import AnalyticClassifier, rows_of
+from lightning_modules.callbacks.record_signals import Further
 from lightning_modules.classifier import Classifier
 from lightning_modules.continual import list_classes
 from lightning_modules.continual_options import ContinualOptions
 from lightning_modules.federated_options import FederatedOptions
-from lightning_modules.options import ModelOptions, PruneOptions
+from lightning_modules.options import CalibrationOptions, ModelOptions, PruneOptions
+from quantization.round_rows import ROUNDED, can_round
+from quantization.variant import Variant
 from storage.names import ModelName
 
 LEAST = 2  # examples of a task, because BatchNorm needs as many in a batch
@@ -70,6 +75,47 @@ def check_continual(
             "`trainer.gradient_clip_val` is not supported with `--continual.tasks`, got "
             f"{trainer.gradient_clip_val:g}. Leave it out, and lower `--model.lr`."
         )
+
+
+def check_quantized_worlds(continual: ContinualOptions, quantize: Sequence[str]) -> None:
+    """Refuse worlds of variants that do not exist, or that no world can be rounded like.
+
+    Raises:
+        ValueError: the message names the variant, and what would do.
+    """
+    option, asked = "`--continual.analytic.quantized_worlds`", continual.analytic.quantized_worlds
+    if asked and not continual.analytic.worlds:
+        raise ValueError(
+            f"{option} needs worlds, got `--continual.analytic.worlds 0`. Pass 2 or more of them, "
+            "or leave it out."
+        )
+    for name in asked:
+        if name not in quantize:
+            raise ValueError(
+                f"{option} must be names of `--quantize` ({', '.join(quantize) or 'none'}), got "
+                f"{name}. Add it there, or leave it out here."
+            )
+        if not can_round(Variant.parse(name)):
+            raise ValueError(
+                f"{option} takes {', '.join(ROUNDED)} with one number of bits and without suffixes "
+                f"(`nearest-w4`), got {name}: heads of a world cannot be rounded like that one. "
+                "Leave it out here; it is attacked by shadows all the same."
+            )
+
+
+def further_of(
+    continual: ContinualOptions, calibration: CalibrationOptions, audited: bool
+) -> Further | None:
+    """What is recorded of a model's quantized variants beside signals: worlds, rounded alike."""
+    if not audited or not continual.analytic.quantized_worlds:
+        return None
+
+    def record(module: LightningModule, variant: str, network: nn.Module) -> dict[str, Tensor]:
+        if variant not in continual.analytic.quantized_worlds:
+            return {}
+        return cast(AnalyticClassifier, module).round_worlds(variant, network, calibration)
+
+    return record
 
 
 def make_stream(

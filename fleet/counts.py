@@ -48,6 +48,8 @@ class Counts(NamedTuple):
         series: models that signals are recorded of in such a round.
         tasks: number of tasks, after each of which the outputs on all images are recorded.
         whole: number of quantized variants whose outputs are recorded, as well.
+        sides: number of times that worlds, rounded like a variant, record as many outputs; mean
+            over models.
         classes: number of classes.
         solved: bytes per image and task of what a regression gives away, mean over models.
         audited: models that are audited.
@@ -76,6 +78,7 @@ class Counts(NamedTuple):
     series: int = 0
     tasks: int = 0
     whole: int = 0
+    sides: float = 0.0
     classes: int = 0
     solved: float = 0.0
     audited: Collection[ModelName] = ()
@@ -105,7 +108,7 @@ class Counts(NamedTuple):
         rounds = self.rounds * (HEADER + 3 * 4 * self.series * self.versions * self.pool)
         outputs = 4 * self.classes * self.pool
         task = HEADER + outputs + round(self.solved * self.pool)
-        return rounds + self.tasks * task + self.whole * outputs
+        return rounds + self.tasks * task + round((self.whole + self.sides) * outputs)
 
     def kept(self, image_bytes: int) -> int:
         """Bytes of a variant's signals, at `image_bytes` per image and query of the pool."""
@@ -172,10 +175,18 @@ def count_work(job: Job) -> Counts:
         series=series,
         tasks=len(job.experiment.stage_ends),
         whole=len(job.experiment.whole),
+        sides=_sides(job),
         classes=data.num_classes,
         solved=_given_away(job),
         audited=job.experiment.audited,
     )
+
+
+def _sides(job: Job) -> float:
+    """Outputs of rounded worlds of a model, with and without each example; mean over models."""
+    options = job.continual.analytic
+    audited = len(job.experiment.audited) / len(job.experiment.names)
+    return 2 * audited * options.worlds * len(options.quantized_worlds)
 
 
 def _given_away(job: Job) -> float:

@@ -10,7 +10,7 @@ from attacks.game import FULL
 from datamodules.attributes import read_attribute
 from datamodules.seeds import derive_seed
 from fleet.cluster import ending_together, environment
-from fleet.continual import make_stream
+from fleet.continual import further_of, make_stream
 from fleet.federation import keep_holders, make_federation
 from fleet.prepare import Job
 from fleet.privacy import mechanism
@@ -126,6 +126,7 @@ def make_trainer(
             experiment.queries,
             peers,
             experiment.whole,
+            further_of(job.continual, job.calibration, name in experiment.audited),
         ),
     ]
     if name in experiment.embedded:

@@ -24,6 +24,7 @@ from fleet.checks import (
 from fleet.cluster import limit_threads
 from fleet.continual import (
     check_continual,
+    check_quantized_worlds,
     check_tasks,
     describe_tasks,
     make_stream,
@@ -193,6 +194,7 @@ def _check(
     config.continual.ends = continual.stage_ends(config.trainer.max_epochs)
     if continual.on:
         check_continual(config, model, prune, federated, devices)
+        check_quantized_worlds(continual, [str(Variant.parse(name)) for name in config.quantize])
     check_quantized_snapshots(config, continual.on)
     if model.dp.on:
         check_privacy(config, devices)

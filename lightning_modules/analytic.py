@@ -1,5 +1,6 @@
 """Learners that solve a ridge regression for their head, without a gradient."""
 
+import copy
 from itertools import accumulate
 from typing import Any, cast
 
@@ -13,9 +14,12 @@ from datamodules.images import ImageDataModule
 from lightning_modules.float32 import tf32
 from lightning_modules.headed import HeadedNetwork
 from lightning_modules.headed_classifier import HeadedClassifier
+from lightning_modules.options import CalibrationOptions
 from lightning_modules.regressions import REGRESSIONS
 from lightning_modules.ridge_head import RidgeHead, Rows
+from lightning_modules.rounded_worlds import round_worlds
 from lightning_modules.worlds import Pool, draw_worlds, expose, solve_members, solve_worlds
+from quantization.variant import Variant
 
 
 class AnalyticClassifier(HeadedClassifier):
@@ -94,6 +98,29 @@ class AnalyticClassifier(HeadedClassifier):
             tensors |= worlds
         kept = ("world_members", "world_seconds")
         return {k: (v if k in kept else v.float()).cpu().contiguous() for k, v in tensors.items()}
+
+    def round_worlds(
+        self, variant: str, quantized: nn.Module, calibration: CalibrationOptions
+    ) -> dict[str, Tensor]:
+        """What heads of worlds output once they are rounded as a variant of this model is.
+
+        Args:
+            variant: its name.
+            quantized: its network, in evaluation mode.
+            calibration: images that a quantizer looks at, which a world draws among its own.
+        """
+        data: ImageDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        device = next(quantized.parameters()).device
+        trained = copy.deepcopy(self.network).float().eval().to(device)
+        pool, seen = self._pool(trained), self._pool(cast(HeadedNetwork, quantized)).rows.features
+        if not pool.rows.features.isfinite().all():  # diverged
+            return {}
+        members = draw_worlds(self.seed, self.continual.analytic.worlds, len(pool.task))
+        count, parsed = calibration.images, Variant.parse(variant)
+        images = [data.draw_calibration("members", own, count, self.seed) for own in members]
+        worlds = round_worlds(self.regression, pool, seen, members, images, parsed)
+        places = torch.tensor(self.order).argsort()
+        return {name: t[:, :, places].cpu().contiguous() for name, t in worlds.items()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -1,6 +1,6 @@
 """The options of learners that solve for their head; imports no torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 
 from lightning_modules.unread import needs_learner, refuse_unread
@@ -24,6 +24,8 @@ class AnalyticOptions:
         fusion: give the head of `real` the features of several layers.
         worlds: random halves of the pool for which heads of each audited model are solved, as by an
             attacker who holds its backbone; 0 for none, otherwise 2 or more.
+        quantized_worlds: names of `--quantize` as which these heads are rounded, with and without
+            each example, as by an attacker of the quantized network; not of `dsal`.
 
     Raises:
         ValueError: a number is out of range.
@@ -38,6 +40,7 @@ class AnalyticOptions:
     beta: float = 1.0
     fusion: bool = True
     worlds: int = 8
+    quantized_worlds: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Refuse numbers out of range."""
@@ -92,6 +95,7 @@ class AnalyticOptions:
 ANALYTIC_DEFAULT = AnalyticOptions()
 READERS: dict[str, tuple[str, ...]] = {
     **{name: ANALYTIC for name in ("buffer", "gamma", "worlds")},
+    "quantized_worlds": ("acil", "real"),
     **{name: ("dsal",) for name in ("compensation", "published_residuals")},
     **{name: ("real",) for name in ("contrastive_epochs", "distill_epochs", "beta", "fusion")},
 }

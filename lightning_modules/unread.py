@@ -1,7 +1,7 @@
 """Options that were given although nothing reads them; imports no torch."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ def refuse_unread(options: "DataclassInstance", prefix: str, needs: Mapping[str,
         ValueError: the message names the option and what it needs.
     """
     for field in fields(options):
-        if field.name in needs and getattr(options, field.name) != field.default:
+        make = field.default_factory
+        default = field.default if make is MISSING else make()
+        if field.name in needs and getattr(options, field.name) != default:
             raise ValueError(f"`{prefix}.{field.name}` needs {needs[field.name]}. Leave it out.")
 
 

@@ -6,10 +6,11 @@ from attacks.continual.comparisons import ENDS, STRONGEST
 from attacks.continual.leaks import ContinualLeak
 from attacks.metrics.intervals import Estimate
 from attacks.metrics.measures import Metric
-from reporting.continual_precisions import MOST, holders_table, precisions_table
+from reporting.continual_precisions import holders_table, precisions_table
 from reporting.continual_sentences import HOLDERS, show_mean
+from reporting.continual_variants import MOST, rate_cell, variants_table
 from reporting.tables import DASH, Cell, Table, difference_cells, estimate_cell, metric_cell, number
-from reporting.text import AUC_NOTE, INTERVAL_NOTE, MARK_NOTE, NAMES, dagger, listed, show
+from reporting.text import AUC_NOTE, INTERVAL_NOTE, MARK_NOTE, NAMES, listed
 
 DOCS = "docs/continual_audit.md says what each attack is."
 
@@ -20,7 +21,7 @@ def continual_tables(leak: ContinualLeak | None) -> list[Table]:
         return []
     tables = [
         *(_matrix(leak), _transfers(leak), _attackers(leak)),
-        *(_state(leak), _risk(leak), _variants(leak)),
+        *(_state(leak), _risk(leak), variants_table(leak)),
         *(precisions_table(leak), holders_table(leak)),
     ]
     return [table for table in tables if table.rows]
@@ -120,7 +121,7 @@ def _attackers(leak: ContinualLeak) -> Table:
             (
                 Cell(HOLDERS[attacker.holds]),
                 estimate_cell(attacker.auc),
-                *(_rate_cell(leak, *rate) for rate in rates),
+                *(rate_cell(leak, *rate) for rate in rates),
                 *difference_cells(attacker.gain),
                 Cell(_name_some(attacker.attacks)),
             )
@@ -154,7 +155,7 @@ def _state(leak: ContinualLeak) -> Table:
         cells = []
         for auc, tpr in ((found.auc, found.tpr_1pct), (found.auc_at_end, found.tpr_1pct_at_end)):
             cells += [DASH if auc is None else estimate_cell(auc)]
-            cells += [DASH if tpr is None else _rate_cell(leak, tpr, "tpr_1pct")]
+            cells += [DASH if tpr is None else rate_cell(leak, tpr, "tpr_1pct")]
         rows.append((Cell(found.attack), *cells))
     rate = NAMES["tpr_1pct"]
     kept = ""
@@ -211,41 +212,6 @@ def _risk(leak: ContinualLeak) -> Table:
         "of both AUCs over groups, mean over targets: "
         f"{show_mean(leak.risk_map.correlation)}.",
     )
-
-
-def _variants(leak: ContinualLeak) -> Table:
-    """What is found in the variants at the end, task by task."""
-    whole = any(found.whole for found in leak.variants)
-    seen = "attacks on phi and on whole output vectors" if whole else "attacks on phi alone"
-    less = (
-        ""
-        if whole
-        else " Whole output vectors of these variants were not recorded, so this understates what "
-        "is found of ridge heads: train into a new folder to record them."
-    )
-    shown = leak.tasks if len(leak.tasks) <= MOST else []
-    rows = [
-        (
-            Cell(found.variant),
-            estimate_cell(found.auc),
-            _rate_cell(leak, found.tpr_1pct, "tpr_1pct"),
-            *(estimate_cell(estimate) for _, estimate in zip(shown, found.by_task, strict=False)),
-        )
-        for found in leak.variants
-    ]
-    return Table(
-        "task_variants",
-        "What variants leak at the end, task by task",
-        ("variant", "AUC", NAMES["tpr_1pct"], *(f"AUC, task {task}" for task in shown)),
-        rows,
-        f"Mean over tasks by {seen}, with matched shadows: the strongest on the other half of the "
-        f"targets.{less}",
-    )
-
-
-def _rate_cell(leak: ContinualLeak, rate: Estimate, metric: Metric) -> Cell:
-    """A TPR, mean over tasks, marked where it rests on few false positives in some task."""
-    return number(rate.value, show(rate, percent=True) + dagger(leak.false_positives[metric]))
 
 
 def _mean_cell(estimate: Estimate, percent: bool = False) -> Cell:

@@ -4,10 +4,9 @@ from attacks.continual.leaks import ContinualLeak
 from attacks.continual.precisions import Holder, PrecisionLeak
 from attacks.game import FULL
 from reporting.continual_sentences import HOLDERS, direction
-from reporting.tables import Cell, Table, difference_cells, estimate_cell, number
-from reporting.text import AUC_NOTE, INTERVAL_NOTE, NAMES, dagger, extent, show
-
-MOST = 10  # tasks of which every stage has a row; of more, the own stage and the last
+from reporting.continual_variants import MOST, rate_cell
+from reporting.tables import Cell, Table, difference_cells, estimate_cell
+from reporting.text import AUC_NOTE, INTERVAL_NOTE, NAMES, extent, show
 
 
 def precisions_table(leak: ContinualLeak) -> Table:
@@ -38,10 +37,7 @@ def holders_table(leak: ContinualLeak) -> Table:
             Cell(found.precision),
             Cell(HOLDERS[holder.holds]),
             estimate_cell(holder.auc),
-            number(
-                holder.tpr_1pct.value,
-                show(holder.tpr_1pct, percent=True) + dagger(leak.false_positives["tpr_1pct"]),
-            ),
+            rate_cell(leak, holder.tpr_1pct, "tpr_1pct"),
             *difference_cells(holder.beyond),
         )
         for found in leak.precisions

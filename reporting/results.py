@@ -19,6 +19,7 @@ from reporting.continual import continual_tables
 from reporting.continual_precisions import precision_sentences
 from reporting.continual_sentences import sentences as continual_sentences
 from reporting.continual_sentences import understated
+from reporting.continual_variants import variant_sentences
 from reporting.cost import cost_table
 from reporting.federated import ATTACKERS
 from reporting.federated import sentences as federated_sentences
@@ -137,6 +138,7 @@ def make_results(
         + [sentence for leak in leaks for sentence in federated_sentences(leak)]
         + [sentence for leak in attributes for sentence in attribute_sentences(leak)]
         + continual_sentences(learned)
+        + variant_sentences(learned)
         + precision_sentences(learned),
         left_out=(*evidence.left_out, *left_out),
         audited=evidence.audited,

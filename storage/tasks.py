@@ -18,7 +18,7 @@ from storage.experiment import Experiment
 from storage.names import ModelName
 from storage.records import read_record
 from storage.run_folder import RunFolder
-from storage.variant_outputs import SavedOutputs, recorded_outputs
+from storage.variant_outputs import SIDES, SavedOutputs, SavedWorlds, recorded_outputs
 
 WAY_OUT = "Run train.py again with `--repair`."
 LEVERAGES: dict[Form, str] = {
@@ -135,7 +135,9 @@ def read_tasks(
     shape = len(labels), experiment.input["num_classes"], len(classes)
     stages = SavedStages(run, used, audited, shape)
     variants = recorded_outputs(run, used, experiment.whole)
-    return Tasks(classes, labels, stages, SavedOutputs(run, used, variants))
+    rounded = recorded_outputs(run, audited, experiment.quantized, SIDES[0])
+    outputs, worlds = SavedOutputs(run, used, variants), SavedWorlds(run, audited, rounded)
+    return Tasks(classes, labels, stages, outputs, worlds)
 
 
 def classes_of(experiment: Experiment) -> list[list[int]]:

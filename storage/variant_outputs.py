@@ -1,15 +1,18 @@
 """Whole output vectors of quantized learners of tasks, read from disk one variant at a time."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from attacks.tasks import RoundedWorlds
 from storage.names import ModelName
 from storage.run_folder import RunFolder
 
 KEY = "outputs"  # in a file of signals
+SIDES = "world_inside", "world_outside"  # in such files of audited models
 
 
 class SavedOutputs(Mapping[str, Tensor]):
@@ -46,37 +49,83 @@ class SavedOutputs(Mapping[str, Tensor]):
         for row, name in enumerate(self.names):
             if name not in self.used:
                 continue
-            path = self.run.signals(name, variant)
-            with safe_open(path, framework="pt") as file:
-                outputs = file.get_tensor(KEY)
-            if broken := int((~outputs.isfinite()).sum()):
-                raise ValueError(
-                    f"`{KEY}` in {path} must be finite, got {broken} numbers that are not. Train "
-                    "that model again by `train.py --fleet.retrain_failed true`."
-                )
+            outputs = _read(self.run.signals(name, variant), KEY)
             if stacked is None:
                 stacked = torch.full((len(self.names), *outputs.shape), torch.nan)
             stacked[row] = outputs
         return torch.empty(0) if stacked is None else stacked
 
 
+class SavedWorlds(Mapping[str, Mapping[int, RoundedWorlds]]):
+    """Worlds of audited models that were rounded as a variant was, by the models' row.
+
+    Args:
+        run: the experiment's folder.
+        audited: models that are audited.
+        variants: variants of which each of these models has worlds, see `recorded_outputs`.
+    """
+
+    def __init__(
+        self, run: RunFolder, audited: Collection[ModelName], variants: Sequence[str]
+    ) -> None:
+        self.run, self.audited, self.variants = run, audited, variants
+        self.names = run.read().names
+
+    def __len__(self) -> int:
+        return len(self.variants)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.variants)
+
+    def __getitem__(self, variant: str) -> Mapping[int, RoundedWorlds]:
+        """Read one variant.
+
+        Raises:
+            KeyError: not all audited models have its worlds.
+            ValueError: a file has outputs that are not finite.
+        """
+        if variant not in self.variants:
+            raise KeyError(variant)
+        paths = {self.names.index(name): self.run.signals(name, variant) for name in self.audited}
+        return {
+            row: RoundedWorlds(*(_read(path, side) for side in SIDES))
+            for row, path in paths.items()
+        }
+
+
 def recorded_outputs(
-    run: RunFolder, used: Collection[ModelName], variants: Sequence[str]
+    run: RunFolder, used: Collection[ModelName], variants: Sequence[str], key: str = KEY
 ) -> list[str]:
     """Variants of which each used model has outputs; folders from before them have none.
+
+    Args:
+        run: the experiment's folder.
+        used: models that are audited or attack.
+        variants: which of them are looked at.
+        key: of the outputs in a file of signals.
 
     Raises:
         ValueError: a file is damaged.
     """
-    return [v for v in variants if all(_has_outputs(run, name, v) for name in used)]
+    return [v for v in variants if all(_has(run.signals(name, v), key) for name in used)]
 
 
-def _has_outputs(run: RunFolder, name: ModelName, variant: str) -> bool:
-    path = run.signals(name, variant)
+def _has(path: Path, key: str) -> bool:
     try:
         with safe_open(path, framework="pt") as file:
-            return KEY in file.keys()  # noqa: SIM118
+            return key in file.keys()  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(
             f"{path} is not a whole signals file ({error}). Run train.py again with `--repair`."
         ) from error
+
+
+def _read(path: Path, key: str) -> Tensor:
+    with safe_open(path, framework="pt") as file:
+        outputs: Tensor = file.get_tensor(key)
+    if broken := int((~outputs.isfinite()).sum()):
+        raise ValueError(
+            f"`{key}` in {path} must be finite, got {broken} numbers that are not. Train that "
+            "model again by `train.py --fleet.retrain_failed true`."
+        )
+    return outputs

@@ -9,21 +9,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from attacks.cases import Case
+from attacks.continual.pairs import Heads, Pair, pair
 from attacks.tasks import Form, Stage, Tasks
-
-
-class Heads(NamedTuple):
-    """Ridge heads, or networks that end in one.
-
-    Attributes:
-        residuals: y - f(x) of every example under each head.
-        leverage: phi^T R phi with the R of each head.
-        members: the examples that each head was solved on.
-    """
-
-    residuals: Float[Tensor, "heads examples columns"]
-    leverage: Float[Tensor, "heads examples"]
-    members: Bool[Tensor, "heads examples"]
 
 
 class Cell(NamedTuple):
@@ -38,7 +25,7 @@ class Cell(NamedTuple):
         own: the columns of the task's own classes.
         leverage: as of `Stage`; empty where outputs are no ridge regression.
         outside: as of `Stage`, and known only at the end of the task's own stage.
-        worlds: heads over the features of audited models, by their row.
+        worlds: what heads over the features of audited models say, by the models' row.
         solved: as of `Stage`.
         exemplars: as of `Stage`.
     """
@@ -51,7 +38,7 @@ class Cell(NamedTuple):
     own: Sequence[int]
     leverage: Mapping[Form, Float[Tensor, "models examples"]] = {}
     outside: Float[Tensor, "models examples"] | None = None
-    worlds: Mapping[int, Heads] = {}
+    worlds: Mapping[int, Pair] = {}
     solved: Float[Tensor, "models examples"] | None = None
     exemplars: Bool[Tensor, "models examples"] | None = None
 
@@ -97,8 +84,12 @@ def make_cell(
     part, labels = stage.on(examples), tasks.labels[examples].long()
     truth = one_hot(labels, stage.outputs.shape[-1])[:, seen].to(stage.outputs.dtype)
     worlds = {
-        row: Heads(truth - known.outputs[..., seen], known.leverage, known.members)
+        row: pair(Heads(truth - known.outputs[..., seen], known.leverage, known.members))
         for row, known in part.worlds.items()
+    }
+    worlds |= {
+        row: Pair(*((truth - side[..., seen]).double() for side in known))
+        for row, known in part.rounded.items()
     }
     return Cell(
         labels=labels,

@@ -8,7 +8,7 @@ from attacks.continual.leaks import ContinualLeak, TaskCell
 from attacks.continual.risk_map import RiskGroup, RiskMap
 from attacks.continual.rows import TaskRow
 from attacks.continual.utility import Utility
-from attacks.continual.variants import VariantLeak
+from attacks.continual.variants import RoundedLeak, VariantLeak
 from attacks.metrics.differences import Difference
 from attacks.metrics.intervals import Estimate, Summary
 from attacks.metrics.measures import Metric
@@ -36,11 +36,16 @@ def parse_leak(found: Mapping[str, Any]) -> ContinualLeak:
     read["transfers"] = [Transfer(**transfer) for transfer in read["transfers"]]
     read["attackers"] = [Attacker(**attacker) for attacker in read["attackers"]]
     read["state"] = [StateLeak(**leak) for leak in read["state"]]
-    read["variants"] = [VariantLeak(**leak) for leak in read["variants"]]
+    read["variants"] = [_variant(leak) for leak in read["variants"]]
     if read["risk_map"] is not None:
         groups = [RiskGroup(**group) for group in read["risk_map"]["groups"]]
         read["risk_map"] = RiskMap(**{**read["risk_map"], "groups": groups})
     return ContinualLeak(**read)
+
+
+def _variant(leak: Mapping[str, Any]) -> VariantLeak:
+    rounded = leak.get("rounded")
+    return VariantLeak(**{**leak, "rounded": rounded and RoundedLeak(**rounded)})
 
 
 def _cell(cell: Mapping[str, Any]) -> TaskCell:

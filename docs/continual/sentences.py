@@ -32,6 +32,7 @@ def answer(comparisons: Comparisons, fleets: Fleets) -> str:
         remembering(comparisons, fleets),
         deception(comparisons, fleets),
         rounding(comparisons, fleets),
+        ridge.rounded_alike(fleets),
         ridge.exposure(fleets),
         ridge.equations(fleets),
         ridge.cheapness(comparisons, fleets),

@@ -2,6 +2,7 @@
 
 from attacks.continual.over_targets import over_targets
 from attacks.game import FULL
+from attacks.metrics.differences import Difference
 from docs.continual.claims import BESIDE, Claim, Comparisons, beside, change, claims_of, few_heads
 from docs.continual.fleets import Fleets
 from docs.continual.measures import ACCURACY, MEASURES
@@ -21,7 +22,7 @@ from docs.continual.published import RESULTS
 from docs.study.numbers import STRONGEST as ANY_SHADOWS
 from docs.study.tables import cell, points, table
 from docs.study.verdicts import NAMES
-from reporting.text import show, show_difference
+from reporting.text import LEVEL, show, show_difference
 
 HELD = {
     "snapshot": "the last network",
@@ -111,10 +112,7 @@ def attackers(fleets: Fleets) -> str:
     for name, fleet in fleets.items():
         for held in fleet.leak.attackers:
             found = [show(held.auc), show(held.tpr_1pct, True)]
-            gain = "-"
-            if held.gain is not None:
-                shown = "" if held.gain.p_holm < 0.05 else "? "
-                gain = f"{shown}{show_difference(held.gain.estimate)}"
+            gain = _marked(held.gain)
             names = ", ".join(f"`{attack}`" for attack in held.attacks)
             rows.append((name, HELD[held.holds], *found, gain, names))
     columns = *(NAMES[m] for m in MEASURES), "AUC beyond the row above", "by"
@@ -154,6 +152,31 @@ def heads(comparisons: Comparisons, fleets: Fleets) -> str:
     beyond = [f"{NAMES[m]} beyond full precision" for m in (ACCURACY, *MEASURES)]
     columns = "learner", "variant", "test accuracy", "AUC", *beyond, "AUC by whole outputs"
     return table(columns, rows)
+
+
+def rounded(fleets: Fleets) -> str:
+    """What the strongest attack finds of quantized networks, and what rounded heads find."""
+    rows = []
+    for name, fleet in fleets.items():
+        for leak in fleet.leak.variants if has_rounded({name: fleet}) else []:
+            cells, found = [show(leak.auc), _marked(leak.beyond)], leak.rounded
+            parts = [show(found.worlds), show(found.shadows), _marked(found.gain)] if found else []
+            rows.append((name, leak.variant, *cells, *(parts or ["-"] * 3)))
+    columns = "AUC", "AUC beyond full", "AUC, rounded heads", "AUC, LiRA", "AUC beyond LiRA"
+    return table(("learner", "variant", *columns), rows)
+
+
+def has_rounded(fleets: Fleets) -> bool:
+    """Whether heads were rounded as quantized networks were."""
+    return any(leak.rounded for fleet in fleets.values() for leak in fleet.leak.variants)
+
+
+def _marked(difference: Difference | None) -> str:
+    """A difference, with a question mark if it is not shown."""
+    if difference is None:
+        return "-"
+    shown = "" if difference.p_holm < LEVEL else "? "
+    return f"{shown}{show_difference(difference.estimate)}"
 
 
 def few(comparisons: Comparisons, fleets: Fleets) -> str:

@@ -18,6 +18,7 @@ from storage.wandb_project import accuracy_key
 from storage.weights import load_into
 
 Tensors = dict[str, Tensor]
+Further = Callable[[LightningModule, str, nn.Module], Tensors]
 
 
 class RecordSignals(Callback):
@@ -36,6 +37,8 @@ class RecordSignals(Callback):
             they are random.
         peers: the processes of the fit.
         whole: variants whose outputs for all classes are recorded, too, of the pool as it is.
+        further: what else is recorded of a variant, from the module, the variant's name and its
+            network; None for nothing.
     """
 
     def __init__(
@@ -45,8 +48,9 @@ class RecordSignals(Callback):
         queries: Sequence[str],
         peers: Peers,
         whole: Collection[str] = (),
+        further: Further | None = None,
     ) -> None:
-        self.whole = whole
+        self.whole, self.further = whole, further
         self.folder, self.variants, self.queries, self.peers = folder, variants, queries, peers
 
     @tf32(False)
@@ -63,11 +67,13 @@ class RecordSignals(Callback):
             records = self._record(networks, trainer.datamodule)  # type: ignore[attr-defined]
             named = zip(missing.items(), networks, records, strict=True)
             for (variant, path), network, record in named:
-                whole = {}
+                more = {}
                 if variant in self.whole:
                     data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-                    whole = {"outputs": _outputs(network, data.pool_batches("identity"))}
-                save_whole(path, record | whole)
+                    more["outputs"] = _outputs(network, data.pool_batches("identity"))
+                if self.further is not None:
+                    more |= self.further(pl_module, variant, network)
+                save_whole(path, record | more)
                 accuracies[accuracy_key(variant)] = record["test_correct"].double().mean().item()
         for measured in self.peers.gather(accuracies):  # only the first process logs
             for logger in trainer.loggers if measured else ():

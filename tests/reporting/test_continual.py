@@ -133,7 +133,9 @@ def test_transfers_attackers_state_risk_and_variants_worked_by_hand(leak):
     assert rows == [["9", "0.300", "0.600", "1.40%", "0.900 (0.850-0.950)"]]
     assert "mean over targets: 0.900 (0.800-1.000)" in note
     rows, _ = texts(leak, "task_variants")
-    assert rows == [["full", "0.900 (0.850-0.950)", "5.0% (4.0-6.0)", *["0.900 (0.850-0.950)"] * 2]]
+    assert rows == [
+        ["full", "0.900 (0.850-0.950)", "5.0% (4.0-6.0)", "-", "-", *["0.900 (0.850-0.950)"] * 2]
+    ]
 
 
 def test_other_models_have_neither_tables_nor_sentences_nor_figure():

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from attacks.continual.cell import make_cell
+from attacks.continual.pairs import Heads, pair
 from attacks.game import keep_examples
-from attacks.tasks import task_of
+from attacks.tasks import RoundedWorlds, Stage, task_of
 
 
 def test_a_cell_has_the_tasks_examples_and_the_classes_seen_so_far(learners, cell_of):
@@ -22,9 +24,20 @@ def test_a_cell_has_the_tasks_examples_and_the_classes_seen_so_far(learners, cel
         assert torch.equal(cell.residuals[0, place], expected)
         assert torch.equal(cell.members[:, place], learners.members[:, example])
     world = learners.tasks.stages[2].worlds[8]
-    assert torch.equal(cell.worlds[8].leverage, world.leverage[:, chosen])
-    expected = cell.truth - world.outputs[:, chosen]
-    assert torch.equal(cell.worlds[8].residuals, expected)
+    residuals = cell.truth - world.outputs[:, chosen]
+    expected = pair(Heads(residuals, world.leverage[:, chosen], world.members[:, chosen]))
+    assert all(map(torch.equal, cell.worlds[8], expected))
+
+
+def test_rounded_worlds_are_taken_as_they_are(learners, cell_of):
+    """Over the columns of the classes seen so far, as residuals."""
+    sides = torch.rand(2, 3, len(learners.tasks.labels), 10)
+    stage = Stage(*learners.tasks.stages[1][:2], rounded={9: RoundedWorlds(*sides)})
+    cell = make_cell(learners.tasks, 1, stage, 0, learners.members, learners.cases)
+    chosen = learners.tasks.task == 0
+    assert [*cell.worlds] == [9]
+    for side, found in zip(sides, cell.worlds[9], strict=True):
+        assert torch.equal(found, (cell.truth - side[:, chosen][..., :7]).double())
 
 
 def test_what_a_stage_gained_is_known_of_its_own_task_alone(learners, cell_of):

@@ -8,6 +8,7 @@ from attacks.continual.leaks import UNSOLVED, find_continual_leak
 from attacks.continual.phi_attacks import PHI_ATTACKS, attack_phi
 from attacks.continual.rows import JOINT, STATE_JOINT, Sums, attack_cell
 from attacks.metrics.intervals import delong, tail_interval
+from attacks.tasks import RoundedWorlds
 
 SUMMED = [f"{name}{JOINT}" for name, attack in ATTACKS.items() if attack.ratio] + [STATE_JOINT]
 
@@ -181,6 +182,44 @@ def test_whole_outputs_of_variants_are_attacked_where_all_are_known(learners):
     assert noisy.auc.value < full.auc.value
     partly = tasks._replace(outputs={"nearest-w8": end.outputs})
     assert find_continual_leak(game._replace(tasks=partly)).variants == by_phi
+
+
+def test_variants_are_compared_with_full_by_attacks_that_both_are_open_to(learners):
+    """Rounded worlds that are the worlds of `full` find the same, and vague ones no more."""
+    end, signals = learners.tasks.stages[2], learners.signals["full"]
+    names = ["nearest-w8", "nearest-w4", "brecq-w2"]
+    worlds = {"nearest-w8": _both_sides(learners), "nearest-w4": _both_sides(learners, noise=9.0)}
+    tasks = learners.tasks._replace(outputs=dict.fromkeys(names, end.outputs), worlds=worlds)
+    game = learners._replace(signals={"full": signals} | dict.fromkeys(names, signals))
+    full, same, vague, without = find_continual_leak(game._replace(tasks=tasks)).variants
+    cells = [c.rows for c in find_continual_leak(learners).cells if c.stage == 3]
+    named = [next(row for row in rows if row.attack == "residual_lira_worlds") for rows in cells]
+    expected = sum(row.summary.auc.value for row in named) / 3
+    assert same.rounded.worlds.value == pytest.approx(expected)
+    assert same.rounded.gain.estimate.value > 0.01
+    assert same.beyond.estimate.value == pytest.approx(0, abs=1e-3)  # float64 or float32 residuals
+    assert vague.rounded.worlds.value < same.rounded.worlds.value - 0.05
+    assert vague.rounded.shadows == same.rounded.shadows
+    assert full.rounded is full.beyond is without.rounded is None
+    # brecq-w2 has the outputs of `full`, and is compared with it by what both are open to
+    assert without.beyond.estimate.value == 0
+    assert full.auc.value > without.auc.value
+
+
+def _both_sides(game, noise=0.0):
+    """What worlds in closed form say, as if it had been recorded behind a rounding."""
+    sides, truth = {}, torch.eye(10)[game.tasks.labels.long()]
+    for row, worlds in game.tasks.stages[2].worlds.items():
+        learnt = worlds.members[..., None]
+        h = torch.where(worlds.members, worlds.leverage, worlds.leverage / (1 + worlds.leverage))
+        out = truth - worlds.outputs
+        other = torch.where(learnt, out / (1 - h[..., None]), out * (1 - h[..., None]))
+        both = torch.where(learnt, out, other), torch.where(learnt, other, out)
+        draws = torch.Generator().manual_seed(row)
+        sides[row] = RoundedWorlds(
+            *(truth - s + noise * torch.randn(s.shape, generator=draws) for s in both)
+        )
+    return sides
 
 
 def test_a_task_without_members_is_left_out_and_named(learners):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
-from attacks.continual.cell import Heads
-from attacks.continual.paired import pair, shadows_paired, worlds_paired
+from attacks.continual.paired import shadows_paired, worlds_paired
+from attacks.continual.pairs import Heads, pair
 from attacks.continual.vector_fit import fit_vectors
 from benchmarks.synthetic_heads import Options, make_features, solve
 
