@@ -78,21 +78,15 @@ def attack_precisions(game: Game, tasks: Tasks, usable: Sequence[int]) -> list[P
         for holds in HOLDERS
     }
     beyond = _compare(by_holder, is_round_robin(game))
+    holders = {
+        (name, held): Holder(held, two_way(auc), two_way(tpr), beyond.get((name, held)))
+        for (name, held), (auc, tpr) in by_holder.items()
+    }
     return [
         PrecisionLeak(
             name,
-            [
-                [two_way(choose(open_to(cell, cell, HOLDERS[0]), "auc")[0]) for cell in at.values()]
-                for at in of_stages
-            ],
-            [
-                Holder(
-                    holds[-1],
-                    *map(two_way, by_holder[name, holds[-1]]),
-                    beyond.get((name, holds[-1])),
-                )
-                for holds in HOLDERS
-            ],
+            [[_measure_alone(cell) for cell in at.values()] for at in of_stages],
+            [holders[name, holds[-1]] for holds in HOLDERS],
         )
         for name, of_stages in cells.items()
     ]
@@ -124,6 +118,11 @@ def _attack_stages(
             }
         )
     return cells
+
+
+def _measure_alone(cell: Mapping[str, Found]) -> Estimate:
+    """AUC of the strongest attack on one snapshot alone, chosen on other targets."""
+    return two_way(choose(open_to(cell, cell, HOLDERS[0]), "auc")[0])
 
 
 def _find_earlier(

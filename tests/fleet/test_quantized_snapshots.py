@@ -207,3 +207,13 @@ def test_they_are_deployed_as_they_are_audited(copied):
     assert MADE[0] in line
     with pytest.raises(FileNotFoundError, match=r"--quantize nearest-w4 --quantize_snapshots true"):
         export(copied, "target-000", "task-1-nearest-w4", "state_dict", None)
+
+
+@pytest.mark.fleet
+def test_a_damaged_one_is_made_again_from_its_snapshot(toy, learned, copied, no_training, tensors):
+    path = RunFolder(copied).weights(NAMES[1], MADE[2])
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(SystemExit, match=rf"(?s){MADE[2]}.*--repair"):
+        train.main(toy(copied, LEARNER))
+    train.main(toy(copied, f"{LEARNER} --repair"))
+    assert tensors(copied) == tensors(learned)
