@@ -93,6 +93,7 @@ def config():
         calibration=Namespace(images=8, rounds=0),
         mixed=Namespace(**asdict(MixedOptions())),
         layer_bits={},
+        quantize_snapshots=False,
         record_embeddings=False,
         snapshots=[5, 1],
         threads=2,
@@ -123,6 +124,7 @@ def test_a_description_holds_what_changes_a_number(config, data):
             "batch": 1,
         },
         "quantize": ["nearest-w2", "nearest-w4"],
+        "quantize_snapshots": False,
         "record_embeddings": False,
         "snapshots": [1, 5],
     }
