@@ -195,7 +195,8 @@ def _check(
     if continual.on:
         check_continual(config, model, prune, federated, devices)
         check_quantized_worlds(continual, [str(Variant.parse(name)) for name in config.quantize])
-    check_quantized_snapshots(config, continual.on)
+    if config.quantize_snapshots:
+        check_quantized_snapshots(config.quantize, continual.on)
     if model.dp.on:
         check_privacy(config, devices)
     if prune.method:
@@ -262,7 +263,9 @@ def _open(
     run: RunFolder, asked: Experiment, matrix: Bool[Tensor, "models examples"], dry_run: bool
 ) -> Experiment:
     try:
-        run.preview(asked, matrix)
+        grown = run.preview(asked, matrix)
+        if grown.quantized_by_snapshot:  # as an earlier call asked
+            check_quantized_snapshots(grown.quantized, grown.continual)
         check_passed(run, asked)
         if not dry_run:
             return run.open(asked, matrix)

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-from jsonargparse import Namespace
-
 from attacks.game import FULL
 from fleet.engine import is_running
 from lightning_modules.callbacks.progress import read_progress
@@ -34,30 +32,28 @@ def check_snapshots(epochs: Sequence[int], last: int) -> None:
             )
 
 
-def check_quantized_snapshots(config: Namespace, continual: bool) -> None:
+def check_quantized_snapshots(quantize: Sequence[str], continual: bool) -> None:
     """Refuse quantized snapshots that would not be made, or not from what was at hand.
 
     Args:
-        config: options of the command line.
+        quantize: the variants of each snapshot.
         continual: whether models learn in tasks.
 
     Raises:
         ValueError: models learn no tasks, nothing is quantized, or images of later tasks would be
             looked at.
     """
-    if not config.quantize_snapshots:
-        return
     if not continual:
         raise ValueError(
             "`--quantize_snapshots` needs `--continual.tasks`, got none: the network after each "
             "task is what is quantized. Leave it out; `--quantize` rounds the end of training."
         )
-    if not config.quantize:
+    if not quantize:
         raise ValueError(
             "`--quantize_snapshots` needs a name in `--quantize`, got none. Pass for example "
             "`--quantize nearest-w4`."
         )
-    for name in config.quantize:
+    for name in quantize:
         variant = Variant.parse(name)
         if variant.calibrates and variant.calibration == "heldout":
             raise ValueError(

@@ -5,6 +5,7 @@ from typing import Any
 
 from attacks.continual.comparisons import Attacker, StateLeak, Transfer
 from attacks.continual.leaks import ContinualLeak, TaskCell
+from attacks.continual.precisions import Holder, PrecisionLeak
 from attacks.continual.risk_map import RiskGroup, RiskMap
 from attacks.continual.rows import TaskRow
 from attacks.continual.utility import Utility
@@ -36,11 +37,16 @@ def parse_leak(found: Mapping[str, Any]) -> ContinualLeak:
     read["transfers"] = [Transfer(**transfer) for transfer in read["transfers"]]
     read["attackers"] = [Attacker(**attacker) for attacker in read["attackers"]]
     read["state"] = [StateLeak(**leak) for leak in read["state"]]
+    read["precisions"] = [_precision(known) for known in read.get("precisions", ())]
     read["variants"] = [_variant(leak) for leak in read["variants"]]
     if read["risk_map"] is not None:
         groups = [RiskGroup(**group) for group in read["risk_map"]["groups"]]
         read["risk_map"] = RiskMap(**{**read["risk_map"], "groups": groups})
     return ContinualLeak(**read)
+
+
+def _precision(known: Mapping[str, Any]) -> PrecisionLeak:
+    return PrecisionLeak(**{**known, "holders": [Holder(**held) for held in known["holders"]]})
 
 
 def _variant(leak: Mapping[str, Any]) -> VariantLeak:

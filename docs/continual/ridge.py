@@ -108,6 +108,29 @@ def rounded_alike(fleets: Fleets) -> str:
     )
 
 
+def shipping(fleets: Fleets) -> str:
+    """How often one who holds quantized networks alone finds less of earlier tasks.
+
+    Less where p is below 5%, corrected for all precisions and holders of a fleet.
+    """
+    told = []
+    for name, fleet in fleets.items():
+        known = [leak for leak in fleet.leak.precisions if leak.precision != FULL]
+        held = [[leak.holders[place] for leak in known] for place in range(2)] if known else []
+        less = (
+            counted(sum(h.beyond is not None and direction(h.beyond) < 0 for h in row), len(row))
+            for row in held
+        )
+        if held:
+            told.append("{}: {} and {}".format(name, *less))
+    if not told:
+        return ""
+    return (
+        "One who holds the last network alone, and one who holds all, find less in so many of the "
+        f"precisions ({'; '.join(told)})."
+    )
+
+
 def mapping(fleets: Fleets) -> str:
     """Whether leverages rank who is exposed: where the interval of the correlation is above 0."""
     ranked, unclear, beyond, total = list[str](), list[str](), 0, 0

@@ -179,6 +179,23 @@ def _marked(difference: Difference | None) -> str:
     return f"{shown}{show_difference(difference.estimate)}"
 
 
+def shipped(fleets: Fleets) -> str:
+    """What is found of earlier tasks at the end by who only ever got networks of one precision."""
+    rows = []
+    for name, fleet in fleets.items():
+        for known in fleet.leak.precisions:
+            for held in known.holders:
+                cells = show(held.auc), show(held.tpr_1pct, True), _marked(held.beyond)
+                rows.append((name, known.precision, HELD[held.holds], *cells))
+    columns = *(NAMES[m] for m in MEASURES), "AUC beyond full"
+    return table(("learner", "networks", "the attacker holds", *columns), rows)
+
+
+def has_shipped(fleets: Fleets) -> bool:
+    """Whether the ends of tasks were quantized, too."""
+    return any(fleet.leak.precisions for fleet in fleets.values())
+
+
 def few(comparisons: Comparisons, fleets: Fleets) -> str:
     """What a few heads find beside ordinary LiRA, and what each takes."""
     rows = []

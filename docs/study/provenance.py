@@ -16,6 +16,7 @@ from storage.command_line import quote
 RECIPES = Path(__file__).parents[2] / "recipes"
 SMALL = "study/cifar10_small.yaml"  # the recipe of the first edition
 ADDING = "snapshots", "quantize"  # options that add variants
+SWITCHES = ("quantize_snapshots",)  # that do, too
 SECTIONS = "model", "prune", "federated", "continual", "trainer", "fleet"  # beside the data
 # of sections whose options a recipe need not name
 DEFAULTS: dict[str, dict[str, Any]] = {"continual": asdict(ContinualOptions())}
@@ -74,6 +75,7 @@ def training(study: Study, recipe: str) -> str:
         asked = made.get(option, [])  # unknown to older folders
         if asked != written.get(option, []):
             changes.append(" ".join([f"--{option}", *map(str, asked)]))
+    changes += [f"--{name} true" for name in SWITCHES if made.get(name) and not written.get(name)]
     folder = run_dir(study, recipe)
     changes += [f"--run_dir {folder}"] if folder != written["run_dir"] else []
     return " \\\n      ".join([f"python train.py --config recipes/{recipe}", *changes])
@@ -168,4 +170,6 @@ def _differs(named: Mapping[str, Any], key: str, value: object, changes: list[st
 def _plain(value: object) -> str:
     if value is None:
         return "null"
+    if isinstance(value, list):
+        return quote(f"[{','.join(map(str, value))}]")
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -185,6 +185,17 @@ def test_what_would_not_be_made_is_refused(toy, tmp_path, options, told):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.fleet
+def test_names_that_are_added_later_are_refused_alike(toy, copied, snapshot):
+    """A folder whose snapshots are quantized goes on doing so without being told again."""
+    file = RunFolder(copied).experiment_file
+    file.write_text(file.read_text().replace("- adaround-w2\n", "- adaround-w2-heldout\n"))
+    before = snapshot(copied)
+    with pytest.raises(SystemExit, match=r"got `adaround-w2-heldout`: held-out images"):
+        train.main(toy(copied, ENDS))
+    assert snapshot(copied) == before
+
+
 def test_a_stage_with_too_few_images_is_refused(data):
     task = tasks_of(data.pool.labels, CLASSES)
     stream = TaskStream(task, data.pool.labels, [2, 4, 6], 0)

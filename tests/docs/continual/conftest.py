@@ -127,6 +127,7 @@ def make_leak(change, loss, solves, size=1):
         risk_map=RiskMap("residual_lira_paired", groups, mean([0.9])) if solves else None,
         variants=[VariantLeak("full", area, rate, [area] * TASKS, whole=True)] if solves else [],
         left_out=[],
+        precisions=[],
     )
 
 

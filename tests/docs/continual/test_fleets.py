@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from attacks.continual.precisions import Holder, PrecisionLeak
+from attacks.continual.variants import RoundedLeak
 from docs.continual.fleets import keep, read
 from docs.continual.leak import parse_leak
 from reporting.results import plain
@@ -26,6 +28,19 @@ def test_what_is_found_is_read_back(leak_of, solves):
     leak = leak_of(0.1, 0.0, solves)
     if not solves:
         leak = leak._replace(world_seconds=0.0)  # NaN, which it is, equals nothing
+    assert parse_leak(json.loads(json.dumps(plain(leak)))) == leak
+
+
+def test_what_is_found_of_quantized_networks_is_read_back(leak_of):
+    leak = leak_of(0.1, 0.0, True)
+    (full,), (change,) = leak.variants, leak.by_task[:1]
+    rounded = full._replace(beyond=change, rounded=RoundedLeak(full.auc, full.auc, change))
+    holders = [
+        Holder("snapshot", full.auc, full.auc, None),
+        Holder("snapshots", *full[1:3], change),
+    ]
+    precisions = [PrecisionLeak("nearest-w4", [[full.auc], [full.auc] * 2], holders)]
+    leak = leak._replace(variants=[full, rounded], precisions=precisions)
     assert parse_leak(json.loads(json.dumps(plain(leak)))) == leak
 
 

@@ -7,7 +7,10 @@ import shutil
 import pytest
 from matplotlib.image import imread
 
+from attacks.continual.precisions import Holder, PrecisionLeak
+from attacks.continual.variants import RoundedLeak, VariantLeak
 from attacks.game import FULL
+from attacks.metrics.differences import Difference
 from attacks.metrics.intervals import Estimate
 from docs.continual import charts, claims, ridge, sentences, tables
 from docs.continual.claims import Comparisons, change
@@ -26,6 +29,7 @@ from docs.continual.page import DOCUMENTS, HERE, commands, main, render
 from docs.study.null import read_nulls
 from fleet.options import parse
 
+ROUNDED = {"buffer": 64, "gamma": 1.0, "quantized_worlds": ["nearest-w2", "obc-w2"]}
 DIGITS = DOCUMENTS["digits"]
 EVERY = "finetune", "sdmlp", "ssd", "acil"
 
@@ -160,6 +164,56 @@ def test_what_a_head_alone_tells_is_no_reason_to_keep_r_back(fleets):
     assert ridge.equations({"acil": acil}) == ""
 
 
+@pytest.fixture
+def quantized(fleets):
+    """Of acil at 4 bits less is found, and by rounded heads; at 2 bits neither is shown."""
+    (full,) = fleets["acil"].leak.variants
+
+    def difference(value, p):
+        return Difference("", "", Estimate(value, value - 0.01, value + 0.01), p, p)
+
+    def estimate(value):
+        return Estimate(value, value - 0.01, value + 0.01)
+
+    low = estimate(0.55)
+    four = RoundedLeak(estimate(0.7), low, difference(0.15, 0.01))
+    two = RoundedLeak(estimate(0.6), low, difference(0.05, 0.3))
+    variants = [
+        full,
+        VariantLeak("nearest-w4", four.worlds, low, [], True, difference(-0.29, 0.01), four),
+        VariantLeak("nearest-w2", two.worlds, low, [], True, difference(-0.39, 0.2), two),
+        VariantLeak("brecq-w2", low, low, [], True, difference(-0.4, 0.01)),
+    ]
+    holders = [Holder("snapshot", low, low, None), Holder("snapshots", low, low, None)]
+    shown, unclear = difference(-0.1, 0.01), difference(-0.1, 0.3)
+    changed = [holders[0]._replace(beyond=shown), holders[1]._replace(beyond=unclear)]
+    precisions = [PrecisionLeak("full", [], holders), PrecisionLeak("nearest-w4", [], changed)]
+    leak = fleets["acil"].leak._replace(variants=variants, precisions=precisions)
+    return {"acil": fleets["acil"]._replace(leak=leak)}
+
+
+def test_rounded_heads_are_told_of_by_what_is_shown(quantized, fleets):
+    assert ridge.rounded_alike(quantized).endswith(
+        "(acil: 0.990 at full precision, 0.600 to 0.700 quantized, less in 1 of 2 forms; such "
+        "heads find more than LiRA with shadows in 1 of 2)."
+    )
+    lines = tables.rounded(quantized).splitlines()
+    assert lines[3].count("? ") == 0
+    assert lines[4].count("? ") == 2
+    assert lines[5].endswith("| - | - | - |")
+    assert ridge.rounded_alike(fleets) == ""
+    assert not tables.has_rounded(fleets)
+
+
+def test_quantized_ends_of_tasks_are_told_of_by_what_is_shown(quantized, fleets):
+    assert "(acil: all 1 and none of 1)" in ridge.shipping(quantized)
+    *_, last, every = tables.shipped(quantized).splitlines()
+    assert "? " not in last
+    assert "? -0.100" in every
+    assert ridge.shipping(fleets) == ""
+    assert not tables.has_shipped(fleets)
+
+
 def test_without_analytic_learners_nothing_is_said_of_heads(several):
     fleets = several(finetune={"change": 0.0})
     page = plain(render(DIGITS, fleets, {}))
@@ -245,6 +299,14 @@ def test_options_that_a_learner_does_not_read_are_in_no_command(several):
         ("sdmlp", {"continual": {"learner": "sdmlp", "sdmlp": {"hidden": 500, "switch": 200.0}}}),
         ("ewc", {"continual": {"ewc": 7.5}, "model": {"lr": 0.3}}),
         ("acil", {"trainer": {"max_epochs": 3}, "heads": {"nearest-w2": (0.0, 0.0)}}),
+        (
+            "acil",
+            {
+                "continual": {"learner": "acil", "analytic": ROUNDED},
+                "heads": {"nearest-w2": (0.0, 0.0)},
+                "quantize_snapshots": True,
+            },
+        ),
     ],
 )
 def test_a_printed_command_asks_for_the_options_of_its_fleet(several, name, known):
@@ -256,6 +318,7 @@ def test_a_printed_command_asks_for_the_options_of_its_fleet(several, name, know
         for option, value in flatten(made[section]):
             assert asked[f"{section}.{option}"] == value, option
     assert asked.quantize == made["quantize"]
+    assert asked.quantize_snapshots == made.get("quantize_snapshots", False)
 
 
 def test_the_command_keeps_results_and_writes_the_page(write, tmp_path, monkeypatch, capsys):
