@@ -5,6 +5,7 @@ from typing import Any
 
 from attacks.continual.comparisons import Attacker, StateLeak, Transfer
 from attacks.continual.leaks import ContinualLeak, TaskCell
+from attacks.continual.precisions import Holder, PrecisionLeak
 from attacks.continual.risk_map import RiskGroup, RiskMap
 from attacks.continual.rows import TaskRow
 from attacks.continual.utility import Utility
@@ -37,10 +38,15 @@ def parse_leak(found: Mapping[str, Any]) -> ContinualLeak:
     read["attackers"] = [Attacker(**attacker) for attacker in read["attackers"]]
     read["state"] = [StateLeak(**leak) for leak in read["state"]]
     read["variants"] = [VariantLeak(**leak) for leak in read["variants"]]
+    read["precisions"] = [_precision(leak) for leak in read.get("precisions", ())]
     if read["risk_map"] is not None:
         groups = [RiskGroup(**group) for group in read["risk_map"]["groups"]]
         read["risk_map"] = RiskMap(**{**read["risk_map"], "groups": groups})
     return ContinualLeak(**read)
+
+
+def _precision(leak: Mapping[str, Any]) -> PrecisionLeak:
+    return PrecisionLeak(**{**leak, "holders": [Holder(**known) for known in leak["holders"]]})
 
 
 def _cell(cell: Mapping[str, Any]) -> TaskCell:

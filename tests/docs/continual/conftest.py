@@ -6,6 +6,7 @@ import pytest
 
 from attacks.continual.comparisons import Attacker, StateLeak, Transfer
 from attacks.continual.leaks import ContinualLeak, TaskCell
+from attacks.continual.precisions import Holder, PrecisionLeak
 from attacks.continual.risk_map import RiskGroup, RiskMap
 from attacks.continual.rows import TaskRow
 from attacks.continual.utility import Utility
@@ -23,7 +24,7 @@ from storage.records import VariantFacts
 TARGETS, TASKS = 8, 3
 AUC = [0.70, 0.72, 0.68, 0.71, 0.69, 0.70, 0.73, 0.67]  # right after a task, by the strongest
 NOISE = [0.001, -0.001, 0.002, -0.002, 0.001, 0.0, -0.002, 0.001]  # adds up to 0
-SIZES = {"finetune": 1, "sdmlp": 2, "ssd": -1, "acil": 3}  # of each fleet's noise
+SIZES = {"finetune": 1, "sdmlp": 2, "ssd": -1, "ssd-ewc": -2, "acil": 3}  # of each fleet's noise
 ANALYTIC = "acil", "dsal"
 CONFIG = {
     "seed": 0,
@@ -127,6 +128,7 @@ def make_leak(change, loss, solves, size=1):
         risk_map=RiskMap("residual_lira_paired", groups, mean([0.9])) if solves else None,
         variants=[VariantLeak("full", area, rate, [area] * TASKS, whole=True)] if solves else [],
         left_out=[],
+        precisions=[PrecisionLeak("full", [[mean([0.7])]], [Holder("snapshot", area, rate, None)])],
     )
 
 
