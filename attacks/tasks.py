@@ -45,6 +45,10 @@ class Stage(NamedTuple):
         solved: for audited models, whether each example was learnt, solved for from the weight of
             their head; None where that is not known.
         exemplars: the examples that each model keeps to replay them; None without replay.
+        fisher_excess: log of the largest squared gradient of an example beside the sum of those
+            that the stage's Fisher was measured on; None without consolidation.
+        fisher_solved: for audited models, whether the stage's Fisher was measured on an example,
+            solved for from it; None where that is not known.
     """
 
     outputs: Float[Tensor, "models examples classes"]
@@ -54,6 +58,8 @@ class Stage(NamedTuple):
     worlds: Mapping[int, Worlds] = {}
     solved: Float[Tensor, "models examples"] | None = None
     exemplars: Bool[Tensor, "models examples"] | None = None
+    fisher_excess: Float[Tensor, "models examples"] | None = None
+    fisher_solved: Float[Tensor, "models examples"] | None = None
 
     def on(self, examples: Int64[Tensor, " chosen"]) -> "Stage":
         """Select examples by position."""
@@ -68,6 +74,8 @@ class Stage(NamedTuple):
             worlds={row: worlds.on(examples) for row, worlds in self.worlds.items()},
             solved=choose(self.solved),
             exemplars=choose(self.exemplars),
+            fisher_excess=choose(self.fisher_excess),
+            fisher_solved=choose(self.fisher_solved),
         )
 
 

@@ -85,6 +85,13 @@ def diagonal_fisher(
     return {name: total / len(images) for name, total in sums.items()}
 
 
+def gained(before: Consolidation | None, after: Consolidation) -> dict[str, Tensor]:
+    """The Fisher diagonal of one stage, as told by what holds the weights before and after it."""
+    if before is None:
+        return after.fisher
+    return {name: total - before.fisher[name] for name, total in after.fisher.items()}
+
+
 def consolidate(before: Consolidation | None, weights: Weights, fisher: Weights) -> Consolidation:
     """Add a stage to those before: its Fisher, and the weights it ended with.
 

@@ -41,6 +41,8 @@ class Cell(NamedTuple):
         worlds: heads over the features of audited models, by their row.
         solved: as of `Stage`.
         exemplars: as of `Stage`.
+        fisher_excess: as of `Stage`, and known only at the end of the task's own stage.
+        fisher_solved: likewise.
     """
 
     labels: Int64[Tensor, " examples"]
@@ -54,6 +56,8 @@ class Cell(NamedTuple):
     worlds: Mapping[int, Heads] = {}
     solved: Float[Tensor, "models examples"] | None = None
     exemplars: Bool[Tensor, "models examples"] | None = None
+    fisher_excess: Float[Tensor, "models examples"] | None = None
+    fisher_solved: Float[Tensor, "models examples"] | None = None
 
     @property
     def targets(self) -> list[int]:
@@ -112,4 +116,6 @@ def make_cell(
         worlds=worlds,
         solved=part.solved,
         exemplars=part.exemplars,
+        fisher_excess=part.fisher_excess if place == task else None,
+        fisher_solved=part.fisher_solved if place == task else None,
     )
