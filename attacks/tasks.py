@@ -63,6 +63,12 @@ class Stage(NamedTuple):
         solved: for audited models, whether each example was learnt, solved for from the weight of
             their head; None where that is not known.
         exemplars: the examples that each model keeps to replay them; None without replay.
+        fisher_excess: log of the largest squared gradient of an example beside the sum of those
+            that the stage's Fisher was measured on; None without consolidation.
+        fisher_solved: for audited models, whether the stage's Fisher was measured on an example,
+            solved for from it; None where that is not known.
+        subnetwork_share: share of an example's activations that is on the neurons which SSD holds
+            after the stage; None for other learners.
     """
 
     outputs: Float[Tensor, "models examples classes"]
@@ -73,6 +79,9 @@ class Stage(NamedTuple):
     rounded: Mapping[int, RoundedWorlds] = {}
     solved: Float[Tensor, "models examples"] | None = None
     exemplars: Bool[Tensor, "models examples"] | None = None
+    fisher_excess: Float[Tensor, "models examples"] | None = None
+    fisher_solved: Float[Tensor, "models examples"] | None = None
+    subnetwork_share: Float[Tensor, "models examples"] | None = None
 
     def on(self, examples: Int64[Tensor, " chosen"]) -> "Stage":
         """Select examples by position."""
@@ -88,6 +97,9 @@ class Stage(NamedTuple):
             rounded={row: worlds.on(examples) for row, worlds in self.rounded.items()},
             solved=choose(self.solved),
             exemplars=choose(self.exemplars),
+            fisher_excess=choose(self.fisher_excess),
+            fisher_solved=choose(self.fisher_solved),
+            subnetwork_share=choose(self.subnetwork_share),
         )
 
 

@@ -1,7 +1,7 @@
 """Elastic weight consolidation: which weights the tasks so far rest on, and what holds them."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -27,6 +27,38 @@ class Consolidation(NamedTuple):
     anchor: dict[str, Tensor]
 
 
+def squared_slopes(
+    network: nn.Module, images: Float[Tensor, "images ..."], scale: float = 1.0
+) -> Iterator[dict[str, Tensor]]:
+    """Squared gradients of log p(y) for each image, y being the class the network predicts.
+
+    Args:
+        network: the network, which is not changed; it is run in evaluation mode.
+        images: images of the task, one or more.
+        scale: factor of the logits before the softmax.
+
+    Yields:
+        For some images in order, at most `CHUNK_VALUES` numbers if that is more than one image: one
+        tensor `[images, ...]` per trainable parameter, by its name, in float32 or finer.
+    """
+    network = copy.deepcopy(network).eval()  # a deep copy is not compiled, which vmap needs
+    named = dict(network.named_parameters())
+    weights = {name: weight.detach() for name, weight in named.items() if weight.requires_grad}
+    rest = {name: weight.detach() for name, weight in named.items() if not weight.requires_grad}
+    rest |= dict(network.named_buffers())
+
+    def log_chance(weights: dict[str, Tensor], image: Tensor) -> Tensor:
+        logits = functional_call(network, (weights, rest), (image[None],))[0]
+        chance: Tensor = scale * logits.max(0).values - (scale * logits).logsumexp(0)
+        return chance
+
+    slopes_of = vmap(grad(log_chance), in_dims=(None, 0))
+    size = sum(weight.numel() for weight in weights.values())
+    for chunk in torch.split(images, max(1, CHUNK_VALUES // max(1, size))):
+        slopes = slopes_of(weights, chunk)
+        yield {name: slope.to(_wide(slope.dtype)).square() for name, slope in slopes.items()}
+
+
 def diagonal_fisher(
     network: nn.Module, images: Float[Tensor, "images ..."], scale: float = 1.0
 ) -> dict[str, Tensor]:
@@ -46,24 +78,18 @@ def diagonal_fisher(
 
     Source: Kirkpatrick et al. 2017, arXiv:1612.00796.
     """
-    network = copy.deepcopy(network).eval()  # a deep copy is not compiled, which vmap needs
-    named = dict(network.named_parameters())
-    weights = {name: weight.detach() for name, weight in named.items() if weight.requires_grad}
-    rest = {name: weight.detach() for name, weight in named.items() if not weight.requires_grad}
-    rest |= dict(network.named_buffers())
-
-    def log_chance(weights: dict[str, Tensor], image: Tensor) -> Tensor:
-        logits = functional_call(network, (weights, rest), (image[None],))[0]
-        chance: Tensor = scale * logits.max(0).values - (scale * logits).logsumexp(0)
-        return chance
-
-    slopes_of = vmap(grad(log_chance), in_dims=(None, 0))
-    sums = {n: w.new_zeros(w.shape, dtype=_wide(w.dtype)) for n, w in weights.items()}
-    size = sum(weight.numel() for weight in weights.values())
-    for chunk in torch.split(images, max(1, CHUNK_VALUES // max(1, size))):
-        for name, slopes in slopes_of(weights, chunk).items():
-            sums[name] += slopes.to(sums[name].dtype).square().sum(0)
+    sums = dict[str, Tensor]()
+    for squares in squared_slopes(network, images, scale):
+        for name, square in squares.items():
+            sums[name] = sums.get(name, 0) + square.sum(0)
     return {name: total / len(images) for name, total in sums.items()}
+
+
+def gained(before: Consolidation | None, after: Consolidation) -> dict[str, Tensor]:
+    """The Fisher diagonal of one stage, as told by what holds the weights before and after it."""
+    if before is None:
+        return after.fisher
+    return {name: total - before.fisher[name] for name, total in after.fisher.items()}
 
 
 def consolidate(before: Consolidation | None, weights: Weights, fisher: Weights) -> Consolidation:

@@ -28,6 +28,14 @@ def most_frequent(counts: Int[Tensor, " neurons"], units: int) -> Int[Tensor, " 
     return order[:units].sort().values
 
 
+def share_on(
+    active: Float[Tensor, "examples neurons"], units: Int[Tensor, " units"]
+) -> Float[Tensor, " examples"]:
+    """Share of each example's activations that is on some neurons; 0 where all are silent."""
+    whole = active.sum(1)
+    return active[:, units].sum(1) / torch.where(whole > 0, whole, 1)
+
+
 def selection_entropy(counts: Int[Tensor, " neurons"], examples: int) -> Float[Tensor, " neurons"]:
     """Bits of whether a neuron is selected on an example of the task; 0 if always or never.
 

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from continual.fisher import Consolidation, consolidation_penalty
+from continual.fisher_equations import Measured
 from datamodules.batches import Batch
 from datamodules.images import ImageDataModule
 from datamodules.tasks import Lesson, TaskStream, split_classes
 from lightning_modules.classifier import Classifier
-from lightning_modules.consolidation import consolidate_stage
+from lightning_modules.consolidation import consolidate_stage, expose_fisher
 from lightning_modules.continual_options import ContinualOptions
 from lightning_modules.options import ModelOptions
 
@@ -57,6 +58,7 @@ class ContinualClassifier(Classifier):
         self.automatic_optimization = False
         self.continual, self.classes = continual, classes
         self.consolidation: Consolidation | None = None  # of the stages so far, with EWC
+        self.measured: Measured | None = None  # Fisher of the stage that ended in this epoch
 
     def begin_stage(self, stage: int) -> None:
         """Prepare for a task, counted from 0, before the first epoch that learns it."""
@@ -66,7 +68,7 @@ class ContinualClassifier(Classifier):
         if self.continual.ewc:
             data: ImageDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
             scale, epoch = self.continual.ewc_scale, self.current_epoch
-            self.consolidation = consolidate_stage(
+            self.consolidation, self.measured = consolidate_stage(
                 self.consolidation, self.network, data, epoch, scale, self.seed
             )
 
@@ -86,7 +88,11 @@ class ContinualClassifier(Classifier):
             network: a copy of the network, in evaluation mode and float32.
             audited: whether the model is audited, and not one of the attacker's.
         """
-        return {}
+        if self.measured is None:
+            return {}
+        own, scale = self.stream.task == self.stage, self.continual.ewc_scale
+        data: ImageDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        return expose_fisher(network, data, self.measured, own, scale, audited)
 
     def describe_stage(self) -> dict[str, Any]:
         """Facts on the stage that ends, as JSON knows them."""
@@ -115,6 +121,7 @@ class ContinualClassifier(Classifier):
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
+        self.measured = None
         epoch, stream = self.current_epoch, self.stream
         if epoch in (0, *self.phases):
             cast(LightningOptimizer, self.optimizers()).optimizer.state.clear()

@@ -10,11 +10,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from continual.subnetwork import distillation, distilled_loss, most_frequent, selection_entropy
+from continual.subnetwork import (
+    distillation,
+    distilled_loss,
+    most_frequent,
+    selection_entropy,
+    share_on,
+)
 from continual.top_k import count_active, decayed_k
 from datamodules.batches import Batch
 from datamodules.images import ImageDataModule
 from lightning_modules.continual_options import ContinualOptions
+from lightning_modules.float32 import tf32
+from lightning_modules.headed import HeadedNetwork
 from lightning_modules.headed_classifier import HeadedClassifier
 from lightning_modules.options import ModelOptions
 from lightning_modules.sparse_head import Activations, GabaSwitch, SparseHead, TopK
@@ -192,6 +200,18 @@ class DistilledMemoryClassifier(SparseMemoryClassifier):
         super().end_stage(stage)
         if stage:  # there was a subnetwork to hold
             self.facts["alive"] = (torch.cat(rows) > 0).any(1).double().mean().item()
+
+    def record(self, network: nn.Module, audited: bool) -> dict[str, Tensor]:
+        """Further tensors, with the share of each example's activations on the subnetwork."""
+        whole = cast(HeadedNetwork, network)
+        head, data = cast(SparseHead, whole.head), self._data
+        with torch.inference_mode(), tf32(False):
+            shares = [
+                share_on(head.activations(whole.backbone(batch.images)).after, self.subnetwork)
+                for batch in data.pool_batches("identity")
+            ]
+        share = torch.cat(shares).float().cpu()
+        return super().record(network, audited) | {"subnetwork_share": share}
 
     def after_counting(self, counts: Tensor, examples: int) -> None:
         """Choose the subnetwork and the teacher of the next stage."""

@@ -164,10 +164,12 @@ def _state(leak: ContinualLeak) -> Table:
         kept = f" Of the members of earlier tasks, {share} are kept."
     note = (
         "Attacks on what a learner keeps to go on learning, mean over tasks: on the matrix R of a "
-        "ridge head as it is (float64) and stored in fewer bits, and on exemplars kept for replay. "
+        "ridge head as it is (float64) and stored in fewer bits, on the Fisher diagonal of elastic "
+        "weight consolidation, and on exemplars kept for replay. "
         f"range_test and leverage need no shadows.{kept} normal_equations holds no state: it "
         "solves for members from the weight of the head, and takes candidates that hold every "
-        f"training example, here the pool. {DOCS}"
+        "training example, here the pool. fisher_equations holds the Fisher, and likewise takes "
+        f"candidates, here the pool's examples of the task. {DOCS}"
     )
     return Table(
         "task_state",

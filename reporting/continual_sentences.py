@@ -32,7 +32,7 @@ def sentences(leak: ContinualLeak | None) -> list[str]:
     if leak.transfers:
         told += [_rises(leak.transfers[0]), *_misleads(leak.transfers)]
     told += [_gain(leak)] if len(leak.attackers) > 1 else []
-    return told + _solves(leak) + _ships(leak) + _keeps(leak)
+    return told + _solves(leak) + _ships(leak) + _consolidates(leak) + _holds(leak) + _keeps(leak)
 
 
 def understated(leak: ContinualLeak | None, headline: Estimate) -> list[str]:
@@ -145,6 +145,37 @@ def _ships(leak: ContinualLeak) -> list[str]:
             f"{best.attack} {found} of earlier tasks at the end by AUC {_known(best.auc_at_end)}"
         )
     return [f"Do not ship R: {', and '.join(told)}."]
+
+
+def _consolidates(leak: ContinualLeak) -> list[str]:
+    """One line if an attack on EWC's Fisher finds members."""
+    tests = [found for found in leak.state if found.attack.startswith("fisher")]
+    after = {f.attack: f.auc for f in tests if f.auc is not None and f.auc.low > 0.5}
+    if not after:
+        return []
+    ways = {
+        "fisher_equations": ", by one whose candidates hold every member of the task",
+        "fisher_lira": ", beside shadows",
+        "fisher_bound": "",
+    }
+    best = max(after, key=lambda attack: after[attack].value)
+    return [
+        f"Do not ship EWC's Fisher: {best} finds members of a task right after it by AUC "
+        f"{show(after[best])}{ways[best]}."
+    ]
+
+
+def _holds(leak: ContinualLeak) -> list[str]:
+    """One line if the neurons that SSD holds tell members."""
+    tests = [found for found in leak.state if found.attack.startswith("subnetwork")]
+    after = {f.attack: f.auc for f in tests if f.auc is not None and f.auc.low > 0.5}
+    if not after:
+        return []
+    best = max(after, key=lambda attack: after[attack].value)
+    return [
+        f"Do not ship which neurons SSD holds: {best} finds members of a task right after it by "
+        f"AUC {show(after[best])}."
+    ]
 
 
 def _keeps(leak: ContinualLeak) -> list[str]:

@@ -25,8 +25,8 @@ LEVERAGES: dict[Form, str] = {
     "float64": "leverage", "float16": "leverage_float16", "int8": "leverage_int8",
 }  # fmt: skip
 WORLDS = "world_outputs", "world_leverage", "world_members", "world_seconds"
-SOLVED = "solved"
-AUDITED = {*WORLDS, SOLVED}  # known of audited models alone
+SOLVED, FISHER_SOLVED = "solved", "fisher_solved"
+AUDITED = {*WORLDS, SOLVED, FISHER_SOLVED}  # known of audited models alone
 NO_LABELS = (
     "Tasks were not attacked one by one, because the images that say which example is of which "
     "task are gone. Put them back in their place, and audit again."
@@ -88,6 +88,9 @@ class SavedStages:
                 for name in (self.audited if worlds else ())
             },
             solved=self._stack(audited, SOLVED) if SOLVED in own else None,
+            fisher_excess=stacked.get("fisher_excess"),
+            fisher_solved=self._stack(audited, FISHER_SOLVED) if FISHER_SOLVED in own else None,
+            subnetwork_share=stacked.get("subnetwork_share"),
             exemplars=None if exemplars is None else exemplars.nan_to_num(0).bool(),
         )
 

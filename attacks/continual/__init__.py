@@ -15,16 +15,24 @@ from attacks.continual.paired import shadows_paired, worlds_paired
 from attacks.continual.residuals import loss, residual_lira
 from attacks.continual.state import (
     exemplars,
+    fisher_bound,
+    fisher_equations,
+    fisher_lira,
     leverage_lira,
     leverage_threshold,
     normal_equations,
     range_test,
+    subnetwork_lira,
+    subnetwork_share,
 )
 from attacks.tasks import FORMS, Form
 
 Holds = Literal["snapshot", "snapshots", "state", "candidates"]
 Compares = Literal["nothing", "shadows", "worlds"]
-Needs = Literal["leverage", "outside", "worlds", "exemplars", "solved"]
+Needs = Literal[
+    "leverage", "outside", "worlds", "exemplars", "solved",
+    "fisher_excess", "fisher_solved", "subnetwork_share",
+]  # fmt: skip
 
 
 class ContinualAttack(NamedTuple):
@@ -33,8 +41,8 @@ class ContinualAttack(NamedTuple):
     Attributes:
         run: scores of the audited models.
         compares: what an attacker compares with: shadows, or heads over the target's own features.
-        holds: what it holds beside its shadows: a snapshot, the learner's state at that time, or a
-            snapshot and candidates among which is every example that was learnt.
+        holds: what it holds beside its shadows: a snapshot, the learner's state at that time, or
+            candidates among which is every example that was learnt, and a snapshot or the state.
         needs: fields of `Cell` that must be known.
         control: whether it is made to show what a weaker attacker would miss, and is no risk.
         ratio: whether scores are log-likelihood ratios, whose sum over snapshots is an attack by
@@ -82,5 +90,14 @@ ATTACKS: dict[str, ContinualAttack] = {
     "range_test": ContinualAttack(range_test, "nothing", "state", ("outside",)),
     **{name: attack for form in FORMS for name, attack in _of_leverage(form).items()},
     "normal_equations": ContinualAttack(normal_equations, "nothing", "candidates", ("solved",)),
+    "fisher_bound": ContinualAttack(fisher_bound, "nothing", "state", ("fisher_excess",)),
+    "fisher_lira": ContinualAttack(fisher_lira, "shadows", "state", ("fisher_excess",)),
+    "fisher_equations": ContinualAttack(
+        fisher_equations, "nothing", "candidates", ("fisher_solved",)
+    ),
+    "subnetwork_share": ContinualAttack(
+        subnetwork_share, "nothing", "state", ("subnetwork_share",)
+    ),
+    "subnetwork_lira": ContinualAttack(subnetwork_lira, "shadows", "state", ("subnetwork_share",)),
     "exemplars": ContinualAttack(exemplars, "nothing", "state", ("exemplars",)),
 }

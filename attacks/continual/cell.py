@@ -28,6 +28,9 @@ class Cell(NamedTuple):
         worlds: what heads over the features of audited models say, by the models' row.
         solved: as of `Stage`.
         exemplars: as of `Stage`.
+        fisher_excess: as of `Stage`, and known only at the end of the task's own stage.
+        fisher_solved: likewise.
+        subnetwork_share: likewise.
     """
 
     labels: Int64[Tensor, " examples"]
@@ -41,6 +44,9 @@ class Cell(NamedTuple):
     worlds: Mapping[int, Pair] = {}
     solved: Float[Tensor, "models examples"] | None = None
     exemplars: Bool[Tensor, "models examples"] | None = None
+    fisher_excess: Float[Tensor, "models examples"] | None = None
+    fisher_solved: Float[Tensor, "models examples"] | None = None
+    subnetwork_share: Float[Tensor, "models examples"] | None = None
 
     @property
     def targets(self) -> list[int]:
@@ -103,4 +109,7 @@ def make_cell(
         worlds=worlds,
         solved=part.solved,
         exemplars=part.exemplars,
+        fisher_excess=part.fisher_excess if place == task else None,
+        fisher_solved=part.fisher_solved if place == task else None,
+        subnetwork_share=part.subnetwork_share if place == task else None,
     )

@@ -36,6 +36,10 @@ UNSOLVED = (
     "normal_equations was left out: it was not recorded after the last task, because the pool has "
     "more candidates than it is solved for. Take a smaller `--data.pool_size` to make it."
 )
+NO_FISHER = (
+    "fisher_equations was left out after some tasks, of which the pool has more candidates than it "
+    "is solved for. Take a smaller `--data.pool_size` to make it."
+)
 PAIRED = "residual_lira_paired"
 Attacks = dict[int, Mapping[str, Found]]  # of each task, by the attack's name
 
@@ -137,6 +141,8 @@ def find_continual_leak(game: Game) -> ContinualLeak | None:
     cells, first, last, accuracy, stage = _attack_cells(game, tasks, usable)
     if stage.leverage and stage.solved is None:
         left_out.append(UNSOLVED)
+    if any("fisher_bound" in made and "fisher_equations" not in made for made in first.values()):
+        left_out.append(NO_FISHER)
     left_out += [
         f"Snapshots by {name} were not attacked, because whole outputs of {', '.join(variants)} "
         "were not recorded. Delete these files in each model's `signals`, and run train.py again."

@@ -21,13 +21,22 @@ from docs.continual.numbers import (
 )
 from docs.study.verdicts import Compared, Expected, Status, correct, judge, overall
 
-BESIDE = {"ssd": "sdmlp", "sdmlp-ewc": "sdmlp", "ewc": "finetune", "replay": "finetune"}
+BESIDE = [  # pairs of which the first adds something to the second
+    ("ssd", "sdmlp"),
+    ("sdmlp-ewc", "sdmlp"),
+    ("ssd-ewc", "ssd"),
+    ("ssd-ewc", "sdmlp-ewc"),
+    ("ewc", "finetune"),
+    ("replay", "finetune"),
+    ("real", "acil"),
+]
 PUBLISHED = [  # pairs of which the first is the more accurate at the end
     ("sdmlp-ewc", "sdmlp"),
     ("sdmlp", "topk"),
     ("topk", "relu"),
     ("sdmlp", "relu"),
     ("ssd", "sdmlp"),
+    ("ssd-ewc", "ssd"),
 ]
 FORGETFUL = "finetune", "sdmlp"  # whose leakage of earlier tasks is claimed to fall
 Pair = tuple[Side | Head, Side | Head]
@@ -88,7 +97,7 @@ def claims_of(fleets: Fleets) -> list[Claim]:
         misled(fleets),
         blind(fleets),
         own_columns(fleets),
-        *(claim for first in BESIDE for claim in beside(fleets, first)),
+        *(claim for pair in BESIDE for claim in beside(fleets, *pair)),
         published(fleets),
         protects(fleets),
         few_heads(fleets),
@@ -143,9 +152,8 @@ def own_columns(fleets: Fleets) -> Claim:
     return Claim(text, _possible(fleets, pairs), "less")
 
 
-def beside(fleets: Fleets, first: str) -> list[Claim]:
+def beside(fleets: Fleets, first: str, second: str) -> list[Claim]:
     """The claims that a learner forgets less than the one that it adds to, and leaks more."""
-    second = BESIDE[first]
     if first not in fleets or second not in fleets:
         return []
     accurate = (Side(first, "change", ACCURACY), Side(second, "change", ACCURACY))

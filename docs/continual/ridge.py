@@ -1,5 +1,7 @@
 """The page's sentences on ridge heads and memories: what they give away, to whom, how cheaply."""
 
+from itertools import product
+
 from attacks.game import FULL
 from docs.continual.claims import Comparisons, few_heads
 from docs.continual.fleets import Fleets
@@ -11,6 +13,12 @@ from reporting.continual_sentences import direction
 from reporting.text import listed
 
 EQUATIONS = "normal_equations"  # of who holds all candidates, and no state
+KEPT = {  # what a learner keeps beside its weights, by how its attacks' names begin
+    "the matrix R": ("range", "leverage"),
+    "the memory of exemplars": ("exemplars",),
+    "EWC's Fisher": ("fisher",),
+    "SSD's subnetwork": ("subnetwork",),
+}
 SUMMED = "all_snapshots"  # in the names of attacks that hold more than the state of one moment
 
 
@@ -19,12 +27,12 @@ def exposure(fleets: Fleets) -> str:
 
     It does where the whole interval of an AUC lies above guessing; told of the best attack.
     """
-    matrices, exemplars = list[str](), list[str]()
-    for name, fleet in fleets.items():
+    texts: dict[str, list[str]] = {kept: [] for kept in KEPT}
+    for (name, fleet), kept in product(fleets.items(), KEPT):
         known = {
             leak.attack: leak.auc
             for leak in fleet.leak.state
-            if SUMMED not in leak.attack and leak.attack != EQUATIONS
+            if SUMMED not in leak.attack and leak.attack.startswith(KEPT[kept])
         }
         found = {a: auc for a, auc in known.items() if auc and auc.low > GUESSES["auc"]}
         if not found:
@@ -35,13 +43,18 @@ def exposure(fleets: Fleets) -> str:
             text += f", {found['leverage_int8'].value:.3f} by leverages alone in int8"
         if "range_test" in known and "range_test" not in found:
             text += ", and nothing by the range test"
-        (matrices if fleet.solves else exemplars).append(text)
-    named = (("the matrix R", matrices), ("the memory of exemplars", exemplars))
+        texts[kept].append(text)
     return " ".join(
-        f"Do not ship {what}, which tells members right after a task (AUC, {'; '.join(texts)})."
-        for what, texts in named
-        if texts
+        f"Do not ship {kept}, which tells members right after a task (AUC, {'; '.join(told)})."
+        for kept, told in texts.items()
+        if told
     )
+
+
+def has_fisher(fleets: Fleets) -> bool:
+    """Whether any learner was attacked by the Fisher that it keeps."""
+    known = (leak for fleet in fleets.values() for leak in fleet.leak.state)
+    return any(leak.attack.startswith(KEPT["EWC's Fisher"]) for leak in known)
 
 
 def equations(fleets: Fleets) -> str:

@@ -1,6 +1,6 @@
 """The page's answer: each of its sentences is computed from the comparisons by a written rule."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from docs.continual import ridge
 from docs.continual.claims import (
@@ -69,26 +69,27 @@ def leakage(comparisons: Comparisons, fleets: Fleets) -> str:
 
 def remembering(comparisons: Comparisons, fleets: Fleets) -> str:
     """Which learners retain more than those that they add to, and which of these leak more."""
-    names = [name for name in BESIDE if beside(fleets, name)]
-    kept = {name: comparisons.of(beside(fleets, name)[0], ACCURACY)[0] for name in names}
-    better = [name for name in names if kept[name].shown == "more"]
-    if not names:
+    made = [pair for pair in BESIDE if beside(fleets, *pair)]
+    kept = {pair: comparisons.of(beside(fleets, *pair)[0], ACCURACY)[0] for pair in made}
+    better = [pair for pair in made if kept[pair].shown == "more"]
+    if not made:
         return ""
     if not better:
-        return f"None of {listed(names)} is shown to forget less than the learner that it adds to."
-    leaks = {name: comparisons.of(beside(fleets, name)[1], "auc")[0] for name in better}
+        names = listed(list(dict.fromkeys(first for first, _ in made)))
+        return f"None of {names} is shown to forget less than the learner that it adds to."
+    leaks = {pair: comparisons.of(beside(fleets, *pair)[1], "auc")[0] for pair in better}
     parts = []
     for word, text in (
         ("more", "more is shown"),
         ("less", "less is shown"),
         (None, "no difference is shown"),
     ):
-        own = [n for n in better if leaks[n].shown == word]
+        own = [pair for pair in better if leaks[pair].shown == word]
         if own:
-            sizes = [f"{name} ({size_of(leaks[name], 'auc')})" for name in own]
+            sizes = [f"{_named(pair, made)} ({size_of(leaks[pair], 'auc')})" for pair in own]
             parts.append(f"{text}: {listed(sizes)}")
-    pairs = listed([f"{name} beside {BESIDE[name]}" for name in better])
-    rest = [name for name in names if name not in better]
+    pairs = listed([f"{first} beside {second}" for first, second in better])
+    rest = [_named(pair, made) for pair in made if pair not in better]
     unclear = f" ({listed(rest)} {'is' if len(rest) == 1 else 'are'} not)" if rest else ""
     return (
         f"Shown to forget less than what it adds to is {pairs}{unclear}; in what the strongest "
@@ -99,8 +100,8 @@ def remembering(comparisons: Comparisons, fleets: Fleets) -> str:
 def retention(comparisons: Comparisons, fleets: Fleets) -> str:
     """Whether each learner forgets less than the one that it adds to, and leaks more."""
     lines = []
-    for first in (name for name in BESIDE if beside(fleets, name)):
-        accurate, leaks = beside(fleets, first)
+    for first, second in (pair for pair in BESIDE if beside(fleets, *pair)):
+        accurate, leaks = beside(fleets, first, second)
         (kept,) = comparisons.of(accurate, ACCURACY)
         words = {
             "more": "retains more",
@@ -109,7 +110,7 @@ def retention(comparisons: Comparisons, fleets: Fleets) -> str:
         }
         by_measure = [f"{MEASURED[m]} {word_of(comparisons.of(leaks, m)[0], m)}" for m in MEASURES]
         lines.append(
-            f"- Beside {BESIDE[first]}, {first} {words[kept.shown]} of the accuracy of earlier "
+            f"- Beside {second}, {first} {words[kept.shown]} of the accuracy of earlier "
             f"tasks ({size_of(kept, ACCURACY)}); of what leaks of them at the end, "
             f"{listed(by_measure)}."
         )
@@ -198,6 +199,13 @@ def nothing_to_find(null: Mapping[str, Null]) -> str:
         named = [f"{MEASURED[m]} of {holding[m]} hold {GUESSES[m]:g}" for m in MEASURES]
         lines.append(f"- {name}, {attacks} attacks on all tasks and stages: {listed(named)}.")
     return "\n".join(lines)
+
+
+def _named(pair: tuple[str, str], made: Sequence[tuple[str, str]]) -> str:
+    """The first of a pair, with the second where several have that first."""
+    first, second = pair
+    several = sum(other == first for other, _ in made) > 1
+    return f"{first} beside {second}" if several else first
 
 
 def _safe(comparisons: Comparisons, head: Head) -> bool:

@@ -88,11 +88,12 @@ def changes(comparisons: Comparisons, fleets: Fleets) -> str:
 def pairs(comparisons: Comparisons, fleets: Fleets) -> str:
     """What remembering more costs: each learner beside the one that it adds to."""
     rows = []
-    for first in BESIDE:
-        for accurate, leaks in [beside(fleets, first)] if beside(fleets, first) else []:
+    for first, second in BESIDE:
+        both = beside(fleets, first, second)
+        for accurate, leaks in [both] if both else []:
             cells = [cell(comparisons.of(accurate, ACCURACY)[0], ACCURACY)]
             cells += [cell(comparisons.of(leaks, m)[0], m) for m in MEASURES]
-            rows.append((f"{first} beyond {BESIDE[first]}", *cells))
+            rows.append((f"{first} beyond {second}", *cells))
     leaked = (f"{NAMES[m]} of earlier tasks at the end" for m in MEASURES)
     return table(("learners", "change of test accuracy of earlier tasks", *leaked), rows)
 
@@ -238,7 +239,7 @@ def risk(fleets: Fleets) -> str:
 
 def has_pairs(fleets: Fleets) -> bool:
     """Whether a learner was run with the one that it adds to."""
-    return any(beside(fleets, first) for first in BESIDE)
+    return any(beside(fleets, *pair) for pair in BESIDE)
 
 
 def has_neurons(fleets: Fleets) -> bool:

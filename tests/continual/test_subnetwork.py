@@ -3,7 +3,13 @@ import torch
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from continual.subnetwork import distillation, distilled_loss, most_frequent, selection_entropy
+from continual.subnetwork import (
+    distillation,
+    distilled_loss,
+    most_frequent,
+    selection_entropy,
+    share_on,
+)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +77,11 @@ def test_the_loss_worked_by_hand():
     loss, hidden, logits = (torch.tensor(value) for value in (2.0, 10.0, 5.0))
     value = distilled_loss(loss, hidden, logits, 0.7, 0.1)
     assert value.item() == pytest.approx(0.7 * 2 + 0.3 * (0.1 * 10 + 0.9 * 5))
+
+
+def test_shares_worked_by_hand():
+    active = torch.tensor([[1.0, 3.0, 0.0, 4.0], [0.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0]])
+    assert share_on(active, torch.tensor([1, 2])).tolist() == [3 / 8, 0, 1]
 
 
 def test_entropies_match_scipy():

@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from safetensors.torch import load_file
 
 import train
+from attacks.metrics.roc import auc, roc
 from storage.names import fleet_names
 from storage.run_folder import RunFolder
 
@@ -57,6 +59,18 @@ def test_records_say_how_sparse_a_head_is(sparse):
         assert len({stage["switch"] for stage in stages}) == 1
         assert all(len(set(stage["subnetwork"])) == 4 for stage in stages)
         assert ["alive" in stage for stage in stages] == [False, True, True]
+
+
+def test_the_fisher_of_each_stage_tells_who_it_was_measured_on(sparse):
+    """Members never exceed it but for rounding, and where it is solved they come out on top."""
+    run = RunFolder(sparse)
+    for name, members in zip(NAMES, run.membership(), strict=True):
+        for number in (1, 2, 3):
+            file = load_file(run.task(name, number))
+            assert (file["fisher_excess"][members] < 1e-3).all()
+            own = file["fisher_excess"] != 0
+            assert auc(roc(file["fisher_solved"][own].double(), members[own])).item() > 0.9
+            assert not file["fisher_solved"][~own].any()
 
 
 @pytest.mark.fleet

@@ -218,6 +218,23 @@ def test_a_head_is_said_to_tell_who_was_learnt_where_its_equations_do(leak):
     assert not any("A head alone" in told for told in sentences(leak._replace(state=[found])))
 
 
+def test_a_fisher_is_not_to_be_shipped_where_an_attack_on_it_finds_members(leak):
+    """Told of the best of those whose whole interval lies above guessing."""
+    found = StateLeak("fisher_equations", Estimate(0.9, 0.8, 0.95), RATE, None, None)
+    bound = StateLeak("fisher_bound", Estimate(0.6, 0.55, 0.65), RATE, None, None)
+    assert sentences(leak._replace(state=[bound, found]))[-1] == (
+        "Do not ship EWC's Fisher: fisher_equations finds members of a task right after it by AUC "
+        "0.900 (0.800-0.950), by one whose candidates hold every member of the task."
+    )
+    found = found._replace(auc=Estimate(0.9, 0.49, 1.0))
+    assert sentences(leak._replace(state=[bound, found]))[-1] == (
+        "Do not ship EWC's Fisher: fisher_bound finds members of a task right after it by AUC "
+        "0.600 (0.550-0.650)."
+    )
+    bound = bound._replace(auc=Estimate(0.6, 0.49, 0.65))
+    assert not any("Fisher" in told for told in sentences(leak._replace(state=[bound, found])))
+
+
 @pytest.mark.parametrize(("high", "warned"), [(0.82, True), (0.83, False), (0.9, False)])
 def test_a_headline_below_what_tasks_tell_is_warned_of(leak, high, warned):
     """By hand: one who holds the last snapshot alone reaches 0.83 at least."""

@@ -78,6 +78,27 @@ def test_exemplars_are_read(task_run, read):
     assert torch.equal(read().exemplars, kept.expand(10, -1))
 
 
+def test_what_a_fisher_tells_is_read(task_run, read):
+    """Of audited models who was measured, and of every model how far it is exceeded."""
+    known = torch.arange(300) / 7
+    for row, name in enumerate(task_run.read().names):
+        path = task_run.task(name, 2)
+        more = {"fisher_solved": known - row} if name.role == "target" else {}
+        save_whole(path, load_file(path) | {"fisher_excess": known + row} | more)
+    stage = read()
+    assert torch.equal(stage.fisher_excess, known + torch.arange(10)[:, None])
+    assert torch.equal(stage.fisher_solved[8:], known - torch.arange(8, 10)[:, None])
+    assert stage.fisher_solved[:8].isnan().all()
+    assert read(0).fisher_excess is None
+    for name, key in ((ModelName("shadow", 3), "fisher_excess"), (TARGET, "fisher_solved")):
+        path = task_run.task(name, 2)
+        whole = load_file(path)
+        save_whole(path, {k: v for k, v in whole.items() if k != key})
+        with pytest.raises(ValueError, match=rf"{name}.* lacks {key}\. Run"):
+            read()
+        save_whole(path, whole)
+
+
 def test_models_that_no_audit_reads_may_lack_everything(task_run):
     labels, names = gather(task_run, False).game.tasks.labels, task_run.read().names
     task_run.task(FIRST, 2).unlink()

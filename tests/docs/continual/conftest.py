@@ -23,7 +23,7 @@ from storage.records import VariantFacts
 TARGETS, TASKS = 8, 3
 AUC = [0.70, 0.72, 0.68, 0.71, 0.69, 0.70, 0.73, 0.67]  # right after a task, by the strongest
 NOISE = [0.001, -0.001, 0.002, -0.002, 0.001, 0.0, -0.002, 0.001]  # adds up to 0
-SIZES = {"finetune": 1, "sdmlp": 2, "ssd": -1, "acil": 3}  # of each fleet's noise
+SIZES = {"finetune": 1, "sdmlp": 2, "ssd": -1, "ssd-ewc": -2, "acil": 3}  # of each fleet's noise
 ANALYTIC = "acil", "dsal"
 CONFIG = {
     "seed": 0,

@@ -52,6 +52,8 @@ def test_what_is_found_of_quantized_networks_is_read_back(leak_of):
         ({"replay": 5}, "replay"),
         ({"ewc": 1.5}, "ewc"),
         ({"learner": "sdmlp", "ewc": 100.0}, "sdmlp-ewc"),
+        ({"learner": "ssd", "ewc": 300.0}, "ssd-ewc"),
+        ({"learner": "real"}, "real"),
         ({"learner": "acil"}, "acil"),
         ({"learner": "acil", "analytic": {"buffer": 128}}, "acil-128"),
     ],

@@ -80,7 +80,7 @@ def test_accuracy_of_earlier_tasks_changes_by_what_is_forgotten(comparisons):
 
 def test_a_learner_is_set_beside_the_one_that_it_adds_to(comparisons, fleets):
     """By hand: SSD forgets 0.1 less than SDMLP, and at the end 0.03 more AUC is left."""
-    accurate, leaks = claims.beside(fleets, "ssd")
+    accurate, leaks = claims.beside(fleets, "ssd", "sdmlp")
     (kept,) = comparisons.of(accurate, ACCURACY)
     (leaked,) = comparisons.of(leaks, "auc")
     assert kept.estimate.value == pytest.approx(0.1)
@@ -88,7 +88,42 @@ def test_a_learner_is_set_beside_the_one_that_it_adds_to(comparisons, fleets):
     row = tables.pairs(comparisons, fleets).splitlines()[2]
     assert row.startswith("| ssd beyond sdmlp | ")
     assert "| ↑ +0.030 (" in row
-    assert claims.beside(fleets, "ewc") == []
+    assert claims.beside(fleets, "ewc", "finetune") == []
+
+
+def test_a_learner_that_adds_to_two_is_set_beside_each(several):
+    """By hand: SSD with EWC forgets 0.1 less than SSD, and 0.2 less than SDMLP with EWC."""
+    known = {"change": -0.02, "loss": -0.06}
+    fleets = several(
+        sdmlp_ewc={**known, "forgotten": 0.4},
+        ssd={**known, "forgotten": 0.3},
+        ssd_ewc={**known, "change": 0.01, "forgotten": 0.2, "heads": {"full": (0.0, 0.05)}},
+    )
+    assert [*fleets] == ["sdmlp-ewc", "ssd", "ssd-ewc"]
+    comparisons = Comparisons(fleets)
+    for second, less in (("ssd", 0.1), ("sdmlp-ewc", 0.2)):
+        (kept,) = comparisons.of(claims.beside(fleets, "ssd-ewc", second)[0], ACCURACY)
+        assert kept.estimate.value == pytest.approx(less)
+    assert (
+        "is ssd-ewc beside ssd and ssd-ewc beside sdmlp-ewc; in what the strongest attack finds of "
+        "earlier tasks at the end (AUC), more is shown: ssd-ewc beside ssd (+0.030) and ssd-ewc "
+        "beside sdmlp-ewc (+0.030)."
+    ) in sentences.remembering(comparisons, fleets)
+    assert "- ssd-ewc beside ssd: no difference shown (+5.0 points)." in sentences.order_of(
+        fleets, comparisons
+    )
+    assert "- Beside sdmlp-ewc, ssd-ewc retains" in sentences.retention(comparisons, fleets)
+    row = next(row for row in tables.published(fleets).splitlines() if "| ssd-ewc |" in row)
+    assert "not run" not in row
+    assert "EWC beside SSD" not in sentences.not_run(fleets, {})
+
+
+def test_a_backbone_of_two_streams_is_set_beside_one(several):
+    fleets = several(acil={"forgotten": 0.3}, real={"forgotten": 0.1})
+    assert [*fleets] == ["acil", "real"]
+    accurate, _ = claims.beside(fleets, "real", "acil")
+    (kept,) = Comparisons(fleets).of(accurate, ACCURACY)
+    assert kept.estimate.value == pytest.approx(0.2)
 
 
 def test_what_is_said_of_a_pair_follows_from_both_measures(comparisons, fleets):
