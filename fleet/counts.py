@@ -190,14 +190,16 @@ def _sides(job: Job) -> float:
 
 
 def _given_away(job: Job) -> float:
-    """Bytes per image and task of what a regression gives away, mean over models.
+    """Bytes per image and task of what a learner's state gives away, mean over models.
 
-    Four float32 of each model; of audited ones, who was learnt is solved for, and every world has
-    its outputs, a leverage and its members.
+    Of a regression four float32 of each model; of audited ones, who was learnt is solved for, and
+    every world has its outputs, a leverage and its members. Of a Fisher one, and of audited models
+    another; of a subnetwork one.
     """
-    if not job.continual.solves:
-        return 0.0
     audited = len(job.experiment.audited) / len(job.experiment.names)
+    if not job.continual.solves:
+        fisher = 4 + 4 * audited if job.continual.ewc else 0.0
+        return fisher + (4 if job.continual.learner == "ssd" else 0)
     world = 4 * job.data.num_classes + 4 + 1
     return 4 * 4 + audited * (4 + job.continual.analytic.worlds * world)
 
