@@ -64,7 +64,7 @@ def test_records_say_how_sparse_a_head_is(sparse):
 def test_the_fisher_of_each_stage_tells_who_it_was_measured_on(sparse):
     """Members never exceed it but for rounding, and where it is solved they come out on top."""
     run = RunFolder(sparse)
-    for name, members in zip(NAMES, run.membership(), strict=True):
+    for name, members in run.membership().items():
         for number in (1, 2, 3):
             file = load_file(run.task(name, number))
             assert (file["fisher_excess"][members] < 1e-3).all()

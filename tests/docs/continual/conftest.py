@@ -148,11 +148,12 @@ def make_results(name, change=0.0, loss=0.0, heads=None, **options):
         change: what the strongest attack finds of earlier tasks at the end beyond right after each.
         loss: the same by a loss attack.
         heads: AUC and accuracy beyond full precision of each quantized variant.
-        options: changes to its configuration, by section.
+        options: changes to its configuration, by section, and options of no section.
     """
     heads = {"full": (0.0, 0.0)} | (heads or {})
     config = CONFIG | {"continual": CONFIG["continual"] | make_options(name)}
-    config |= {key: config[key] | value for key, value in options.items()}
+    for key, value in options.items():
+        config[key] = config[key] | value if isinstance(value, dict) else value
     config["quantize"] = [variant for variant in heads if variant != "full"]
     rows, variants = [], {}
     for variant, (leak, accuracy) in heads.items():
