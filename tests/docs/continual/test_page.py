@@ -29,7 +29,7 @@ from docs.continual.page import DOCUMENTS, HERE, commands, main, render
 from docs.study.null import read_nulls
 from fleet.options import parse
 
-ROUNDED = {"buffer": 64, "gamma": 1.0, "quantized_worlds": ["nearest-w2", "obc-w2"]}
+ROUNDED = {"buffer": 512, "gamma": 1.0, "quantized_worlds": ["nearest-w2", "obc-w2"]}
 DIGITS = DOCUMENTS["digits"]
 EVERY = "finetune", "sdmlp", "ssd", "acil"
 
