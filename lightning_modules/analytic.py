@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from continual.ridge import as_targets, check_gamma
 from datamodules.batches import Batch
 from datamodules.images import ImageDataModule
+from datamodules.seeds import derive_seed
 from lightning_modules.float32 import tf32
 from lightning_modules.headed import HeadedNetwork
 from lightning_modules.headed_classifier import HeadedClassifier
@@ -116,8 +117,10 @@ class AnalyticClassifier(HeadedClassifier):
         if not pool.rows.features.isfinite().all():  # diverged
             return {}
         members = draw_worlds(self.seed, self.continual.analytic.worlds, len(pool.task))
-        count, parsed = calibration.images, Variant.parse(variant)
-        images = [data.draw_calibration("members", own, count, self.seed) for own in members]
+        # by a seed of their own: with the target's, both would draw the same of what both learnt
+        count, seed = calibration.images, derive_seed(self.seed, "worlds", "calibration")
+        images = [data.draw_calibration("members", own, count, seed) for own in members]
+        parsed = Variant.parse(variant)
         worlds = round_worlds(self.regression, pool, seen, members, images, parsed)
         places = torch.tensor(self.order).argsort()
         return {name: t[:, :, places].cpu().contiguous() for name, t in worlds.items()}

@@ -1,7 +1,9 @@
 """Whole output vectors of quantized learners of tasks, read from disk one variant at a time."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,13 +17,16 @@ KEY = "outputs"  # in a file of signals
 SIDES = "world_inside", "world_outside"  # in such files of audited models
 
 
-class SavedOutputs(Mapping[str, Tensor]):
-    """Outputs `[models, examples, classes]` of each variant; NaN in the rows of unused models.
+Recorded = TypeVar("Recorded")
+
+
+class _OfVariants(Mapping[str, Recorded], ABC):
+    """What was recorded of some models in each variant.
 
     Args:
         run: the experiment's folder.
-        used: models that are audited or attack.
-        variants: variants of which each of these models has outputs, see `recorded_outputs`.
+        used: models that are read.
+        variants: variants of which each of these models has it, see `recorded_outputs`.
     """
 
     def __init__(
@@ -36,57 +41,40 @@ class SavedOutputs(Mapping[str, Tensor]):
     def __iter__(self) -> Iterator[str]:
         return iter(self.variants)
 
-    def __getitem__(self, variant: str) -> Tensor:
+    def __getitem__(self, variant: str) -> Recorded:
         """Read one variant.
 
         Raises:
-            KeyError: not all models have its outputs.
-            ValueError: a file has outputs that are not finite.
+            KeyError: not all models have it.
+            ValueError: a file has numbers that are not finite.
         """
         if variant not in self.variants:
             raise KeyError(variant)
+        rows = (row for row, name in enumerate(self.names) if name in self.used)
+        return self._read({row: self.run.signals(self.names[row], variant) for row in rows})
+
+    @abstractmethod
+    def _read(self, paths: Mapping[int, Path]) -> Recorded:
+        """Read files of signals, by the models' row."""
+
+
+class SavedOutputs(_OfVariants[Tensor]):
+    """Outputs `[models, examples, classes]` of each variant; NaN in the rows of unused models."""
+
+    def _read(self, paths: Mapping[int, Path]) -> Tensor:
         stacked: Tensor | None = None
-        for row, name in enumerate(self.names):
-            if name not in self.used:
-                continue
-            outputs = _read(self.run.signals(name, variant), KEY)
+        for row, path in paths.items():
+            outputs = _read(path, KEY)
             if stacked is None:
                 stacked = torch.full((len(self.names), *outputs.shape), torch.nan)
             stacked[row] = outputs
         return torch.empty(0) if stacked is None else stacked
 
 
-class SavedWorlds(Mapping[str, Mapping[int, RoundedWorlds]]):
-    """Worlds of audited models that were rounded as a variant was, by the models' row.
+class SavedWorlds(_OfVariants[Mapping[int, RoundedWorlds]]):
+    """Worlds of audited models that were rounded as a variant was, by the models' row."""
 
-    Args:
-        run: the experiment's folder.
-        audited: models that are audited.
-        variants: variants of which each of these models has worlds, see `recorded_outputs`.
-    """
-
-    def __init__(
-        self, run: RunFolder, audited: Collection[ModelName], variants: Sequence[str]
-    ) -> None:
-        self.run, self.audited, self.variants = run, audited, variants
-        self.names = run.read().names
-
-    def __len__(self) -> int:
-        return len(self.variants)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.variants)
-
-    def __getitem__(self, variant: str) -> Mapping[int, RoundedWorlds]:
-        """Read one variant.
-
-        Raises:
-            KeyError: not all audited models have its worlds.
-            ValueError: a file has outputs that are not finite.
-        """
-        if variant not in self.variants:
-            raise KeyError(variant)
-        paths = {self.names.index(name): self.run.signals(name, variant) for name in self.audited}
+    def _read(self, paths: Mapping[int, Path]) -> Mapping[int, RoundedWorlds]:
         return {
             row: RoundedWorlds(*(_read(path, side) for side in SIDES))
             for row, path in paths.items()

@@ -10,6 +10,8 @@ import pytest
 
 from attacks import DEFAULT_ATTACKS
 from attacks.cases import make_cases
+from attacks.continual.leaks import ContinualLeak
+from attacks.continual.utility import Utility
 from attacks.evaluate import evaluate
 from attacks.game import Game
 from attacks.metrics.intervals import Estimate
@@ -20,6 +22,32 @@ from storage.evidence import Evidence
 from storage.records import LayerMeans, QuantizationMeans, VariantFacts
 
 SIZES = {"full": 98712, "nearest-w4": 16858, "nearest-w2": 1089}
+
+
+@pytest.fixture(scope="session")
+def bare_leak():
+    """What eight learners of two tasks leak, without any finding beside their accuracy."""
+    share = Estimate(0.9, 0.85, 0.95)
+    return ContinualLeak(
+        classes=[[0, 1], [2, 3]],
+        tasks=[1, 2],
+        stages=["task-1", "full"],
+        targets=8,
+        shadows=16,
+        false_positives={"tpr_1pct": 9, "tpr_01pct": 1},
+        worlds=0,
+        world_seconds=0.0,
+        cells=[],
+        utility=Utility([[share], [share, share]], share, share, None),
+        transfers=[],
+        by_task=[],
+        attackers=[],
+        state=[],
+        exemplars=None,
+        risk_map=None,
+        variants=[],
+        left_out=[],
+    )
 
 
 @pytest.fixture(scope="session")

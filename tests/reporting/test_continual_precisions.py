@@ -3,9 +3,7 @@
 import pytest
 
 import train
-from attacks.continual.leaks import ContinualLeak
 from attacks.continual.precisions import Holder, PrecisionLeak
-from attacks.continual.utility import Utility
 from attacks.metrics.differences import Difference
 from attacks.metrics.intervals import Estimate
 from reporting.continual_precisions import holders_table, precision_sentences, precisions_table
@@ -27,7 +25,7 @@ def holder(holds, auc, change=None, p=0.01):
 
 
 @pytest.fixture
-def leak():
+def leak(bare_leak):
     """Two tasks, of which 4 bits tell less only to one who holds the last snapshot."""
     precisions = [
         PrecisionLeak(
@@ -41,28 +39,7 @@ def leak():
             [holder("snapshot", 0.65, -0.2), holder("snapshots", 0.88, -0.02, p=0.3)],
         ),
     ]
-    share = Estimate(0.9, 0.85, 0.95)
-    return ContinualLeak(
-        classes=[[0, 1], [2, 3]],
-        tasks=[1, 2],
-        stages=["task-1", "full"],
-        targets=8,
-        shadows=16,
-        false_positives={"tpr_1pct": 9, "tpr_01pct": 1},
-        worlds=0,
-        world_seconds=0.0,
-        cells=[],
-        utility=Utility([[share], [share, share]], share, share, None),
-        transfers=[],
-        by_task=[],
-        attackers=[],
-        state=[],
-        exemplars=None,
-        risk_map=None,
-        variants=[],
-        left_out=[],
-        precisions=precisions,
-    )
+    return bare_leak._replace(precisions=precisions)
 
 
 def texts(table):

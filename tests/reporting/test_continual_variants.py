@@ -2,8 +2,6 @@
 
 import pytest
 
-from attacks.continual.leaks import ContinualLeak
-from attacks.continual.utility import Utility
 from attacks.continual.variants import RoundedLeak, VariantLeak
 from attacks.metrics.differences import Difference
 from attacks.metrics.intervals import Estimate
@@ -25,8 +23,7 @@ def variant(name, auc, beyond=None, rounded=None):
 
 
 @pytest.fixture
-def leak():
-    share = around(0.9)
+def leak(bare_leak):
     variants = [
         variant("full", 0.9),
         variant(
@@ -43,27 +40,7 @@ def leak():
         ),
         variant("brecq-w2", 0.95, difference(0.05)),
     ]
-    return ContinualLeak(
-        classes=[[0, 1], [2, 3]],
-        tasks=[1, 2],
-        stages=["task-1", "full"],
-        targets=8,
-        shadows=16,
-        false_positives={"tpr_1pct": 9, "tpr_01pct": 1},
-        worlds=8,
-        world_seconds=0.0,
-        cells=[],
-        utility=Utility([[share], [share, share]], share, share, None),
-        transfers=[],
-        by_task=[],
-        attackers=[],
-        state=[],
-        exemplars=None,
-        risk_map=None,
-        variants=variants,
-        precisions=[],
-        left_out=[],
-    )
+    return bare_leak._replace(variants=variants)
 
 
 def test_sentences_by_their_rules(leak):
