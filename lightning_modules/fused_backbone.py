@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from contextvars import ContextVar
 
 import torch
 from jaxtyping import Float
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 
 from continual.fusion import Scale, fuse, measure, pool
 from lightning_modules.networks import Shape
+
+_AVERAGES: ContextVar[list[Tensor] | None] = ContextVar("averages", default=None)  # of this pass
 
 
 class FusedBackbone(nn.Module):
@@ -53,14 +56,19 @@ class FusedBackbone(nn.Module):
         """Averages over the image of the outputs of all stages, one after another."""
         averages: list[Tensor] = []
         layers = [self.inner.get_submodule(name) for name in self.stages]
-        # pooled at once, because a later layer may change them in place
-        hooks = [
-            layer.register_forward_hook(lambda _, inputs, output: averages.append(pool([output])))
-            for layer in layers
-        ]
+
+        def keep(layer: nn.Module, inputs: object, output: Tensor) -> None:
+            # a quantizer's passes over several chunks of images take turns, in coroutines
+            if _AVERAGES.get() is averages:
+                # pooled at once, because a later layer may change them in place
+                averages.append(pool([output]))
+
+        hooks = [layer.register_forward_hook(keep) for layer in layers]
+        token = _AVERAGES.set(averages)
         try:
             self.inner(images)
         finally:
+            _AVERAGES.reset(token)
             for hook in hooks:
                 hook.remove()
         return torch.cat(averages, 1)

@@ -7,6 +7,9 @@ from torch import nn
 from lightning_modules.fused_backbone import FusedBackbone
 from lightning_modules.headed import behead
 from lightning_modules.networks import build_network
+from quantization.calibration import CHUNK, Calibration
+from quantization.quantize import quantize_network
+from quantization.variant import Variant
 
 
 @pytest.fixture(params=["resnet8", "convnet", "mlp"])
@@ -51,3 +54,20 @@ def test_a_network_without_stages_is_refused():
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
     with pytest.raises(ValueError, match=r"called `layer1`.*Sequential has none.*fusion false"):
         FusedBackbone(network, (3, 2, 2))
+
+
+@pytest.mark.parametrize("name", ["adaround-w4", "gptq-w4"])
+def test_passes_that_take_turns_keep_their_own_averages(backbone, name):
+    """A quantizer suspends the passes of its chunks at each layer."""
+    network = nn.Sequential(FusedBackbone(backbone, (3, 8, 8)).eval(), nn.LazyLinear(4)).eval()
+    images = torch.randn(2 * CHUNK, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = network(images)
+    calibration = Calibration(images, lambda _: images, torch.arange(len(images)), "members", 0, 0)
+    quantized, record = quantize_network(network, Variant.parse(name), calibration)
+    assert {layer.name for layer in record.layers} >= {"1"}
+    rounded = copy.deepcopy(network)
+    rounded.load_state_dict(quantized.state_dict())
+    with torch.no_grad():
+        error = (rounded(images) - wanted).square().sum() / wanted.square().sum()
+    assert error < 0.05  # passes that took one another's averages failed, or were far off
